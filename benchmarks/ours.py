@@ -1,0 +1,174 @@
+"""Our side of the benchmarks. In: requests of harness.Session; out: seconds, metrics, memory."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from harness import Answer, latency, memory_mib, seconds_of, serve, versions
+
+from sasrec import __version__
+from sasrec.batches import TrainBatches
+from sasrec.checkpoint import RunFolder
+from sasrec.config import Protocol, to_dict
+from sasrec.engine import create_engine
+from sasrec.evaluation import ModelScorer, evaluate
+from sasrec.recommender import FitOptions, Recommender, configure, fit_sequences, load_log
+from sasrec.sequences import Split, Targets, split_sequences
+from sasrec.trainer import Progress, train
+
+PACKAGES = ("torch", "numpy", "polars")
+N_CANDIDATES = 101  # the target and 100 negatives, as the published evaluation scores them
+
+
+class Ours:
+    """The package on one log with one configuration.
+
+    Args:
+        setup: data, preset, engine, threads and settings, as harness.Session sends them.
+    """
+
+    def __init__(self, setup: Answer) -> None:
+        self.data, self.preset = setup["data"], setup["preset"]
+        self.settings = {"engine": setup["engine"], "threads": setup["threads"], **setup["settings"]}
+        self.sequences, self.vocabulary, self.name = load_log(self.data)
+        self.split, self.config = configure(self.sequences, self.name, self.preset, self.settings)
+        self.engine = create_engine(self.config.model, len(self.vocabulary), self.config.train)
+        train_config = self.config.train
+        self.batches = TrainBatches(
+            self.split,
+            self.config.model.max_seq_len,
+            train_config.batch_size,
+            train_config.n_negatives,
+            train_config.seed,
+        )
+        self.epochs = 0
+
+    def about(self) -> Answer:
+        """What runs here."""
+        return {
+            "engine": self.engine.name,
+            "isa": self._isa(),
+            "versions": {"sasrec": __version__, **versions(PACKAGES)},
+            "settings": {**to_dict(self.config.model), **to_dict(self.config.train), "k": list(self.config.eval.k)},
+        }
+
+    def _isa(self) -> str:
+        """The instruction set in use: the engine's own word, else torch's."""
+        if hasattr(self.engine, "isa"):
+            return str(self.engine.isa)
+        import torch
+
+        return torch.backends.cpu.get_cpu_capability().lower()
+
+    def load(self, source: str | None = None) -> Answer:
+        """Read a log, or a folder from `prepare`, to sequences and their split."""
+        return {"seconds": seconds_of(lambda: self._load(source or self.data))}
+
+    def _load(self, source: str) -> Split:
+        return split_sequences(load_log(source)[0], self.config.eval)
+
+    def prepare(self, folder: str) -> Answer:
+        """Write the folder that `load` maps."""
+        run = RunFolder.create(Path(folder))
+        return {"seconds": seconds_of(lambda: run.save_data(self.vocabulary, self.sequences))}
+
+    def train(self, steps: int | None = None, epochs: int = 1) -> Answer:
+        """Mean seconds of an epoch, or of its first steps: batches, gradients, Adam, and the loss at the end."""
+        steps = min(steps or self.batches.steps_per_epoch, self.batches.steps_per_epoch)
+        seconds = seconds_of(lambda: self._train(steps), epochs)
+        return {"seconds": seconds / epochs, "steps": steps, "steps_per_epoch": self.batches.steps_per_epoch}
+
+    def _train(self, steps: int) -> float:
+        for batch in islice(self.batches.epoch(self.epochs), steps):
+            self.engine.forward_backward(batch)
+            self.engine.optimizer_step()
+        self.epochs += 1
+        return self.engine.pop_loss()
+
+    def evaluate(self, protocol: Protocol, users: int | None = None) -> Answer:
+        """Seconds to rank the test targets, draws and metrics included, of all users or the first few."""
+        split = replace(self.split, test=_first(self.split.test, users))
+        config = replace(self.config.eval, protocol=protocol)
+        began = time.perf_counter()
+        scorer = ModelScorer(self.engine, self.config.model.max_seq_len)
+        result = evaluate(scorer, split, "test", config, baselines=False)
+        seconds = time.perf_counter() - began
+        metrics = {name: result.metrics[name]["value"] for name in ("ndcg@10", "hr@10") if name in result.metrics}
+        return {"seconds": seconds, "n_users": result.n_users, "metrics": metrics}
+
+    def score_user(self, n: int) -> Answer:
+        """Seconds to score the candidates of one user, over n users."""
+        recommender, ids, rng = self._recommender(), self.vocabulary.item_ids, np.random.default_rng(0)
+        requests = [
+            (history, ids.gather(rng.integers(0, len(ids), N_CANDIDATES)).to_list()) for history in self._histories(n)
+        ]
+        return latency(lambda request: recommender.score([request[0]], request[1]), requests)
+
+    def recommend_user(self, n: int) -> Answer:
+        """Seconds to find the top 10 of all items for one user, over n users."""
+        recommender = self._recommender()
+        return latency(lambda history: recommender.recommend([history], k=10), self._histories(n))
+
+    def _recommender(self) -> Recommender:
+        return Recommender(self.engine, self.vocabulary, self.config, self.sequences)
+
+    def _histories(self, n: int) -> list[list[Any]]:
+        """Histories of n test users, in the log's own ids."""
+        chosen = np.random.default_rng(0).choice(len(self.split.test), n)
+        targets = Targets(self.split.test.users[chosen], self.split.test.positions[chosen])
+        histories = targets.histories(self.sequences)
+        return [self.vocabulary.ids_of(histories.row(i)).to_list() for i in range(n)]
+
+    def fit(self) -> Answer:
+        """Train as `sasrec train` does, with the epoch chosen by valid, and measure."""
+        recommender = fit_sequences(
+            self.sequences, self.vocabulary, self.name, FitOptions(self.preset), self.settings, None
+        )
+        result = recommender.train_result
+        assert result is not None
+        return {
+            "results": recommender.results,
+            "train_seconds": result.seconds,
+            "best_epoch": result.best_epoch,
+            "epochs": result.epochs,
+        }
+
+    def train_epochs(self, epochs: int, max_steps: int | None = None) -> Answer:
+        """Train and validate as `sasrec train` does; resident memory and seconds at the end of each epoch.
+
+        Args:
+            epochs: how many.
+            max_steps: of each epoch; the split keeps only as many users as they need.
+        """
+        split = self.split if max_steps is None else _first_users(self.split, max_steps * self.config.train.batch_size)
+        config = replace(self.config.train, max_epochs=epochs, patience=0)
+        memory: list[float | None] = []
+
+        def at_the_end_of_an_epoch(progress: Progress) -> None:
+            if progress.valid is not None:
+                memory.append(memory_mib())
+
+        result = train(self.engine, split, self.config.model, config, self.config.eval, progress=at_the_end_of_an_epoch)
+        seconds = [line["seconds"] for line in result.history]
+        return {"rss_mib": memory, "seconds": seconds, "peak_rss_mib": memory_mib("VmHWM")}
+
+
+def _first(targets: Targets, n: int | None) -> Targets:
+    return Targets(targets.users[:n], targets.positions[:n])
+
+
+def _first_users(split: Split, n: int) -> Split:
+    """The split with nothing to train on or to predict beyond the first n users."""
+    train_ends = split.train_ends.copy()
+    train_ends[n:] = split.sequences.offsets[:-1][n:]
+    valid, test = (_first(part, int(np.searchsorted(part.users, n))) for part in (split.valid, split.test))
+    return Split(split.sequences, train_ends, valid, test, split.method)
+
+
+if __name__ == "__main__":
+    serve(Ours)

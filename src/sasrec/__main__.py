@@ -1,0 +1,6 @@
+"""`python -m sasrec` is the command line."""
+
+from sasrec.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,351 @@
+"""The run folder. In: configs, vocabulary, sequences, weights; out: files, each written whole or not at all.
+
+RUN/config.json          model, train and eval settings, preset, data facts, package version
+RUN/model.safetensors    weights of the best epoch so far
+RUN/items.parquet        item_index, item_id, count, title if known
+RUN/sequences/           users and their histories, memory-mapped (absent with --no-histories)
+RUN/history.jsonl        a line an epoch
+RUN/metrics.json         results, each with its protocol
+RUN/training/            weights, Adam's moments and the position in the run: what resume needs
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as to_safetensors
+
+from sasrec.config import EvalConfig, ModelConfig, TrainConfig, from_dict, to_dict
+from sasrec.engine import Float32, Weights
+from sasrec.errors import CheckpointError, ConfigError, DataError
+from sasrec.sequences import LogFacts, Sequences, Vocabulary
+
+FORMAT = 1
+MAY_CHANGE_ON_RESUME = {
+    "max_epochs", "max_minutes", "patience", "threads", "engine", "device", "save_every_minutes", "log_test",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What config.json holds: how this run came about."""
+
+    model: ModelConfig
+    train: TrainConfig
+    eval: EvalConfig
+    preset: str
+    data_name: str
+    data: LogFacts
+    package_version: str
+    layout: str | None = None  # of the published checkpoint it was converted from
+    refit_epochs: int = 0  # when the saved model was trained again on all events, for how many epochs
+
+    def to_json(self) -> str:
+        """The text of config.json."""
+        parts = {name: to_dict(getattr(self, name)) for name in ("model", "train", "eval")}
+        return json.dumps({"format": FORMAT, **asdict(self), **parts}, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str, where: Path) -> RunConfig:
+        """Read config.json.
+
+        Raises:
+            CheckpointError: not one of ours, or of a later format.
+        """
+        try:
+            values = json.loads(text)
+            found = values.pop("format")
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise CheckpointError(f"{where} is not the config.json of a run folder") from error
+        if found != FORMAT:
+            raise CheckpointError(f"{where} has format {found}, and this version reads format {FORMAT}; update sasrec")
+        try:
+            return cls(
+                model=from_dict(ModelConfig, values.pop("model")),
+                train=from_dict(TrainConfig, values.pop("train")),
+                eval=from_dict(EvalConfig, values.pop("eval")),
+                data=LogFacts(**values.pop("data")),
+                **values,
+            )
+        except (KeyError, TypeError, AttributeError, ConfigError) as error:
+            raise CheckpointError(f"{where} does not fit this version: {error}") from error
+
+
+class RunFolder:
+    """A folder that one training run writes and everything else reads.
+
+    Args:
+        path: the folder; `create` makes it, `open` checks it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, path: Path, *, overwrite: bool = False) -> RunFolder:
+        """An empty folder.
+
+        Raises:
+            ConfigError: it exists and is not empty, and overwrite is not set.
+            CheckpointError: it cannot be made.
+        """
+        if path.is_file() or (path.is_dir() and any(path.iterdir())):
+            if not overwrite:
+                raise ConfigError(f"output {path} exists and is not empty; use --resume, --overwrite or another folder")
+            if not (path / "config.json").exists() and not (path / "sequences").is_dir():
+                raise ConfigError(f"output {path} is not a run folder, so --overwrite does not delete it")
+            shutil.rmtree(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CheckpointError(f"cannot make the folder {path}: {error.strerror}") from error
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """An existing run folder.
+
+        Raises:
+            CheckpointError: there is none at this path.
+        """
+        if not path.is_dir():
+            raise CheckpointError(f"there is no run folder {path}")
+        if not (path / "config.json").is_file():
+            raise CheckpointError(f"{path} is not a run folder: it has no config.json")
+        return cls(path)
+
+    def save_config(self, config: RunConfig) -> None:
+        """Write config.json."""
+        atomic_write(self.path / "config.json", config.to_json())
+
+    def load_config(self) -> RunConfig:
+        """Read config.json.
+
+        Raises:
+            CheckpointError: missing, damaged or of another version.
+        """
+        path = self.path / "config.json"
+        return RunConfig.from_json(_read_text(path), path)
+
+    def save_data(self, vocabulary: Vocabulary, sequences: Sequences | None) -> None:
+        """Write items.parquet and, when given, sequences/."""
+        with atomic_file(self.path / "items.parquet") as temporary:
+            vocabulary.to_frame().write_parquet(temporary)
+        if sequences is not None:
+            self._save_sequences(sequences)
+
+    def _save_sequences(self, sequences: Sequences) -> None:
+        temporary = Path(tempfile.mkdtemp(prefix=".sequences-", dir=self.path))
+        try:
+            with _disk_errors(self.path / "sequences"):
+                sequences.save(temporary)
+            target = self.path / "sequences"
+            if target.exists():
+                shutil.rmtree(target)
+            temporary.chmod(0o755)
+            temporary.rename(target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    def load_vocabulary(self) -> Vocabulary:
+        """Read items.parquet.
+
+        Raises:
+            CheckpointError: missing or damaged.
+        """
+        path = self.path / "items.parquet"
+        try:
+            return Vocabulary.from_frame(pl.read_parquet(path))
+        except (OSError, pl.exceptions.PolarsError, DataError) as error:
+            raise CheckpointError(f"{path} is missing or damaged") from error
+
+    def load_sequences(self) -> Sequences | None:
+        """Map sequences/; None when the run was saved without histories.
+
+        Raises:
+            CheckpointError: damaged.
+        """
+        folder = self.path / "sequences"
+        if not folder.is_dir():
+            return None
+        try:
+            return Sequences.load(folder)
+        except (OSError, EOFError, ValueError, TypeError, KeyError, pl.exceptions.PolarsError) as error:
+            raise CheckpointError(f"{folder} is damaged: {error}") from error
+
+    def save_weights(self, weights: Weights, epoch: int) -> None:
+        """Write model.safetensors, with the epoch it comes from."""
+        atomic_write(self.path / "model.safetensors", to_safetensors(weights, {"epoch": str(epoch)}))
+
+    def load_weights(self) -> tuple[Weights, int]:
+        """The weights, and the epoch they come from.
+
+        Raises:
+            CheckpointError: missing or damaged.
+        """
+        path = self.path / "model.safetensors"
+        weights, metadata = _read_safetensors(path)
+        try:
+            return weights, int(metadata.get("epoch", 0))
+        except ValueError as error:
+            raise CheckpointError(f"{path} is damaged: its epoch is {metadata['epoch']!r}") from error
+
+    def save_state(self, weights: Weights, optimizer: Weights, state: Mapping[str, Any]) -> None:
+        """Write training/state.safetensors: one file, so that it is always of one moment."""
+        (self.path / "training").mkdir(exist_ok=True)
+        arrays = {f"weights/{k}": v for k, v in weights.items()} | {f"adam/{k}": v for k, v in optimizer.items()}
+        atomic_write(self._state_path, to_safetensors(arrays, {"state": json.dumps(state)}))
+
+    def load_state(self) -> tuple[Weights, Weights, dict[str, Any]] | None:
+        """Weights, optimizer state and position; None when nothing has been saved yet.
+
+        Raises:
+            CheckpointError: damaged.
+        """
+        if not self._state_path.exists():
+            return None
+        arrays, metadata = _read_safetensors(self._state_path)
+        try:
+            state = dict(json.loads(metadata["state"]))
+        except (KeyError, ValueError, TypeError) as error:
+            raise CheckpointError(f"{self._state_path} is damaged; start again with --overwrite") from error
+        weights = {k.removeprefix("weights/"): v for k, v in arrays.items() if k.startswith("weights/")}
+        optimizer = {k.removeprefix("adam/"): v for k, v in arrays.items() if k.startswith("adam/")}
+        return weights, optimizer, state
+
+    @property
+    def _state_path(self) -> Path:
+        return self.path / "training" / "state.safetensors"
+
+    def append_history(self, line: Mapping[str, Any]) -> None:
+        """Add an epoch to history.jsonl."""
+        with _disk_errors(self.path / "history.jsonl"), (self.path / "history.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def read_history(self, last_epoch: int | None = None) -> list[dict[str, Any]]:
+        """The epochs written so far, up to last_epoch; a line cut off by a crash, or foreign, is left out."""
+        path = self.path / "history.jsonl"
+        lines = []
+        for text in path.read_text(errors="replace").splitlines() if path.exists() else []:
+            with contextlib.suppress(ValueError):
+                lines.append(json.loads(text))
+        lines = [line for line in lines if isinstance(line, dict) and "epoch" in line]
+        return [line for line in lines if last_epoch is None or line["epoch"] <= last_epoch]
+
+    def rewind_history(self, last_epoch: int) -> None:
+        """Drop epochs after last_epoch: a resumed run writes them again."""
+        lines = self.read_history(last_epoch)
+        atomic_write(self.path / "history.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+
+    def save_metrics(self, results: list[dict[str, Any]]) -> None:
+        """Write metrics.json."""
+        atomic_write(self.path / "metrics.json", json.dumps({"results": results}, indent=1))
+
+    def load_metrics(self) -> list[dict[str, Any]]:
+        """The results in metrics.json; none when nothing has been evaluated.
+
+        Raises:
+            CheckpointError: damaged.
+        """
+        path = self.path / "metrics.json"
+        if not path.exists():
+            return []
+        try:
+            results: list[dict[str, Any]] = [dict(result) for result in json.loads(_read_text(path))["results"]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{path} is damaged; delete it and evaluate again") from error
+        return results
+
+
+def check_resumable(saved: RunConfig, now: RunConfig) -> None:
+    """Refuse to resume another run than the one that was started.
+
+    Raises:
+        ConfigError: settings that shape the result have changed.
+        CheckpointError: the log is another one.
+    """
+    if saved.data.fingerprint != now.data.fingerprint:
+        raise CheckpointError(
+            f"the log has changed since this run began ({saved.data.n_events:,} events then, {now.data.n_events:,} "
+            "now, or in another order); train into another folder"
+        )
+    for part in ("model", "train", "eval"):
+        before, after = to_dict(getattr(saved, part)), to_dict(getattr(now, part))
+        changed = [k for k in before if before[k] != after[k] and k not in MAY_CHANGE_ON_RESUME]
+        if changed:
+            name = changed[0]
+            raise ConfigError(
+                f"cannot resume: {name} was {before[name]!r} and is now {after[name]!r}; "
+                f"use the same settings, or train into another folder"
+            )
+
+
+def resumed_config(saved: RunConfig, now: RunConfig) -> RunConfig:
+    """The saved run's settings with those of `now` that may change."""
+    train = to_dict(now.train)
+    return replace(saved, train=replace(saved.train, **{k: train[k] for k in MAY_CHANGE_ON_RESUME}))
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Any:
+    """Yield a temporary path beside `path`; what is written there is flushed to disk and takes its place.
+
+    Raises:
+        CheckpointError: the disk is full or the folder cannot be written; what was at `path` is untouched.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with _disk_errors(path):
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def atomic_write(path: Path, data: bytes | str) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        CheckpointError: the disk is full or the folder cannot be written; what was at `path` is untouched.
+    """
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+@contextlib.contextmanager
+def _disk_errors(path: Path) -> Any:
+    try:
+        yield
+    except (OSError, pl.exceptions.PolarsError) as error:  # Polars reports a full disk as one of its own
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"cannot write {path}: {reason}; what was saved before is kept") from error
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} is missing or not readable") from error
+
+
+def _read_safetensors(path: Path) -> tuple[Weights, dict[str, str]]:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            arrays: dict[str, Float32] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return arrays, file.metadata() or {}
+    except FileNotFoundError as error:
+        raise CheckpointError(f"there is no {path}") from error
+    except (OSError, SafetensorError, TypeError) as error:  # TypeError: a type that NumPy has not, such as bfloat16
+        raise CheckpointError(f"{path} is damaged ({error})") from error

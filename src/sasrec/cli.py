@@ -1,0 +1,510 @@
+"""The command line: thin, one function a command. In: flags; out: results on stdout, progress and logs on stderr.
+
+Every config field is a flag, made from the field itself. Exit codes: 0 done, 1 failed, 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import operator
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_type_hints
+
+import polars as pl
+import typer
+import yaml
+
+from sasrec import __version__, console
+from sasrec.checkpoint import RunFolder, atomic_file, atomic_write
+from sasrec.config import CONFIGS, DEFAULT_PRESET, PRESETS
+from sasrec.datasets import DATASETS, load_dataset
+from sasrec.engine import environment
+from sasrec.errors import ConfigError, DataError, SASRecError
+from sasrec.evaluation import compare
+from sasrec.interactions import filter_k_core, filter_repeats, read_interactions, read_titles
+from sasrec.published import LAYOUTS, dump_published
+from sasrec.recommender import (
+    FitOptions,
+    Recommender,
+    convert,
+    fit_sequences,
+    load,
+    load_log,
+    write_reports,
+)
+from sasrec.reports import metrics_table
+from sasrec.sequences import Sequences, Vocabulary, build_sequences
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+PANELS = {"model": "Model", "train": "Training", "eval": "Evaluation"}
+SHORT_FLAGS = {"k": ["-k"]}
+
+Log = Annotated[str, typer.Argument(help="a log file, a folder from prepare or train, or a data set's name")]
+Run = Annotated[Path, typer.Argument(help="a run folder")]
+Json = Annotated[bool, typer.Option("--json", help="print JSON for machines")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="the folder to write")]
+History = Annotated[str | None, typer.Option("--history", help="item ids, oldest first, separated by commas")]
+K = Annotated[int, typer.Option("-k", "--k", help="how many items")]
+Split = Annotated[Literal["valid", "test"], typer.Option("--split", help="which targets")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace the run in --output")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file of settings; flags win")]
+READING: dict[str, Any] = {
+    "format": (str | None, "pairs, sequences, triples, ratings, csv, jsonl, parquet, inter, ...; told by the file"),
+    "user_column": (str | None, "the column that holds the user"),
+    "item_column": (str | None, "the column that holds the item"),
+    "timestamp_column": (str | None, "the column that holds the time"),
+    "repeats": (Literal["keep", "first", "last", "consecutive"] | None, "keep = all events; first or last of each item of a user; consecutive = without immediate repeats"),  # noqa: E501
+    "k_core": (int | None, "drop users and items with fewer events than this, until none is left"),
+    "one_pass": (bool | None, "with --k-core: count once, as the paper did"),
+    "titles": (Path | None, "file with item ids and titles"),
+}  # fmt: skip
+
+
+def _config_parameters(*parts: str) -> list[inspect.Parameter]:
+    """A flag for each field of these configs; None = not given."""
+    parameters = []
+    for part in parts:
+        cls = CONFIGS[part]
+        hints = get_type_hints(cls)
+        for field in dataclasses.fields(cls):
+            kind = hints[field.name]
+            if get_args(kind) == (int, ...):
+                kind = list[int]
+            default = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
+            text = f"{field.metadata['help']} (unless set: the preset's, or {default})"
+            parameters.append(_flag(field.name, kind, text, PANELS[part]))
+    return parameters
+
+
+def _flag(name: str, kind: Any, text: str, panel: str) -> inspect.Parameter:
+    dashed = "--" + name.replace("_", "-")
+    declaration = f"{dashed}/--no-{dashed[2:]}" if kind in (bool, bool | None) else dashed
+    option = typer.Option(declaration, *SHORT_FLAGS.get(name, []), help=text, rich_help_panel=panel, show_default=False)
+    annotation = operator.getitem(Annotated, (kind | None, option))  # built, not written: it is not static
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _with_flags(*parts: str, reading: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command's **settings the flags of these configs, and of reading a log."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(command, eval_str=True)
+        own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+        extra = (
+            [_flag(name, kind, text, "Reading the log") for name, (kind, text) in READING.items()] if reading else []
+        )
+        parameters = [*own, *extra, *_config_parameters(*parts)]
+        parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {p.name: p.annotation for p in parameters}
+        return command
+
+    return decorate
+
+
+def _settings(given: dict[str, Any], config: Path | None) -> dict[str, Any]:
+    """The settings that were given: those of the YAML file, with flags on top."""
+    flags = {k: v for k, v in given.items() if v is not None and v != []}
+    return {**_read_yaml(config), **flags}
+
+
+def _read_yaml(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        values = yaml.safe_load(path.read_text()) or {}
+    except OSError as error:
+        raise ConfigError(f"cannot read the settings file {path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} does not hold settings; write lines such as 'max_epochs: 50'")
+    return values
+
+
+def _load_log(source: str, given: dict[str, Any]) -> tuple[Sequences, Vocabulary, str]:
+    """Take the reading flags out of `given` and read the log they describe."""
+    reading = {name: given.pop(name, None) for name in READING}
+    titles_file, core = reading.pop("titles"), reading.pop("k_core")
+    repeats, one_pass = reading.pop("repeats"), reading.pop("one_pass")
+    reading = {k: v for k, v in reading.items() if v is not None}
+    if repeats or core:
+        sequences, vocabulary, name = _filtered(source, reading, repeats or "keep", core, bool(one_pass))
+    else:
+        sequences, vocabulary, name = load_log(source, **reading)
+    if titles_file is not None:
+        vocabulary = vocabulary.with_titles(read_titles(titles_file))
+    return sequences, vocabulary, name
+
+
+def _filtered(
+    source: str, reading: dict[str, Any], repeats: Any, core: int | None, one_pass: bool
+) -> tuple[Sequences, Vocabulary, str]:
+    named = source in DATASETS and not Path(source).exists()
+    if not named and Path(source).is_dir():
+        raise ConfigError(f"--repeats and --k-core filter a log file, and {source} is a prepared folder")
+    log, titles = load_dataset(source) if named else (read_interactions(source, **reading), None)
+    log = filter_repeats(log, repeats)
+    if core:
+        log = filter_k_core(log, core, core, iterated=not one_pass)
+        if not len(log):
+            raise DataError(f"no event is left after the {core}-core filter of {source}; use a smaller --k-core")
+    sequences, vocabulary = build_sequences(log)
+    return sequences, vocabulary if titles is None else vocabulary.with_titles(titles), Path(source).name.split(".")[0]
+
+
+@app.callback(invoke_without_command=True)
+def _main(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="print the version")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="show tracebacks and debug logs")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress, only warnings")] = False,
+) -> None:
+    """Sequential recommendation: from a log of events to recommendations, honestly measured."""
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+    console.set_up_logging(quiet=quiet, debug=debug)
+    context.obj = {"quiet": quiet}
+
+
+@app.command()
+@_with_flags(reading=True)
+def prepare(log: Log, output: Output, overwrite: Overwrite = False, json_: Json = False, **given: Any) -> None:
+    """Read a log once and write it as a folder that train reads without parsing."""
+    sequences, vocabulary, _ = _load_log(log, given)
+    folder = RunFolder.create(output, overwrite=overwrite)
+    folder.save_data(vocabulary, sequences)
+    _print_facts(sequences, json_)
+
+
+def _print_facts(sequences: Sequences, json_: bool) -> None:
+    facts = dataclasses.asdict(sequences.facts)
+    if json_:
+        _print_json(facts)
+        return
+    for name, value in facts.items():
+        typer.echo(f"{name:15} {value:,}" if type(value) is int else f"{name:15} {value}")
+
+
+@app.command()
+@_with_flags("model", "train", "eval", reading=True)
+def train(
+    context: typer.Context,
+    log: Log,
+    output: Output,
+    preset: Annotated[str, typer.Option("--preset", help=", ".join(PRESETS))] = DEFAULT_PRESET,
+    config: ConfigFile = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on with the run in --output")] = False,
+    overwrite: Overwrite = False,
+    refit: Annotated[
+        bool, typer.Option("--refit", help="afterwards train again on all events for the chosen number of epochs")
+    ] = False,
+    no_histories: Annotated[bool, typer.Option("--no-histories", help="do not store users' histories")] = False,
+    json_: Json = False,
+    **given: Any,
+) -> None:
+    """Train on a log, choose the epoch on valid, measure on test, write a run folder with a report."""
+    sequences, vocabulary, name = _load_log(log, given)
+    options = FitOptions(preset, output, resume, overwrite, refit, not no_histories)
+    with console.TrainingDisplay(quiet=context.obj["quiet"]) as display:
+        recommender = fit_sequences(sequences, vocabulary, name, options, _settings(given, config), display.update)
+    result = recommender.train_result
+    assert result is not None
+    if result.stopped == "interrupted":
+        console.stderr.print(
+            f"stopped in epoch {result.epochs + 1}; everything so far is saved. Go on with: the same command with "
+            "--resume in place of --overwrite",
+            soft_wrap=True,
+        )
+        raise typer.Exit(1)
+    write_reports(recommender, output)
+    if json_:
+        _print_json(_training_summary(recommender, output))
+        return
+    typer.echo(metrics_table(recommender.results))
+    typer.echo(
+        f"\nbest epoch {result.best_epoch} of {result.epochs} ({result.stopped}), "
+        f"{console.duration(result.seconds)} of training; report: {output / 'report.html'}"
+    )
+
+
+def _training_summary(recommender: Recommender, output: Path) -> dict[str, Any]:
+    result = recommender.train_result
+    assert result is not None
+    return {
+        "run": str(output),
+        "best_epoch": result.best_epoch,
+        "epochs": result.epochs,
+        "stopped": result.stopped,
+        "seconds": result.seconds,
+        "valid": result.valid,
+        "results": recommender.results,
+    }
+
+
+@app.command()
+@_with_flags("eval")
+def evaluate(
+    run: Run,
+    split: Split = "test",
+    candidates: Annotated[Path | None, typer.Option("--candidates", help="candidate file (.npz) to rank among")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="seed of the sampled negatives (as --eval-seed)")] = None,
+    json_: Json = False,
+    **given: Any,
+) -> None:
+    """Measure a run on valid or test, beside popularity and last-item co-occurrence."""
+    settings = _settings(given, None)
+    if seed is not None:
+        settings["eval_seed"] = seed
+    if candidates is not None:
+        settings["protocol"] = "sampled"
+    result = load(run).evaluate(split, candidates=candidates, **settings).to_dict()
+    if json_:
+        _print_json(result)
+    else:
+        typer.echo(metrics_table([result]))
+
+
+@app.command(name="compare")
+@_with_flags("eval")
+def compare_(run_a: Run, run_b: Run, split: Split = "test", json_: Json = False, **given: Any) -> None:
+    """Compare two runs on the same targets by a paired test per user."""
+    settings = _settings(given, None)
+    first, second = load(run_a), load(run_b)
+    if first.config.data.fingerprint != second.config.data.fingerprint:
+        raise ConfigError(f"{run_a} and {run_b} were trained on different logs, so their users cannot be paired")
+    results = [r.evaluate(split, baselines=False, **settings) for r in (first, second)]
+    comparison = compare(*results)
+    if json_:
+        _print_json(comparison.to_dict())
+    else:
+        typer.echo(comparison.to_text(str(run_a), str(run_b)))
+
+
+@app.command()
+def recommend(
+    run: Run,
+    users: Annotated[Path | None, typer.Option("--users", help="file with a user id a line")] = None,
+    user: Annotated[list[str] | None, typer.Option("--user", help="a user id; may be repeated")] = None,
+    history: History = None,
+    all_users: Annotated[bool, typer.Option("--all-users", help="every user of the log")] = False,
+    k: K = 10,
+    allow: Annotated[
+        Path | None, typer.Option("--allow", help="file with the only item ids allowed, one a line")
+    ] = None,
+    deny: Annotated[Path | None, typer.Option("--deny", help="file with item ids never wanted, one a line")] = None,
+    keep_seen: Annotated[
+        bool | None, typer.Option("--keep-seen/--hide-seen", help="recommend items of the history too, or never")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="write .parquet, .csv or .jsonl; else print")
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Recommend the next items for users of the log, or after a history."""
+    chosen = [users is not None, bool(user), history is not None, all_users]
+    if sum(chosen) != 1:
+        raise ConfigError("give one of --users FILE, --user ID, --history ID,ID,... or --all-users")
+    recommender = load(run)
+    filters: dict[str, Any] = {"allow": _lines(allow), "deny": _lines(deny), "keep_seen": keep_seen}
+    if history is not None:
+        details = recommender.recommend_detailed([_ids(history)], k, **filters)
+        frame = details.frame
+        if details.fallback[0]:
+            console.stderr.print("no item of the history is known; these are popular items", soft_wrap=True)
+    else:
+        wanted = _lines(users) if users is not None else user or None
+        frame = recommender.recommend_users(wanted, k, **filters)
+    _write_frame(frame, output, json_, recommender.vocabulary)
+
+
+@app.command()
+def score(
+    run: Run,
+    history: Annotated[str, typer.Option("--history", help="item ids, oldest first, separated by commas")],
+    items: Annotated[str, typer.Option("--items", help="item ids to score, separated by commas")],
+    json_: Json = False,
+) -> None:
+    """Score given items after a history, as the published predict()."""
+    recommender, wanted = load(run), _ids(items)
+    scores = recommender.score([_ids(history)], wanted)[0].tolist()
+    frame = pl.DataFrame({"item_id": [str(i) for i in wanted], "score": scores})
+    _write_frame(frame, None, json_, recommender.vocabulary)
+
+
+@app.command()
+def similar(run: Run, item: Annotated[str, typer.Argument(help="an item id")], k: K = 10, json_: Json = False) -> None:
+    """Items nearest to an item by the cosine of their embeddings."""
+    recommender = load(run)
+    _write_frame(recommender.similar_items(item, k), None, json_, recommender.vocabulary)
+
+
+@app.command()
+def explain(
+    run: Run,
+    history: Annotated[str, typer.Option("--history", help="item ids, oldest first, separated by commas")],
+    item: Annotated[str, typer.Option("--item", help="the recommended item to explain")],
+    json_: Json = False,
+) -> None:
+    """Which items of a history speak for an item: how its score falls when one is left out."""
+    recommender = load(run)
+    _write_frame(recommender.explain(_ids(history), item), None, json_, recommender.vocabulary)
+
+
+@app.command(name="convert")
+def convert_(
+    source: Annotated[Path, typer.Argument(help="a checkpoint (.pth) of the published code, or a run folder")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="the run folder (or, from a run, the .pth) to write")],
+    layout: Annotated[str | None, typer.Option("--layout", help="which code: " + ", ".join(LAYOUTS))] = None,
+    log: Annotated[str | None, typer.Option("--log", help="the log the checkpoint was trained on")] = None,
+    n_heads: Annotated[int | None, typer.Option("--n-heads", help="attention heads, when not in the file name")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Turn a checkpoint of pmixer/SASRec.pytorch into a run folder, or a run into such a checkpoint."""
+    if source.is_dir():
+        recommender = load(source)
+        if output.exists() and not overwrite:
+            raise ConfigError(f"output {output} exists; use --overwrite or another name")
+        atomic_write(output, dump_published(recommender.config.model, recommender.engine.weights(), layout))
+    else:
+        if log is None and layout in LAYOUTS:
+            raise ConfigError("--log is needed: the log that the checkpoint was trained on, for its items and users")
+        convert(source, layout, log, n_heads=n_heads).save(output, overwrite=overwrite)
+    typer.echo(f"wrote {output}")
+
+
+@app.command()
+def datasets(
+    fetch: Annotated[str | None, typer.Option("--fetch", help="download this one into the cache")] = None,
+    json_: Json = False,
+) -> None:
+    """List the named data sets, or fetch one."""
+    if fetch is not None:
+        sequences, _, _ = load_log(_known_dataset(fetch))
+        _print_facts(sequences, json_)
+    elif json_:
+        _print_json(
+            {name: {"about": d.about, "source": d.source, "licence": d.licence} for name, d in DATASETS.items()}
+        )
+    else:
+        for name, dataset in DATASETS.items():
+            typer.echo(f"{name:20} {dataset.about}\n{'':20} from {dataset.source}; licence: {dataset.licence}")
+
+
+def _known_dataset(name: str) -> str:
+    if name not in DATASETS:
+        raise ConfigError(f"data set {name!r} is not known; there are: {', '.join(DATASETS)}")
+    return name
+
+
+@app.command()
+def info(run: Annotated[Path | None, typer.Argument(help="a run folder")] = None, json_: Json = False) -> None:
+    """Show versions, threads and engine; with a run folder, how it was trained."""
+    facts = environment()
+    if run is not None:
+        facts["run"] = json.loads(RunFolder.open(run).load_config().to_json())
+    if json_:
+        _print_json(facts)
+        return
+    typer.echo(yaml.safe_dump(facts, sort_keys=False, default_flow_style=False).rstrip())
+
+
+@app.command()
+def demo(
+    context: typer.Context,
+    output: Annotated[Path, typer.Option("--output", "-o", help="the run folder to write")] = Path("runs/ml-100k"),
+    max_epochs: Annotated[int, typer.Option("--max-epochs", help="stop after this many epochs", min=1)] = 60,
+    overwrite: Overwrite = False,
+) -> None:
+    """Fetch MovieLens 100K, train, measure beside baselines, recommend with titles, write a report."""
+    sequences, vocabulary, name = load_log("ml-100k")
+    options = FitOptions(output=output, overwrite=overwrite)
+    settings = {"max_epochs": max_epochs}
+    with console.TrainingDisplay(quiet=context.obj["quiet"]) as display:
+        recommender = fit_sequences(sequences, vocabulary, name, options, settings, display.update)
+    write_reports(recommender, output)
+    typer.echo(metrics_table(recommender.results))
+    user = sequences.user_ids[0]
+    recent = vocabulary.titles_of(sequences.history(0)[-5:])
+    typer.echo(f"\nUser {user} last watched:\n  " + "\n  ".join(recent) + "\nand may like next:")
+    _write_frame(recommender.recommend_users([user]), None, False, vocabulary)
+    typer.echo(f"\nreport: {output / 'report.html'}\nmore:   sasrec recommend {output} --user 2")
+
+
+def _ids(text: str) -> list[str]:
+    """The ids of a comma-separated flag."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _lines(path: Path | None) -> list[str] | None:
+    """The ids of a file, one a line."""
+    if path is None:
+        return None
+    try:
+        return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not a text file with an id a line") from error
+
+
+def _write_frame(frame: pl.DataFrame, output: Path | None, json_: bool, vocabulary: Vocabulary) -> None:
+    """A frame into a file, or onto stdout as JSON or as a table with titles."""
+    if output is not None:
+        writers: dict[str, Callable[[Path], Any]] = {
+            ".parquet": frame.write_parquet, ".csv": frame.write_csv, ".jsonl": frame.write_ndjson
+        }  # fmt: skip
+        if output.suffix not in writers:
+            raise ConfigError(f"output {output} must end in {', '.join(writers)}")
+        with atomic_file(output) as temporary:
+            writers[output.suffix](temporary)
+        typer.echo(f"wrote {len(frame):,} rows to {output}")
+    elif json_:
+        _print_json(frame.to_dicts())
+    else:
+        _print_table(frame, vocabulary)
+
+
+def _print_table(frame: pl.DataFrame, vocabulary: Vocabulary) -> None:
+    if vocabulary.titles is not None:
+        titles = vocabulary.titles_of(vocabulary.indices_of(frame["item_id"].to_list()))
+        frame = frame.with_columns(pl.Series("title", titles))
+    columns = [[name, *(f"{v:.4f}" if isinstance(v, float) else str(v) for v in frame[name])] for name in frame.columns]
+    widths = [max(map(len, column)) for column in columns]
+    for row in zip(*columns, strict=True):
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, ensure_ascii=False))
+
+
+def main() -> None:
+    """Run the command line: one sentence and an exit code for what goes wrong, a traceback only with --debug."""
+    debug = "--debug" in sys.argv
+    try:
+        app()
+    except SASRecError as error:
+        if debug:
+            raise
+        console.stderr.print(f"error: {error}", markup=False, soft_wrap=True)
+        sys.exit(2 if isinstance(error, ConfigError) else 1)
+    except KeyboardInterrupt:
+        console.stderr.print("interrupted")
+        sys.exit(1)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone; nothing more to say
+        sys.exit(1)
+    except Exception as error:
+        if debug:
+            raise
+        text = f"error: unexpected {type(error).__name__}: {error}; run again with sasrec --debug for the traceback"
+        console.stderr.print(text, markup=False, soft_wrap=True)
+        sys.exit(1)

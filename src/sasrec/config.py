@@ -1,0 +1,270 @@
+"""Settings. In: keyword arguments, a mapping or JSON; out: frozen, validated config objects and presets.
+
+Each field carries its own help text: the command line's flags and docs/config.md are made from it.
+`PRESETS` maps a preset's name to a function of the log's statistics.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
+
+from sasrec.errors import ConfigError
+
+Block = Literal["sasrec", "post_norm", "pre_norm", "ligr"]
+Padding = Literal["none", "attended", "zeroed"]
+Activation = Literal["relu", "identity"]
+Loss = Literal["bce"]
+Protocol = Literal["full", "sampled"]
+Ties = Literal["expected", "strict", "pessimistic"]
+Exclude = Literal["train", "all"]
+SplitMethod = Literal["leave_one_out", "temporal"]
+TemporalTargets = Literal["first", "last", "all"]
+FilterSeen = Literal["auto", "yes", "no"]
+EngineName = Literal["auto", "torch", "native"]
+
+MAX_INT = 2**31 - 1
+Config = TypeVar("Config", "ModelConfig", "TrainConfig", "EvalConfig")
+
+
+def _setting(default: Any, text: str, *, low: float | None = None, high: float | None = None) -> Any:
+    """A field with its help text and, for numbers, its inclusive range."""
+    return field(default=default, metadata={"help": text, "low": low, "high": high})
+
+
+@dataclass(frozen=True)
+class LogStatistics:
+    """What a preset may look at: sizes of the training part of a log, never its valid or test targets."""
+
+    n_users: int
+    n_items: int
+    n_events: int
+    mean_train_len: float
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The shape of the model: everything that decides which weights there are and what they compute."""
+
+    block: Block = _setting("sasrec", "block: sasrec (as published), post_norm, pre_norm or ligr (gated pre-norm)")
+    embedding_dim: int = _setting(50, "width D of item and position embeddings", low=1, high=4096)
+    n_blocks: int = _setting(2, "number of blocks", low=0, high=64)
+    n_heads: int = _setting(1, "attention heads; divides embedding_dim", low=1, high=256)
+    ffn_dim: int = _setting(0, "hidden width of the feed-forward; 0 = embedding_dim, as published", low=0, high=16384)
+    max_seq_len: int = _setting(200, "how many of a user's last items the model sees", low=1, high=65536)
+    dropout: float = _setting(0.2, "dropout on embeddings, attention and feed-forward", low=0.0, high=0.99)
+    activation: Activation = _setting("relu", "feed-forward activation; identity for pmixer-2020 checkpoints")
+    norm_eps: float = _setting(1e-8, "epsilon of LayerNorm", low=0.0, high=1.0)
+    attention_output: bool = _setting(True, "output projection after attention (the TensorFlow original has none)")
+    tied: bool = _setting(True, "score with the item embedding; false = a separate output table")
+    padding: Padding = _setting(
+        "none", "none = only real positions exist; attended, zeroed = as the published checkpoints (torch engine only)"
+    )
+
+    def __post_init__(self) -> None:
+        _validate(self)
+        if self.embedding_dim % self.n_heads:
+            raise ConfigError(
+                f"n_heads={self.n_heads} does not divide embedding_dim={self.embedding_dim}; choose a divisor"
+            )
+
+    @property
+    def n_positions(self) -> int:
+        """Rows of the position table: one more (row 0, padding) when padding is attended to."""
+        return self.max_seq_len + (self.padding == "attended")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a model is trained. Nothing here changes which weights exist."""
+
+    loss: Loss = _setting("bce", "loss: bce (binary cross-entropy with sampled negatives, as published)")
+    n_negatives: int = _setting(1, "negative items per position", low=1, high=100_000)
+    batch_size: int = _setting(128, "users per step", low=1, high=1_000_000)
+    learning_rate: float = _setting(1e-3, "Adam's learning rate", low=0.0, high=10.0)
+    adam_beta1: float = _setting(0.9, "Adam's decay of the first moment", low=0.0, high=0.999999)
+    adam_beta2: float = _setting(0.98, "Adam's decay of the second moment", low=0.0, high=0.999999)
+    l2_embedding: float = _setting(
+        0.0, "adds this times the sum of squared item embeddings to the loss, as published", low=0.0, high=1e6
+    )
+    clip_norm: float = _setting(0.0, "clip the gradient's global norm to this; 0 = no clipping", low=0.0, high=1e6)
+    max_epochs: int = _setting(200, "stop after this many epochs", low=1, high=1_000_000)
+    max_minutes: float = _setting(0.0, "stop after this many minutes of training; 0 = no limit", low=0.0, high=1e6)
+    patience: int = _setting(
+        20, "stop when the valid metric has not improved for this many epochs; 0 = never", low=0, high=1_000_000
+    )
+    valid_every: int = _setting(1, "validate every this many epochs", low=1, high=1_000_000)
+    valid_metric: str = _setting("ndcg@10", "the valid metric that chooses the epoch: ndcg@K, hr@K or mrr@K")
+    valid_protocol: Protocol = _setting("full", "protocol of the valid metric: full or sampled")
+    log_test: bool = _setting(False, "also write test metrics to history.jsonl; never used to choose")
+    save_every_minutes: float = _setting(2.0, "save the state to resume from at least this often", low=0.0, high=1e6)
+    seed: int = _setting(0, "seed of initialisation, shuffling, negatives and dropout", low=0, high=MAX_INT)
+    engine: EngineName = _setting("auto", "auto, torch or native")
+    device: str = _setting("cpu", "device of the torch engine: cpu, cuda, cuda:1, ...")
+    threads: int = _setting(0, "CPU threads; 0 = all that this process may use", low=0, high=4096)
+
+    def __post_init__(self) -> None:
+        _validate(self)
+        parse_metric(self.valid_metric)
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """What an evaluation measures; written into every result."""
+
+    protocol: Protocol = _setting("full", "full = rank among all items; sampled = among n_candidates drawn negatives")
+    k: tuple[int, ...] = _setting((10,), "cut-offs of the metrics", low=1, high=MAX_INT)
+    ties: Ties = _setting("expected", "rank of a target among equal scores: expected (middle), strict or pessimistic")
+    n_candidates: int = _setting(100, "sampled protocol: negatives drawn per user", low=1, high=1_000_000)
+    exclude: Exclude = _setting(
+        "train", "sampled protocol: draw outside the train items (as published) or outside all of the user's items"
+    )
+    filter_seen: FilterSeen = _setting(
+        "auto", "hide items the user had before: yes, no, or auto (yes unless over 5 % of next events repeat one)"
+    )
+    split_method: SplitMethod = _setting("leave_one_out", "leave_one_out or temporal")
+    min_items: int = _setting(3, "users with fewer events only train; 4 = as pmixer", low=3, high=MAX_INT)
+    valid_fraction: float = _setting(0.1, "temporal split: share of events between the cuts", low=0.0, high=0.9)
+    test_fraction: float = _setting(0.1, "temporal split: share of events after the last cut", low=0.0, high=0.9)
+    valid_cut: float = _setting(0.0, "temporal split: time where valid begins, in the log's unit; 0 = by fraction")
+    test_cut: float = _setting(0.0, "temporal split: time where test begins, in the log's unit; 0 = by fraction")
+    temporal_targets: TemporalTargets = _setting(
+        "first", "temporal split: a user's first, last or all events after the cut are targets"
+    )
+    eval_seed: int = _setting(42, "seed of the sampled negatives", low=0, high=MAX_INT)
+
+    def __post_init__(self) -> None:
+        _validate(self)
+        if not self.k:
+            raise ConfigError("k is empty; give at least one cut-off, such as 10")
+        if self.split_method == "temporal" and self.valid_fraction + self.test_fraction >= 1:
+            raise ConfigError("valid_fraction + test_fraction must leave some of the log to train on")
+
+
+def parse_metric(name: str) -> tuple[str, int]:
+    """Split "ndcg@10" into ("ndcg", 10).
+
+    Raises:
+        ConfigError: not one of ndcg, hr, mrr with a cut-off of at least 1.
+    """
+    metric, _, k = name.partition("@")
+    if metric not in ("ndcg", "hr", "mrr") or not k.isdecimal() or int(k) < 1:
+        raise ConfigError(f"'{name}' is not a metric; use ndcg@K, hr@K or mrr@K, for example ndcg@10")
+    return metric, int(k)
+
+
+def _validate(config: Any) -> None:
+    """Check each field's type, choice and range against its annotation and metadata."""
+    hints = get_type_hints(type(config))
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        object.__setattr__(config, f.name, _checked(f.name, value, hints[f.name], f.metadata))
+
+
+def _checked(name: str, value: Any, kind: Any, metadata: Mapping[str, Any]) -> Any:
+    """The value in its annotated type, or a ConfigError that names the field."""
+    choices = get_args(kind)
+    if choices == (int, ...):
+        if not isinstance(value, tuple | list):
+            value = (value,)
+        return tuple(_checked(name, v, int, metadata) for v in value)
+    if choices:
+        if value not in choices:
+            raise ConfigError(f"{name}={value!r} is not one of {', '.join(map(str, choices))}")
+        return value
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ConfigError(f"{name}={value!r} is not of type {kind.__name__}")
+    if kind is float and not math.isfinite(value):
+        raise ConfigError(f"{name}={value} is not a finite number")
+    low, high = metadata.get("low"), metadata.get("high")
+    if low is not None and not low <= value:
+        raise ConfigError(f"{name}={value} is too small; the least is {low:g}")
+    if high is not None and not value <= high:
+        raise ConfigError(f"{name}={value} is too large; the most is {high:g}")
+    return value
+
+
+def from_dict(cls: type[Config], values: Mapping[str, Any]) -> Config:
+    """Build a config from a mapping (JSON or YAML).
+
+    Raises:
+        ConfigError: an unknown key, or a value out of range.
+    """
+    names = [f.name for f in dataclasses.fields(cls)]
+    unknown = sorted(set(values) - set(names), key=str)
+    if unknown:
+        raise ConfigError(f"unknown setting {unknown[0]!r}; {cls.__name__} has: {', '.join(names)}")
+    given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    return cls(**given)
+
+
+def to_dict(config: ModelConfig | TrainConfig | EvalConfig) -> dict[str, Any]:
+    """A JSON-ready dict that `from_dict` reads back to an equal config."""
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(config).items()}
+
+
+def split_settings(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Sort flat settings into {"model": ..., "train": ..., "eval": ...} by the field's owner.
+
+    Raises:
+        ConfigError: a key that no config has; the message lists those there are.
+    """
+    owners = {f.name: part for part, cls in CONFIGS.items() for f in dataclasses.fields(cls)}
+    parts: dict[str, dict[str, Any]] = {part: {} for part in CONFIGS}
+    for key, value in values.items():
+        if key not in owners:
+            raise ConfigError(f"unknown setting {key!r}; known settings: {', '.join(sorted(owners))}")
+        parts[owners[key]][key] = value
+    return parts
+
+
+CONFIGS: dict[str, type[Any]] = {"model": ModelConfig, "train": TrainConfig, "eval": EvalConfig}
+
+
+def paper(statistics: LogStatistics) -> dict[str, Any]:
+    """The published setting. Source: Kang & McAuley 2018, section IV.C; defaults of pmixer/SASRec.pytorch fde8a9c.
+
+    Long histories (mean train length of 50 and more, such as ml-1m): max_seq_len 200, dropout 0.2; else 50 and 0.5.
+    The epoch is chosen by the valid NDCG@10 of the published (sampled) protocol, patience 20 epochs.
+    """
+    long = statistics.mean_train_len >= 50
+    return {
+        "block": "sasrec",
+        "embedding_dim": 50,
+        "n_blocks": 2,
+        "n_heads": 1,
+        "max_seq_len": 200 if long else 50,
+        "dropout": 0.2 if long else 0.5,
+        "loss": "bce",
+        "n_negatives": 1,
+        "batch_size": 128,
+        "learning_rate": 1e-3,
+        "valid_protocol": "sampled",
+    }
+
+
+PRESETS: dict[str, Callable[[LogStatistics], dict[str, Any]]] = {"paper": paper}
+DEFAULT_PRESET = "paper"
+
+
+def resolve(
+    preset: str, statistics: LogStatistics, overrides: Mapping[str, Any]
+) -> tuple[ModelConfig, TrainConfig, EvalConfig]:
+    """Preset values for this log, then the user's own settings on top.
+
+    Raises:
+        ConfigError: unknown preset or setting, or a value out of range.
+    """
+    if preset not in PRESETS:
+        raise ConfigError(f"preset {preset!r} is not known; there are: {', '.join(PRESETS)}")
+    parts = split_settings({**PRESETS[preset](statistics), **overrides})
+    return (
+        from_dict(ModelConfig, parts["model"]),
+        from_dict(TrainConfig, parts["train"]),
+        from_dict(EvalConfig, parts["eval"]),
+    )

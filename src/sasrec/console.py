@@ -1,0 +1,124 @@
+"""What people see of a running command, on stderr. In: Progress; out: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+
+from sasrec import trainer
+
+PLAIN_SECONDS = 10.0  # how often a plain line is written inside long epochs
+LONG_RUN_SECONDS = 60.0  # above this, the time a run will take is said before it starts in earnest
+
+stderr = Console(stderr=True, highlight=False)
+
+
+def set_up_logging(*, quiet: bool, debug: bool) -> None:
+    """Send the package's log to stderr: info and above, warnings only when quiet."""
+    level = logging.DEBUG if debug else logging.WARNING if quiet else logging.INFO
+    handler: logging.Handler
+    if stderr.is_terminal:
+        handler = RichHandler(console=stderr, show_path=False, show_time=False)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+    else:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    logger = logging.getLogger("sasrec")
+    logger.handlers = [handler]
+    logger.setLevel(level)
+    logger.propagate = False
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: "45 s", "3 min 20 s", "2 h 5 min"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+class TrainingDisplay:
+    """Shows a training run: use as a context manager and pass `update` as the trainer's progress."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.bar = _bar() if stderr.is_terminal and not quiet else None
+        self.task = self.bar.add_task("", total=1, text="reading") if self.bar else None
+        self.quiet = quiet
+        self.estimated = False
+        self.last_line = time.monotonic()
+
+    def __enter__(self) -> TrainingDisplay:
+        if self.bar:
+            self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.bar:
+            self.bar.stop()
+
+    def update(self, p: trainer.Progress) -> None:
+        """Show where the run stands."""
+        if self.quiet:
+            return
+        self._estimate(p)
+        text = _describe(p)
+        if self.bar and self.task is not None:
+            done = (p.epoch - 1) * p.steps_per_epoch + p.step
+            self.bar.update(self.task, completed=done, total=p.max_epochs * p.steps_per_epoch, text=text)
+        elif self._due(p):
+            self.last_line = time.monotonic()
+            stderr.print(text, soft_wrap=True)
+
+    def _due(self, p: trainer.Progress) -> bool:
+        """Whether a plain line is due: the first epoch, every tenth, or some seconds since the last."""
+        since = time.monotonic() - self.last_line
+        ended = p.step == p.steps_per_epoch
+        return since > PLAIN_SECONDS or (ended and (p.epoch == 1 or p.epoch % 10 == 0 or p.epoch == p.max_epochs))
+
+    def _estimate(self, p: trainer.Progress) -> None:
+        if self.estimated or p.seconds_left is None:
+            return
+        self.estimated = True
+        if p.seconds_left > LONG_RUN_SECONDS:
+            stderr.print(
+                f"about {duration(p.seconds_left)} if it goes to epoch {p.max_epochs}; it stops earlier when the valid "
+                "metric no longer improves, or after --max-minutes; Ctrl-C saves",
+                soft_wrap=True,
+            )
+
+
+def _bar() -> Progress:
+    return Progress(
+        SpinnerColumn(),
+        BarColumn(bar_width=24),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TextColumn("{task.fields[text]}"),
+        console=stderr,
+        transient=True,
+    )
+
+
+def _describe(p: trainer.Progress) -> str:
+    parts = [f"epoch {p.epoch}/{p.max_epochs}"]
+    if p.step < p.steps_per_epoch:
+        parts.append(f"step {p.step}/{p.steps_per_epoch}")
+    parts.append(f"loss {p.train_loss:.4f}")
+    parts.append(f"{p.users_per_second:,.0f} users/s")
+    if p.valid:
+        parts += [f"valid {name} {value:.4f}" for name, value in p.valid.items() if name.startswith(("ndcg", "hr"))]
+    if p.best_epoch:
+        parts.append(f"best epoch {p.best_epoch}")
+    parts.append(f"{duration(p.seconds)} spent")
+    if p.seconds_left is not None:
+        parts.append(f"at most {duration(max(p.seconds_left, 0))} left")
+    return "  ".join(parts)

@@ -1,0 +1,334 @@
+"""Named public data sets. In: a name; out: the log and its titles, fetched once, checked and cached.
+
+Nothing is shipped with the package: the publishers' licences ask users to fetch the data themselves. Files lie in
+$SASREC_CACHE, else in the user's cache folder, under the data set's name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from sasrec.errors import DataError
+from sasrec.interactions import read_interactions, read_titles
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[int, int | None], None]  # bytes fetched, bytes in all
+
+TIMEOUT_SECONDS = 10.0
+BLOCK = 1 << 18
+GROUPLENS = "https://files.grouplens.org/datasets/movielens"
+PUBLISHED = "https://raw.githubusercontent.com/pmixer/SASRec.pytorch/fde8a9c/python/data"
+WHEEL = "recbole==1.2.1"  # its example data hold ML-100K
+WHEEL_FILES = {
+    "ml-100k.inter": "sha256:4edb74e2a81178c2ba9ff381495f754f996c4aea351b1272ca36b43da0935eff",
+    "ml-100k.item": "sha256:51d7cdf777ce5c0f5b32c1d947a4a81fe07d75e78abbe761e0cd4d0756064532",
+}
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A public data set: where it comes from, and which files of it are needed."""
+
+    about: str
+    licence: str
+    source: str  # URL of a text file or of a zip archive
+    log: str  # file name of the log
+    titles: str | None = None  # file name of the titles
+    checksum: str | None = None  # "git-blob:..." or "sha256:..."; None = recorded on first use
+
+    @property
+    def files(self) -> list[str]:
+        """The files needed."""
+        return [self.log] if self.titles is None else [self.log, self.titles]
+
+
+MOVIELENS = "GroupLens: research use, no redistribution"
+AMAZON = "Amazon reviews, J. McAuley: research use"
+DATASETS: dict[str, Dataset] = {
+    "ml-100k": Dataset(
+        "MovieLens 100K: 100,000 ratings, 943 users, 1,682 movies, with titles",
+        MOVIELENS, f"{GROUPLENS}/ml-100k.zip", "u.data", "u.item",
+    ),
+    "ml-1m": Dataset(
+        "MovieLens 1M: 1,000,209 ratings, 6,040 users, 3,706 movies, with titles; as published, unfiltered",
+        MOVIELENS, f"{GROUPLENS}/ml-1m.zip", "ratings.dat", "movies.dat",
+    ),
+    "ml-20m": Dataset(
+        "MovieLens 20M: 20,000,263 ratings, 138,493 users, 26,744 movies, with titles",
+        MOVIELENS, f"{GROUPLENS}/ml-20m.zip", "ratings.csv", "movies.csv",
+    ),
+    "ml-1m-sasrec": Dataset(
+        "MovieLens 1M as SASRec was published with: 999,611 events, 6,040 users, 3,416 items renumbered",
+        MOVIELENS, f"{PUBLISHED}/ml-1m.txt", "ml-1m.txt",
+        checksum="git-blob:9ab8e3edb8742f8d8cc4911e3dee25e82a6fcc24",
+    ),
+    "amazon-beauty": Dataset(
+        "Amazon Beauty as SASRec was published with", AMAZON, f"{PUBLISHED}/Beauty.txt", "Beauty.txt"
+    ),
+    "amazon-video-games": Dataset(
+        "Amazon Video Games as SASRec was published with: 287,107 events, 31,013 users, 23,715 items",
+        AMAZON, f"{PUBLISHED}/Video.txt", "Video.txt",
+        checksum="git-blob:f576455c76008a2c02a178c9d4ee930be632af89",
+    ),
+    "steam": Dataset(
+        "Steam reviews as SASRec was published with: 3,693,070 events, 334,730 users, 13,047 items",
+        "Steam reviews, J. McAuley: research use", f"{PUBLISHED}/Steam.txt", "Steam.txt",
+    ),
+}  # fmt: skip
+
+
+def load_dataset(
+    name: str, cache: Path | None = None, progress: Progress | None = None
+) -> tuple[pl.DataFrame, pl.DataFrame | None]:
+    """The log of a named data set, and a frame item_id, title where it has titles.
+
+    Args:
+        name: a key of DATASETS.
+        cache: where to keep the files; None = $SASREC_CACHE, else the user's cache folder.
+        progress: called while fetching.
+
+    Raises:
+        DataError: unknown name, no source can be reached, or a file is not what its checksum says.
+    """
+    if name not in DATASETS:
+        raise DataError(f"data set {name!r} is not known; there are: {', '.join(DATASETS)}")
+    folder = (cache or cache_folder()) / name
+    fetch_dataset(name, folder, progress)
+    dataset = DATASETS[name]
+    log = read_interactions(_present(folder, dataset.log))
+    return log, None if dataset.titles is None else _read_titles(_present(folder, dataset.titles))
+
+
+def cache_folder() -> Path:
+    """$SASREC_CACHE, else $XDG_CACHE_HOME/sasrec, else ~/.cache/sasrec."""
+    if os.environ.get("SASREC_CACHE"):
+        return Path(os.environ["SASREC_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sasrec"
+
+
+def fetch_dataset(name: str, folder: Path, progress: Progress | None = None) -> None:
+    """Put the files of a data set into a folder unless they are there.
+
+    Raises:
+        DataError: no source can be reached, or a file is not what its checksum says.
+    """
+    dataset = DATASETS[name]
+    if all(_found(folder, file) for file in dataset.files):
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    logger.info("fetching %s from %s (licence: %s)", name, dataset.source, dataset.licence)
+    try:
+        _fetch_from_publisher(dataset, folder, progress)
+    except DataError as error:
+        if name != "ml-100k":
+            raise
+        logger.info("%s; taking the copy in the package %s", error, WHEEL)
+        _fetch_from_wheel(folder)
+
+
+def _fetch_from_publisher(dataset: Dataset, folder: Path, progress: Progress | None) -> None:
+    if not dataset.source.endswith(".zip"):
+        download(dataset.source, folder / dataset.log, dataset.checksum, progress)
+        return
+    archive = folder / dataset.source.rpartition("/")[2]
+    download(dataset.source, archive, dataset.checksum, progress)
+    extract(archive, dataset.files, folder)
+
+
+def _fetch_from_wheel(folder: Path) -> None:
+    """ML-100K from RecBole's wheel, by pip in its own configuration; only the data files are taken out."""
+    with tempfile.TemporaryDirectory() as temporary:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", temporary, WHEEL]
+        done = subprocess.run(command, capture_output=True, text=True)
+        wheels = list(Path(temporary).glob("*.whl"))
+        if done.returncode or not wheels:
+            reason = (done.stderr.strip().splitlines() or ["no wheel came"])[-1]
+            raise DataError(f"neither the publisher nor a package index gave ml-100k ({reason}); check the network")
+        extract(wheels[0], list(WHEEL_FILES), Path(temporary) / "out")
+        for name, checksum in WHEEL_FILES.items():
+            _verify(Path(temporary) / "out" / name, checksum)
+        for name in WHEEL_FILES:
+            with _temporary_beside(folder / name) as beside:
+                shutil.copyfile(Path(temporary) / "out" / name, beside)
+                beside.replace(folder / name)
+
+
+ALTERNATIVES = {"u.data": "ml-100k.inter", "u.item": "ml-100k.item"}  # the same contents in the wheel's form
+
+
+def _found(folder: Path, file: str) -> Path | None:
+    """The file, or its form from the wheel; None when neither is there."""
+    candidates = [folder / name for name in (file, ALTERNATIVES.get(file)) if name]
+    return next((path for path in candidates if path.exists()), None)
+
+
+def _present(folder: Path, file: str) -> Path:
+    path = _found(folder, file)
+    assert path is not None
+    return path
+
+
+def _read_titles(path: Path) -> pl.DataFrame:
+    """item_id, title of a MovieLens file in any of its forms."""
+    if path.suffix == ".csv":
+        return read_titles(path, "movieId", "title")
+    if path.name == "ml-100k.item":
+        items = pl.read_csv(path, separator="\t", infer_schema=False, quote_char=None)
+        year = pl.format(" ({})", "release_year:token").fill_null("")
+        return items.select(item_id="item_id:token", title=pl.col("movie_title:token_seq") + year).drop_nulls()
+    separator = "|" if path.name == "u.item" else "::"
+    lines = path.read_text(encoding="latin-1").splitlines()
+    rows = [line.split(separator)[:2] for line in lines if separator in line]
+    return pl.DataFrame(rows, schema=["item_id", "title"], orient="row")
+
+
+def download(url: str, target: Path, checksum: str | None = None, progress: Progress | None = None) -> None:
+    """Fetch a file; an interrupted fetch goes on where it stopped.
+
+    Args:
+        url: http or https.
+        target: the file to write; while incomplete its name ends in .part.
+        checksum: "sha256:<hex>" or "git-blob:<hex>"; None = recorded beside the file on first use, compared later.
+        progress: called with bytes fetched and bytes in all (None when the server does not say).
+
+    Raises:
+        DataError: the server cannot be reached, refuses, or sends something else than the checksum says.
+    """
+    part = target.with_name(target.name + ".part")
+    try:
+        _fetch(url, part, progress)
+    except urllib.error.HTTPError as error:
+        raise DataError(f"{url} answered {error.code} {error.reason}") from error
+    except (OSError, urllib.error.URLError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise DataError(f"cannot fetch {url}: {reason}; what came so far is kept, try again") from error
+    try:
+        _verify(part, checksum or _recorded(target))
+    except DataError:
+        part.unlink()
+        raise
+    part.replace(target)
+    if checksum is None:
+        _record(target)
+
+
+def _fetch(url: str, part: Path, progress: Progress | None) -> None:
+    """Fetch into `part`, from its end on when the server can."""
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"User-Agent": "sasrec", **_range(have)})
+    try:
+        response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
+    except urllib.error.HTTPError as error:
+        if error.code != 416 or not have:  # 416: there is nothing after what we have, or it is another file
+            raise
+        if error.headers.get("Content-Range", "").rpartition("/")[2] == str(have):
+            return
+        part.unlink()
+        _fetch(url, part, progress)
+        return
+    with response, part.open("ab" if response.status == 206 else "wb") as file:
+        length = response.headers.get("Content-Length")
+        done = file.tell() if response.status == 206 else 0
+        total = done + int(length) if length else None
+        while block := response.read(BLOCK):
+            file.write(block)
+            done += len(block)
+            if progress is not None:
+                progress(done, total)
+    if total is not None and done < total:
+        raise OSError(f"the connection closed after {done} of {total} bytes")
+
+
+def _range(have: int) -> dict[str, str]:
+    return {"Range": f"bytes={have}-"} if have else {}
+
+
+def _verify(path: Path, checksum: str | None) -> None:
+    if checksum is None:
+        return
+    kind = checksum.partition(":")[0]
+    found = _checksum(path, kind)
+    if found != checksum:
+        raise DataError(
+            f"{path.name.removesuffix('.part')} has checksum {found}, and {checksum} was expected; not used"
+        )
+
+
+def _checksum(path: Path, kind: str) -> str:
+    digest = hashlib.sha1(usedforsecurity=False) if kind == "git-blob" else hashlib.sha256()
+    if kind == "git-blob":
+        digest.update(b"blob %d\0" % path.stat().st_size)
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return f"{kind}:{digest.hexdigest()}"
+
+
+def _records(target: Path) -> dict[str, str]:
+    path = target.with_name("checksums.json")
+    if not path.exists():
+        return {}
+    with contextlib.suppress(ValueError):
+        records: dict[str, str] = json.loads(path.read_text())
+        return records
+    return {}
+
+
+def _recorded(target: Path) -> str | None:
+    return _records(target).get(target.name)
+
+
+def _record(target: Path) -> None:
+    records = {**_records(target), target.name: _checksum(target, "sha256")}
+    target.with_name("checksums.json").write_text(json.dumps(records, indent=1))
+
+
+def extract(archive: Path, names: list[str], folder: Path) -> None:
+    """Take named files out of a zip archive, whatever folder of it they lie in.
+
+    Raises:
+        DataError: not a zip archive, or a file is not in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with zipfile.ZipFile(archive) as members:
+            for name in names:
+                _extract_one(members, name, folder / name, archive)
+    except zipfile.BadZipFile as error:
+        raise DataError(f"{archive} is not a readable zip archive; delete it and try again") from error
+
+
+def _extract_one(members: zipfile.ZipFile, name: str, target: Path, archive: Path) -> None:
+    found = [m for m in members.namelist() if m.rpartition("/")[2] == name]
+    if not found:
+        raise DataError(f"{archive} holds no file {name}")
+    with _temporary_beside(target) as temporary:
+        with members.open(found[0]) as source, temporary.open("wb") as file:
+            shutil.copyfileobj(source, file)
+        temporary.replace(target)
+
+
+@contextlib.contextmanager
+def _temporary_beside(target: Path) -> Iterator[Path]:
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)

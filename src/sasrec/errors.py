@@ -1,0 +1,38 @@
+"""What can go wrong, in: nothing; out: the error tree.
+
+SASRecError
+|- DataError          the log, a frame or a candidate file is not usable
+|- ConfigError        a setting is unknown, out of range or contradicts another
+|- CheckpointError    a run folder or checkpoint is missing, damaged or of another layout
+|- UnknownItemError   an item (or user) that the vocabulary does not hold
+`- TrainingError      training cannot go on (a loss that is not a number)
+
+Every message says what is wrong, where, the value, and what to do about it, in one sentence.
+"""
+
+
+class SASRecError(Exception):
+    """Base of all errors this package raises on purpose."""
+
+
+class DataError(SASRecError):
+    """The log, a frame or a candidate file cannot be used as it is."""
+
+
+class ConfigError(SASRecError):
+    """A setting is unknown, out of range or contradicts another."""
+
+
+class CheckpointError(SASRecError):
+    """A run folder or a checkpoint is missing, damaged or of another layout."""
+
+
+class UnknownItemError(SASRecError, KeyError):
+    """An item or user id that the vocabulary does not hold."""
+
+    def __str__(self) -> str:  # KeyError would print the repr of the message
+        return str(self.args[0]) if self.args else ""
+
+
+class TrainingError(SASRecError):
+    """Training cannot go on; the last good checkpoint is kept."""

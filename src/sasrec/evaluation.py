@@ -1,0 +1,676 @@
+"""The protocols and the metric formulas. In: a scorer and a split; out: a Result that carries its protocol.
+
+full     the rank of each target among all items but those the user had before it
+sampled  its rank among negatives drawn outside the user's train items, as the paper and the published code do
+Shape legend: B targets of a block, n targets of a part, V n_items + 1 (column 0 is padding), D embedding_dim,
+C candidates (column 0 is the target), K the largest cut-off.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Protocol, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sasrec.batches import CANDIDATES, draw_outside, generator
+from sasrec.config import EvalConfig, Exclude
+from sasrec.engine import Engine
+from sasrec.errors import ConfigError, DataError
+from sasrec.ranking import Float32, Float64, ranks_full, ranks_sampled, top_k
+from sasrec.sequences import Int32, Int64, Ragged, Split, Targets, Vocabulary, flat_index, hides_seen, offsets_of
+
+BLOCK_BYTES = 2**25  # of scores held at once
+GATHER_BYTES = 2**20  # of candidates' embeddings held at once: they stay in the cache
+MAX_ROWS = 4096  # targets scored at once, however few items there are
+DRAW_ROWS = 4096  # targets whose candidates are drawn at once; the draws depend on it
+FEW_USERS = 30  # below this, intervals and p-values by the normal distribution are rough
+Z95 = 1.959964  # half the width of a 95 % interval, in standard errors
+PART_KEYS = {"valid": 0, "test": 1}  # valid and test draw different negatives
+EXCLUDED: dict[Exclude, str] = {"train": "the user's train items", "all": "all of the user's items"}
+
+
+class Scorer(Protocol):
+    """What can be evaluated: a model, a baseline, or your own."""
+
+    @property
+    def name(self) -> str:
+        """What results call it."""
+
+    def scores(self, histories: Ragged) -> Float32:
+        """(B, V) a score for each item after each history; the next call may overwrite the array."""
+
+    def candidate_scores(self, histories: Ragged, candidates: Int32) -> Float32:
+        """(B, C) the scores of these items only."""
+
+
+class ModelScorer:
+    """A trained model: features of a history times the item table.
+
+    Args:
+        engine: encodes histories; its weights must not change while this scorer is used.
+        max_seq_len: how many of a user's last items the model sees.
+    """
+
+    name = "model"
+
+    def __init__(self, engine: Engine, max_seq_len: int) -> None:
+        self.engine, self.max_seq_len = engine, max_seq_len
+        self.table = engine.item_table()  # (V, D)
+        self._buffer = np.empty((0, len(self.table)), np.float32)
+
+    def scores(self, histories: Ragged) -> Float32:
+        features = self.engine.encode(histories.last(self.max_seq_len))  # (B, D)
+        if len(self._buffer) < len(features):  # kept, for fresh memory costs as much as the product
+            self._buffer = np.empty((len(features), len(self.table)), np.float32)
+        with np.errstate(all="ignore"):  # ranking names scores that are not finite
+            return np.matmul(features, self.table.T, out=self._buffer[: len(features)])
+
+    def candidate_scores(self, histories: Ragged, candidates: Int32) -> Float32:
+        features = self.engine.encode(histories.last(self.max_seq_len))
+        scores = np.empty(candidates.shape, np.float32)
+        step = max(1, GATHER_BYTES // (4 * candidates.shape[1] * self.table.shape[1]))
+        with np.errstate(all="ignore"):
+            for start in range(0, len(candidates), step):
+                rows = slice(start, start + step)
+                embedded = self.table[candidates[rows]]  # (b, C, D)
+                scores[rows] = np.matmul(embedded, features[rows, :, None])[:, :, 0]
+        return scores
+
+
+class Popularity:
+    """Scores an item by how often it occurs in train.
+
+    The score is the level of the count among all counts (0 for the least, then 1, 2, ...), not the count: that keeps
+    order and ties, and float32 holds every level exactly, while it confuses counts above 2**24.
+    """
+
+    name = "popularity"
+
+    def __init__(self, train_counts: Int64) -> None:
+        self.levels = _levels(train_counts).astype(np.float32)  # (V,)
+
+    def scores(self, histories: Ragged) -> Float32:
+        return np.broadcast_to(self.levels, (len(histories), len(self.levels)))
+
+    def candidate_scores(self, histories: Ragged, candidates: Int32) -> Float32:
+        return self.levels[candidates]
+
+
+class LastItem:
+    """Scores an item by how often it followed the user's last item in train; popularity decides among equals.
+
+    The score of a follower is its place among the distinct (count, popularity) of that item's followers, above the
+    highest level of popularity: an integer below twice n_items, which float32 holds exactly up to 8 M items.
+    """
+
+    name = "last_item"
+
+    def __init__(self, train: Ragged, train_counts: Int64) -> None:
+        n_columns, popularity = len(train_counts), _levels(train_counts)
+        same_user = np.diff(train.row_of) == 0
+        pairs = np.sort(train.values[:-1][same_user].astype(np.int64) * n_columns + train.values[1:][same_user])
+        starts = np.flatnonzero(_run_starts(pairs))
+        pairs, counts = pairs[starts], _levels(np.diff(np.append(starts, len(pairs))))  # distinct pairs
+        before, after = np.divmod(pairs, n_columns)
+        n_levels = popularity.max() + 1
+        stride = (counts.max(initial=0) + 1) * n_levels
+        distinct, place = np.unique(before * stride + counts * n_levels + popularity[after], return_inverse=True)
+        place -= np.searchsorted(distinct, before * stride)  # from 0 for each item
+        self.levels = popularity.astype(np.float32)  # (V,)
+        self.after, self.places = after, (n_levels + place).astype(np.float32)  # followers, item by item
+        self.starts = np.searchsorted(before, np.arange(n_columns + 1))  # (V + 1,) where an item's followers begin
+        self.pairs = np.append(pairs, n_columns**2)  # a last one that nothing equals, so that a search always lands
+
+    def scores(self, histories: Ragged) -> Float32:
+        last = _last_items(histories)
+        offsets = offsets_of(self.starts[last + 1] - self.starts[last])
+        cells = flat_index(self.starts[last], offsets)
+        scores = np.tile(self.levels, (len(histories), 1))
+        scores[np.repeat(np.arange(len(last)), np.diff(offsets)), self.after[cells]] = self.places[cells]
+        return scores
+
+    def candidate_scores(self, histories: Ragged, candidates: Int32) -> Float32:
+        wanted = _last_items(histories)[:, None].astype(np.int64) * len(self.levels) + candidates
+        place = np.searchsorted(self.pairs, wanted)
+        follows = self.pairs[place] == wanted
+        scores = self.levels[candidates]
+        scores[follows] = self.places[place[follows]]
+        return scores
+
+
+class Recency:
+    """Scores the items of the history by how recent they are, all others by popularity; for logs that repeat."""
+
+    name = "recency"
+
+    def __init__(self, train_counts: Int64) -> None:
+        self.levels = _levels(train_counts).astype(np.float32)
+
+    def scores(self, histories: Ragged) -> Float32:
+        scores = np.tile(self.levels, (len(histories), 1))
+        np.maximum.at(scores, (histories.row_of, histories.values), self._places(histories))
+        return scores
+
+    def candidate_scores(self, histories: Ragged, candidates: Int32) -> Float32:
+        n_columns = len(self.levels)
+        keys = histories.row_of * n_columns + histories.values
+        order = np.argsort(keys, kind="stable")  # an item's last event is the last of its keys
+        keys, places = np.append(-1, keys[order]), np.append(np.float32(0), self._places(histories)[order])
+        wanted = np.arange(len(histories))[:, None] * n_columns + candidates
+        place = np.searchsorted(keys, wanted, side="right") - 1
+        return np.where(keys[place] == wanted, places[place], self.levels[candidates])
+
+    def _places(self, histories: Ragged) -> Float32:
+        """(T,) scores of the events of histories, above all popularity and rising with time."""
+        position = np.arange(len(histories.values)) - histories.offsets[:-1].repeat(histories.lengths)
+        places: Float32 = (self.levels.max() + 1 + position).astype(np.float32)
+        return places
+
+
+def build_baselines(split: Split, with_recency: bool = False) -> list[Scorer]:
+    """Popularity and last-item co-occurrence, from train only; recency too, for where seen items stay candidates."""
+    baselines: list[Scorer] = [Popularity(split.train_counts), LastItem(split.train, split.train_counts)]
+    return [*baselines, Recency(split.train_counts)] if with_recency else baselines
+
+
+def _levels(counts: Int64) -> Int64:
+    """The place of each count among the distinct counts, from 0."""
+    levels: Int64 = np.unique(counts, return_inverse=True)[1]
+    return levels
+
+
+def _run_starts(values: Int64) -> NDArray[np.bool_]:
+    """(n,) where a value differs from the one before it; the first does."""
+    starts = np.ones(len(values), bool)
+    np.not_equal(values[1:], values[:-1], out=starts[1:])
+    return starts
+
+
+def _last_items(histories: Ragged) -> Int32:
+    """(B,) the newest item of each history; 0 where it is empty."""
+    last = np.zeros(len(histories), np.int32)
+    filled = histories.lengths > 0
+    last[filled] = histories.values[histories.offsets[1:][filled] - 1]
+    return last
+
+
+class Estimate(TypedDict):
+    """A mean over targets with its 95 % interval; None where one user, or a figure of all lists, has none."""
+
+    value: float
+    stderr: float | None
+    low: float | None
+    high: float | None
+
+
+Metrics = dict[str, Estimate]
+
+
+@dataclass(frozen=True)
+class Result:
+    """Metrics of one scorer and all that decides what they mean."""
+
+    split: str  # "valid" or "test"
+    protocol: str  # "full" or "sampled"
+    candidates: str  # which items are ranked, in words
+    excluded: str  # which are not, in words
+    ties: str
+    seed: int | None  # of the drawn negatives; None when nothing was drawn
+    n_users: int
+    metrics: Metrics
+    baselines: dict[str, Metrics]
+    n_targets: int
+    n_cold: int  # targets that never occur in train; they count like any other
+    cold_share: float
+    filter_seen: bool  # whether items of the history are hidden from the ranking
+    split_method: str
+    k: tuple[int, ...]
+    data: str  # fingerprint of the log
+    warnings: tuple[str, ...] = ()
+    per_user: dict[str, Float64] = field(default_factory=dict, repr=False, compare=False)  # (n,) "rank", "ndcg@10", ...
+    users: Int64 = field(default_factory=lambda: np.zeros(0, np.int64), repr=False, compare=False)  # (n,) rows
+
+    def to_dict(self) -> dict[str, Any]:
+        """All but the figures per user, ready for JSON."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.compare}
+        return values | {"k": list(self.k), "warnings": list(self.warnings)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Result:
+        """Read back what `to_dict` gave.
+
+        Raises:
+            DataError: a key is missing or unknown.
+        """
+        try:
+            return cls(**{**values, "k": tuple(values["k"]), "warnings": tuple(values["warnings"])})
+        except (KeyError, TypeError) as error:
+            raise DataError(f"this is not a result of an evaluation: {error}") from error
+
+
+@dataclass(frozen=True)
+class _Task:
+    """All that the model and the baselines share in one evaluation."""
+
+    split: Split
+    part: str
+    config: EvalConfig
+    targets: Targets
+    candidates: Int32 | None  # (n, C); None = full protocol
+    filter_seen: bool
+    with_lists: bool
+    batch_size: int
+
+    def blocks(self) -> Iterator[tuple[slice, Ragged]]:
+        """Slices of targets and the whole histories before them."""
+        for start in range(0, len(self.targets), self.batch_size):
+            rows = slice(start, min(start + self.batch_size, len(self.targets)))
+            yield rows, Targets(self.targets.users[rows], self.targets.positions[rows]).histories(self.split.sequences)
+
+
+def evaluate(
+    scorer: Scorer,
+    split: Split,
+    part: str,
+    config: EvalConfig,
+    *,
+    candidates: Int32 | None = None,
+    baselines: bool | Sequence[Scorer] = True,
+    lists: bool = True,
+    batch_size: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Result:
+    """Rank the targets of a part of the split and take the metrics.
+
+    Args:
+        scorer: what to measure.
+        split: the log, cut.
+        part: "valid" or "test".
+        config: protocol, cut-offs, ties, candidates, whether seen items are hidden.
+        candidates: (n, C) item indices to rank among in the sampled protocol, column 0 the targets; None draws them.
+        baselines: also measure the usual baselines, or these.
+        lists: also measure the top-k lists (coverage, popularity, novelty); full protocol only.
+        batch_size: targets at once; None = as many as keep the scores within 32 MiB.
+        progress: called with (targets done, targets in all) for the scorer itself.
+
+    Raises:
+        DataError: the part has no targets, the candidates do not fit it, or a score is not finite.
+        ConfigError: candidates for the full protocol, or another part.
+    """
+    task = _task(split, part, config, candidates, lists, batch_size)
+    metrics, per_user = _measure(scorer, task, progress)
+    if isinstance(baselines, bool):
+        # Sampled negatives avoid train, so there a seen candidate can only be the target: recency would be an oracle.
+        repeats = config.protocol == "full" and not task.filter_seen
+        baselines = build_baselines(split, with_recency=repeats) if baselines else []
+    beside = {baseline.name: _measure(baseline, task, None)[0] for baseline in baselines}
+    wanted, excluded = _describe(task, candidates)
+    n_cold = int((split.train_counts[task.targets.items(split.sequences)] == 0).sum())
+    n_users = int(_run_starts(task.targets.users).sum())
+    return Result(
+        split=part,
+        protocol=config.protocol,
+        candidates=wanted,
+        excluded=excluded,
+        ties=config.ties,
+        seed=config.eval_seed if config.protocol == "sampled" and candidates is None else None,
+        n_users=n_users,
+        metrics=metrics,
+        baselines=beside,
+        n_targets=len(task.targets),
+        n_cold=n_cold,
+        cold_share=n_cold / len(task.targets),
+        filter_seen=task.filter_seen,
+        split_method=split.method,
+        k=config.k,
+        data=split.sequences.facts.fingerprint,
+        warnings=tuple(_warnings(task, n_users, n_cold)),
+        per_user=per_user,
+        users=task.targets.users,
+    )
+
+
+def _task(
+    split: Split, part: str, config: EvalConfig, candidates: Int32 | None, lists: bool, batch_size: int | None
+) -> _Task:
+    targets, full = split.part(part), config.protocol == "full"
+    if not len(targets):
+        raise DataError(f"the split ({split.method}) has no {part} targets, so there is nothing to evaluate")
+    if full and candidates is not None:
+        raise ConfigError("candidates belong to protocol=sampled; protocol=full ranks all items")
+    if candidates is not None:
+        _check_candidates(candidates, targets, split)
+    elif not full:
+        candidates = draw_candidates(split, part, config.n_candidates, config.exclude, config.eval_seed)
+    n_columns = split.sequences.n_items + 1 if candidates is None else candidates.shape[1]
+    if batch_size is None:
+        batch_size = max(1, min(MAX_ROWS, BLOCK_BYTES // (4 * n_columns)))
+    filter_seen = full and hides_seen(split, config)
+    return _Task(split, part, config, targets, candidates, filter_seen, full and lists, batch_size)
+
+
+def _measure(
+    scorer: Scorer, task: _Task, progress: Callable[[int, int], None] | None
+) -> tuple[Metrics, dict[str, Float64]]:
+    """Metrics of one scorer, and the figures per target they are means of."""
+    ranks, lists = _rank(scorer, task, progress)
+    users = np.cumsum(_run_starts(task.targets.users)) - 1
+    per_user = {"rank": ranks, **rank_metrics(ranks, task.config.k)}
+    metrics = {name: estimate(values, users, 1.0) for name, values in per_user.items() if name != "rank"}
+    if lists is not None:
+        for k in task.config.k:
+            metrics |= _list_metrics(lists[:, :k], k, users, task.split.train_counts)
+    return metrics, per_user
+
+
+def _rank(scorer: Scorer, task: _Task, progress: Callable[[int, int], None] | None) -> tuple[Float64, Int32 | None]:
+    """(n,) ranks and, where lists are wanted, (n, K) lists that end in 0 when short."""
+    items, config, n = task.targets.items(task.split.sequences), task.config, len(task.targets)
+    ranks = np.empty(n)
+    width = min(max(config.k), task.split.sequences.n_items)
+    lists = np.zeros((n, width), np.int32) if task.with_lists else None
+    for rows, histories in task.blocks():
+        if task.candidates is not None:
+            drawn = task.candidates[rows]
+            scores = _checked(scorer, scorer.candidate_scores(histories, drawn), drawn.shape)
+            ranks[rows] = ranks_sampled(scores, drawn, config.ties)
+        else:
+            hidden = histories if task.filter_seen else None
+            scores = _checked(scorer, scorer.scores(histories), (len(histories), task.split.sequences.n_items + 1))
+            ranks[rows] = ranks_full(scores, items[rows], hidden, config.ties)
+            if lists is not None:
+                best, _ = top_k(scores, width, hidden=hidden)
+                lists[rows, : best.shape[1]] = best
+        if progress is not None:
+            progress(rows.stop, n)
+    return ranks, lists
+
+
+def _checked(scorer: Scorer, scores: Float32, shape: tuple[int, ...]) -> Float32:
+    if scores.shape != shape:
+        raise DataError(f"scorer {scorer.name!r} returned scores of shape {scores.shape} in place of {shape}")
+    return scores
+
+
+def rank_metrics(ranks: Float64, cutoffs: Sequence[int]) -> dict[str, Float64]:
+    """NDCG, HR and MRR of single targets at each cut-off k: 0 beyond rank k, else 1 / log2(1 + rank), 1, 1 / rank.
+
+    Args:
+        ranks: (n,) from 1, halves allowed.
+        cutoffs: values of k.
+
+    Returns:
+        (n,) by name, such as "ndcg@10".
+
+    Source: Kang & McAuley 2018, section IV.C; with one relevant item the ideal DCG is 1.
+    """
+    metrics: dict[str, Float64] = {}
+    for k in cutoffs:
+        hit = (ranks <= k).astype(np.float64)
+        metrics |= {f"ndcg@{k}": hit / np.log2(1 + ranks), f"hr@{k}": hit, f"mrr@{k}": hit / ranks}
+    return metrics
+
+
+def estimate(values: Float64, users: Int64, upper: float = math.inf) -> Estimate:
+    """The mean over targets with its standard error and 95 % interval (normal, cut to 0 .. upper).
+
+    Targets of one user are not independent, so deviations are summed within users first; with one target a user this
+    is the ordinary standard error of the mean.
+
+    Args:
+        values: (n,) a figure per target, 0 or more.
+        users: (n,) numbers from 0 that say whose each target is.
+        upper: the largest value there can be.
+    """
+    mean = float(values.mean()) if len(values) else 0.0
+    n_users = np.count_nonzero(np.bincount(users))
+    if n_users < 2:
+        return Estimate(value=mean, stderr=None, low=None, high=None)
+    deviations = np.bincount(users, values - mean)
+    stderr = math.sqrt(float(deviations @ deviations) * n_users / (n_users - 1)) / len(values)
+    low, high = max(mean - Z95 * stderr, 0.0), min(mean + Z95 * stderr, upper)
+    return Estimate(value=mean, stderr=stderr, low=low, high=high)
+
+
+def _list_metrics(lists: Int32, k: int, users: Int64, train_counts: Int64) -> Metrics:
+    """What the recommended lists are like.
+
+    coverage    share of all items that are in at least one list
+    popularity  mean train count of the recommended items
+    novelty     mean of -log2(share of train events that are of the item); an item without any counts as one event
+    """
+    given = lists > 0
+    filled = given.any(axis=1)
+    in_list = np.zeros(len(train_counts), bool)
+    in_list[lists[given]] = True
+    counts = train_counts[lists]
+    bits = np.where(given, np.log2(max(train_counts.sum(), 1)) - np.log2(np.maximum(counts, 1)), 0.0)
+    lengths = given.sum(axis=1)[filled]
+    per_list = [(counts * given).sum(axis=1)[filled] / lengths, bits.sum(axis=1)[filled] / lengths]
+    return {
+        f"coverage@{k}": Estimate(value=float(in_list.sum() / (len(in_list) - 1)), stderr=None, low=None, high=None),
+        f"popularity@{k}": estimate(per_list[0], users[filled]),
+        f"novelty@{k}": estimate(per_list[1], users[filled]),
+    }
+
+
+def _describe(task: _Task, given: Int32 | None) -> tuple[str, str]:
+    """Which items are ranked and which are not, in words."""
+    if task.candidates is None:
+        return f"all {task.split.sequences.n_items} items", (
+            "the user's items before the target, but not the target" if task.filter_seen else "nothing"
+        )
+    n = task.candidates.shape[1] - 1
+    if given is None:
+        return f"the target and {n} items drawn uniformly with replacement", EXCLUDED[task.config.exclude]
+    digest = hashlib.blake2b(np.ascontiguousarray(given, np.int32).tobytes(), digest_size=4).hexdigest()
+    return f"the target and {n} given items (fingerprint {digest})", "what the given candidates leave out"
+
+
+def _warnings(task: _Task, n_users: int, n_cold: int) -> Iterator[str]:
+    """What a reader of the figures should know."""
+    facts, n = task.split.sequences.facts, len(task.targets)
+    if n_users < FEW_USERS:
+        yield f"only {n_users} users are evaluated: intervals assume {FEW_USERS} or more"
+    if n_users < facts.n_users:
+        yield f"{facts.n_users - n_users} of {facts.n_users} users have no {task.part} target"
+    if n_cold:
+        yield f"{n_cold} of {n} targets ({n_cold / n:.1%}) never occur in train"
+    if facts.tied_share:
+        yield f"{facts.tied_share:.1%} of events share their timestamp with the one before and keep their input order"
+    if task.config.protocol == "full" and not task.filter_seen:
+        yield f"seen items stay candidates ({facts.repeat_share:.1%} of events repeat one of the user's)"
+
+
+def draw_candidates(split: Split, part: str, n: int, exclude: Exclude, seed: int) -> Int32:
+    """The targets of a part, each with n items drawn uniformly with replacement, for the sampled protocol.
+
+    Args:
+        split: the log, cut.
+        part: "valid" or "test".
+        n: draws per target.
+        exclude: "train" draws outside the user's train items, as published, so that the target itself may be drawn;
+            "all" outside all of the user's items. A user who has every item gets any.
+        seed: decides the draws, together with the part and the ascending order of users.
+
+    Returns:
+        (n_targets, 1 + n) item indices, column 0 the target.
+
+    Source: evaluate and evaluate_valid in utils.py of pmixer/SASRec.pytorch fde8a9c.
+    """
+    targets, sequences = split.part(part), split.sequences
+    ends = split.train_ends if exclude == "train" else sequences.offsets[1:]
+    drawn = np.empty((len(targets), 1 + n), np.int32)
+    drawn[:, 0] = targets.items(sequences)
+    rng = generator(seed, CANDIDATES, PART_KEYS[part])
+    for start in range(0, len(targets), DRAW_ROWS):
+        users = targets.users[start : start + DRAW_ROWS]
+        excluded = Ragged.cut(sequences.items, sequences.offsets[users], ends[users])
+        rows = np.repeat(np.arange(len(users)), n)
+        outside = draw_outside(rng, rows, excluded, sequences.n_items)
+        drawn[start : start + DRAW_ROWS, 1:] = outside.reshape(len(users), n)
+    return drawn
+
+
+def read_candidates(path: Path, part: str, split: Split, vocabulary: Vocabulary) -> Int32:
+    """Read a candidate file: an .npz with arrays `valid` and / or `test` of item ids, column 0 the target.
+
+    Args:
+        path: the file.
+        part: "valid" or "test".
+        split: says which targets there are, one row each in ascending order of user id.
+        vocabulary: turns ids into indices.
+
+    Returns:
+        (n_targets, C) item indices.
+
+    Raises:
+        DataError: the file cannot be read, lacks the part, has another shape, names an unknown item, or its first
+            column is not the targets.
+    """
+    ids, targets = _load_array(path, part), split.part(part)
+    where = f"array '{part}' of {path}"
+    if ids.ndim != 2 or len(ids) != len(targets) or ids.shape[1] < 2:
+        raise DataError(
+            f"{where} has shape {ids.shape}; it needs ({len(targets)}, 1 + n): a row per evaluated user in ascending "
+            "order of user id, its target first (min_items decides which users are evaluated)"
+        )
+    distinct, place = np.unique(ids, return_inverse=True)
+    candidates = vocabulary.indices_of(distinct.tolist())[place].reshape(ids.shape)
+    user_ids = split.sequences.user_ids.gather(targets.users)
+    unknown = np.argwhere(candidates == 0)
+    if len(unknown):
+        row, column = unknown[0]
+        raise DataError(f"{where} has the unknown item {ids[row, column]} in row {row} (user {user_ids[int(row)]})")
+    wrong = np.flatnonzero(candidates[:, 0] != targets.items(split.sequences))
+    if len(wrong):
+        row = int(wrong[0])
+        target = vocabulary.ids_of(targets.items(split.sequences)[row : row + 1])[0]
+        raise DataError(
+            f"{where} begins row {row} (user {user_ids[row]}) with item {ids[row, 0]}, but the target is {target}; "
+            "the file belongs to another log, split or order of users"
+        )
+    return candidates
+
+
+def _load_array(path: Path, name: str) -> NDArray[Any]:
+    """One array of an .npz; never anything pickled."""
+    try:
+        # Opened here, for np.load leaves a damaged file open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            if name in archive:
+                return np.asarray(archive[name])
+            found = ", ".join(archive) or "none"
+    except OSError as error:
+        raise DataError(f"cannot read the candidate file {path}: {error.strerror or error}") from error
+    except (ValueError, TypeError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path} is not an .npz file of plain arrays, or is damaged: {error}") from error
+    raise DataError(f"candidate file {path} has no array '{name}'; its arrays: {found}")
+
+
+def _check_candidates(candidates: Int32, targets: Targets, split: Split) -> None:
+    """Candidates must be one row a target, the target first, all of them items."""
+    items, n_items = targets.items(split.sequences), split.sequences.n_items
+    if candidates.ndim != 2 or len(candidates) != len(targets) or candidates.shape[1] < 2:
+        raise DataError(f"candidates have shape {candidates.shape}; they need ({len(targets)}, 1 + n)")
+    if candidates.min() < 1 or candidates.max() > n_items:
+        raise DataError(f"candidates must be item indices from 1 to {n_items}")
+    if (candidates[:, 0] != items).any():
+        row = int(np.flatnonzero(candidates[:, 0] != items)[0])
+        raise DataError(f"row {row} of the candidates begins with {candidates[row, 0]}, the target is {items[row]}")
+
+
+class Difference(TypedDict):
+    """How much better the second of two results is in one metric, target by target."""
+
+    a: float
+    b: float
+    difference: float  # b - a
+    stderr: float | None
+    low: float | None
+    high: float | None
+    p_value: float | None  # two-sided, of no difference
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two results on the same targets, paired per user."""
+
+    split: str
+    protocol: str
+    n_users: int
+    metrics: dict[str, Difference]
+    warnings: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return {f.name: getattr(self, f.name) for f in fields(self)} | {"warnings": list(self.warnings)}
+
+    def to_text(self, name_a: str, name_b: str) -> str:
+        """A table for people."""
+        lines = [
+            f"a = {name_a}",
+            f"b = {name_b}",
+            f"{self.split}, protocol {self.protocol}, {self.n_users} users, paired; b - a with its 95 % interval",
+            f"{'':10} {'a':>8} {'b':>8} {'b - a':>9}  {'interval':21}  p",
+        ]
+        for name, d in self.metrics.items():
+            interval = "-" if d["low"] is None else f"{d['low']:+.4f} .. {d['high']:+.4f}"
+            p = "-" if d["p_value"] is None else f"{d['p_value']:.2g}"
+            lines.append(f"{name:10} {d['a']:8.4f} {d['b']:8.4f} {d['difference']:+9.4f}  {interval:21}  {p}")
+        return "\n".join([*lines, *(f"warning: {w}" for w in self.warnings)])
+
+
+PROTOCOL_FIELDS = (
+    "data", "split", "split_method", "protocol", "candidates", "excluded", "ties", "seed", "filter_seen",
+    "n_users", "n_targets", "k",
+)  # fmt: skip
+
+
+def compare(a: Result, b: Result) -> Comparison:
+    """Whether b is better than a: mean differences per user with standard errors and p-values.
+
+    The p-value is of the paired t statistic by the normal distribution, which is close from 30 users on.
+
+    Raises:
+        ConfigError: the results were not measured in the same way, or have no figures per user.
+    """
+    for name in PROTOCOL_FIELDS:
+        if getattr(a, name) != getattr(b, name):
+            raise ConfigError(
+                f"the results differ in {name} ({getattr(a, name)!r} and {getattr(b, name)!r}), so they cannot be "
+                "paired; evaluate both in the same way"
+            )
+    if not a.per_user or not b.per_user:
+        raise ConfigError("a result that was read back has no figures per user; evaluate again to compare")
+    users = np.cumsum(_run_starts(a.users)) - 1
+    metrics = {n: _difference(a.per_user[n], b.per_user[n], users) for n in a.per_user if n != "rank"}
+    few = [f"only {a.n_users} users: p-values assume {FEW_USERS} or more"] if a.n_users < FEW_USERS else []
+    return Comparison(a.split, a.protocol, a.n_users, metrics, tuple(few))
+
+
+def _difference(a: Float64, b: Float64, users: Int64) -> Difference:
+    difference = float((b - a).mean())
+    stderr = estimate(b - a, users)["stderr"]
+    low = high = p_value = None
+    if stderr is not None:
+        low, high = difference - Z95 * stderr, difference + Z95 * stderr
+        z = abs(difference) / stderr if stderr else (math.inf if difference else 0.0)
+        p_value = math.erfc(z / math.sqrt(2))
+    return Difference(
+        a=float(a.mean()),
+        b=float(b.mean()),
+        difference=difference,
+        stderr=stderr,
+        low=low,
+        high=high,
+        p_value=p_value,
+    )

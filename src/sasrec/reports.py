@@ -1,0 +1,702 @@
+"""Results -> pages for people. In: plain facts of a run; out: report.html, curve.png, README.md (the model card).
+
+report.html is one file without scripts or outside hosts. Its charts are inline SVG in the page's own colours, so that
+they follow light and dark; comparisons are tables with a drawn column, so that they read without seeing.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from importlib.resources import files
+from itertools import groupby
+from math import isfinite
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sasrec.checkpoint import RunConfig, atomic_write
+from sasrec.config import EvalConfig, ModelConfig, Protocol, TrainConfig, to_dict
+from sasrec.evaluation import Z95
+from sasrec.sequences import Int64, LogFacts
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+ResultDict = Mapping[str, Any]  # Result.to_dict()
+Row = tuple[str, Sequence[Any]]  # a class of report.html.template ("" for none) and the cells of a table's row
+
+RANKING_METRICS = ("ndcg", "hr", "mrr")
+MAX_POINTS = 400  # of a line in a chart
+MAX_TEXT = 160  # characters of a title or an id that are shown
+LOG_RATIO = 20  # an axis is logarithmic when its largest value is more than this many times the least
+STOPPED = {
+    "max_epochs": "all epochs were done",
+    "patience": "the valid metric had stopped improving",
+    "max_minutes": "the time was used up",
+    "interrupted": "it was interrupted",
+}
+
+PUBLISHED_NOTE = (
+    '<p class="soft">○ as published. Sources differ in details: ties, the drawn items, how the epoch was chosen, often '
+    "the size of the model. They show the neighbourhood to be in.</p>"
+)
+
+INK, SOFT, LINE, BLUE, ORANGE = "#1d2733", "#5b6877", "#dde3ea", "#0b6bcb", "#b4540a"
+VARIABLES = {INK: "ink", SOFT: "soft", LINE: "line", BLUE: "accent", ORANGE: "warm"}  # of report.html.template
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """All that the pages tell.
+
+    An example has user_id, history (titles, oldest first), target (a title or None) and recommendations: each rank,
+    title, score. Where target_id and the recommendations' item_id are given they decide what is a hit, else titles do.
+    """
+
+    config: RunConfig
+    lengths: Int64  # (n_users,) events per user
+    item_counts: Int64  # (n_items,) events per item
+    history: Sequence[Mapping[str, Any]]  # lines of history.jsonl
+    results: Sequence[ResultDict]
+    examples: Sequence[Mapping[str, Any]]
+    environment: Mapping[str, Any]
+    best_epoch: int
+    seconds: float
+    stopped: str
+    warnings: Sequence[str] = field(default_factory=tuple)
+
+
+@dataclass(frozen=True)
+class PublishedFigure:
+    """What a paper or a repository reports for a known log, leave-one-out, on test."""
+
+    source: str
+    protocol: Protocol
+    metrics: Mapping[str, float]  # ndcg@10 and, where it is reported, hr@10
+
+
+def write_report(folder: Path, facts: RunFacts) -> None:
+    """Write report.html, curve.png and README.md into an existing run folder.
+
+    Raises:
+        CheckpointError: a file cannot be written.
+    """
+    atomic_write(folder / "report.html", report_page(facts))
+    atomic_write(folder / "curve.png", _png(_curves(facts)))
+    atomic_write(folder / "README.md", model_card(facts))
+
+
+# (users, items, events) -> source, protocol, NDCG@10, HR@10. Repositories are pmixer/SASRec.pytorch (two runs in its
+# README, three norms in Result_Norm.md), asash/gSASRec-pytorch, blondered/transformer_benchmark and yueqirex/LRURec.
+_PUBLISHED: dict[tuple[int, int, int], list[tuple[str, Protocol, float, float | None]]] = {
+    (6040, 3416, 999_611): [
+        ("Kang & McAuley 2018, the paper", "sampled", 0.5905, 0.8245),
+        ("SASRec.pytorch, first run", "sampled", 0.5897, 0.8190),
+        ("SASRec.pytorch, second run", "sampled", 0.5918, 0.8225),
+        ("SASRec.pytorch, original norm", "sampled", 0.5946, 0.8242),
+        ("SASRec.pytorch, pre-norm", "sampled", 0.5940, 0.8252),
+        ("SASRec.pytorch, post-norm", "sampled", 0.5995, 0.8270),
+        ("SASRec in gSASRec-pytorch", "full", 0.1259, 0.2392),
+        ("SASRec in Klenitskiy & Vasilev 2023", "full", 0.1341, None),
+        ("gSASRec, gSASRec-pytorch", "full", 0.1726, 0.3003),
+        ("Cross-entropy, Klenitskiy & Vasilev 2023", "full", 0.1821, None),
+        ("3,000 negatives, Klenitskiy & Vasilev 2023", "full", 0.1857, None),
+    ],
+    (31_013, 23_715, 287_107): [
+        ("Kang & McAuley 2018, the paper", "sampled", 0.5360, 0.7410),
+        ("SASRec.pytorch, original norm", "sampled", 0.5308, 0.7318),
+        ("SASRec.pytorch, pre-norm", "sampled", 0.5376, 0.7442),
+        ("SASRec.pytorch, post-norm", "sampled", 0.5297, 0.7350),
+        ("SASRec in LRURec", "full", 0.0583, None),
+        ("LRURec, Yue et al. 2024", "full", 0.0620, None),
+    ],
+    (22_363, 12_101, 198_502): [
+        ("SASRec in S3-Rec and its followers", "full", 0.0318, None),
+        ("eSASRec, transformer_benchmark", "full", 0.0523, 0.0928),
+        ("Sampled softmax, transformer_benchmark", "full", 0.0531, 0.0921),
+        ("SCE, Mezentsev et al. 2024", "full", 0.0544, None),
+        ("Cross-entropy, Time to Split 2025", "full", 0.0588, None),
+    ],
+}
+
+
+def published_figures(data: LogFacts) -> list[PublishedFigure]:
+    """What has been published for this log; none when its users, items and events are not those of a known one."""
+    return [
+        PublishedFigure(source, protocol, {"ndcg@10": ndcg} | ({} if hr is None else {"hr@10": hr}))
+        for source, protocol, ndcg, hr in _PUBLISHED.get((data.n_users, data.n_items, data.n_events), [])
+    ]
+
+
+def _comparable(data: LogFacts, result: ResultDict) -> list[PublishedFigure]:
+    """Published figures of the same protocol: test, leave-one-out, 100 drawn items or all but those seen."""
+    same = {
+        "sampled": str(result["candidates"]).startswith("the target and 100 "),
+        "full": bool(result["filter_seen"]),
+    }
+    if result["split"] != "test" or result["split_method"] != "leave_one_out" or not same[result["protocol"]]:
+        return []
+    return [figure for figure in published_figures(data) if figure.protocol == result["protocol"]]
+
+
+def metrics_table(results: Sequence[ResultDict]) -> str:
+    """Results as plain text: a line with the protocol, then a row for the model and for each baseline.
+
+    The metrics of a cut-off stand side by side, ranking metrics before those of the lists, to stay within a terminal.
+    """
+    return "\n\n".join(_text_table(result) for result in results)
+
+
+def _text_table(result: ResultDict) -> str:
+    lines = [protocol_in_words(result)]
+    for _, group in groupby(result["metrics"], lambda name: (name.partition("@")[2], name.startswith(RANKING_METRICS))):
+        names = list(group)
+        rows = [["", *names]] + [[scorer, *(_cell(m.get(n)) for n in names)] for scorer, m in _scorers(result)]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines += ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    return "\n".join(lines)
+
+
+def _scorers(result: ResultDict) -> list[tuple[str, Mapping[str, Any]]]:
+    return [("model", result["metrics"]), *result["baselines"].items()]
+
+
+def _cell(estimate: Mapping[str, Any] | None) -> str:
+    """A mean with half its 95 % interval."""
+    if estimate is None:
+        return "-"
+    value, stderr = estimate["value"], estimate.get("stderr")
+    digits = 4 if abs(value) < 1 else 3 if abs(value) < 100 else 1
+    return f"{value:.{digits}f}" if stderr is None else f"{value:.{digits}f} ±{Z95 * stderr:.{digits}f}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g} %"
+
+
+def protocol_in_words(result: ResultDict) -> str:
+    """One line that says how a result was measured."""
+    seed = "" if result["seed"] is None else f", seed {result['seed']}"
+    targets = "" if result["n_targets"] == result["n_users"] else f"{result['n_targets']:,} targets of "
+    cold = f", {_percent(result['cold_share'])} of targets never in train" if result["n_cold"] else ""
+    return (
+        f"{result['split']} ({result['split_method'].replace('_', ' ')}), {result['protocol']} protocol: "
+        f"{result['candidates']}, excluding {result['excluded']}; ties {result['ties']}{seed}; "
+        f"{targets}{result['n_users']:,} users{cold}; ± is a 95 % interval"
+    )
+
+
+def report_page(facts: RunFacts) -> str:
+    """The HTML of the report."""
+    sections: list[tuple[str, str]] = [
+        ("Results", _results(facts)),
+        ("Learning curve", _learning_curve(facts)),
+        ("Example recommendations", "".join(map(_example, facts.examples))),
+        ("Data", _data(facts)),
+        ("Settings", _settings(facts)),
+    ]
+    told = [(title.split()[0].lower(), title, body) for title, body in sections if body]
+    return _template("report.html.template").substitute(
+        title=_html(facts.config.data_name),
+        subtitle=_html(_subtitle(facts)),
+        version=_html(facts.config.package_version),
+        notes="".join(f'<p class="note">{_html(note, None)}</p>' for note in _notes(facts)),
+        cards=_cards(facts),
+        links="".join(f'<a href="#{anchor}">{title}</a>' for anchor, title, _ in told),
+        sections="".join(
+            f'<section id="{anchor}" aria-labelledby="{anchor}-h"><h2 id="{anchor}-h">{title}</h2>{body}</section>'
+            for anchor, title, body in told
+        ),
+    )
+
+
+def _template(name: str) -> Template:
+    return Template(files("sasrec").joinpath(name).read_text(encoding="utf-8"))
+
+
+def _shown(value: object, limit: int | None = MAX_TEXT) -> str:
+    """Foreign text in one line and at a sensible length; what UTF-8 cannot hold becomes a question mark."""
+    text = " ".join(str(value).encode("utf-8", "replace").decode("utf-8").split())
+    return text if limit is None or len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _html(value: object, limit: int | None = MAX_TEXT) -> str:
+    return escape(_shown(value, limit))
+
+
+def _subtitle(facts: RunFacts) -> str:
+    data = facts.config.data
+    size = f"{data.n_events:,} events of {data.n_users:,} users on {data.n_items:,} items"
+    return f"{size}. {_model_in_words(facts.config)}"
+
+
+def _model_in_words(config: RunConfig) -> str:
+    model, train = config.model, config.train
+    came = f"converted from a {config.layout} checkpoint" if config.layout else f"seed {train.seed}"
+    return (
+        f"Block {model.block}, {model.n_blocks} deep, width {model.embedding_dim}, loss {train.loss}, "
+        f"preset {config.preset}, {came}."
+    )
+
+
+def _notes(facts: RunFacts) -> list[str]:
+    if not facts.config.refit_epochs:
+        return list(facts.warnings)
+    return [_refit_note(facts.config), *facts.warnings]
+
+
+def _refit_note(config: RunConfig) -> str:
+    return (
+        f"The saved model was afterwards trained again on all events, for {config.refit_epochs} epochs; the figures "
+        "are those of the model before that."
+    )
+
+
+def _cards(facts: RunFacts) -> str:
+    """The figures to look at first: NDCG and HR of each result on test, and whether they beat the baselines."""
+    cards = []
+    for result in facts.results:
+        for name in _headline_metrics(result) if result["split"] == "test" else []:
+            estimate = result["metrics"][name]
+            kind, verdict = _verdict(result, name)
+            cards.append(
+                f'<div class="card"><div>test {_metric(name)} <span class="soft">{result["protocol"]}</span></div>'
+                f'<div class="value">{estimate["value"]:.4f}</div><div class="soft">{_interval(estimate)}</div>'
+                f'<div class="{kind}">{_html(verdict)}</div></div>'
+            )
+    return f'<div class="cards">{"".join(cards)}</div>' if cards else ""
+
+
+def _headline_metrics(result: ResultDict) -> list[str]:
+    """NDCG and HR at 10 or, without that cut-off, at the first there is."""
+    found = {kind: [n for n in result["metrics"] if n.startswith(f"{kind}@")] for kind in ("ndcg", "hr")}
+    return [f"{kind}@10" if f"{kind}@10" in names else names[0] for kind, names in found.items() if names]
+
+
+def _interval(estimate: Mapping[str, Any]) -> str:
+    low, high = _bounds(estimate)
+    return f"{low:.4f} to {high:.4f} (95 %)" if low < high else "no interval"
+
+
+def _bounds(estimate: Mapping[str, Any]) -> tuple[float, float]:
+    """The 95 % interval; the value itself where there is none."""
+    value = estimate["value"]
+    low, high = estimate.get("low"), estimate.get("high")
+    return (value if low is None else low), (value if high is None else high)
+
+
+def _verdict(result: ResultDict, name: str) -> tuple[str, str]:
+    """How the model stands against its best baseline, by their intervals: a class and a sentence."""
+    baselines = {scorer: metrics[name] for scorer, metrics in result["baselines"].items() if name in metrics}
+    if not baselines:
+        return "soft", "no baseline was measured"
+    best = max(baselines, key=lambda scorer: float(baselines[scorer]["value"]))
+    mine, theirs = result["metrics"][name], baselines[best]
+    beside = f"{best} {theirs['value']:.4f}"
+    if _bounds(mine)[0] > _bounds(theirs)[1]:
+        return "good", f"▲ above the best baseline, {beside}"
+    if _bounds(mine)[1] < _bounds(theirs)[0]:
+        return "bad", f"▼ below the best baseline, {beside}"
+    return "even", f"≈ overlaps with the best baseline, {beside}"
+
+
+def _metric(name: str) -> str:
+    return name.upper() if name.startswith(RANKING_METRICS) else name
+
+
+def _results(facts: RunFacts) -> str:
+    if not facts.results:
+        return "<p>Nothing has been evaluated.</p>"
+    in_order = sorted(facts.results, key=lambda result: result["split"] != "test")
+    return "".join(_result(facts.config.data, result) for result in in_order)
+
+
+def _result(data: LogFacts, result: ResultDict) -> str:
+    """One result with its protocol; on test the headline metrics stand beside baselines and published figures."""
+    title = f"{result['split']}, {result['protocol']} protocol"
+    drawn = _headline_metrics(result) if result["split"] == "test" else []
+    published, scorers = _comparable(data, result), _scorers(result)
+    dots = "".join(_dot_table(name, result, published) for name in drawn)
+    rows: list[Row] = [
+        ("", [_metric(name), *(_cell(metrics.get(name)) for _, metrics in scorers)])
+        for name in result["metrics"] if name not in drawn
+    ]  # fmt: skip
+    caption = f"{'Other metrics' if drawn else 'Metrics'}: {title}"
+    table = _table(["metric", *(scorer for scorer, _ in scorers)], rows, caption)
+    return (
+        f'<h3>{_html(title.capitalize())}</h3><p class="soft">{_html(protocol_in_words(result), None)}.</p>'
+        f'<div class="pair">{dots}</div>{PUBLISHED_NOTE if published else ""}{table if rows else ""}'
+    )
+
+
+def _dot_table(name: str, result: ResultDict, published: Sequence[PublishedFigure]) -> str:
+    """A metric of the model, its baselines and published figures, each with a dot and its interval on a line from 0."""
+    rows = [
+        ("model" if scorer == "model" else "baseline", scorer, metrics[name])
+        for scorer, metrics in _scorers(result) if name in metrics
+    ]  # fmt: skip
+    rows += [("published", p.source, {"value": p.metrics[name]}) for p in published if name in p.metrics]
+    scale = 100 / (max(_bounds(estimate)[1] for _, _, estimate in rows) or 1.0)
+    body = []
+    for kind, label, estimate in rows:
+        low, high = _bounds(estimate)
+        track = f'<b style="left:{scale * estimate["value"]:.2f}%"></b>'
+        if low < high:
+            track = f'<i style="left:{scale * low:.2f}%;width:{scale * (high - low):.2f}%"></i>{track}'
+        body.append(
+            f'<tr class="{kind}"><th scope="row">{_html(label)}</th><td class="number">{_cell(estimate)}</td>'
+            f'<td class="plot"><div class="track" aria-hidden="true">{track}</div></td></tr>'
+        )
+    head = f'<th scope="col"></th><th scope="col" class="number">{_metric(name)}</th><th scope="col">from 0</th>'
+    return f'<table class="dots"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
+
+
+def _table(header: Sequence[str], rows: Sequence[Row], caption: str) -> str:
+    """A table whose cells, but for the first of a row, are numbers; it scrolls by itself where it is too wide."""
+    numbers = "".join(f'<th scope="col" class="number">{_html(cell)}</th>' for cell in header[1:])
+    head = f'<tr><th scope="col">{_html(header[0])}</th>{numbers}</tr>'
+    body = "".join(
+        f'<tr class="{kind}"><th scope="row">{_html(cells[0])}</th>'
+        + "".join(f'<td class="number">{_html(cell)}</td>' for cell in cells[1:])
+        + "</tr>"
+        for kind, cells in rows
+    )
+    table = f"<table><caption>{_html(caption)}</caption><thead>{head}</thead><tbody>{body}</tbody></table>"
+    return f'<div class="scroll" role="region" tabindex="0" aria-label="{_html(caption)}">{table}</div>'
+
+
+def _learning_curve(facts: RunFacts) -> str:
+    if not facts.history:
+        return "<p>No epoch was completed.</p>"
+    stopped = STOPPED.get(facts.stopped, facts.stopped)
+    told = f"{len(facts.history):,} epochs in {facts.seconds / 60:,.1f} minutes; training ended because {stopped}."
+    epochs, losses = _series(facts, _loss)
+    loss = f"{losses[0]:.4f} in epoch {epochs[0]}, {losses[-1]:.4f} in epoch {epochs[-1]}." if epochs else "Not known."
+    valid = f"{_valid_in_words(facts)}; the model of this epoch was kept."
+    charts = _chart(_drawn(_draw_loss, facts), "Training loss", loss)
+    charts += _chart(_drawn(_draw_valid, facts), "Valid metric", valid)
+    return f'<p>{_html(told)}</p><div class="pair">{charts}</div>'
+
+
+def _valid_in_words(facts: RunFacts) -> str:
+    train, best = facts.config.train, _best_value(facts)
+    reached = "" if best is None else f": {best:.4f}"
+    return f"{_metric(train.valid_metric)}, {train.valid_protocol} protocol{reached} at epoch {facts.best_epoch}"
+
+
+def _best_value(facts: RunFacts) -> float | None:
+    """The valid metric of the epoch that was kept."""
+    return dict(zip(*_series(facts, _valid), strict=True)).get(facts.best_epoch)
+
+
+def _series(facts: RunFacts, of: Callable[[RunFacts, Mapping[str, Any]], Any]) -> tuple[list[int], list[float]]:
+    """Epochs and a figure of each, where there is one."""
+    points = [(line["epoch"], of(facts, line)) for line in facts.history]
+    points = [(epoch, value) for epoch, value in points if value is not None and isfinite(value)]
+    return [epoch for epoch, _ in points], [value for _, value in points]
+
+
+def _loss(facts: RunFacts, line: Mapping[str, Any]) -> Any:
+    return line.get("train_loss")
+
+
+def _valid(facts: RunFacts, line: Mapping[str, Any]) -> Any:
+    return line.get("valid", {}).get(facts.config.train.valid_metric)
+
+
+def _test(facts: RunFacts, line: Mapping[str, Any]) -> Any:
+    return line.get("test", {}).get(facts.config.train.valid_metric)
+
+
+def _example(example: Mapping[str, Any]) -> str:
+    """What one user had, what the model recommends, and what came next."""
+    listed = [(r, _is_target(r, example)) for r in example["recommendations"]]
+    target = example.get("target")
+    tag = ' <span class="tag">✓ came next</span>'
+    items = "".join(
+        f'<li value="{int(r["rank"])}"{" class=hit" if hit else ""}><span>{_html(_title(r))}{tag if hit else ""}</span>'
+        f'<span class="score">{r["score"]:.2f}</span></li>'
+        for r, hit in listed
+    )
+    history = "".join(f"<li>{_html(title)}</li>" for title in example["history"])
+    missed = f" It is not among these {len(listed)}." if not any(hit for _, hit in listed) else ""
+    came_next = "" if target is None else f"<p>Came next: <strong>{_html(target)}</strong>.{missed}</p>"
+    return (
+        f'<article class="example"><h3>User {_html(example["user_id"])}</h3><div class="pair">'
+        f'<div><h4>Last items, oldest first</h4><ul class="history">{history}</ul>{came_next}</div>'
+        f'<div><h4>Recommended next, with scores</h4><ol class="ranking">{items}</ol></div></div></article>'
+    )
+
+
+def _is_target(recommendation: Mapping[str, Any], example: Mapping[str, Any]) -> bool:
+    if example.get("target_id") is not None and "item_id" in recommendation:
+        return bool(recommendation["item_id"] == example["target_id"])
+    return example.get("target") is not None and bool(recommendation["title"] == example["target"])
+
+
+def _title(recommendation: Mapping[str, Any]) -> Any:
+    """The title or, without one, the id."""
+    title = recommendation.get("title")
+    return recommendation.get("item_id", "?") if title is None else title
+
+
+def _data(facts: RunFacts) -> str:
+    data = facts.config.data
+    told = {
+        "events": f"{data.n_events:,}",
+        "users": f"{data.n_users:,}",
+        "items": f"{data.n_items:,}",
+        "of all pairs of a user and an item": _percent(data.n_events / (data.n_users * data.n_items)),
+        "of events repeat an item of the user": _percent(data.repeat_share),
+        "users with fewer than 3 events": f"{data.n_short_users:,}",
+        "order of events": "by timestamp" if data.has_timestamps else "as in the input",
+    }
+    if data.has_timestamps:
+        told["of events have the timestamp of the one before"] = _percent(data.tied_share)
+    tiles = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in told.items())
+    charts = _lengths(facts.lengths, facts.config.model.max_seq_len) + _popularity(facts.item_counts)
+    return f'<dl class="tiles">{tiles}</dl><div class="pair">{charts}</div>'
+
+
+def _lengths(lengths: Int64, max_seq_len: int) -> str:
+    if not len(lengths):
+        return ""
+    told = (
+        f"{lengths.mean():,.1f} events a user on average, {np.median(lengths):,.0f} at the median, at most "
+        f"{lengths.max():,}. {_percent(float((lengths > max_seq_len).mean()))} of users have more than max_seq_len, "
+        f"{max_seq_len:,} (dashed): of theirs the model sees the newest only."
+    )
+    return _chart(_length_chart(lengths, max_seq_len), "Users by number of events", told)
+
+
+def _popularity(item_counts: Int64) -> str:
+    counts = np.sort(item_counts[item_counts > 0])[::-1]
+    if not len(counts):
+        return ""
+    share = counts[: -(-len(counts) // 10)].sum() / counts.sum()
+    told = (
+        f"The most popular tenth of the items has {_percent(share)} of the events; half of the items have "
+        f"{np.median(counts):,.0f} events or fewer."
+    )
+    return _chart(_popularity_chart(counts), "Events per item, by popularity rank", told)
+
+
+def _settings(facts: RunFacts) -> str:
+    config = facts.config
+    model, train, evaluation = (
+        _table(["setting", "value"], list(_setting_rows(part)), name)
+        for name, part in (("model", config.model), ("train", config.train), ("eval", config.eval))
+    )
+    machine: list[Row] = [("", [name, _plain(value)]) for name, value in facts.environment.items()]
+    machine.append(("", ["log fingerprint", config.data.fingerprint]))
+    environment = _table(["", "value"], machine, "environment")
+    return (
+        '<p class="soft">Bold: other than the default of the package.</p>'
+        f'<div class="settings">{model}{environment}{train}{evaluation}</div>'
+    )
+
+
+def _setting_rows(config: ModelConfig | TrainConfig | EvalConfig) -> Iterator[Row]:
+    defaults = to_dict(type(config)())
+    for name, value in to_dict(config).items():
+        yield ("" if value == defaults[name] else "model"), [name, _plain(value)]
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_plain, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _axes(figure: Figure, *, columns: int = 1) -> list[Axes]:
+    """Axes without a frame, on faint horizontal lines."""
+    axes: list[Axes] = list(figure.subplots(1, columns, squeeze=False)[0])
+    for ax in axes:
+        ax.spines[["top", "right", "left"]].set_visible(False)
+        ax.spines["bottom"].set_color(SOFT)
+        ax.tick_params(which="both", colors=SOFT, labelsize=9, length=0)
+        ax.grid(axis="y", color=LINE, linewidth=0.8)
+        ax.set_axisbelow(True)
+        ax.patch.set_alpha(0)
+    return axes
+
+
+def _figure(width: float = 4.0, height: float = 2.4) -> Figure:
+    """A figure of its own: nothing of pyplot's state is touched."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.patch.set_alpha(0)
+    return figure
+
+
+def _label(ax: Axes, x: str, y: str = "") -> None:
+    """Axis labels, and ticks as 0.25 or 1,000: SVG viewers drop the superscripts of powers of ten."""
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    ax.set_xlabel(x, fontsize=9, color=SOFT)
+    ax.set_ylabel(y, fontsize=9, color=SOFT)
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+        axis.set_minor_formatter(NullFormatter())
+
+
+def _drawn(draw: Callable[[Axes, RunFacts], None], facts: RunFacts) -> Figure:
+    figure = _figure()
+    draw(_axes(figure)[0], facts)
+    return figure
+
+
+def _curves(facts: RunFacts) -> Figure:
+    """Both charts of the learning curve in one figure, for curve.png."""
+    figure = _figure(9, 3.2)
+    left, right = _axes(figure, columns=2)
+    _draw_loss(left, facts)
+    _draw_valid(right, facts)
+    left.set_title("training loss", fontsize=10, color=INK)
+    right.set_title(f"valid {_valid_in_words(facts)}", fontsize=10, color=INK)
+    return figure
+
+
+def _draw_loss(ax: Axes, facts: RunFacts) -> None:
+    _draw_line(ax, *_series(facts, _loss), color=ORANGE)
+    _draw_best_epoch(ax, facts)
+
+
+def _draw_valid(ax: Axes, facts: RunFacts) -> None:
+    tested, best = _series(facts, _test), _best_value(facts)
+    if tested[0]:
+        _draw_line(ax, *tested, color=SOFT, linestyle=":", label="test, not used to choose")
+    _draw_line(ax, *_series(facts, _valid), color=BLUE, label="valid")
+    if best is not None:
+        ax.plot(facts.best_epoch, best, "o", color=BLUE, markersize=6)
+    if tested[0]:
+        ax.legend(frameon=False, fontsize=9, labelcolor=INK)
+    _draw_best_epoch(ax, facts)
+
+
+def _draw_line(ax: Axes, epochs: list[int], values: list[float], **style: Any) -> None:
+    keep = np.unique(np.linspace(0, max(len(epochs) - 1, 0), min(MAX_POINTS, len(epochs))).astype(int))
+    marker = "o" if len(epochs) == 1 else ""
+    ax.plot(np.array(epochs)[keep], np.array(values)[keep], marker=marker, linewidth=1.8, **style)
+
+
+def _draw_best_epoch(ax: Axes, facts: RunFacts) -> None:
+    if any(line["epoch"] == facts.best_epoch for line in facts.history):
+        ax.axvline(facts.best_epoch, color=SOFT, linewidth=1, linestyle="--")
+    _label(ax, "epoch")
+
+
+def _length_chart(lengths: Int64, max_seq_len: int) -> Figure:
+    figure = _figure()
+    ax = _axes(figure)[0]
+    longest, wide = int(lengths.max()), lengths.max() > LOG_RATIO * max(lengths.min(), 1)
+    edges = np.geomspace(max(lengths.min(), 1), longest + 1, 40) if wide else np.linspace(0, longest + 1, 40)
+    counts, _, _ = ax.hist(lengths, bins=np.unique(edges.round()).tolist(), color=BLUE, alpha=0.85)
+    if max_seq_len <= 1.1 * longest:
+        ax.axvline(max_seq_len, color=INK, linewidth=1.4, linestyle="--")
+    if wide:
+        ax.set_xscale("log")
+    drawn = np.asarray(counts)[np.asarray(counts) > 0]
+    if drawn.max() > LOG_RATIO**2 * np.median(drawn):
+        ax.set_yscale("log")
+    _label(ax, "events per user", "users")
+    return figure
+
+
+def _popularity_chart(counts: Int64) -> Figure:
+    """Counts, largest first, by rank; far items are thinned out evenly on the logarithmic axis."""
+    figure = _figure()
+    ax = _axes(figure)[0]
+    ranks = np.unique(np.geomspace(1, len(counts), min(MAX_POINTS, len(counts))).astype(int))
+    ax.plot(ranks, counts[ranks - 1], color=BLUE, linewidth=1.8, marker="o" if len(ranks) == 1 else "")
+    if len(counts) > LOG_RATIO:
+        ax.set_xscale("log")
+    if counts[0] > LOG_RATIO * counts[-1]:
+        ax.set_yscale("log")
+    else:
+        ax.set_ylim(bottom=0)
+    _label(ax, "popularity rank of the item", "events")
+    return figure
+
+
+def _chart(figure: Figure, title: str, told: str) -> str:
+    """A figure as inline SVG in the page's own font and colours, with its title and what it shows in words."""
+    import matplotlib
+
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": title, "svg.fonttype": "none"}):  # ids that differ between charts
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(buffer, format="svg", metadata=nothing)
+    svg = buffer.getvalue()
+    svg = re.sub(r' xmlns(:xlink)?="[^"]*"| id="[a-z]+_\d+"', "", svg[svg.index("<svg") :])
+    for colour, variable in VARIABLES.items():
+        svg = svg.replace(colour, f"var(--{variable})")
+    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{_html(f"{title}. {told}", None)}" ', 1)
+    return f"<figure>{svg}<figcaption><strong>{_html(title)}.</strong> {_html(told, None)}</figcaption></figure>"
+
+
+def _png(figure: Figure) -> bytes:
+    """A figure as PNG on white."""
+    buffer = io.BytesIO()
+    figure.patch.set_alpha(1)
+    figure.patch.set_facecolor("white")
+    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def model_card(facts: RunFacts) -> str:
+    """README.md of a run folder."""
+    config, data, train = facts.config, facts.config.data, facts.config.train
+    chosen = (
+        f"Epoch {facts.best_epoch} of {len(facts.history)} was kept, by {_metric(train.valid_metric)} on valid "
+        f"({train.valid_protocol} protocol); {facts.seconds / 60:,.1f} minutes, until "
+        f"{STOPPED.get(facts.stopped, facts.stopped)}." if facts.history else "No epoch was completed."
+    )  # fmt: skip
+    return _template("model_card.md.template").substitute(
+        name=_markdown(config.data_name),
+        version=_markdown(config.package_version),
+        events=f"{data.n_events:,}",
+        users=f"{data.n_users:,}",
+        items=f"{data.n_items:,}",
+        order=f"ordered by timestamp ({_percent(data.tied_share)} have the timestamp of the event before)"
+        if data.has_timestamps
+        else "in the order of the input",
+        repeats=_percent(data.repeat_share),
+        fingerprint=_markdown(data.fingerprint),
+        settings=_markdown(_model_in_words(config)),
+        n_heads=config.model.n_heads,
+        max_seq_len=config.model.max_seq_len,
+        dropout=f"{config.model.dropout:g}",
+        chosen=_markdown(chosen) + (f"\n\n{_refit_note(config)}" if config.refit_epochs else ""),
+        results="\n\n".join(_markdown_result(data, result) for result in facts.results) or "Not evaluated.",
+        warnings="".join(f"- {_markdown(text, None)}\n" for text in facts.warnings),
+        environment=_markdown("; ".join(f"{name} {_plain(value)}" for name, value in facts.environment.items()), None),
+    )
+
+
+def _markdown(value: object, limit: int | None = MAX_TEXT) -> str:
+    """Foreign text that cannot become markup."""
+    return re.sub(r"([\\`*_\[\]<>|#~$])", r"\\\1", _shown(value, limit))
+
+
+def _markdown_result(data: LogFacts, result: ResultDict) -> str:
+    names = list(result["metrics"])
+    rows = [[scorer, *(_cell(metrics.get(name)) for name in names)] for scorer, metrics in _scorers(result)]
+    rows += [
+        [f"published: {p.source}", *(f"{p.metrics[name]:.4f}" if name in p.metrics else "-" for name in names)]
+        for p in _comparable(data, result)
+    ]
+    lines = [["", *map(_metric, names)], ["---", *("---:" for _ in names)]]
+    table = "\n".join(f"| {' | '.join(row)} |" for row in [*lines, *([_markdown(r[0]), *r[1:]] for r in rows)])
+    title = f"### {result['split'].capitalize()}, {result['protocol']} protocol"
+    return f"{title}\n\n{_markdown(protocol_in_words(result), None)}.\n\n{table}"

@@ -1,0 +1,37 @@
+"""Shared fixtures: the real data beside the repository, when it is there, and small made logs."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real data sets and reference checkpoints; tests that need it skip where it is missing."""
+    if not (SHARED / "data" / "ml-1m.txt").exists():
+        pytest.skip(f"needs the real data sets in {SHARED.name}/ beside the repository (licences forbid shipping them)")
+    return SHARED
+
+
+def make_markov_log(
+    n_users: int = 200, n_items: int = 30, randomness: float = 0.1, length: int = 12, seed: int = 0
+) -> pl.DataFrame:
+    """Users who mostly go from item i to item 7 i + 3 (mod n_items): learnable at low randomness, chance at 1."""
+    rng = np.random.default_rng(seed)
+    items = np.empty((n_users, length), np.int64)
+    items[:, 0] = rng.integers(0, n_items, n_users)
+    for step in range(1, length):
+        jump = rng.random(n_users) < randomness
+        items[:, step] = np.where(jump, rng.integers(0, n_items, n_users), (7 * items[:, step - 1] + 3) % n_items)
+    users = np.repeat(np.arange(1, n_users + 1), length)
+    return pl.DataFrame({"user_id": users, "item_id": items.ravel() + 1})
+
+
+@pytest.fixture(scope="session")
+def markov_log() -> pl.DataFrame:
+    """A small learnable log of 200 users and 30 items."""
+    return make_markov_log()

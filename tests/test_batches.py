@@ -1,0 +1,131 @@
+"""Training batches: order, targets, negatives, the published padded form."""
+
+import numpy as np
+import polars as pl
+import pytest
+from conftest import make_markov_log
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sasrec.batches import TrainBatches, draw_outside, generator
+from sasrec.errors import DataError
+from sasrec.sequences import Ragged, Split, build_sequences, split_leave_one_out
+
+
+def split_of(rows: list[list[int]]) -> Split:
+    users = [u for u, row in enumerate(rows) for _ in row]
+    log = pl.DataFrame({"user_id": users, "item_id": [i for row in rows for i in row]})
+    return split_leave_one_out(build_sequences(log)[0])
+
+
+def batches(
+    split: Split, max_seq_len: int = 50, batch_size: int = 32, n_negatives: int = 1, seed: int = 0
+) -> TrainBatches:
+    return TrainBatches(split, max_seq_len, batch_size, n_negatives, seed)
+
+
+def published_sample(
+    train: list[int], negatives: list[int], max_seq_len: int
+) -> tuple[list[int], list[int], list[int]]:
+    """What the published sampler makes of a user: walk back from the last train item, filling slots from the right."""
+    seq, pos, neg = [0] * max_seq_len, [0] * max_seq_len, [0] * max_seq_len
+    following, slot, negatives = train[-1], max_seq_len - 1, negatives[::-1]
+    for item, negative in zip(reversed(train[:-1]), negatives, strict=False):
+        seq[slot], pos[slot], neg[slot] = item, following, negative
+        following, slot = item, slot - 1
+        if slot < 0:
+            break
+    return seq, pos, neg
+
+
+@pytest.mark.parametrize("max_seq_len", [3, 9, 20])
+def test_padded_batch_equals_the_published_sampler_for_the_same_negatives(max_seq_len: int) -> None:
+    split = split_of([list(range(1, n + 1)) for n in (3, 4, 5, 9, 14, 30)])
+    for batch in batches(split, max_seq_len, batch_size=4).epoch(0):
+        seq, pos, neg = batch.to_padded(max_seq_len)
+        for row, user in enumerate(batch.users):
+            mine = slice(batch.inputs.offsets[row], batch.inputs.offsets[row + 1])
+            expected = published_sample(split.train.row(user).tolist(), batch.negatives[mine, 0].tolist(), max_seq_len)
+            assert (seq[row].tolist(), pos[row].tolist(), neg[row].tolist()) == expected
+
+
+def test_epoch_has_each_user_with_two_train_items_once() -> None:
+    split = split_of([[1, 2, 3], [1, 2, 3, 4], [1], [1, 2], [5, 6, 7, 8, 9]])
+    source = batches(split, batch_size=2)
+    assert source.steps_per_epoch == 2
+    for epoch in (0, 1):
+        users = np.concatenate([batch.users for batch in source.epoch(epoch)])
+        assert sorted(users) == [1, 3, 4]
+    assert source.positions_per_epoch == 1 + 1 + 2
+
+
+def test_targets_are_the_next_train_items_and_never_valid_or_test() -> None:
+    split = split_of([[1, 2, 3, 4, 5, 6]])
+    (batch,) = batches(split, max_seq_len=2).epoch(0)
+    assert batch.inputs.values.tolist() == [2, 3]
+    assert batch.targets.tolist() == [3, 4]
+
+
+def test_order_changes_with_epoch_and_seed_and_not_otherwise() -> None:
+    split = split_leave_one_out(build_sequences(make_markov_log())[0])
+
+    def order(seed: int, epoch: int) -> list[int]:
+        return np.concatenate([b.users for b in batches(split, seed=seed).epoch(epoch)]).tolist()
+
+    assert order(0, 0) == order(0, 0)
+    assert order(0, 0) != order(0, 1)
+    assert order(0, 0) != order(1, 0)
+
+
+def test_epoch_begun_in_its_middle_draws_what_the_whole_epoch_draws() -> None:
+    split = split_leave_one_out(build_sequences(make_markov_log())[0])
+    whole = list(batches(split, n_negatives=3).epoch(2))
+    rest = list(batches(split, n_negatives=3).epoch(2, first_step=4))
+    assert [b.step for b in rest] == [b.step for b in whole[4:]]
+    for a, b in zip(whole[4:], rest, strict=True):
+        assert a.negatives.tolist() == b.negatives.tolist()
+        assert a.inputs.values.tolist() == b.inputs.values.tolist()
+
+
+def test_negatives_are_never_train_items_of_the_user() -> None:
+    split = split_leave_one_out(build_sequences(make_markov_log(n_items=16))[0])
+    for batch in batches(split, max_seq_len=3, n_negatives=4).epoch(0):
+        for row, user in enumerate(batch.users):
+            mine = batch.negatives[batch.inputs.offsets[row] : batch.inputs.offsets[row + 1]]
+            assert mine.shape == (3, 4)
+            assert not set(mine.ravel().tolist()) & set(split.train.row(user).tolist())
+            assert mine.min() >= 1
+            assert mine.max() <= 16
+
+
+@settings(max_examples=50)
+@given(st.lists(st.lists(st.integers(1, 6), max_size=8), min_size=1, max_size=4), st.integers(0, 9))
+def test_draws_keep_out_what_is_excluded_unless_everything_is(rows: list[list[int]], seed: int) -> None:
+    excluded = Ragged.from_lists(rows)
+    wanted = np.repeat(np.arange(len(rows)), 20)
+    drawn = draw_outside(generator(seed), wanted, excluded, 6)
+    for row, items in enumerate(rows):
+        mine = set(drawn[wanted == row].tolist())
+        assert mine <= set(range(1, 7))
+        if set(items) != set(range(1, 7)):
+            assert not mine & set(items)
+
+
+def test_user_with_all_but_one_item_gets_the_one_and_with_all_items_gets_any() -> None:
+    n_items = 5000
+    excluded = Ragged.from_lists([list(range(1, n_items)), list(range(1, n_items + 1))])
+    drawn = draw_outside(generator(0), np.repeat([0, 1], 50), excluded, n_items)
+    assert set(drawn[:50].tolist()) == {n_items}
+    assert len(set(drawn[50:].tolist())) > 10
+
+
+def test_draws_are_uniform_over_what_is_left() -> None:
+    drawn = draw_outside(generator(3), np.zeros(80_000, np.int64), Ragged.from_lists([[2, 5]]), 10)
+    counts = np.bincount(drawn, minlength=11)[[1, 3, 4, 6, 7, 8, 9, 10]]
+    chi_square = ((counts - 10_000) ** 2 / 10_000).sum()
+    assert chi_square < 24.3  # 99.9 % point at 7 degrees of freedom
+
+
+def test_log_without_two_train_events_of_any_user_is_refused() -> None:
+    with pytest.raises(DataError, match="no user has two events to train on"):
+        batches(split_of([[1, 2, 3], [4, 5, 6]]))

@@ -1,0 +1,209 @@
+"""Each benchmark on a small made log: its lines have the promised fields, and a peer's own code is really driven."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+SMALL = ["--threads", "1", "--json", "--set", "max_seq_len=8", "--set", "embedding_dim=8"]
+RUNS = {
+    "train_speed": ["--repeats", "2", "--steps", "1", "--peer-steps", "2", "--peer"],  # the peer's folder follows
+    "eval_speed": ["--repeats", "2", "--users", "50", "--requests", "4"],
+    "load_speed": ["--repeats", "2"],
+    "quality": ["--seeds", "1", "--set", "max_epochs=1"],
+    "scale": ["--repeats", "1", "--epochs", "2", "--max-steps", "1"],
+}
+SIDE = {"median", "min", "max", "unit", "runs"}
+FACTS = {"data", "preset", "engine", "settings", "threads", "isa", "machine", "versions", "commit", "command"}
+
+PEER_MODEL = """
+import torch
+
+class SASRec(torch.nn.Module):
+    def __init__(self, n_users, n_items, args):
+        super().__init__()
+        self.item_emb = torch.nn.Embedding(n_items + 1, args.hidden_units)
+        self.pos_emb = torch.nn.Embedding(args.maxlen + 1, args.hidden_units)
+
+    def forward(self, users, seq, pos, neg):
+        seq, pos, neg = (self.item_emb(torch.LongTensor(part)) for part in (seq, pos, neg))
+        return (seq * pos).sum(-1), (seq * neg).sum(-1)
+
+    def predict(self, users, seq, items):
+        return self.item_emb(torch.LongTensor(items)).matmul(self.item_emb(torch.LongTensor(seq))[:, -1].T).T
+"""
+PEER_UTILS = """
+import queue
+import numpy as np
+
+def data_partition(name):
+    users = {}
+    for line in open(f"data/{name}.txt"):
+        user, item = map(int, line.split())
+        users.setdefault(user, []).append(item)
+    cut = lambda start, stop: {u: items[start:stop] for u, items in users.items()}
+    return [cut(None, -2), cut(-2, -1), cut(-1, None), max(users), max(max(items) for items in users.values())]
+
+class WarpSampler:
+    def __init__(self, train, n_users, n_items, batch_size, maxlen, n_workers):
+        self.result_queue = queue.Queue(1)
+        self.result_queue.put(None)
+        rng = np.random.default_rng(0)
+        self.batch = [range(batch_size), *rng.integers(1, n_items + 1, (3, batch_size, maxlen))]
+
+    def next_batch(self):
+        return self.batch
+
+    def close(self):
+        pass
+
+def evaluate(model, dataset, args):
+    print("a peer may print")
+    return 0.25, 0.5
+"""
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory, markov_log) -> Path:
+    path = tmp_path_factory.mktemp("log") / "made.txt"
+    markov_log.write_csv(path, separator=" ", include_header=False)
+    return path
+
+
+@pytest.fixture(scope="module")
+def peer(tmp_path_factory) -> Path:
+    """A stand-in with the published code's interface, not its model."""
+    folder = tmp_path_factory.mktemp("peer")
+    (folder / "model.py").write_text(PEER_MODEL)
+    (folder / "utils.py").write_text(PEER_UTILS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def lines(log, peer) -> dict[str, list[dict]]:
+    """The JSON lines of all benchmarks, which run side by side: only their form is looked at."""
+    runs = {**RUNS, "train_speed": [*RUNS["train_speed"], f"pmixer={peer}"]}
+    started = {name: _start(name, log, flags) for name, flags in runs.items()}
+    printed = {name: process.communicate(timeout=120) for name, process in started.items()}
+    failed = {name: printed[name][1] for name, process in started.items() if process.returncode}
+    assert not failed
+    return {name: [json.loads(line) for line in out.splitlines()] for name, (out, _) in printed.items()}
+
+
+def _start(name: str, log: Path, flags: list[str]) -> subprocess.Popen:
+    command = [sys.executable, str(BENCHMARKS / f"{name}.py"), "--data", str(log), *SMALL, *flags]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.fixture
+def benchmark_modules(monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+@pytest.mark.parametrize(
+    ("name", "whats"),
+    [
+        (
+            "eval_speed",
+            ["evaluation, sampled", "evaluation, full", "score 101 items for one user", "top 10 for one user"],
+        ),
+        ("load_speed", ["read a log", "map a prepared folder"]),
+        ("scale", ["prepare", "memory after each epoch"]),
+    ],
+)
+def test_lines_without_a_peer_have_all_fields(lines, name, whats):
+    assert [line["what"] for line in lines[name]] == whats
+    for line in lines[name]:
+        assert set(line) >= FACTS | {"what", "ours", "peer", "ratio"}
+        assert set(line["ours"]) >= SIDE
+        assert 0 < line["ours"]["min"] <= line["ours"]["median"] <= line["ours"]["max"]
+        assert line["peer"] is None
+        assert line["ratio"] is None
+        assert (line["data"], line["threads"], line["engine"]) == ("made", 1, "torch")
+        assert {"sasrec", "torch", "numpy", "python"} <= set(line["versions"])
+
+
+def test_quality_lines_are_those_of_the_results_folder(lines):
+    assert [(line["split"], line["protocol"]) for line in lines["quality"]] == [
+        ("valid", "sampled"),
+        ("test", "full"),
+        ("test", "sampled"),
+    ]
+    for line in lines["quality"]:
+        assert set(line) >= FACTS | {"split_method", "seeds", "metrics", "train_seconds"}
+        assert line["seeds"] == [0]
+        assert line["metrics"]["ndcg@10"]["mean"] > 0
+        assert line["metrics"]["ndcg@10"]["std"] is None  # one seed has none
+
+
+def test_scale_reports_memory_of_prepare_and_of_each_epoch(lines):
+    prepared, epochs = lines["scale"]
+    assert prepared["ours"]["peak_rss_mib"] > 0
+    assert epochs["ours"]["growth"] >= 0
+    assert epochs["ours"]["max_steps"] == 1
+
+
+def test_a_peer_is_timed_in_turn_and_scaled_to_an_epoch(lines):
+    (line,) = lines["train_speed"]
+    ours, peer, ratio = line["ours"], line["peer"], line["ratio"]
+    assert set(line) >= FACTS
+    assert set(peer) >= SIDE | {"name", "versions", "differs"}
+    assert (peer["name"], peer["steps"], peer["steps_per_epoch"]) == ("pmixer", 2, 2)
+    assert (ours["steps"], ours["steps_per_epoch"]) == (1, 2)
+    by_round = [p / o for p, o in zip(peer["runs"], ours["runs"], strict=True)]
+    assert (ratio["min"], ratio["max"]) == (min(by_round), max(by_round))
+
+
+def test_no_line_names_a_folder_of_this_machine(lines, log):
+    text = json.dumps(lines)
+    assert "made.txt" in text
+    assert str(log.parent) not in text
+    assert str(BENCHMARKS.parent) not in text
+
+
+def test_a_peer_without_an_adapter_is_refused(benchmark_modules):
+    from peers import main
+
+    with pytest.raises(SystemExit, match="there is no adapter for 'other'; there are: pmixer"):
+        main("other")
+
+
+def test_a_failing_side_is_named_with_its_error(benchmark_modules, tmp_path):
+    from harness import BenchmarkError, Worker
+
+    script = "from harness import serve; serve(lambda setup: 1 / 0)"
+    with pytest.raises(BenchmarkError, match="thing failed at start: ZeroDivisionError"):
+        Worker("thing", [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(BENCHMARKS)!r}); {script}"], {}, 1)
+
+
+def test_settings_on_the_command_line_are_json_or_text(benchmark_modules):
+    from harness import _setting
+
+    assert [_setting(text) for text in ("a=1", "b=0.5", "c=post_norm", "d=true")] == [
+        ("a", 1), ("b", 0.5), ("c", "post_norm"), ("d", True)
+    ]  # fmt: skip
+
+
+def test_synthetic_log_has_the_sizes_asked_for_and_a_heavy_tail(benchmark_modules):
+    from synthetic import make_log
+
+    made = make_log(9_000, 900, 400, seed=1)
+    assert (len(made), made["user_id"].n_unique(), made["item_id"].n_unique()) == (9_000, 900, 400)
+    assert made["user_id"].is_sorted()
+    assert made.equals(make_log(9_000, 900, 400, seed=1))
+    assert not made.equals(make_log(9_000, 900, 400, seed=2))
+    lengths, counts = made["user_id"].value_counts()["count"], made["item_id"].value_counts()["count"]
+    assert lengths.max() > 5 * lengths.median()
+    assert counts.max() > 5 * counts.median()
+    assert len(made) - made.select(pl.struct("user_id", "item_id").n_unique()).item() < 90
+
+
+def test_synthetic_log_refuses_sizes_that_cannot_be(benchmark_modules):
+    from synthetic import make_log
+
+    with pytest.raises(ValueError, match="100 rows are too few for 50 users"):
+        make_log(100, 50, 10, seed=0)

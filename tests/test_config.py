@@ -1,0 +1,174 @@
+"""Settings: validation, round trips, presets."""
+
+import dataclasses
+import json
+from typing import Any, get_args, get_type_hints
+
+import pytest
+
+from sasrec.config import (
+    CONFIGS,
+    PRESETS,
+    EvalConfig,
+    LogStatistics,
+    ModelConfig,
+    Padding,
+    TrainConfig,
+    from_dict,
+    parse_metric,
+    resolve,
+    split_settings,
+    to_dict,
+)
+from sasrec.errors import ConfigError
+
+LONG = LogStatistics(6040, 3416, 987_531, 163.5)
+SHORT = LogStatistics(31_013, 23_715, 225_305, 7.3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"block": "resnet"}, "block='resnet' is not one of sasrec, post_norm, pre_norm, ligr"),
+        ({"embedding_dim": 0}, "embedding_dim=0 is too small; the least is 1"),
+        ({"dropout": 1.0}, "dropout=1.0 is too large"),
+        ({"embedding_dim": 2.5}, "embedding_dim=2.5 is not of type int"),
+        ({"tied": 1}, "tied=1 is not of type bool"),
+        ({"n_heads": 3}, "n_heads=3 does not divide embedding_dim=50"),
+        ({"maxlen": 5}, "unknown setting 'maxlen'"),
+        ({5: 1, "a": 2}, "unknown setting 5"),
+        ({"dropout": float("nan")}, "dropout=nan is not a finite number"),
+        ({"dropout": "0.1"}, "dropout='0.1' is not of type float"),
+        ({"block": ["sasrec"]}, "is not one of sasrec"),
+    ],
+)
+def test_wrong_setting_is_refused_by_name_and_value(settings: dict[Any, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        from_dict(ModelConfig, settings)
+
+
+@pytest.mark.parametrize("value", ["ndcg", "ndcg@0", "ndcg@x", "auc@10", "ndcg@-1", ""])
+def test_metric_that_does_not_exist_is_refused(value: str) -> None:
+    with pytest.raises(ConfigError, match="is not a metric"):
+        TrainConfig(valid_metric=value)
+
+
+def test_metric_name_is_split_into_name_and_cutoff() -> None:
+    assert parse_metric("hr@25") == ("hr", 25)
+
+
+@pytest.mark.parametrize("cls", CONFIGS.values(), ids=CONFIGS)
+def test_config_survives_a_round_trip_through_json_values(cls: type[Any]) -> None:
+    assert from_dict(cls, json.loads(json.dumps(to_dict(cls())))) == cls()
+    changed = {"model": {"block": "ligr"}, "train": {"learning_rate": 0.1 + 0.2}, "eval": {"k": (5, 10)}}
+    config = cls(**next(changed[part] for part, other in CONFIGS.items() if other is cls))
+    assert config != cls()
+    assert from_dict(cls, json.loads(json.dumps(to_dict(config)))) == config
+
+
+def test_one_cutoff_may_be_given_bare() -> None:
+    assert EvalConfig(k=5).k == (5,)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="k=0 is too small"):
+        EvalConfig(k=(10, 0))
+    with pytest.raises(ConfigError, match="k is empty"):
+        EvalConfig(k=())
+
+
+@pytest.mark.parametrize("value", [5.5, None, "10", True, [1.5], (3, "5")])
+def test_cutoff_that_is_no_integer_is_refused(value: object) -> None:
+    with pytest.raises(ConfigError, match=r"k=.* is not of type int"):
+        EvalConfig(k=value)  # type: ignore[arg-type]
+
+
+FIELDS = [(cls, field) for cls in CONFIGS.values() for field in dataclasses.fields(cls)]
+RANGES = [(cls, f) for cls, f in FIELDS if f.metadata["low"] is not None]
+CHOICES = [(cls, f) for cls, f in FIELDS if get_args(get_type_hints(cls)[f.name]) not in ((), (int, ...))]
+
+
+@pytest.mark.parametrize(("cls", "field"), RANGES, ids=[f.name for _, f in RANGES])
+def test_both_ends_of_a_range_are_allowed_and_nothing_beyond(cls: type[Any], field: Any) -> None:
+    low, high = field.metadata["low"], field.metadata["high"]
+    rest = {"embedding_dim": 256} if field.name == "n_heads" else {}
+    for value in (low, high):
+        assert getattr(cls(**rest, **{field.name: value}), field.name) in (value, (value,))
+    with pytest.raises(ConfigError, match=f"^{field.name}=.* is too small"):
+        cls(**{field.name: low - 1})
+    with pytest.raises(ConfigError, match=f"^{field.name}=.* is too large"):
+        cls(**{field.name: high + 1})
+
+
+@pytest.mark.parametrize(("cls", "field"), CHOICES, ids=[f.name for _, f in CHOICES])
+def test_every_choice_is_accepted_and_listed_when_another_is_refused(cls: type[Any], field: Any) -> None:
+    choices = get_args(get_type_hints(cls)[field.name])
+    for choice in choices:
+        assert getattr(cls(**{field.name: choice}), field.name) == choice
+    with pytest.raises(ConfigError, match=f"^{field.name}='nothing' is not one of {', '.join(choices)}$"):
+        cls(**{field.name: "nothing"})
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_cut_in_time_must_be_a_number(value: float) -> None:
+    with pytest.raises(ConfigError, match=r"test_cut=.* is not a finite number"):
+        EvalConfig(test_cut=value)
+
+
+def test_whole_number_is_taken_for_a_decimal_setting() -> None:
+    assert repr(TrainConfig(learning_rate=1).learning_rate) == "1.0"
+
+
+def test_attended_padding_needs_one_more_position() -> None:
+    rows = {padding: ModelConfig(max_seq_len=7, padding=padding).n_positions for padding in get_args(Padding)}
+    assert rows == {"none": 7, "attended": 8, "zeroed": 7}
+
+
+def test_temporal_fractions_must_leave_something_to_train_on() -> None:
+    with pytest.raises(ConfigError, match="leave some of the log"):
+        EvalConfig(split_method="temporal", valid_fraction=0.5, test_fraction=0.5)
+
+
+def test_configs_are_frozen_and_every_field_has_help_text() -> None:
+    for cls in CONFIGS.values():
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            cls().seed = 3
+        assert all(field.metadata["help"] for field in dataclasses.fields(cls))
+
+
+def test_settings_find_their_config_by_name_which_is_unique() -> None:
+    names = [field.name for cls in CONFIGS.values() for field in dataclasses.fields(cls)]
+    assert len(names) == len(set(names))
+    parts = split_settings({"dropout": 0.1, "seed": 3, "ties": "strict"})
+    assert parts == {"model": {"dropout": 0.1}, "train": {"seed": 3}, "eval": {"ties": "strict"}}
+
+
+def test_paper_preset_is_the_published_setting() -> None:
+    model, train, _ = resolve("paper", LONG, {})
+    assert (model.block, model.embedding_dim, model.n_blocks, model.n_heads) == ("sasrec", 50, 2, 1)
+    assert (model.max_seq_len, model.dropout) == (200, 0.2)
+    assert (train.loss, train.n_negatives, train.batch_size, train.learning_rate) == ("bce", 1, 128, 1e-3)
+    assert (train.adam_beta1, train.adam_beta2, train.l2_embedding, train.patience) == (0.9, 0.98, 0.0, 20)
+    model, _, _ = resolve("paper", SHORT, {})
+    assert (model.max_seq_len, model.dropout) == (50, 0.5)
+
+
+@pytest.mark.parametrize(("mean_train_len", "max_seq_len"), [(49.9, 50), (50.0, 200)])
+def test_histories_are_long_from_a_mean_of_fifty_on(mean_train_len: float, max_seq_len: int) -> None:
+    model, _, _ = resolve("paper", dataclasses.replace(LONG, mean_train_len=mean_train_len), {})
+    assert model.max_seq_len == max_seq_len
+
+
+def test_own_settings_win_over_the_preset() -> None:
+    model, train, _ = resolve("paper", LONG, {"max_seq_len": 20, "seed": 5})
+    assert (model.max_seq_len, train.seed) == (20, 5)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_gives_valid_settings_for_any_log(preset: str) -> None:
+    for statistics in (LONG, SHORT, LogStatistics(1, 1, 3, 1.0), LogStatistics(10**8, 10**7, 10**10, 100.0)):
+        resolve(preset, statistics, {})
+
+
+def test_unknown_preset_or_setting_is_refused_with_those_there_are() -> None:
+    with pytest.raises(ConfigError, match="preset 'papers' is not known; there are: paper"):
+        resolve("papers", LONG, {})
+    with pytest.raises(ConfigError, match=r"unknown setting 'lr'; known settings: .*learning_rate"):
+        resolve("paper", LONG, {"lr": 1})

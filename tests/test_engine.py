@@ -1,0 +1,236 @@
+"""The torch engine: steps, state, layout."""
+
+import itertools
+import logging
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from conftest import make_markov_log
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sasrec.batches import Batch, TrainBatches
+from sasrec.config import ModelConfig, TrainConfig
+from sasrec.engine import ATTENTION_TOKENS, GROUP_OVERHEAD, TorchEngine, create_engine, length_groups, set_threads
+from sasrec.errors import CheckpointError, ConfigError
+from sasrec.model import Group
+from sasrec.sequences import Ragged, build_sequences, split_leave_one_out
+
+MODEL = ModelConfig(embedding_dim=16, n_blocks=1, max_seq_len=10, dropout=0.2)
+SPLIT = split_leave_one_out(build_sequences(make_markov_log())[0])
+
+
+def first_batch(n_negatives: int = 1, batch_size: int = 64) -> Batch:
+    return next(TrainBatches(SPLIT, 10, batch_size, n_negatives, 0).epoch(0))
+
+
+def engine_of(model: ModelConfig = MODEL, **train: object) -> TorchEngine:
+    return TorchEngine(model, SPLIT.sequences.n_items, TrainConfig(threads=1, **train))  # type: ignore[arg-type]
+
+
+def group_cost(groups: list[tuple[int, int, int]]) -> float:
+    return sum(
+        (stop - start) * width * (1 + width / ATTENTION_TOKENS) + GROUP_OVERHEAD for start, stop, width in groups
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 200), min_size=1, max_size=7))
+def test_length_groups_cover_all_rows_at_the_least_cost(lengths: list[int]) -> None:
+    ordered = np.sort(lengths)
+    groups = length_groups(ordered)
+    assert [start for start, _, _ in groups] == [0, *(stop for _, stop, _ in groups)][:-1]
+    assert groups[-1][1] == len(ordered)
+    assert all(ordered[stop - 1] <= width for _, stop, width in groups)
+    best = min(
+        group_cost([(a, b, int(ordered[b - 1])) for a, b in itertools.pairwise([0, *cuts, len(ordered)])])
+        for n in range(len(ordered))
+        for cuts in itertools.combinations(range(1, len(ordered)), n)
+    )
+    assert group_cost(groups) == pytest.approx(best)
+
+
+def test_many_distinct_lengths_are_still_covered() -> None:
+    lengths = np.sort(np.random.default_rng(0).integers(1, 200, 500))
+    groups = length_groups(lengths)
+    assert groups[0][0] == 0
+    assert groups[-1][1] == 500
+    assert all(lengths[stop - 1] <= width for _, stop, width in groups)
+
+
+@pytest.mark.parametrize("n_negatives", [1, 3])
+def test_loss_is_the_mean_over_positions_of_each_user_alone(n_negatives: int) -> None:
+    engine = engine_of(ModelConfig(embedding_dim=16, max_seq_len=10, dropout=0.0))
+    batch = first_batch(n_negatives, batch_size=16)
+    engine.forward_backward(batch)
+    found = engine.pop_loss()
+    table, total = engine.item_table().astype(np.float64), 0.0
+    for row in range(len(batch.users)):
+        items, start = batch.inputs.row(row), batch.inputs.offsets[row]
+        for j in range(len(items)):
+            position = Ragged.from_lists([items[: j + 1]])
+            here = encode_at(engine, position, len(items) - j - 1)
+            total += np.logaddexp(0, -here @ table[batch.targets[start + j]])
+            total += np.logaddexp(0, table[batch.negatives[start + j]] @ here).sum()
+    assert found == pytest.approx(total / len(batch.targets), rel=1e-4)
+
+
+def encode_at(engine: TorchEngine, history: Ragged, shift: int) -> np.ndarray:
+    """Features of a history whose last item stands `shift` positions before the end, as inside a training row."""
+    items = torch.from_numpy(history.values.astype(np.int64))
+    last = engine.config.max_seq_len - 1 - shift
+    positions = torch.arange(last - len(items) + 1, last + 1)
+    engine.model.eval()
+    with torch.no_grad():
+        features = engine.model(items, positions, [Group(1, len(items), torch.tensor([len(items) - 1]))])
+    return features[-1].double().numpy()
+
+
+def test_pop_loss_averages_over_positions_since_the_last_call() -> None:
+    engine = engine_of()
+    batches = list(TrainBatches(SPLIT, 10, 64, 1, 0).epoch(0))
+    losses = []
+    for batch in batches:
+        engine.forward_backward(batch)
+        losses.append(engine.pop_loss())
+    for batch in batches:
+        engine.forward_backward(batch)
+    weights = [len(batch.targets) for batch in batches]
+    assert engine.pop_loss() == pytest.approx(np.average(losses, weights=weights), rel=1e-5)
+
+
+def test_gradient_does_not_depend_on_how_rows_are_grouped(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths = [3, 9, 5, 12, 4, 7]
+    log = pl.DataFrame(
+        {"user_id": np.repeat(range(6), lengths), "item_id": np.random.default_rng(0).integers(0, 15, sum(lengths))}
+    )
+    split = split_leave_one_out(build_sequences(log)[0])
+    (batch,) = TrainBatches(split, 10, 8, 1, 0).epoch(0)
+    config = ModelConfig(embedding_dim=8, max_seq_len=10, dropout=0.0)
+
+    def gradients(groups: object) -> dict[str, torch.Tensor]:
+        monkeypatch.setattr("sasrec.engine.length_groups", groups)
+        engine = TorchEngine(config, split.sequences.n_items, TrainConfig(threads=1))
+        engine.forward_backward(batch)
+        return {name: p.grad for name, p in engine.model.named_parameters() if p.grad is not None}
+
+    one = gradients(lambda by_length: [(0, len(by_length), int(by_length[-1]))])
+    each = gradients(lambda by_length: [(i, i + 1, int(n)) for i, n in enumerate(by_length)])
+    for name, gradient in one.items():
+        torch.testing.assert_close(gradient, each[name], rtol=1e-4, atol=1e-6)
+
+
+def test_weights_and_optimizer_state_are_all_that_a_run_is() -> None:
+    batches = list(TrainBatches(SPLIT, 10, 32, 1, 0).epoch(0))
+
+    def advance(engine: TorchEngine, some: list[Batch]) -> None:
+        for batch in some:
+            engine.forward_backward(batch)
+            engine.optimizer_step()
+
+    whole, first, second = engine_of(), engine_of(), engine_of(seed=0)
+    advance(whole, batches)
+    advance(first, batches[:3])
+    second.load_weights(first.weights())
+    second.load_optimizer_state(first.optimizer_state())
+    advance(second, batches[3:])
+    for name, weight in whole.weights().items():
+        np.testing.assert_array_equal(weight, second.weights()[name], err_msg=name)
+
+
+def test_dropout_depends_on_the_step_and_nothing_before_it() -> None:
+    a, b, batch = engine_of(), engine_of(), first_batch()
+    a.forward_backward(batch)
+    a.pop_loss()
+    a.forward_backward(batch)
+    b.forward_backward(batch)
+    assert a.pop_loss() == b.pop_loss()
+
+
+def test_l2_pulls_item_embeddings_towards_zero() -> None:
+    batch = first_batch()
+    plain, pulled = engine_of(), engine_of(l2_embedding=0.5)
+    for engine in (plain, pulled):
+        engine.forward_backward(batch)
+    difference = pulled.model.item_embedding.weight.grad - plain.model.item_embedding.weight.grad  # type: ignore[operator]
+    torch.testing.assert_close(difference, plain.model.item_embedding.weight.detach(), rtol=1e-3, atol=1e-5)
+    assert plain.pop_loss() == pulled.pop_loss()
+
+
+def test_clipping_bounds_the_norm_of_the_gradient() -> None:
+    engine = engine_of(clip_norm=1e-3)
+    engine.forward_backward(first_batch())
+    engine.optimizer_step()
+    norms = [p.grad.norm() for p in engine.model.parameters() if p.grad is not None]
+    assert torch.stack(norms).norm().item() == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_first_adam_step_moves_each_weight_by_the_learning_rate() -> None:
+    engine = engine_of(learning_rate=0.01)
+    before = engine.weights()
+    engine.forward_backward(first_batch())
+    gradients = {n: p.grad.numpy() for n, p in engine.model.named_parameters() if p.grad is not None}
+    engine.optimizer_step()
+    for name, weight in engine.weights().items():
+        large = np.abs(gradients[name]) > 1e-4
+        step = before[name] - weight
+        np.testing.assert_allclose(step[large], 0.01 * np.sign(gradients[name][large]), rtol=1e-2)
+
+
+@pytest.mark.parametrize("padding", ["attended", "zeroed"])
+def test_published_padding_can_be_trained_on(padding: str) -> None:
+    engine = engine_of(ModelConfig(embedding_dim=16, max_seq_len=12, padding=padding))  # type: ignore[arg-type]
+    losses = []
+    for epoch in range(12):
+        for batch in TrainBatches(SPLIT, 12, 64, 1, 0).epoch(epoch):
+            engine.forward_backward(batch)
+            engine.optimizer_step()
+        losses.append(engine.pop_loss())
+    assert losses[-1] < losses[0]
+
+
+def test_auto_takes_torch_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "sasrec"):
+        assert create_engine(MODEL, 5, TrainConfig(threads=1)).name == "torch"
+    assert "engine: torch on cpu, 1 threads" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"engine": "native"}, "engine=native is not part of this build"),
+        ({"device": "tpu!"}, "device='tpu!' is not a device"),
+        ({"device": "meta"}, "device='meta' is not supported"),
+    ],
+)
+def test_engine_or_device_that_is_not_to_be_had_is_refused(settings: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        create_engine(MODEL, 5, TrainConfig(**settings))  # type: ignore[arg-type]
+
+
+def test_cuda_without_a_device_is_refused() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    with pytest.raises(ConfigError, match="sees no CUDA device"):
+        create_engine(MODEL, 5, TrainConfig(device="cuda"))
+
+
+def test_weights_of_another_model_are_refused() -> None:
+    engine = engine_of()
+    weights = engine.weights()
+    with pytest.raises(CheckpointError, match=r"missing \['norm.bias'\]"):
+        engine.load_weights({k: v for k, v in weights.items() if k != "norm.bias"})
+    with pytest.raises(CheckpointError, match=r"norm\.bias has shape \(3,\), and the configuration needs \(16,\)"):
+        engine.load_weights({**weights, "norm.bias": np.zeros(3, np.float32)})
+
+
+def test_threads_are_set_for_torch() -> None:
+    before = torch.get_num_threads()
+    try:
+        assert set_threads(1) == 1
+        assert torch.get_num_threads() == 1
+        assert set_threads(0) >= 1
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,211 @@
+"""Invariants of the model, on made histories and on real ones."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from sasrec.batches import TrainBatches, generator
+from sasrec.config import ModelConfig, TrainConfig
+from sasrec.engine import TorchEngine
+from sasrec.interactions import read_interactions
+from sasrec.model import BLOCKS, Dropout, Group, SASRec, initialise
+from sasrec.sequences import Ragged, build_sequences, split_leave_one_out
+
+N_ITEMS, LENGTH = 40, 12
+VARIANTS: dict[str, dict[str, object]] = {
+    **{block: {"block": block} for block in BLOCKS},
+    "heads": {"n_heads": 4},
+    "untied": {"tied": False},
+    "no attention output": {"attention_output": False},
+    "wide ffn": {"ffn_dim": 40},
+    "no blocks": {"n_blocks": 0},
+    "identity": {"activation": "identity"},
+}
+
+
+def make_engine(variant: str = "sasrec", n_items: int = N_ITEMS, **settings: object) -> TorchEngine:
+    config = ModelConfig(**{"embedding_dim": 16, "max_seq_len": LENGTH, **VARIANTS[variant], **settings})  # type: ignore[arg-type]
+    engine = TorchEngine(config, n_items, TrainConfig(threads=1))
+    weights = engine.weights()
+    rng = np.random.default_rng(1)
+    for name, weight in weights.items():
+        weight += rng.standard_normal(weight.shape).astype(np.float32) * 0.2
+        if name.endswith("embedding.weight") and "position" not in name:
+            weight[0] = 0
+    engine.load_weights(weights)
+    return engine
+
+
+def made_histories(n: int = 60) -> Ragged:
+    rng = np.random.default_rng(2)
+    return Ragged.from_lists([rng.integers(1, N_ITEMS + 1, rng.integers(1, 20)).tolist() for _ in range(n)])
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_batch_equals_single_and_order_of_rows_does_not_matter(variant: str) -> None:
+    engine, histories = make_engine(variant), made_histories()
+    together = engine.encode(histories)
+    alone = np.concatenate([engine.encode(histories.take(slice(i, i + 1))) for i in range(len(histories))])
+    np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-5)
+    order = np.random.default_rng(0).permutation(len(histories))
+    np.testing.assert_allclose(engine.encode(histories.take(order)), together[order], rtol=1e-4, atol=1e-5)
+
+
+def all_features(engine: TorchEngine, items: list[int], width: int) -> np.ndarray:
+    """(n, D) features of all positions of one history, padded on the right to a width."""
+    n = len(items)
+    padded = torch.tensor(items + [0] * (width - n))
+    positions = torch.tensor([*range(LENGTH - n, LENGTH), *[0] * (width - n)])
+    engine.model.eval()
+    with torch.no_grad():
+        return engine.model(padded, positions, [Group(1, width, torch.tensor([n - 1]))])[:n].numpy()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_padding_does_not_change_features(variant: str) -> None:
+    engine = make_engine(variant)
+    bare, padded = all_features(engine, [3, 4, 5], 3), all_features(engine, [3, 4, 5], 11)
+    np.testing.assert_allclose(bare, padded, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_changing_an_item_does_not_change_features_before_it(variant: str) -> None:
+    engine = make_engine(variant)
+    items = [5, 9, 2, 7, 7, 1, 3]
+    before = all_features(engine, items, 7)
+    for t in range(7):
+        changed = all_features(engine, [*items[:t], 30, *items[t + 1 :]], 7)
+        np.testing.assert_allclose(changed[:t], before[:t], rtol=1e-4, atol=1e-5)
+        assert np.abs(changed[t] - before[t]).max() > 1e-3
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_encoding_the_last_position_equals_the_last_of_all_positions(variant: str) -> None:
+    engine, items = make_engine(variant), [5, 9, 2, 7, 7, 1, 3]
+    last = engine.encode(Ragged.from_lists([items, [4]]))[0]
+    np.testing.assert_allclose(last, all_features(engine, items, 7)[-1], rtol=1e-4, atol=1e-5)
+
+
+def test_only_the_last_max_seq_len_items_count() -> None:
+    engine, items = make_engine(), list(range(1, 31))
+    full, recent = engine.encode(Ragged.from_lists([items, items[-LENGTH:]]))
+    np.testing.assert_array_equal(full, recent)
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("block", BLOCKS)
+def test_invariants_hold_on_real_histories(block: str, shared: Path) -> None:
+    sequences, vocabulary = build_sequences(read_interactions(shared / "data" / "ml-1m.txt"))
+    engine = make_engine(block, len(vocabulary), max_seq_len=200)
+    split = split_leave_one_out(sequences)
+    histories = split.test.histories(sequences).take(slice(0, 300))
+    together = engine.encode(histories)
+    order = np.random.default_rng(0).permutation(300)
+    np.testing.assert_allclose(engine.encode(histories.take(order)), together[order], rtol=1e-3, atol=1e-4)
+    for i in range(0, 300, 60):
+        alone = engine.encode(histories.take(slice(i, i + 1)))[0]
+        np.testing.assert_allclose(together[i], alone, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("variant", [*BLOCKS, "untied"])
+def test_padding_row_stays_zero_while_training(variant: str) -> None:
+    log = pl.DataFrame({"user_id": [u for u in range(9) for _ in range(8)], "item_id": list(range(1, 37)) * 2})
+    split = split_leave_one_out(build_sequences(log)[0])
+    engine = make_engine(variant, split.sequences.n_items)
+    for batch in TrainBatches(split, LENGTH, 3, 2, 0).epoch(0):
+        engine.forward_backward(batch)
+        engine.optimizer_step()
+    weights = engine.weights()
+    assert (weights["item_embedding.weight"][0] == 0).all()
+    assert (engine.item_table()[0] == 0).all()
+    assert np.abs(weights["item_embedding.weight"][1:]).min(1).max() > 0
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_gradients_agree_with_finite_differences(block: str) -> None:
+    config = ModelConfig(block=block, embedding_dim=4, n_heads=2, max_seq_len=5, dropout=0.0)  # type: ignore[arg-type]
+    model = SASRec(config, 6, generator(0)).double().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    items, positions = torch.tensor([1, 2, 3, 4, 5, 0]), torch.tensor([2, 3, 4, 3, 4, 0])
+    groups = [Group(2, 3, torch.tensor([2, 1]))]
+
+    def loss() -> torch.Tensor:
+        return model(items, positions, groups)[[0, 1, 2, 3, 4]].square().mul(torch.arange(1.0, 5.0)).sum()
+
+    loss().backward()
+    for name, parameter in model.named_parameters():
+        flat, gradient = parameter.data.view(-1), parameter.grad
+        assert gradient is not None
+        for i in range(0, flat.numel(), max(1, flat.numel() // 5)):
+            if "embedding" in name and i < 4:
+                continue  # padding rows get no gradient
+            old = flat[i].item()
+            with torch.no_grad():
+                flat[i] = old + 1e-6
+                up = loss()
+                flat[i] = old - 1e-6
+                down = loss()
+                flat[i] = old
+            assert gradient.view(-1)[i].item() == pytest.approx(((up - down) / 2e-6).item(), rel=1e-4, abs=1e-5), name
+
+
+def test_scores_are_dot_products_with_the_output_table() -> None:
+    engine = make_engine("untied")
+    features = torch.randn(3, 16, generator=torch.Generator().manual_seed(0))
+    table = torch.from_numpy(engine.item_table())
+    items = torch.tensor([[1, 2], [3, 4], [5, 6]])
+    expected = torch.einsum("td,tnd->tn", features, table[items])
+    torch.testing.assert_close(engine.model.scores(features, items), expected)
+    torch.testing.assert_close(engine.model.scores(features, items[:, 0]), expected[:, 0])
+
+
+@pytest.mark.parametrize("p", [0.2, 0.5, 0.9])
+def test_dropout_keeps_the_right_share_and_the_mean(p: float) -> None:
+    dropout = Dropout(p)
+    dropout.rng = generator(0)
+    x = torch.ones(400, 501)
+    y = dropout(x)
+    assert (y == 0).float().mean().item() == pytest.approx(p, abs=0.005)
+    assert y.mean().item() == pytest.approx(1.0, abs=0.03)
+    assert len(y.unique()) == 2
+    dropout.eval()
+    assert dropout(x) is x
+
+
+def test_dropout_masks_follow_from_their_generator_alone() -> None:
+    dropout, x = Dropout(0.5), torch.ones(50, 7)
+    masks = []
+    for seed in (1, 1, 2):
+        dropout.rng = generator(seed)
+        masks.append(dropout(x))
+    assert masks[0].equal(masks[1])
+    assert not masks[0].equal(masks[2])
+
+
+def test_weights_start_as_the_published_code_starts_them() -> None:
+    config = ModelConfig(embedding_dim=64, max_seq_len=200)
+    model = SASRec(config, 3000, generator(0))
+    spreads = {
+        "item_embedding.weight": (2 / (3001 + 64)) ** 0.5,
+        "position_embedding.weight": (2 / (200 + 64)) ** 0.5,
+        "blocks.0.attention.query.weight": (2 / (4 * 64)) ** 0.5,
+        "blocks.0.attention.key_value.weight": (2 / (4 * 64)) ** 0.5,
+        "blocks.1.attention.output.weight": (2 / (2 * 64)) ** 0.5,
+        "blocks.1.ffn.up.weight": (2 / (2 * 64)) ** 0.5,
+    }
+    parameters = dict(model.named_parameters())
+    for name, spread in spreads.items():
+        assert parameters[name].std().item() == pytest.approx(spread, rel=0.05), name
+    assert parameters["item_embedding.weight"][0].abs().max() == 0
+    assert parameters["blocks.0.attention.query.bias"].abs().max() == 0
+    assert parameters["blocks.0.ffn.up.bias"].abs().max().item() == pytest.approx(1 / 8, rel=0.1)
+    assert (parameters["norm.weight"] == 1).all()
+    again = SASRec(config, 3000, generator(0))
+    assert all(p.equal(q) for p, q in zip(model.parameters(), again.parameters(), strict=True))
+    initialise(again, generator(1))
+    assert not again.item_embedding.weight.equal(model.item_embedding.weight)

@@ -1,0 +1,115 @@
+"""Reading and refusing published checkpoints."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sasrec.config import ModelConfig, TrainConfig
+from sasrec.engine import TorchEngine
+from sasrec.errors import CheckpointError, ConfigError
+from sasrec.published import LAYOUTS, dump_published, read_published
+
+CONFIG = ModelConfig(embedding_dim=8, max_seq_len=5, padding="attended")
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """A small checkpoint of layout pmixer-2021."""
+    engine = TorchEngine(CONFIG, 9, TrainConfig(threads=1))
+    path = tmp_path / "model.head=2.pth"
+    path.write_bytes(dump_published(CONFIG, engine.weights(), "pmixer-2021"))
+    return path
+
+
+@pytest.mark.parametrize("layout", [None, "pmixer", "2021"])
+def test_layout_is_never_guessed(checkpoint: Path, layout: str | None) -> None:
+    with pytest.raises(ConfigError, match="choose one of pmixer-2020, pmixer-2021, pmixer-2025, "):
+        read_published(checkpoint, layout)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_shape_follows_from_the_file_and_the_layout(checkpoint: Path, layout: str) -> None:
+    published = read_published(checkpoint, layout, dropout=0.4)
+    config = published.config
+    assert (published.n_items, config.embedding_dim, config.n_blocks, config.dropout) == (9, 8, 2, 0.4)
+    assert config.max_seq_len == (6 if layout == "pmixer-2020" else 5)
+    assert config.block == LAYOUTS[layout]["block"]
+
+
+def test_heads_come_from_the_file_name_or_the_caller(checkpoint: Path) -> None:
+    assert read_published(checkpoint, "pmixer-2021").config.n_heads == 2
+    assert read_published(checkpoint, "pmixer-2021", n_heads=4).config.n_heads == 4
+
+
+def test_checkpoint_with_code_in_it_is_not_run(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return (Path.touch, (Path(tmp_path / "owned"),))  # type: ignore[return-value]
+
+    torch.save({"item_emb.weight": Evil()}, tmp_path / "evil.pth")
+    (tmp_path / "plain.pth").write_bytes(pickle.dumps(Evil()))
+    for name in ("evil.pth", "plain.pth"):
+        with pytest.raises(CheckpointError, match="holds more than plain tensors"):
+            read_published(tmp_path / name, "pmixer-2021")
+    assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut", b"hello"])
+def test_file_that_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.pth").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"x\.pth"):
+        read_published(tmp_path / "x.pth", "pmixer-2021")
+
+
+def test_truncated_or_missing_checkpoint_is_refused(checkpoint: Path) -> None:
+    data = checkpoint.read_bytes()
+    checkpoint.write_bytes(data[: len(data) // 2])
+    with pytest.raises(CheckpointError, match="may be truncated"):
+        read_published(checkpoint, "pmixer-2021")
+    with pytest.raises(CheckpointError, match="there is no checkpoint file"):
+        read_published(checkpoint.with_name("none.pth"), "pmixer-2021")
+
+
+def test_other_models_and_wrong_shapes_are_refused(checkpoint: Path, tmp_path: Path) -> None:
+    torch.save([1, 2], tmp_path / "list.pth")
+    with pytest.raises(CheckpointError, match="does not hold a state dict"):
+        read_published(tmp_path / "list.pth", "pmixer-2021")
+    torch.save({"fc.weight": torch.zeros(2)}, tmp_path / "other.pth")
+    with pytest.raises(CheckpointError, match=r"missing .* unexpected \['fc.weight'\]"):
+        read_published(tmp_path / "other.pth", "pmixer-2021")
+    tensors = torch.load(checkpoint, weights_only=True)
+    tensors["last_layernorm.bias"] = torch.zeros(3)
+    torch.save(tensors, tmp_path / "shape.pth")
+    with pytest.raises(CheckpointError, match=r"last_layernorm\.bias has shape \(3,\), and \(8,\) is needed"):
+        read_published(tmp_path / "shape.pth", "pmixer-2021")
+
+
+def test_model_trained_on_real_positions_gets_a_zero_padding_row() -> None:
+    config = ModelConfig(embedding_dim=8, max_seq_len=5)
+    weights = TorchEngine(config, 9, TrainConfig(threads=1)).weights()
+    path_bytes = dump_published(config, weights, "pmixer-2021")
+    import io
+
+    positions = torch.load(io.BytesIO(path_bytes), weights_only=True)["pos_emb.weight"].numpy()
+    assert positions.shape == (6, 8)
+    assert (positions[0] == 0).all()
+    np.testing.assert_array_equal(positions[1:], weights["position_embedding.weight"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"block": "pre_norm"}, "needs block=sasrec, and this model has pre_norm"),
+        ({"tied": False}, "needs tied=True"),
+        ({"attention_output": False}, "needs attention_output=True"),
+        ({"ffn_dim": 16}, "needs ffn_dim equal to embedding_dim"),
+    ],
+)
+def test_model_that_a_layout_cannot_hold_is_not_written(settings: dict[str, object], message: str) -> None:
+    config = ModelConfig(embedding_dim=8, max_seq_len=5, **settings)  # type: ignore[arg-type]
+    weights = TorchEngine(config, 9, TrainConfig(threads=1)).weights()
+    with pytest.raises(ConfigError, match=message):
+        dump_published(config, weights, "pmixer-2021")

@@ -1,0 +1,96 @@
+"""Write docs/cli.md from the commands' --help, and docs/config.md from the config fields.
+
+`--check` writes nothing and fails when a page is not what it would write.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from sasrec.config import CONFIGS, PRESETS, LogStatistics
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+COMMANDS = [
+    "prepare", "train", "evaluate", "compare", "recommend", "score", "similar", "explain", "convert", "datasets",
+    "info", "demo",
+]  # fmt: skip
+NOTICE = "<!-- made by tools/generate_docs.py; edit the source, not this page -->\n"
+
+
+def cli_page() -> str:
+    """Every command's --help."""
+    parts = [NOTICE, "# Command line\n", _help()]
+    for command in COMMANDS:
+        parts += [f"## sasrec {command}\n", _help(command)]
+    return "\n".join(parts)
+
+
+def _help(*command: str) -> str:
+    environment = {**os.environ, "COLUMNS": "110", "NO_COLOR": "1", "TERM": "dumb"}
+    run = [sys.executable, "-m", "sasrec", *command, "--help"]
+    text = subprocess.run(run, capture_output=True, text=True, check=True, env=environment).stdout
+    lines = [line.rstrip().replace("python -m sasrec", "sasrec") for line in text.splitlines()]
+    return "```text\n" + "\n".join(lines).strip() + "\n```\n"
+
+
+def config_page() -> str:
+    """Every setting, and what each preset sets."""
+    parts = [
+        NOTICE,
+        "# Settings\n",
+        "Each is a flag of `sasrec train` (dashes for underscores), a keyword of `sasrec.fit` and a key of the YAML",
+        "file given to `--config`. Flags win over the file, both win over the preset.\n",
+    ]
+    for name, cls in CONFIGS.items():
+        parts += [f"## {cls.__name__} ({name})\n", "| setting | type | default | meaning |", "|---|---|---|---|"]
+        hints = get_type_hints(cls)
+        parts += [_row(field, hints[field.name]) for field in dataclasses.fields(cls)]
+        parts.append("")
+    parts += ["## Presets\n", "What a preset sets for a log of long and of short histories (mean length 100 and 8).\n"]
+    for name, preset in PRESETS.items():
+        long, short = (preset(LogStatistics(1000, 1000, 1000 * n, float(n))) for n in (100, 8))
+        parts += [f"### {name}\n", "| setting | long | short |", "|---|---|---|"]
+        parts += [f"| `{key}` | {long[key]} | {short[key]} |" for key in long]
+        parts.append("")
+    return "\n".join(parts)
+
+
+def _row(field: dataclasses.Field[Any], kind: Any) -> str:
+    choices = get_args(kind)
+    if choices == (int, ...):
+        type_text = "integers"
+    elif choices:
+        type_text = " ".join(f"`{choice}`" for choice in choices)
+    else:
+        type_text = kind.__name__
+    low, high = field.metadata["low"], field.metadata["high"]
+    limits = "" if low is None else f"; from {low:g} to {high:g}"
+    default = ", ".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
+    return f"| `{field.name}` | {type_text} | {default} | {field.metadata['help']}{limits} |"
+
+
+PAGES = {"cli.md": cli_page, "config.md": config_page}
+
+
+def main() -> int:
+    """Write the pages, or with --check compare them; returns the exit code."""
+    stale = []
+    for name, page in PAGES.items():
+        text = page()
+        if "--check" in sys.argv:
+            if not (DOCS / name).exists() or (DOCS / name).read_text() != text:
+                stale.append(name)
+        else:
+            (DOCS / name).write_text(text)
+    if stale:
+        print(f"stale: {', '.join(stale)}; run make docs", file=sys.stderr)
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
