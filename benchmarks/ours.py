@@ -16,8 +16,9 @@ from sasrec.batches import TrainBatches
 from sasrec.checkpoint import RunFolder
 from sasrec.config import Protocol, to_dict
 from sasrec.engine import create_engine
-from sasrec.evaluation import ModelScorer, evaluate
+from sasrec.evaluation import evaluate
 from sasrec.recommender import FitOptions, Recommender, configure, fit_sequences, load_log
+from sasrec.scorers import ModelScorer
 from sasrec.sequences import Split, Targets, split_sequences
 from sasrec.trainer import Progress, train
 

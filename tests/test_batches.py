@@ -7,7 +7,7 @@ from conftest import make_markov_log
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sasrec.batches import TrainBatches, draw_outside, generator
+from sasrec.batches import NEGATIVES, SHUFFLE, TrainBatches, draw_outside, generator
 from sasrec.errors import DataError
 from sasrec.sequences import Ragged, Split, build_sequences, split_leave_one_out
 
@@ -49,6 +49,17 @@ def test_padded_batch_equals_the_published_sampler_for_the_same_negatives(max_se
             assert (seq[row].tolist(), pos[row].tolist(), neg[row].tolist()) == expected
 
 
+@pytest.mark.parametrize("max_seq_len", [1, 4, 7, 20])
+def test_padded_batch_of_any_width_keeps_the_newest_positions(max_seq_len: int) -> None:
+    (batch,) = batches(split_of([list(range(1, n + 1)) for n in (4, 12)]), max_seq_len=9).epoch(0)
+    wide, narrow = batch.to_padded(9), batch.to_padded(max_seq_len)
+    for a, b in zip(wide, narrow, strict=True):
+        assert b.shape == (2, max_seq_len)
+        kept = min(9, max_seq_len)
+        np.testing.assert_array_equal(b[:, -kept:], a[:, -kept:])
+        assert not b[:, : max_seq_len - kept].any()
+
+
 def test_epoch_has_each_user_with_two_train_items_once() -> None:
     split = split_of([[1, 2, 3], [1, 2, 3, 4], [1], [1, 2], [5, 6, 7, 8, 9]])
     source = batches(split, batch_size=2)
@@ -64,6 +75,18 @@ def test_targets_are_the_next_train_items_and_never_valid_or_test() -> None:
     (batch,) = batches(split, max_seq_len=2).epoch(0)
     assert batch.inputs.values.tolist() == [2, 3]
     assert batch.targets.tolist() == [3, 4]
+
+
+@given(st.lists(st.integers(3, 30), min_size=2, max_size=9), st.integers(1, 12), st.integers(1, 4))
+def test_positions_and_steps_of_an_epoch_are_those_counted_in_advance(
+    lengths: list[int], max_seq_len: int, batch_size: int
+) -> None:
+    source = batches(split_of([list(range(1, n + 1)) for n in [*lengths, 4]]), max_seq_len, batch_size)
+    epoch = list(source.epoch(3))
+    assert len(epoch) == source.steps_per_epoch
+    assert [batch.step for batch in epoch] == list(range(3 * len(epoch), 4 * len(epoch)))
+    assert sum(len(batch.targets) for batch in epoch) == source.positions_per_epoch
+    assert max(batch.inputs.lengths.max() for batch in epoch) <= max_seq_len
 
 
 def test_order_changes_with_epoch_and_seed_and_not_otherwise() -> None:
@@ -124,6 +147,40 @@ def test_draws_are_uniform_over_what_is_left() -> None:
     counts = np.bincount(drawn, minlength=11)[[1, 3, 4, 6, 7, 8, 9, 10]]
     chi_square = ((counts - 10_000) ** 2 / 10_000).sum()
     assert chi_square < 24.3  # 99.9 % point at 7 degrees of freedom
+
+
+def test_draws_from_what_little_is_left_are_uniform_and_of_the_right_row() -> None:
+    n_items = 4000
+    items = np.arange(1, n_items + 1)
+    left = [[7, 1000, 3999], [1, 4000]]
+    excluded = Ragged.from_lists([np.setdiff1d(items, free).tolist() for free in left])
+    rows = np.tile([0, 1], 3000)
+    drawn = draw_outside(generator(1), rows, excluded, n_items)
+    for row, free in enumerate(left):
+        counts = np.bincount(drawn[rows == row], minlength=n_items + 1)
+        assert counts[free].sum() == 3000
+        expected = 3000 / len(free)
+        assert ((counts[free] - expected) ** 2 / expected).sum() < 13.8  # 99.9 % point at 2 degrees of freedom
+
+
+def test_user_with_every_item_is_warned_of_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sasrec.batches._warned", False)
+    draw_outside(generator(0), np.zeros(5, np.int64), Ragged.from_lists([[1, 2]]), 3)
+    assert not caplog.records
+    for _ in range(3):
+        draw_outside(generator(0), np.full(5, 3), Ragged.from_lists([[1], [2, 3], [], [1, 2, 3]]), 3)
+    assert [record.message for record in caplog.records] == [
+        "1 users have had every item; their negatives are drawn from all items"
+    ]
+
+
+def test_numbers_of_each_purpose_seed_and_step_are_their_own() -> None:
+    keys = [(0, SHUFFLE, 1), (0, NEGATIVES, 1), (1, SHUFFLE, 1), (0, SHUFFLE, 2)]
+    draws = {key: generator(*key).integers(2**62) for key in keys}
+    assert len(set(draws.values())) == len(keys)
+    assert draws == {key: generator(*key).integers(2**62) for key in keys}
 
 
 def test_log_without_two_train_events_of_any_user_is_refused() -> None:

@@ -165,6 +165,19 @@ def test_compare_pairs_two_runs(run: Run, trained: Path, log_file: Path, tmp_pat
     assert same["metrics"]["ndcg@10"]["difference"] == 0
 
 
+def test_run_becomes_a_published_checkpoint_and_comes_back(run: Run, log_file: Path, tmp_path: Path) -> None:
+    run("train", log_file, "-o", tmp_path / "run", *SMALL, "--block", "post_norm", "--max-epochs", 1)
+    layout = ["--layout", "pmixer-2025"]
+    assert run("convert", tmp_path / "run", *layout, "-o", tmp_path / "m.pth").code == 0
+    outcome = run("convert", tmp_path / "run", *layout, "-o", tmp_path / "m.pth")
+    assert outcome.code == 2
+    assert "exists" in outcome.err
+    assert run("convert", tmp_path / "run", "--layout", "pmixer-2021", "-o", tmp_path / "n.pth").code == 2
+    assert run("convert", tmp_path / "m.pth", *layout, "--log", log_file, "-o", tmp_path / "back").code == 0
+    assert len(json.loads(run("recommend", tmp_path / "back", "--user", 1, "-k", 3, "--json").out)) == 3
+    assert json.loads(run("info", tmp_path / "back", "--json").out)["run"]["layout"] == "pmixer-2025"
+
+
 def test_prepared_folder_trains_like_the_log(run: Run, log_file: Path, trained: Path, tmp_path: Path) -> None:
     assert run("prepare", log_file, "--output", tmp_path / "data").code == 0
     run("train", tmp_path / "data", "--output", tmp_path / "run", *SMALL)

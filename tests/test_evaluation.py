@@ -17,21 +17,8 @@ from numpy.typing import NDArray
 
 from sasrec.config import EvalConfig, Protocol
 from sasrec.errors import ConfigError, DataError
-from sasrec.evaluation import (
-    LastItem,
-    ModelScorer,
-    Popularity,
-    Recency,
-    Result,
-    Scorer,
-    build_baselines,
-    compare,
-    draw_candidates,
-    estimate,
-    evaluate,
-    rank_metrics,
-    read_candidates,
-)
+from sasrec.evaluation import Result, compare, draw_candidates, estimate, evaluate, rank_metrics, read_candidates
+from sasrec.scorers import LastItem, ModelScorer, Popularity, Recency, Scorer, build_baselines
 from sasrec.sequences import Ragged, Split, Vocabulary, build_sequences, split_leave_one_out, split_temporal
 
 PARTS = ("valid", "test")

@@ -58,7 +58,8 @@ def all_features(engine: TorchEngine, items: list[int], width: int) -> np.ndarra
     """(n, D) features of all positions of one history, padded on the right to a width."""
     n = len(items)
     padded = torch.tensor(items + [0] * (width - n))
-    positions = torch.tensor([*range(LENGTH - n, LENGTH), *[0] * (width - n)])
+    last = engine.config.max_seq_len
+    positions = torch.tensor([*range(last - n, last), *[0] * (width - n)])
     engine.model.eval()
     with torch.no_grad():
         return engine.model(padded, positions, [Group(1, width, torch.tensor([n - 1]))])[:n].numpy()
@@ -108,6 +109,13 @@ def test_invariants_hold_on_real_histories(block: str, shared: Path) -> None:
     for i in range(0, 300, 60):
         alone = engine.encode(histories.take(slice(i, i + 1)))[0]
         np.testing.assert_allclose(together[i], alone, rtol=1e-3, atol=1e-4)
+    items = histories.row(int(np.argmin(np.abs(histories.lengths - 60))))[-100:].tolist()
+    features = all_features(engine, items, len(items))
+    np.testing.assert_allclose(all_features(engine, items, 200), features, rtol=1e-3, atol=1e-4)
+    for t in range(0, len(items), 20):
+        changed = all_features(engine, [*items[:t], len(vocabulary), *items[t + 1 :]], len(items))
+        np.testing.assert_allclose(changed[:t], features[:t], rtol=1e-3, atol=1e-4)
+        assert np.abs(changed[t] - features[t]).max() > 1e-3
 
 
 @pytest.mark.parametrize("variant", [*BLOCKS, "untied"])
@@ -117,11 +125,28 @@ def test_padding_row_stays_zero_while_training(variant: str) -> None:
     engine = make_engine(variant, split.sequences.n_items)
     for batch in TrainBatches(split, LENGTH, 3, 2, 0).epoch(0):
         engine.forward_backward(batch)
+        for table in (engine.model.item_embedding, engine.model.output_embedding):
+            assert table.weight.grad is not None
+            assert not table.weight.grad[0].any()
+            assert table.weight.grad.any()
         engine.optimizer_step()
     weights = engine.weights()
     assert (weights["item_embedding.weight"][0] == 0).all()
     assert (engine.item_table()[0] == 0).all()
     assert np.abs(weights["item_embedding.weight"][1:]).min(1).max() > 0
+
+
+@pytest.mark.parametrize(("padding", "stays_zero"), [("attended", True), ("zeroed", False), ("none", False)])
+def test_only_the_published_padding_has_a_position_of_its_own_that_stays_zero(padding: str, stays_zero: bool) -> None:
+    log = pl.DataFrame({"user_id": [1] * 12 + [2] * 6, "item_id": [*range(12), *range(6)]})
+    split = split_leave_one_out(build_sequences(log)[0])
+    config = ModelConfig(embedding_dim=8, max_seq_len=9, padding=padding)  # type: ignore[arg-type]
+    engine = TorchEngine(config, split.sequences.n_items, TrainConfig(threads=1))
+    (batch,) = TrainBatches(split, 9, 3, 1, 0).epoch(0)
+    engine.forward_backward(batch)
+    engine.optimizer_step()
+    row = engine.weights()["position_embedding.weight"][0]
+    assert (not row.any()) == stays_zero
 
 
 @pytest.mark.parametrize("block", BLOCKS)
@@ -172,9 +197,45 @@ def test_dropout_keeps_the_right_share_and_the_mean(p: float) -> None:
     y = dropout(x)
     assert (y == 0).float().mean().item() == pytest.approx(p, abs=0.005)
     assert y.mean().item() == pytest.approx(1.0, abs=0.03)
-    assert len(y.unique()) == 2
+    assert y.unique().tolist() == [0, pytest.approx(1 / (1 - p), rel=1e-4)]
+    dropped = (y == 0).float()
+    spread = (p * (1 - p)) ** 0.5
+    assert (dropped.mean(0) - p).abs().max().item() < 5 * spread / 400**0.5  # no stripes by column, nor by row
+    assert (dropped.mean(1) - p).abs().max().item() < 5 * spread / 501**0.5
+    flat = dropped.view(-1) - p
+    for distance in (1, 2, 3, 4, 501):
+        together = (flat[:-distance] * flat[distance:]).mean().item() / spread**2
+        assert abs(together) < 5 / flat.numel() ** 0.5  # neighbours are dropped independently
     dropout.eval()
     assert dropout(x) is x
+
+
+def test_gradient_passes_through_dropout_where_the_value_does() -> None:
+    dropout = Dropout(0.5)
+    dropout.rng = generator(0)
+    x = torch.ones(9, 7, requires_grad=True)
+    y = dropout(x)
+    y.sum().backward()
+    assert x.grad is not None
+    assert x.grad.equal(y.detach())
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_dropout_acts_on_embeddings_attention_and_both_maps_of_the_feed_forward(
+    block: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes: list[tuple[int, ...]] = []
+    monkeypatch.setattr(Dropout, "forward", lambda self, x: shapes.append(tuple(x.shape)) or x)
+    config = ModelConfig(block=block, embedding_dim=8, n_heads=2, ffn_dim=12, n_blocks=1)  # type: ignore[arg-type]
+    model = SASRec(config, 9, generator(0)).train()
+    model(torch.tensor([1, 2, 3]), torch.tensor([0, 1, 2]), [Group(1, 3, torch.tensor([2]))])
+    branch = [(3, 8)] if block == "ligr" else []
+    assert shapes == [(3, 8), (2, 3, 3), *branch, (3, 12), (3, 8)]
+
+
+def test_dropout_does_nothing_when_encoding() -> None:
+    engine, histories = make_engine(dropout=0.9), made_histories(8)
+    np.testing.assert_array_equal(engine.encode(histories), make_engine(dropout=0.0).encode(histories))
 
 
 def test_dropout_masks_follow_from_their_generator_alone() -> None:
@@ -197,15 +258,41 @@ def test_weights_start_as_the_published_code_starts_them() -> None:
         "blocks.0.attention.key_value.weight": (2 / (4 * 64)) ** 0.5,
         "blocks.1.attention.output.weight": (2 / (2 * 64)) ** 0.5,
         "blocks.1.ffn.up.weight": (2 / (2 * 64)) ** 0.5,
+        "blocks.1.ffn.down.weight": (2 / (2 * 64)) ** 0.5,
     }
     parameters = dict(model.named_parameters())
     for name, spread in spreads.items():
         assert parameters[name].std().item() == pytest.approx(spread, rel=0.05), name
+        assert abs(parameters[name].mean().item()) < 5 * spread / parameters[name].numel() ** 0.5, name
     assert parameters["item_embedding.weight"][0].abs().max() == 0
-    assert parameters["blocks.0.attention.query.bias"].abs().max() == 0
+    for part in ("query", "key_value", "output"):
+        assert parameters[f"blocks.0.attention.{part}.bias"].abs().max() == 0
     assert parameters["blocks.0.ffn.up.bias"].abs().max().item() == pytest.approx(1 / 8, rel=0.1)
     assert (parameters["norm.weight"] == 1).all()
     again = SASRec(config, 3000, generator(0))
     assert all(p.equal(q) for p, q in zip(model.parameters(), again.parameters(), strict=True))
     initialise(again, generator(1))
     assert not again.item_embedding.weight.equal(model.item_embedding.weight)
+
+
+def test_separate_output_table_starts_apart_with_a_padding_row_and_gated_parts_start_like_the_rest() -> None:
+    model = SASRec(ModelConfig(block="ligr", embedding_dim=64, tied=False), 3000, generator(0))
+    parameters = dict(model.named_parameters())
+    assert not parameters["output_embedding.weight"].equal(parameters["item_embedding.weight"])
+    assert parameters["output_embedding.weight"].std().item() == pytest.approx((2 / 3065) ** 0.5, rel=0.05)
+    assert not parameters["output_embedding.weight"][0].any()
+    assert parameters["blocks.0.ffn.gate.weight"].std().item() == pytest.approx((2 / 128) ** 0.5, rel=0.05)
+    assert parameters["blocks.0.ffn_gate.weight"].std().item() == pytest.approx((2 / 128) ** 0.5, rel=0.05)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_tied_model_has_one_table(tied: bool) -> None:
+    model = SASRec(ModelConfig(embedding_dim=8, tied=tied), 9, generator(0))
+    assert (model.output_embedding is model.item_embedding) == tied
+    assert ("output_embedding.weight" in dict(model.named_parameters())) != tied
+
+
+def test_number_of_weights_of_the_published_model_is_the_published_one() -> None:
+    model = SASRec(ModelConfig(embedding_dim=50, max_seq_len=200, padding="attended"), 3416, generator(0))
+    block = 2 * 2 * 50 + 3 * 50 * 50 + 3 * 50 + 50 * 50 + 50 + 2 * (50 * 50 + 50)
+    assert sum(p.numel() for p in model.parameters()) == 3417 * 50 + 201 * 50 + 2 * block + 100

@@ -9,12 +9,19 @@ import torch
 from reference import Reference
 
 from sasrec.config import ModelConfig, TrainConfig
-from sasrec.engine import TorchEngine, Weights
-from sasrec.published import LAYOUTS, dump_published, read_published
+from sasrec.engine import TorchEngine
+from sasrec.model import Group
+from sasrec.published import LAYOUTS, Weights, dump_published, read_published
 from sasrec.recommender import convert
 from sasrec.sequences import Ragged
 
 N_ITEMS, DIM, LENGTH = 20, 8, 6
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads that wait for each other on a busy machine make these tests twenty times slower."""
+    monkeypatch.setattr("sasrec.engine.usable_cpus", lambda: 1)
 
 
 def random_engine(config: ModelConfig, seed: int = 0) -> TorchEngine:
@@ -45,6 +52,19 @@ def test_features_equal_the_equations_written_in_numpy(block: str, n_heads: int,
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=2e-5)
 
 
+@pytest.mark.parametrize("block", ["sasrec", "post_norm", "pre_norm", "ligr"])
+def test_features_of_all_positions_equal_the_equations(block: str) -> None:
+    config = ModelConfig(block=block, embedding_dim=DIM, max_seq_len=LENGTH, n_heads=2, ffn_dim=12)  # type: ignore[arg-type]
+    engine = random_engine(config)
+    engine.model.eval()
+    items, positions = np.array([3, 9, 9, 1]), np.arange(LENGTH - 4, LENGTH)
+    group = Group(1, 4, torch.tensor([3]))
+    with torch.no_grad():
+        found = engine.model(torch.from_numpy(items), torch.from_numpy(positions), [group])
+    expected = Reference(engine.weights(), block, n_heads=2).features(items, positions)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=2e-5)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_published_layouts_equal_the_equations_with_their_padding(layout: str) -> None:
     settings = LAYOUTS[layout]
@@ -64,7 +84,7 @@ def test_published_layouts_equal_the_equations_with_their_padding(layout: str) -
 class PublishedModel(torch.nn.Module):
     """The published module structure, restated: what its state dicts load into."""
 
-    def __init__(self, layout: str, n_blocks: int = 2) -> None:
+    def __init__(self, layout: str, n_heads: int = 1, n_blocks: int = 2) -> None:
         super().__init__()
         self.layout = layout
         rows = LENGTH if layout == "pmixer-2020" else LENGTH + 1
@@ -74,7 +94,7 @@ class PublishedModel(torch.nn.Module):
         self.attention_layernorms = torch.nn.ModuleList(norms[:n_blocks])
         self.forward_layernorms = torch.nn.ModuleList(norms[n_blocks:-1])
         self.last_layernorm = norms[-1]
-        self.attention_layers = torch.nn.ModuleList(torch.nn.MultiheadAttention(DIM, 1) for _ in range(n_blocks))
+        self.attention_layers = torch.nn.ModuleList(torch.nn.MultiheadAttention(DIM, n_heads) for _ in range(n_blocks))
         self.forward_layers = torch.nn.ModuleList()
         for _ in range(n_blocks):
             layer = torch.nn.Module()
@@ -115,14 +135,16 @@ class PublishedModel(torch.nn.Module):
         return h + transform(h)
 
 
+@pytest.mark.parametrize("n_heads", [1, 4])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_written_checkpoint_loads_into_the_published_modules_and_gives_the_same_features(
-    layout: str, tmp_path: Path
+    layout: str, n_heads: int, tmp_path: Path
 ) -> None:
-    engine = random_engine(ModelConfig(**LAYOUTS[layout], embedding_dim=DIM, max_seq_len=LENGTH, dropout=0.0))
-    path = tmp_path / "model.pth"
+    config = ModelConfig(**LAYOUTS[layout], embedding_dim=DIM, max_seq_len=LENGTH, n_heads=n_heads, dropout=0.0)
+    engine = random_engine(config)
+    path = tmp_path / f"model.head={n_heads}.pth"
     path.write_bytes(dump_published(engine.config, engine.weights(), layout))
-    model = PublishedModel(layout)
+    model = PublishedModel(layout, n_heads)
     model.load_state_dict(torch.load(path, weights_only=True))
     for row in ([3], [1, 2, 3, 4, 5, 6], [7, 7, 9]):
         items = torch.zeros(LENGTH, dtype=torch.long)
@@ -131,7 +153,23 @@ def test_written_checkpoint_loads_into_the_published_modules_and_gives_the_same_
         np.testing.assert_allclose(engine.encode(Ragged.from_lists([row]))[0], expected, rtol=1e-4, atol=2e-5)
     again = read_published(path, layout)
     assert again.n_items == N_ITEMS
+    assert again.config.n_heads == n_heads
     assert_equal_weights(again.weights, engine.weights())
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_model_of_real_positions_written_back_agrees_on_histories_that_need_no_padding(
+    layout: str, tmp_path: Path
+) -> None:
+    settings = {**LAYOUTS[layout], "padding": "none"}
+    engine = random_engine(ModelConfig(**settings, embedding_dim=DIM, max_seq_len=LENGTH))
+    path = tmp_path / "model.pth"
+    path.write_bytes(dump_published(engine.config, engine.weights(), layout))
+    model = PublishedModel(layout)
+    model.load_state_dict(torch.load(path, weights_only=True))
+    full = [6, 5, 4, 3, 2, 1]
+    expected = engine.encode(Ragged.from_lists([full]))[0]
+    np.testing.assert_allclose(model(torch.tensor(full)).detach().numpy(), expected, rtol=1e-4, atol=2e-5)
 
 
 def assert_equal_weights(a: Weights, b: Weights) -> None:

@@ -265,7 +265,7 @@ def test_refit_model_has_all_events_and_refuses_to_be_evaluated(tmp_path: Path) 
 
 
 def test_fit_takes_pandas_and_ids_of_any_type() -> None:
-    log = make_markov_log(n_users=40).to_pandas()
+    log = pd.DataFrame(make_markov_log(n_users=40).to_dict(as_series=False))
     log["item_id"] = log["item_id"].astype(str) + " ünï,çode 'x'"
     recommender = sasrec.fit(log, **{**SMALL, "max_epochs": 1})
     assert recommender.recommend([["1 ünï,çode 'x'"]], k=3)["item_id"].str.ends_with("ünï,çode 'x'").all()

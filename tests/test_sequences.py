@@ -1,6 +1,7 @@
 """Frames -> flat arrays: ids, order, splits."""
 
 import dataclasses
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sasrec.config import EvalConfig
-from sasrec.errors import DataError, UnknownItemError
+from sasrec.errors import ConfigError, DataError, UnknownItemError
 from sasrec.interactions import read_interactions
 from sasrec.sequences import (
     Ragged,
@@ -77,6 +78,20 @@ def test_integer_users_and_items_are_in_numeric_order_and_texts_in_text_order() 
     assert vocabulary.item_ids.to_list() == ["x100", "x20", "x3"]
 
 
+def test_ids_as_integers_texts_and_floats_are_the_same_log() -> None:
+    users, items = [10, 9, 10, 9, 10], [100, 20, 3, 3, 100]
+    logs = [
+        read_interactions(pl.DataFrame({"user_id": pl.Series(users).cast(u), "item_id": pl.Series(items).cast(i)}))
+        for u in (pl.Int32, pl.String, pl.Float64)
+        for i in (pl.UInt16, pl.String, pl.Float64)
+    ]
+    built = [build_sequences(log) for log in logs]
+    assert len({sequences.facts.fingerprint for sequences, _ in built}) == 1
+    for sequences, vocabulary in built:
+        assert histories(sequences, vocabulary) == {9: [20, 3], 10: [100, 3, 100]}
+        assert sequences.row_of_user("10") == sequences.row_of_user(10) == 1
+
+
 def test_sparse_and_negative_integer_ids_are_numbered_densely() -> None:
     sequences, vocabulary = build_sequences(frame([(10**15, -(10**12)), (-5, 7), (-5, 10**17)]))
     assert histories(sequences, vocabulary) == {-5: [7, 10**17], 10**15: [-(10**12)]}
@@ -99,6 +114,19 @@ def test_vocabulary_counts_events_and_survives_a_round_trip(tmp_path: Path) -> N
     again = Vocabulary.from_frame(titled.to_frame())
     assert again.item_ids.to_list() == ["a", "b"]
     assert again.titles_of(np.array([1, 2], np.int32)) == ["a", "Bee"]
+    assert again.counts.tolist() == [2, 1]
+    assert Vocabulary.from_frame(titled.to_frame().reverse()).to_frame().equals(titled.to_frame())
+    assert Vocabulary(vocabulary.item_ids).counts.tolist() == [0, 0]
+    assert vocabulary.titles_of(np.array([2], np.int32)) == ["b"]
+
+
+@pytest.mark.parametrize(("ids", "names"), [([5, 9], ["9", "5"]), (["5", "x"], [5, 9]), ([5, 9], ["9", "y"])])
+def test_titles_meet_their_items_whether_ids_are_numbers_or_texts(ids: list[object], names: list[object]) -> None:
+    titles = pl.DataFrame({"item_id": names, "title": [f"title of {name}" for name in names]})
+    vocabulary = Vocabulary(pl.Series(ids, strict=False)).with_titles(titles)
+    known = {str(name) for name in names}
+    expected = [f"title of {i}" if str(i) in known else str(i) for i in ids]
+    assert vocabulary.titles_of(np.array([1, 2], np.int32)) == expected
 
 
 def test_known_vocabulary_keeps_its_numbers_and_refuses_other_items() -> None:
@@ -121,11 +149,57 @@ def test_facts_tell_what_the_log_is_like() -> None:
 def test_fingerprint_changes_with_any_event_user_item_or_order() -> None:
     base: list[tuple[object, ...]] = [(1, 5), (1, 6), (2, 5)]
     changed: list[list[tuple[object, ...]]] = [
-        base[::-1], [(1, 5), (1, 6), (3, 5)], [(1, 5), (1, 7), (2, 5)], [*base, (2, 6)], [(1, 5), (2, 6), (2, 5)]
+        base[::-1], [(1, 5), (1, 6), (3, 5)], [(1, 5), (1, 7), (2, 5)], [*base, (2, 6)], [(1, 5), (2, 6), (2, 5)],
+        [(1, "5"), (1, "6x"), (2, "5")], [(1, "56"), (1, "x"), (2, "56")], [("1", 5), ("1", 6), ("2x", 5)],
     ]  # fmt: skip
     prints = {build_sequences(frame(rows))[0].facts.fingerprint for rows in [base, *changed]}
-    assert len(prints) == 6
-    assert build_sequences(frame(base))[0].facts.fingerprint == build_sequences(frame(list(base)))[0].facts.fingerprint
+    assert len(prints) == 9
+
+
+def test_fingerprint_is_of_the_log_and_not_of_how_users_are_interleaved_or_the_version_of_polars() -> None:
+    rows: list[tuple[object, ...]] = [("u", 5), ("u", 6), ("v", 5)]
+    fingerprints = {
+        build_sequences(frame([rows[i] for i in order]))[0].facts.fingerprint
+        for order in ([0, 1, 2], [0, 2, 1], [2, 0, 1])
+    }
+    assert fingerprints == {"30b39d886b68b3de3a2445b4c7b9e96b"}
+
+
+def test_fingerprint_changes_with_times_even_when_their_order_does_not() -> None:
+    def fingerprint(*times: float | None) -> str:
+        log = frame([(1, 5), (1, 6), (1, 7)])
+        log = log if times == (None,) else log.with_columns(timestamp=pl.Series(times))
+        return build_sequences(log)[0].facts.fingerprint
+
+    assert len({fingerprint(None), fingerprint(1, 2, 3), fingerprint(1, 2, 4), fingerprint(1.5, 2.0, 3.0)}) == 4
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 9), st.integers(0, 3)), min_size=1))
+def test_facts_equal_a_count_by_hand(rows: list[tuple[int, int, int]]) -> None:
+    facts = build_sequences(frame(list(rows), "user_id", "item_id", "timestamp"))[0].facts
+    per_user = [sorted((r for r in rows if r[0] == u), key=lambda r: r[2]) for u in {u for u, _, _ in rows}]
+    later = sum(len(events) - 1 for events in per_user)
+    repeats = sum(len(events) - len({item for _, item, _ in events}) for events in per_user)
+    tied = sum(a[2] == b[2] for events in per_user for a, b in itertools.pairwise(events))
+    assert (facts.n_events, facts.n_users) == (len(rows), len(per_user))
+    assert facts.n_items == len({item for _, item, _ in rows})
+    assert facts.n_short_users == sum(len(events) < 3 for events in per_user)
+    assert facts.repeat_share == pytest.approx(repeats / max(later, 1))
+    assert facts.tied_share == pytest.approx(tied / max(later, 1))
+
+
+def test_ties_and_short_users_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    build_sequences(frame([(1, 5, 1), (1, 6, 1), (2, 5, 2)], "user_id", "item_id", "timestamp"))
+    assert "100.0 % of events share their timestamp" in caplog.text
+    assert "2 of 2 users have fewer than 3 events" in caplog.text
+    caplog.clear()
+    build_sequences(frame([(1, 5, 1), (1, 6, 2), (1, 5, 3)], "user_id", "item_id", "timestamp"))
+    assert not caplog.text
+
+
+def test_log_without_events_is_refused() -> None:
+    with pytest.raises(DataError, match="the log has no events"):
+        build_sequences(frame([(1, 2)]).head(0))
 
 
 def test_saved_sequences_come_back_memory_mapped(tmp_path: Path) -> None:
@@ -143,6 +217,17 @@ def test_saved_sequences_come_back_memory_mapped(tmp_path: Path) -> None:
         again.row_of_user("w")
 
 
+@pytest.mark.parametrize("name", ["items.npy", "offsets.npy", "timestamps.npy", "users.parquet", "facts.json"])
+def test_files_of_another_log_are_not_mixed_in(tmp_path: Path, name: str) -> None:
+    for folder, n in (("one", 4), ("other", 3)):
+        (tmp_path / folder).mkdir()
+        log = pl.DataFrame({"user_id": range(n), "item_id": range(n), "timestamp": range(n)})
+        build_sequences(log)[0].save(tmp_path / folder)
+    (tmp_path / "one" / name).write_bytes((tmp_path / "other" / name).read_bytes())
+    with pytest.raises(ValueError, match="not of one log"):
+        Sequences.load(tmp_path / "one")
+
+
 SIX = frame([(1, i) for i in (1, 2, 3, 4)] + [(2, i) for i in (5, 6, 7)] + [(3, i) for i in (1, 2)])
 
 
@@ -158,6 +243,40 @@ def test_leave_one_out_takes_the_last_two_events_of_long_enough_users(min_items:
     before = split.test.histories(sequences)
     assert [before.row(i).tolist() for i in range(len(users))] == [[1, 2, 3], [5, 6]][: len(users)]
     assert split.test.histories(sequences, last=1).values.tolist() == [3, 6][: len(users)]
+
+
+@given(st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=6), min_size=1, max_size=6), st.integers(3, 5))
+def test_leave_one_out_is_each_long_users_list_cut_at_its_end(rows: list[list[int]], min_items: int) -> None:
+    log = frame([(u, i) for u, row in enumerate(rows) for i in row])
+    sequences, vocabulary = build_sequences(log)
+    long = [u for u, row in enumerate(rows) if len(row) >= min_items]
+    if not long:
+        with pytest.raises(DataError, match=f"has {min_items} events or more"):
+            split_leave_one_out(sequences, min_items)
+        return
+    split = split_leave_one_out(sequences, min_items)
+
+    def ids(part: Ragged) -> list[list[int]]:
+        return [vocabulary.ids_of(part.row(i)).to_list() for i in range(len(part))]
+
+    assert ids(split.train) == [row[:-2] if u in long else row for u, row in enumerate(rows)]
+    for part, cut in ((split.valid, -2), (split.test, -1)):
+        assert part.users.tolist() == long
+        assert vocabulary.ids_of(part.items(sequences)).to_list() == [rows[u][cut] for u in long]
+        assert ids(part.histories(sequences)) == [rows[u][:cut] for u in long]
+        assert ids(part.histories(sequences, last=2)) == [rows[u][:cut][-2:] for u in long]
+    trained = list(itertools.chain(*ids(split.train)))
+    assert split.train_counts[1:].tolist() == [trained.count(i) for i in vocabulary.item_ids]
+    assert split.statistics.mean_train_len == pytest.approx(np.mean([len(row) for row in ids(split.train)]))
+    assert split.statistics.n_events == split.train_counts.sum()
+
+
+def test_only_valid_and_test_are_parts_of_a_split() -> None:
+    split = split_leave_one_out(build_sequences(SIX)[0])
+    assert split.part("valid") is split.valid
+    assert split.part("test") is split.test
+    with pytest.raises(ConfigError, match="split 'train' is not one of valid, test"):
+        split.part("train")
 
 
 def test_all_events_split_trains_on_everything() -> None:
@@ -195,6 +314,54 @@ def test_temporal_split_cuts_all_users_at_one_time(
     assert split.test.histories(sequences).row(0)[:2].tolist() == [1, 2]
 
 
+@pytest.mark.parametrize("targets", ["first", "last", "all"])
+@given(
+    rows=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=25),
+    cuts=st.tuples(st.integers(0, 9), st.integers(0, 9)).map(sorted),
+)
+def test_temporal_split_equals_each_user_cut_by_hand(
+    targets: str, rows: list[tuple[int, int, int]], cuts: list[int]
+) -> None:
+    sequences, vocabulary = build_sequences(frame(list(rows), "user_id", "item_id", "timestamp"))
+    by_user = [sorted((r for r in rows if r[0] == u), key=lambda r: r[2]) for u in sorted({u for u, _, _ in rows})]
+    spans = {"valid": (cuts[0], cuts[1]), "test": (cuts[1], 99)}
+    chosen = {"first": slice(0, 1), "last": slice(-1, None), "all": slice(None)}[targets]
+    expected = {
+        part: [
+            (u, events[i][1], [item for _, item, _ in events[:i]])
+            for u, events in enumerate(by_user)
+            for i in [i for i, event in enumerate(events) if low <= event[2] < high][chosen]
+            if i > 0
+        ]
+        for part, (low, high) in spans.items()
+    }
+    train = [[item for _, item, time in events if time < cuts[0]] for events in by_user]
+    if not any(train) or not expected["valid"] or not expected["test"]:
+        with pytest.raises(DataError, match=r"nothing to train on|leaves no (valid|test) targets"):
+            split_temporal(sequences, *cuts, targets)  # type: ignore[arg-type]
+        return
+    split = split_temporal(sequences, *cuts, targets)  # type: ignore[arg-type]
+    assert [vocabulary.ids_of(split.train.row(u)).to_list() for u in range(len(by_user))] == train
+    for name, events in expected.items():
+        part = split.part(name)
+        before = part.histories(sequences)
+        found = zip(part.users.tolist(), vocabulary.ids_of(part.items(sequences)), range(len(part)), strict=True)
+        assert [(u, i, vocabulary.ids_of(before.row(row)).to_list()) for u, i, row in found] == events
+
+
+def test_fractions_of_a_temporal_split_are_shares_of_the_events() -> None:
+    log = pl.DataFrame({"user_id": [1, 2] * 5, "item_id": range(10), "timestamp": range(1, 11)})
+    sequences, _ = build_sequences(log)
+    by_fraction = EvalConfig(split_method="temporal", valid_fraction=0.2, test_fraction=0.2, temporal_targets="all")
+    by_cut = EvalConfig(split_method="temporal", valid_cut=7, test_cut=9, temporal_targets="all")
+    for config in (by_fraction, by_cut):
+        split = split_sequences(sequences, config)
+        assert sequences.timestamps is not None
+        assert sorted(sequences.timestamps[split.valid.positions]) == [7, 8]
+        assert sorted(sequences.timestamps[split.test.positions]) == [9, 10]
+        assert split.statistics.n_events == 6
+
+
 def test_temporal_split_by_fractions_and_its_errors() -> None:
     sequences, _ = build_sequences(TIMED)
     config = EvalConfig(split_method="temporal", valid_fraction=0.3, test_fraction=0.3)
@@ -221,6 +388,12 @@ def test_seen_items_are_hidden_unless_repeats_are_common_or_the_user_says() -> N
     assert not hides_seen(split, EvalConfig(filter_seen="no"))
 
 
+@pytest.mark.parametrize(("n_items", "hidden"), [(20, True), (19, False)])
+def test_five_percent_of_repeats_still_hide_and_more_do_not(n_items: int, hidden: bool) -> None:
+    log = frame([(1, i) for i in [*range(n_items), 0]])  # one of n_items later events is a repeat
+    assert hides_seen(split_leave_one_out(build_sequences(log)[0]), EvalConfig()) == hidden
+
+
 @pytest.mark.data
 def test_published_files_give_the_published_numbers_of_evaluated_users(shared: Path) -> None:
     sequences, vocabulary = build_sequences(read_interactions(shared / "data" / "Video.txt"))
@@ -228,3 +401,16 @@ def test_published_files_give_the_published_numbers_of_evaluated_users(shared: P
     assert len(split_leave_one_out(sequences, 4).test) == 30_629
     assert vocabulary.item_ids.to_list() == list(range(1, 23_716))
     assert dataclasses.asdict(split_leave_one_out(sequences).statistics)["n_items"] == 23_715
+
+
+@pytest.mark.data
+def test_histories_of_ml_1m_are_the_lines_of_each_user_in_file_order(shared: Path) -> None:
+    path = shared / "data" / "ml-1m.txt"
+    sequences, vocabulary = build_sequences(read_interactions(path))
+    split = split_leave_one_out(sequences)
+    assert (len(sequences), len(vocabulary), split.statistics.n_events) == (6040, 3416, 999_611 - 2 * 6040)
+    assert split.statistics.mean_train_len == pytest.approx(163.5, abs=0.05)
+    rows = np.loadtxt(path, np.int64)
+    for user in (0, 17, 6039):
+        mine = rows[rows[:, 0] == sequences.user_ids[user], 1]
+        assert vocabulary.ids_of(np.asarray(sequences.history(user))).to_list() == mine.tolist()

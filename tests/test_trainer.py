@@ -119,7 +119,7 @@ def test_interrupted_and_resumed_run_equals_an_uninterrupted_one(markov_log: pl.
     whole = run_training(split, run=RunFolder.create(tmp_path / "whole"))
 
     def interrupt(p: Progress) -> None:
-        if p.epoch == 2:
+        if p.epoch == 2 and p.valid is not None:  # the end of the epoch
             signal.raise_signal(signal.SIGINT)
 
     run = RunFolder.create(tmp_path / "run")
@@ -129,7 +129,8 @@ def test_interrupted_and_resumed_run_equals_an_uninterrupted_one(markov_log: pl.
     resumed = run_training(split, run=run, resume=True)
     assert resumed.epochs == 3
     assert_same_weights(whole, resumed)
-    assert [line["train_loss"] for line in resumed.history] == [line["train_loss"] for line in whole.history]
+    losses = [[line["train_loss"] for line in result.history] for result in (resumed, whole)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-12)
 
 
 def test_run_killed_in_the_middle_of_an_epoch_and_resumed_ends_in_the_same_weights(tmp_path: Path) -> None:
@@ -177,7 +178,7 @@ def test_loss_that_is_not_a_number_stops_training_and_keeps_the_last_good_epoch(
     engine = create_engine(MODEL, split.sequences.n_items, TRAIN)
 
     def poison(p: Progress) -> None:
-        if p.epoch == 2:
+        if p.epoch == 2 and p.valid is not None:  # the end of the epoch
             weights = engine.weights()
             weights["item_embedding.weight"][:] = np.nan
             engine.load_weights(weights)

@@ -35,7 +35,6 @@ from sasrec.recommender import (
     fit_sequences,
     load,
     load_log,
-    write_reports,
 )
 from sasrec.reports import metrics_table
 from sasrec.sequences import Sequences, Vocabulary, build_sequences
@@ -224,7 +223,6 @@ def train(
             soft_wrap=True,
         )
         raise typer.Exit(1)
-    write_reports(recommender, output)
     if json_:
         _print_json(_training_summary(recommender, output))
         return
@@ -429,7 +427,6 @@ def demo(
     settings = {"max_epochs": max_epochs}
     with console.TrainingDisplay(quiet=context.obj["quiet"]) as display:
         recommender = fit_sequences(sequences, vocabulary, name, options, settings, display.update)
-    write_reports(recommender, output)
     typer.echo(metrics_table(recommender.results))
     user = sequences.user_ids[0]
     recent = vocabulary.titles_of(sequences.history(0)[-5:])

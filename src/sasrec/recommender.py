@@ -22,11 +22,12 @@ from sasrec.config import DEFAULT_PRESET, EvalConfig, LogStatistics, TrainConfig
 from sasrec.datasets import DATASETS, load_dataset
 from sasrec.engine import Engine, Float32, create_engine, environment
 from sasrec.errors import CheckpointError, ConfigError, DataError, UnknownItemError
-from sasrec.evaluation import ModelScorer, Result, evaluate, read_candidates
+from sasrec.evaluation import Result, evaluate, read_candidates
 from sasrec.interactions import read_interactions
 from sasrec.published import read_published
 from sasrec.ranking import top_k
 from sasrec.reports import RunFacts, write_report
+from sasrec.scorers import ModelScorer
 from sasrec.sequences import (
     Int32,
     Ragged,
@@ -364,6 +365,8 @@ class Recommender:
             run.append_history(line)
         run.save_metrics(self.results)
         run.save_config(self.config)
+        if self.train_result is not None:
+            write_reports(self, run.path)
 
 
 def write_reports(recommender: Recommender, folder: Path) -> None:
@@ -375,7 +378,9 @@ def write_reports(recommender: Recommender, folder: Path) -> None:
     result, sequences = recommender.train_result, recommender.sequences
     assert result is not None
     assert sequences is not None
-    warnings = dict.fromkeys(f"{r['split']}: {text}" for r in recommender.results for text in r["warnings"])
+    by_split = {(r["split"], text) for r in recommender.results for text in r["warnings"]}
+    texts = [text for _, text in sorted(by_split)]
+    warnings = [text if texts.count(text) > 1 else f"{split}: {text}" for split, text in sorted(by_split)]
     facts = RunFacts(
         config=recommender.config,
         lengths=np.diff(sequences.offsets),
@@ -387,7 +392,7 @@ def write_reports(recommender: Recommender, folder: Path) -> None:
         best_epoch=result.best_epoch,
         seconds=result.seconds,
         stopped=result.stopped,
-        warnings=list(warnings),
+        warnings=list(dict.fromkeys(warnings)),
     )
     write_report(folder, facts)
 
@@ -404,13 +409,19 @@ def _examples(recommender: Recommender) -> list[dict[str, Any]]:
     indices, scores = top_k(recommender.engine.encode(histories) @ recommender.engine.item_table().T, 10, hidden=hidden)
     examples = []
     for i, target in enumerate(chosen.items(split.sequences)):
-        listed = zip(titles_of(indices[i][indices[i] > 0]), scores[i].tolist(), strict=False)
+        listed = indices[i][indices[i] > 0]
+        ids = recommender.vocabulary.ids_of(listed).to_list()
+        rows_ = zip(ids, titles_of(listed), scores[i].tolist(), strict=False)
         examples.append(
             {
                 "user_id": split.sequences.user_ids[int(chosen.users[i])],
                 "history": titles_of(histories.row(i)[-EXAMPLE_HISTORY:]),
                 "target": titles_of(np.array([target], np.int32))[0],
-                "recommendations": [{"rank": r + 1, "title": t, "score": s} for r, (t, s) in enumerate(listed)],
+                "target_id": recommender.vocabulary.ids_of(np.array([target], np.int32))[0],
+                "recommendations": [
+                    {"rank": rank, "item_id": item_id, "title": title, "score": score}
+                    for rank, (item_id, title, score) in enumerate(rows_, 1)
+                ],
             }
         )
     return examples
@@ -533,10 +544,15 @@ def fit_sequences(
     recommender = Recommender(engine, vocabulary, config, sequences, (), result)
     if result.stopped == "interrupted":
         return recommender
+    logger.info("measuring the model of epoch %d on valid and test, beside baselines", result.best_epoch)
     recommender.results = [r.to_dict() for r in final_results(recommender)]
     if run is not None:
         run.save_metrics(recommender.results)
-    return _refit(recommender, split, run, progress) if options.refit else recommender
+    if options.refit:
+        recommender = _refit(recommender, split, run, progress)
+    if run is not None:
+        write_reports(recommender, run.path)
+    return recommender
 
 
 def configure(sequences: Sequences, name: str, preset: str, settings: dict[str, Any]) -> tuple[Split, RunConfig]:

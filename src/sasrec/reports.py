@@ -137,7 +137,7 @@ def published_figures(data: LogFacts) -> list[PublishedFigure]:
 
 def _comparable(data: LogFacts, result: ResultDict) -> list[PublishedFigure]:
     """Published figures of the same protocol: test, leave-one-out, 100 drawn items or all but those seen."""
-    same = {
+    same = {  # a result tells its number of candidates in words only
         "sampled": str(result["candidates"]).startswith("the target and 100 "),
         "full": bool(result["filter_seen"]),
     }
@@ -300,6 +300,8 @@ def _verdict(result: ResultDict, name: str) -> tuple[str, str]:
     best = max(baselines, key=lambda scorer: float(baselines[scorer]["value"]))
     mine, theirs = result["metrics"][name], baselines[best]
     beside = f"{best} {theirs['value']:.4f}"
+    if mine.get("stderr") is None or theirs.get("stderr") is None:
+        return "soft", f"nothing to judge by; the best baseline is {beside}"
     if _bounds(mine)[0] > _bounds(theirs)[1]:
         return "good", f"▲ above the best baseline, {beside}"
     if _bounds(mine)[1] < _bounds(theirs)[0]:
@@ -506,7 +508,7 @@ def _settings(facts: RunFacts) -> str:
 def _setting_rows(config: ModelConfig | TrainConfig | EvalConfig) -> Iterator[Row]:
     defaults = to_dict(type(config)())
     for name, value in to_dict(config).items():
-        yield ("" if value == defaults[name] else "model"), [name, _plain(value)]
+        yield ("" if value == defaults[name] else "changed"), [name, _plain(value)]
 
 
 def _plain(value: Any) -> str:
@@ -541,11 +543,14 @@ def _figure(width: float = 4.0, height: float = 2.4) -> Figure:
 
 def _label(ax: Axes, x: str, y: str = "") -> None:
     """Axis labels, and ticks as 0.25 or 1,000: SVG viewers drop the superscripts of powers of ten."""
-    from matplotlib.ticker import FuncFormatter, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     ax.set_xlabel(x, fontsize=9, color=SOFT)
     ax.set_ylabel(y, fontsize=9, color=SOFT)
     for axis in (ax.xaxis, ax.yaxis):
+        low, high = axis.get_view_interval()
+        if axis.get_scale() == "log" and high < 100 * low:  # powers of ten alone would label a point or two
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
         axis.set_minor_formatter(NullFormatter())
 
@@ -569,7 +574,7 @@ def _curves(facts: RunFacts) -> Figure:
 
 def _draw_loss(ax: Axes, facts: RunFacts) -> None:
     _draw_line(ax, *_series(facts, _loss), color=ORANGE)
-    _draw_best_epoch(ax, facts)
+    _draw_epochs(ax, facts)
 
 
 def _draw_valid(ax: Axes, facts: RunFacts) -> None:
@@ -581,7 +586,7 @@ def _draw_valid(ax: Axes, facts: RunFacts) -> None:
         ax.plot(facts.best_epoch, best, "o", color=BLUE, markersize=6)
     if tested[0]:
         ax.legend(frameon=False, fontsize=9, labelcolor=INK)
-    _draw_best_epoch(ax, facts)
+    _draw_epochs(ax, facts)
 
 
 def _draw_line(ax: Axes, epochs: list[int], values: list[float], **style: Any) -> None:
@@ -590,9 +595,13 @@ def _draw_line(ax: Axes, epochs: list[int], values: list[float], **style: Any) -
     ax.plot(np.array(epochs)[keep], np.array(values)[keep], marker=marker, linewidth=1.8, **style)
 
 
-def _draw_best_epoch(ax: Axes, facts: RunFacts) -> None:
+def _draw_epochs(ax: Axes, facts: RunFacts) -> None:
+    """The axis of epochs, with a line at the one that was kept."""
+    from matplotlib.ticker import MaxNLocator
+
     if any(line["epoch"] == facts.best_epoch for line in facts.history):
         ax.axvline(facts.best_epoch, color=SOFT, linewidth=1, linestyle="--")
+    ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
     _label(ax, "epoch")
 
 
@@ -638,7 +647,7 @@ def _chart(figure: Figure, title: str, told: str) -> str:
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(buffer, format="svg", metadata=nothing)
     svg = buffer.getvalue()
-    svg = re.sub(r' xmlns(:xlink)?="[^"]*"| id="[a-z]+_\d+"', "", svg[svg.index("<svg") :])
+    svg = re.sub(r' xmlns(:xlink)?="[^"]*"| id="[\w.]+_\d+"', "", svg[svg.index("<svg") :])
     for colour, variable in VARIABLES.items():
         svg = svg.replace(colour, f"var(--{variable})")
     svg = svg.replace("<svg ", f'<svg role="img" aria-label="{_html(f"{title}. {told}", None)}" ', 1)

@@ -23,7 +23,8 @@ from sasrec.checkpoint import RunFolder
 from sasrec.config import EvalConfig, ModelConfig, TrainConfig, parse_metric
 from sasrec.engine import Engine, Weights
 from sasrec.errors import TrainingError
-from sasrec.evaluation import ModelScorer, draw_candidates, evaluate
+from sasrec.evaluation import draw_candidates, evaluate
+from sasrec.scorers import ModelScorer
 from sasrec.sequences import Int32, Split
 
 logger = logging.getLogger(__name__)
@@ -138,6 +139,7 @@ class _Loop:
         self.history: list[dict[str, Any]] = []
         self.best_weights: Weights | None = None
         self.last_save = time.monotonic()
+        self.pending_positions = 0  # whose loss the engine still holds
 
     def restore(self) -> None:
         """Take up the state saved in the run folder, if any."""
@@ -190,7 +192,7 @@ class _Loop:
             self.engine.optimizer_step()
             state.step += 1
             state.n_positions += len(batch.targets)
-            self._pending_positions += len(batch.targets)
+            self.pending_positions += len(batch.targets)
             now = time.monotonic()
             state.epoch_seconds = before + now - began
             if now - reported > REPORT_SECONDS and state.step < self.batches.steps_per_epoch:
@@ -205,14 +207,12 @@ class _Loop:
         self._collect_loss()
         return ""
 
-    _pending_positions = 0  # whose loss the engine still holds
-
     def _collect_loss(self) -> None:
         loss = self.engine.pop_loss()
         if not math.isfinite(loss):
             self._fail(f"the loss became {loss}")
-        self.state.loss_sum += loss * self._pending_positions
-        self._pending_positions = 0
+        self.state.loss_sum += loss * self.pending_positions
+        self.pending_positions = 0
 
     def _fail(self, what: str) -> None:
         state = self.state
