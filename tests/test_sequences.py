@@ -217,6 +217,15 @@ def test_saved_sequences_come_back_memory_mapped(tmp_path: Path) -> None:
         again.row_of_user("w")
 
 
+def test_sequences_without_timestamps_are_saved_and_loaded_too(tmp_path: Path) -> None:
+    sequences, _ = build_sequences(frame([(1, 5), (1, 6), (2, 5)]))
+    sequences.save(tmp_path)
+    again = Sequences.load(tmp_path)
+    assert again.timestamps is None
+    assert not again.facts.has_timestamps
+    assert again.items.tolist() == [1, 2, 1]
+
+
 @pytest.mark.parametrize("name", ["items.npy", "offsets.npy", "timestamps.npy", "users.parquet", "facts.json"])
 def test_files_of_another_log_are_not_mixed_in(tmp_path: Path, name: str) -> None:
     for folder, n in (("one", 4), ("other", 3)):

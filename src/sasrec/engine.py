@@ -165,7 +165,8 @@ class TorchEngine:
     def forward_backward(self, batch: Batch) -> None:
         import torch
 
-        self.model.train()
+        if not self.model.training:  # switching walks over all modules
+            self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
         self._seed_dropout(batch.step)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
@@ -208,7 +209,8 @@ class TorchEngine:
     def encode(self, histories: Ragged) -> Float32:
         import torch
 
-        self.model.eval()
+        if self.model.training:
+            self.model.eval()
         recent = histories.last(self.config.max_seq_len)
         features = np.empty((len(recent), self.config.embedding_dim), np.float32)
         with torch.inference_mode():
