@@ -204,3 +204,11 @@ def test_progress_estimates_the_time_left(markov_log: pl.DataFrame) -> None:
 def test_test_metrics_are_logged_only_on_request(markov_log: pl.DataFrame) -> None:
     result = run_training(split_of(markov_log), replace(TRAIN, max_epochs=1, log_test=True))
     assert "ndcg@10" in result.history[0]["test"]
+
+
+def test_resume_before_anything_was_saved_starts_the_history_anew(markov_log: pl.DataFrame, tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run")
+    run.append_history({"epoch": 1, "train_loss": 9.0})  # killed before the state was saved
+    result = run_training(split_of(markov_log), run=run, resume=True)
+    assert [line["epoch"] for line in run.read_history()] == [1, 2, 3]
+    assert run.read_history() == result.history

@@ -143,9 +143,12 @@ class _Loop:
 
     def restore(self) -> None:
         """Take up the state saved in the run folder, if any."""
-        saved = self.run.load_state() if self.run else None
-        if self.run is None or saved is None:
+        if self.run is None:
+            return
+        saved = self.run.load_state()
+        if saved is None:
             logger.info("nothing has been saved yet; training starts at the first epoch")
+            self.run.rewind_history(0)
             return
         weights, optimizer, state = saved
         self.engine.load_weights(weights)
