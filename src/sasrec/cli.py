@@ -418,7 +418,7 @@ def info(run: Annotated[Path | None, typer.Argument(help="a run folder")] = None
 def demo(
     context: typer.Context,
     output: Annotated[Path, typer.Option("--output", "-o", help="the run folder to write")] = Path("runs/ml-100k"),
-    max_epochs: Annotated[int, typer.Option("--max-epochs", help="stop after this many epochs", min=1)] = 60,
+    max_epochs: Annotated[int, typer.Option("--max-epochs", help="stop after this many epochs", min=1)] = 100,
     overwrite: Overwrite = False,
 ) -> None:
     """Fetch MovieLens 100K, train, measure beside baselines, recommend with titles, write a report."""
