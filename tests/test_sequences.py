@@ -102,6 +102,7 @@ def test_vocabulary_looks_up_integers_and_their_text_alike() -> None:
     vocabulary = Vocabulary(pl.Series([5, 2969]))
     assert [vocabulary.index_of(i) for i in (2969, "2969", 2969.0, "02969", "x", None, "")] == [2, 2, 2, 0, 0, 0, 0]
     texts = Vocabulary(pl.Series(["7", "x"]))
+    assert Vocabulary(pl.Series(["None"])).index_of(None) == 0
     assert [texts.index_of(i) for i in (7, "7", "x")] == [1, 1, 2]
     with pytest.raises(UnknownItemError, match=r"^item 'y' is not in the log this model was trained on \(2 items\)$"):
         texts.known_index("y")

@@ -183,7 +183,7 @@ def canonical_id(value: object, integers: bool) -> int | str:
     """One id in the vocabulary's own type: 2969 and "2969" meet; "02969" stays another id."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    text = str(value)
+    text = "" if value is None else str(value)  # no id is empty, so nothing matches None
     if not integers:
         return text
     try:
