@@ -22,11 +22,11 @@ import yaml
 from sasrec import __version__, console
 from sasrec.checkpoint import RunFolder, atomic_file, atomic_write
 from sasrec.config import CONFIGS, DEFAULT_PRESET, PRESETS
-from sasrec.datasets import DATASETS, load_dataset
+from sasrec.datasets import DATASETS
 from sasrec.engine import environment
 from sasrec.errors import ConfigError, DataError, SASRecError
 from sasrec.evaluation import compare
-from sasrec.interactions import filter_k_core, filter_repeats, read_interactions, read_titles
+from sasrec.interactions import filter_k_core, filter_repeats, read_titles
 from sasrec.published import LAYOUTS, dump_published
 from sasrec.recommender import (
     FitOptions,
@@ -35,6 +35,7 @@ from sasrec.recommender import (
     fit_sequences,
     load,
     load_log,
+    read_log,
 )
 from sasrec.reports import metrics_table
 from sasrec.sequences import Sequences, Vocabulary, build_sequences
@@ -145,17 +146,16 @@ def _load_log(source: str, given: dict[str, Any]) -> tuple[Sequences, Vocabulary
 def _filtered(
     source: str, reading: dict[str, Any], repeats: Any, core: int | None, one_pass: bool
 ) -> tuple[Sequences, Vocabulary, str]:
-    named = source in DATASETS and not Path(source).exists()
-    if not named and Path(source).is_dir():
+    if Path(source).is_dir():
         raise ConfigError(f"--repeats and --k-core filter a log file, and {source} is a prepared folder")
-    log, titles = load_dataset(source) if named else (read_interactions(source, **reading), None)
+    log, titles, name = read_log(source, **reading)
     log = filter_repeats(log, repeats)
     if core:
         log = filter_k_core(log, core, core, iterated=not one_pass)
         if not len(log):
             raise DataError(f"no event is left after the {core}-core filter of {source}; use a smaller --k-core")
     sequences, vocabulary = build_sequences(log)
-    return sequences, vocabulary if titles is None else vocabulary.with_titles(titles), Path(source).name.split(".")[0]
+    return sequences, vocabulary if titles is None else vocabulary.with_titles(titles), name
 
 
 @app.callback(invoke_without_command=True)

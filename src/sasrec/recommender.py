@@ -461,17 +461,26 @@ def load_log(source: Any, **reading: Any) -> tuple[Sequences, Vocabulary, str]:
     Raises:
         DataError: it cannot be read.
     """
-    if isinstance(source, str) and source in DATASETS and not Path(source).exists():
-        log, titles = load_dataset(source)
-        sequences, vocabulary = build_sequences(log)
-        return sequences, vocabulary if titles is None else vocabulary.with_titles(titles), source
     if isinstance(source, str | Path) and (Path(source) / "sequences").is_dir():
         folder = RunFolder(Path(source))
         stored = folder.load_sequences()
         assert stored is not None
         return stored, folder.load_vocabulary(), Path(source).name
+    log, titles, name = read_log(source, **reading)
+    sequences, vocabulary = build_sequences(log)
+    return sequences, vocabulary if titles is None else vocabulary.with_titles(titles), name
+
+
+def read_log(source: Any, **reading: Any) -> tuple[pl.DataFrame, pl.DataFrame | None, str]:
+    """Events, titles where there are any, and a name, from a log or a named data set.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    if isinstance(source, str) and source in DATASETS and not Path(source).exists():
+        return *load_dataset(source), source
     name = Path(source).name.split(".")[0] if isinstance(source, str | Path) else "log"
-    return *build_sequences(read_interactions(source, **reading)), name
+    return read_interactions(source, **reading), None, name
 
 
 @dataclass(frozen=True)
