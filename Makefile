@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+# Without a C++ compiler the compiled core is left out, and torch does the work.
+NATIVE := $(or $(SASREC_NATIVE),$(if $(shell command -v $(CXX)),1,0))
 SOURCES = src tests benchmarks examples tools
 
 .PHONY: demo test lint types tests docs clean
@@ -24,13 +26,16 @@ tests: $(VENV)/.tested
 docs: $(VENV)/.tested  # the generated pages: docs/cli.md and docs/config.md
 	$(BIN)/python tools/generate_docs.py
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml constraints.txt CMakeLists.txt $(wildcard native/*)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	@[ "$(NATIVE)" != 0 ] || echo "no C++ compiler ($(CXX)): installing without the compiled core"
+	SASREC_NATIVE=$(NATIVE) $(BIN)/pip install --quiet --constraint constraints.txt --editable .
 	touch $@
 
 $(VENV)/.tested: $(VENV)/.installed
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]'
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["test"], sep="\n")' \
+	  > $(VENV)/test-requirements.txt  # the package itself need not be built again
+	$(BIN)/pip install --quiet --constraint constraints.txt --requirement $(VENV)/test-requirements.txt
 	touch $@
 
 clean:

@@ -8,6 +8,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from sasrec.native import load_native
+
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 SMALL = ["--threads", "1", "--json", "--set", "max_seq_len=8", "--set", "embedding_dim=8"]
 RUNS = {
@@ -123,7 +125,11 @@ def test_lines_without_a_peer_have_all_fields(lines, name, whats):
         assert 0 < line["ours"]["min"] <= line["ours"]["median"] <= line["ours"]["max"]
         assert line["peer"] is None
         assert line["ratio"] is None
-        assert (line["data"], line["threads"], line["engine"]) == ("made", 1, "torch")
+        assert (line["data"], line["threads"], line["engine"]) == (
+            "made",
+            1,
+            "native" if load_native().module else "torch",
+        )
         assert {"sasrec", "torch", "numpy", "python"} <= set(line["versions"])
 
 

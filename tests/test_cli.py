@@ -228,7 +228,9 @@ BAD = {
     "bad time": (["train", "{tmp}/time.csv", "-o", "{tmp}/o"], 1, "soon"),
     "unknown preset": (["train", "{log}", "-o", "{tmp}/o", "--preset", "magic"], 2, "preset 'magic' is not known"),
     "too many heads": (["train", "{log}", "-o", "{tmp}/o", "--n-heads", "7"], 2, "n_heads=7 does not divide"),
-    "no native": (["train", "{log}", "-o", "{tmp}/o", "--engine", "native"], 2, "engine=native"),
+    "no native": (
+        ["train", "{log}", "-o", "{tmp}/o", "--engine", "native", "--padding", "attended"], 2, "engine=native",
+    ),
     "no cuda": (["train", "{log}", "-o", "{tmp}/o", "--device", "cuda:99"], 2, "cuda"),
     "unknown key": (["train", "{log}", "-o", "{tmp}/o", "--config", "{tmp}/bad.yaml"], 2, "unknown setting 'epochs'"),
     "not empty": (["train", "{log}", "-o", "{tmp}/full"], 2, "not empty"),

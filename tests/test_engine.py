@@ -22,12 +22,12 @@ from sasrec.engine import (
     _chunks,
     create_engine,
     length_groups,
-    set_threads,
-    usable_cpus,
 )
 from sasrec.errors import CheckpointError, ConfigError
 from sasrec.model import Group
+from sasrec.native import Native
 from sasrec.sequences import Ragged, build_sequences, split_leave_one_out
+from sasrec.threads import set_threads, usable_cpus
 
 MODEL = ModelConfig(embedding_dim=16, n_blocks=1, max_seq_len=10, dropout=0.2)
 SPLIT = split_leave_one_out(build_sequences(make_markov_log())[0])
@@ -345,16 +345,27 @@ def test_published_padding_can_be_trained_on(padding: str) -> None:
     assert losses[-1] < losses[0]
 
 
-def test_auto_takes_torch_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+def test_auto_takes_torch_for_what_the_core_does_not_do_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "sasrec"):
+        assert create_engine(replace(MODEL, padding="attended"), 5, TrainConfig(threads=1)).name == "torch"
+    assert "engine: torch on cpu (the compiled core does not do padding=attended), 1 threads" in caplog.text
+
+
+def test_auto_takes_torch_where_there_is_no_core(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("sasrec.engine.load_native", lambda: Native("", None, "nothing was compiled"))
     with caplog.at_level(logging.INFO, "sasrec"):
         assert create_engine(MODEL, 5, TrainConfig(threads=1)).name == "torch"
-    assert "engine: torch on cpu, 1 threads" in caplog.text
+    assert "engine: torch on cpu (nothing was compiled), 1 threads" in caplog.text
+    with pytest.raises(ConfigError, match="engine=native: nothing was compiled; use engine=torch or auto"):
+        create_engine(MODEL, 5, TrainConfig(engine="native"))
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"engine": "native"}, "engine=native is not part of this build"),
+        ({"engine": "native", "device": "cuda"}, "engine=native: the compiled core does not do device=cuda"),
         ({"device": "tpu!"}, "device='tpu!' is not a device"),
         ({"device": "meta"}, "device='meta' is not supported"),
     ],

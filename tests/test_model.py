@@ -11,7 +11,7 @@ from sasrec.batches import TrainBatches, generator
 from sasrec.config import ModelConfig, TrainConfig
 from sasrec.engine import TorchEngine
 from sasrec.interactions import read_interactions
-from sasrec.model import BLOCKS, Dropout, Group, SASRec, initialise
+from sasrec.model import BLOCKS, Dropout, Group, SASRec
 from sasrec.sequences import Ragged, build_sequences, split_leave_one_out
 
 N_ITEMS, LENGTH = 40, 12
@@ -246,43 +246,6 @@ def test_dropout_masks_follow_from_their_generator_alone() -> None:
         masks.append(dropout(x))
     assert masks[0].equal(masks[1])
     assert not masks[0].equal(masks[2])
-
-
-def test_weights_start_as_the_published_code_starts_them() -> None:
-    config = ModelConfig(embedding_dim=64, max_seq_len=200)
-    model = SASRec(config, 3000, generator(0))
-    spreads = {
-        "item_embedding.weight": (2 / (3001 + 64)) ** 0.5,
-        "position_embedding.weight": (2 / (200 + 64)) ** 0.5,
-        "blocks.0.attention.query.weight": (2 / (4 * 64)) ** 0.5,
-        "blocks.0.attention.key_value.weight": (2 / (4 * 64)) ** 0.5,
-        "blocks.1.attention.output.weight": (2 / (2 * 64)) ** 0.5,
-        "blocks.1.ffn.up.weight": (2 / (2 * 64)) ** 0.5,
-        "blocks.1.ffn.down.weight": (2 / (2 * 64)) ** 0.5,
-    }
-    parameters = dict(model.named_parameters())
-    for name, spread in spreads.items():
-        assert parameters[name].std().item() == pytest.approx(spread, rel=0.05), name
-        assert abs(parameters[name].mean().item()) < 5 * spread / parameters[name].numel() ** 0.5, name
-    assert parameters["item_embedding.weight"][0].abs().max() == 0
-    for part in ("query", "key_value", "output"):
-        assert parameters[f"blocks.0.attention.{part}.bias"].abs().max() == 0
-    assert parameters["blocks.0.ffn.up.bias"].abs().max().item() == pytest.approx(1 / 8, rel=0.1)
-    assert (parameters["norm.weight"] == 1).all()
-    again = SASRec(config, 3000, generator(0))
-    assert all(p.equal(q) for p, q in zip(model.parameters(), again.parameters(), strict=True))
-    initialise(again, generator(1))
-    assert not again.item_embedding.weight.equal(model.item_embedding.weight)
-
-
-def test_separate_output_table_starts_apart_with_a_padding_row_and_gated_parts_start_like_the_rest() -> None:
-    model = SASRec(ModelConfig(block="ligr", embedding_dim=64, tied=False), 3000, generator(0))
-    parameters = dict(model.named_parameters())
-    assert not parameters["output_embedding.weight"].equal(parameters["item_embedding.weight"])
-    assert parameters["output_embedding.weight"].std().item() == pytest.approx((2 / 3065) ** 0.5, rel=0.05)
-    assert not parameters["output_embedding.weight"][0].any()
-    assert parameters["blocks.0.ffn.gate.weight"].std().item() == pytest.approx((2 / 128) ** 0.5, rel=0.05)
-    assert parameters["blocks.0.ffn_gate.weight"].std().item() == pytest.approx((2 / 128) ** 0.5, rel=0.05)
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -21,7 +21,7 @@ N_ITEMS, DIM, LENGTH = 20, 8, 6
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Threads that wait for each other on a busy machine make these tests twenty times slower."""
-    monkeypatch.setattr("sasrec.engine.usable_cpus", lambda: 1)
+    monkeypatch.setattr("sasrec.threads.usable_cpus", lambda: 1)
 
 
 def random_engine(config: ModelConfig, seed: int = 0) -> TorchEngine:

@@ -26,9 +26,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_safetensors
 
 from sasrec.config import EvalConfig, ModelConfig, TrainConfig, from_dict, to_dict
-from sasrec.engine import Float32, Weights
 from sasrec.errors import CheckpointError, ConfigError, DataError
 from sasrec.sequences import LogFacts, Sequences, Vocabulary
+from sasrec.weights import Float32, Weights
 
 FORMAT = 1
 MAY_CHANGE_ON_RESUME = {

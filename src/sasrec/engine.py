@@ -7,7 +7,6 @@ Shape legend: B rows, T tokens, L seq_len, D embedding_dim, V n_items + 1.
 from __future__ import annotations
 
 import logging
-import os
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,16 +19,16 @@ from numpy.typing import NDArray
 from sasrec import __version__
 from sasrec.batches import DROPOUT, WEIGHTS, Batch, generator
 from sasrec.config import ModelConfig, TrainConfig
-from sasrec.errors import CheckpointError, ConfigError
+from sasrec.errors import ConfigError
+from sasrec.native import NativeEngine, load_native, unsupported
 from sasrec.sequences import Int64, Ragged
+from sasrec.threads import set_threads, usable_cpus
+from sasrec.weights import Float32, Weights, check_weights
 
 if TYPE_CHECKING:
     import torch
 
     from sasrec.model import Group
-
-Float32 = NDArray[np.float32]
-Weights = dict[str, Float32]
 
 logger = logging.getLogger(__name__)
 
@@ -78,40 +77,39 @@ def create_engine(model: ModelConfig, n_items: int, train: TrainConfig) -> Engin
     Raises:
         ConfigError: the engine or device is not to be had.
     """
+    engine: Engine
+    reason = _why_not_native(model, train) if train.engine != "torch" else "asked for"
+    if not reason:
+        engine = NativeEngine(model, n_items, train)
+        logger.info("engine: native (%s), %d threads", engine.isa, engine.threads)
+        return engine
     if train.engine == "native":
-        raise ConfigError("engine=native is not part of this build; use engine=torch or auto")
+        raise ConfigError(f"engine=native: {reason}; use engine=torch or auto")
     engine = TorchEngine(model, n_items, train)
-    logger.info("engine: torch on %s, %d threads", train.device, engine.threads)
+    logger.info("engine: torch on %s (%s), %d threads", train.device, reason, engine.threads)
     return engine
 
 
-def usable_cpus() -> int:
-    """CPUs that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _why_not_native(model: ModelConfig, train: TrainConfig) -> str:
+    missing = unsupported(model, train)
+    if missing:
+        return f"the compiled core does not do {missing}"
+    native = load_native()
+    return "" if native.module else native.why
 
 
 def environment() -> dict[str, Any]:
     """Versions, machine and the engine in use, for reports and `sasrec info`."""
     versions = {name: version(name) for name in ("torch", "numpy", "polars")}
+    native = load_native()
     return {
         "sasrec": __version__,
         "python": platform.python_version(),
         **versions,
         "machine": platform.machine(),
         "cpus": usable_cpus(),
-        "engine": "torch (the native core is not part of this build)",
+        "engine": f"native ({native.isa}: {native.why})" if native.module else f"torch ({native.why})",
     }
-
-
-def set_threads(threads: int) -> int:
-    """One setting for torch and NumPy's BLAS; 0 = all CPUs of this process. Returns the number."""
-    import torch
-    from threadpoolctl import threadpool_limits
-
-    threads = threads or usable_cpus()
-    torch.set_num_threads(threads)
-    threadpool_limits(threads)
-    return threads
 
 
 @dataclass(frozen=True)
@@ -228,7 +226,7 @@ class TorchEngine:
 
     def load_weights(self, weights: Mapping[str, Float32]) -> None:
         parameters = dict(self.model.named_parameters())
-        _check_names(weights, {name: tuple(p.shape) for name, p in parameters.items()})
+        check_weights(weights, {name: tuple(p.shape) for name, p in parameters.items()})
         for name, parameter in parameters.items():
             parameter.data.copy_(self._tensor(weights[name]))
 
@@ -311,19 +309,6 @@ def _device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device={name!r}: this torch sees no CUDA device; use device=cpu")
     return device
-
-
-def _check_names(weights: Mapping[str, Float32], expected: Mapping[str, tuple[int, ...]]) -> None:
-    missing, extra = sorted(set(expected) - set(weights)), sorted(set(weights) - set(expected))
-    if missing or extra:
-        raise CheckpointError(
-            f"the weights do not fit the configuration: missing {missing[:3]}, unexpected {extra[:3]}"
-        )
-    for name, shape in expected.items():
-        if tuple(weights[name].shape) != shape:
-            raise CheckpointError(
-                f"weight {name} has shape {tuple(weights[name].shape)}, and the configuration needs {shape}"
-            )
 
 
 def _chunks(lengths: Int64, full_length: int, max_tokens: int) -> list[Int64]:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sasrec.config import ModelConfig
+from sasrec.weights import BLOCKS_WITHOUT_FINAL_NORM, initial_weights
 
 
 @dataclass(frozen=True)
@@ -208,7 +209,6 @@ BLOCKS: dict[str, type[Block]] = {
     "pre_norm": PreNormBlock,
     "ligr": LiGRBlock,
 }
-BLOCKS_WITHOUT_FINAL_NORM = {"ligr"}
 
 
 def _pick(x: Tensor, rows: Tensor | None) -> Tensor:
@@ -236,7 +236,10 @@ class SASRec(nn.Module):
         final_norm = config.block not in BLOCKS_WITHOUT_FINAL_NORM
         self.norm = nn.LayerNorm(dim, eps=config.norm_eps) if final_norm else nn.Identity()
         self.output_embedding = self.item_embedding if config.tied else nn.Embedding(n_items + 1, dim, padding_idx=0)
-        initialise(self, rng)
+        with torch.no_grad():
+            parameters = dict(self.named_parameters())
+            for name, value in initial_weights(config, n_items, rng).items():
+                parameters[name].copy_(torch.from_numpy(value))
 
     def forward(self, items: Tensor, positions: Tensor, groups: Sequence[Group], rows: Tensor | None = None) -> Tensor:
         """Features of all tokens, or of the tokens `rows`: one, the last, of each history, in order.
@@ -270,29 +273,3 @@ class SASRec(nn.Module):
 
 def _zero_padding(x: Tensor, keep_mask: Tensor | None) -> Tensor:
     return x if keep_mask is None else x * keep_mask
-
-
-@torch.no_grad()
-def initialise(model: nn.Module, rng: np.random.Generator) -> None:
-    """Xavier normal for every matrix, zero attention biases and padding rows, as pmixer/SASRec.pytorch fde8a9c.
-
-    Query, key and value are one (3D, D) matrix there, which sets their spread. Feed-forward biases are uniform in
-    +- 1/sqrt(fan in), as torch initialises a convolution of width 1; LayerNorm starts at 1 and 0.
-    """
-    modules = dict(model.named_modules())
-    for name, parameter in model.named_parameters():
-        owner, _, kind = name.rpartition(".")
-        module, shape = modules[owner], tuple(parameter.shape)
-        if isinstance(module, nn.LayerNorm):
-            parameter.fill_(float(kind == "weight"))
-        elif kind == "weight":
-            fans = 4 * shape[1] if owner.endswith((".query", ".key_value")) else sum(shape)
-            values = rng.standard_normal(shape, np.float32) * np.float32((2 / fans) ** 0.5)
-            parameter.copy_(torch.from_numpy(values))
-        elif ".attention." in name:
-            parameter.zero_()
-        else:
-            bound = modules[owner].in_features ** -0.5
-            parameter.copy_(torch.from_numpy(rng.uniform(-bound, bound, shape).astype(np.float32)))
-        if isinstance(module, nn.Embedding) and module.padding_idx is not None:
-            parameter[0].zero_()

@@ -20,7 +20,7 @@ from sasrec import __version__
 from sasrec.checkpoint import RunConfig, RunFolder, check_resumable, resumed_config
 from sasrec.config import DEFAULT_PRESET, EvalConfig, LogStatistics, TrainConfig, from_dict, resolve, to_dict
 from sasrec.datasets import DATASETS, load_dataset
-from sasrec.engine import Engine, Float32, create_engine, environment
+from sasrec.engine import Engine, create_engine, environment
 from sasrec.errors import CheckpointError, ConfigError, DataError, UnknownItemError
 from sasrec.evaluation import Result, evaluate, read_candidates
 from sasrec.interactions import read_interactions
@@ -40,6 +40,7 @@ from sasrec.sequences import (
     split_sequences,
 )
 from sasrec.trainer import Progress, TrainResult, train
+from sasrec.weights import Float32
 
 logger = logging.getLogger(__name__)
 

@@ -21,11 +21,12 @@ import numpy as np
 from sasrec.batches import TrainBatches
 from sasrec.checkpoint import RunFolder
 from sasrec.config import EvalConfig, ModelConfig, TrainConfig, parse_metric
-from sasrec.engine import Engine, Weights
+from sasrec.engine import Engine
 from sasrec.errors import TrainingError
 from sasrec.evaluation import draw_candidates, evaluate
 from sasrec.scorers import ModelScorer
 from sasrec.sequences import Int32, Split
+from sasrec.weights import Weights
 
 logger = logging.getLogger(__name__)
 

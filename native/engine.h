@@ -1,0 +1,418 @@
+// The engine: weights, optimizer state and threads; one training step, or features of histories.
+//
+// A step goes: plan (cut the batch into chunks of about kChunkTokens tokens, whole sequences, longest first, and give each
+// to the thread with the least to do) -> every thread takes its chunks one after another all the way from the embedding
+// to the loss and back, while they are in its core's L2 -> rows of the item table get their gradients, summed item by
+// item in the order of the batch, so that they do not depend on the number of threads -> the threads' gradients of
+// everything else are summed in a fixed order. The optimizer is a call of its own, so that gradients can be averaged
+// over processes in between.
+//
+// Nothing depends on timing: the same inputs, build and number of threads give the same bits.
+#pragma once
+
+#include <algorithm>
+#include <memory>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "adam.h"
+#include "block.h"
+#include "heads.h"
+#include "threads.h"
+
+namespace sasrec {
+
+inline constexpr int kChunkTokens = 128;  // a chunk's activations of two blocks take about half of a 2 MiB L2
+inline constexpr int kSharedTokens = 16;  // short sequences share a segment of up to this many tokens
+
+// Rows of int32 item indices, concatenated: row i is values[offsets[i] .. offsets[i + 1]].
+struct RaggedView {
+  const std::int32_t* values;
+  const std::int64_t* offsets;
+  std::int64_t rows;
+
+  std::int64_t length(std::int64_t i) const { return offsets[i + 1] - offsets[i]; }
+  std::int64_t size() const { return offsets[rows]; }
+};
+
+// The gradient of a table: only the rows that a batch touched, summed.
+struct RowGradient {
+  std::vector<std::int32_t> rows;  // table rows, in order of first use
+  std::vector<std::int32_t> slot;  // of each table row: where in `rows`, or -1
+  Array<float> values;             // (rows, width)
+
+  void clear() {
+    for (const std::int32_t row : rows) slot[row] = -1;
+    rows.clear();
+  }
+};
+
+struct Table {
+  Array<float> weight, first_moment, second_moment;  // (n_items + 1, width); row 0 is padding and stays zero
+  RowGradient gradient;
+};
+
+// Gradients that are a coefficient times a row of `source`: what tables' rows are summed from.
+struct Contributions {
+  const std::int32_t* items;
+  const float* coefficients;  // null = `constant` for all
+  float constant;
+  std::int64_t count;
+  const float* source;        // (count / repeat, width)
+  std::int64_t repeat;        // contributions in a row that share a row of the source
+};
+
+class Engine {
+ public:
+  Engine(const ModelShape& shape, int n_threads)
+      : shape_(shape), layout_(shape_), pool_(n_threads), weights_(layout_.size()), first_moment_(layout_.size()),
+        second_moment_(layout_.size()), panels_(layout_.panels_size()), mask_(shape.width()) {
+    std::fill_n(mask_.data(), shape.dim, 1.0f);
+    tables_.resize(shape.tied ? 1 : 2);
+    for (Table& table : tables_) {
+      const std::size_t size = static_cast<std::size_t>(shape.n_items + 1) * shape.width();
+      table.weight.resize(size);
+      table.gradient.slot.assign(shape.n_items + 1, -1);
+    }
+    for (int t = 0; t < pool_.size(); ++t) threads_.push_back(std::make_unique<Thread>());
+  }
+
+  const ModelShape& shape() const { return shape_; }
+  const Layout& layout() const { return layout_; }
+  int n_threads() const { return pool_.size(); }
+  std::int64_t step_count = 0;  // of the optimizer
+
+  Table& item_table() { return tables_.front(); }
+  Table& output_table() { return tables_.back(); }
+
+  // The arrays of the flat parameters; the optimizer's are there from the first training step on.
+  float* weights() { return weights_.data(); }
+  float* first_moment() { return first_moment_.data(); }
+  float* second_moment() { return second_moment_.data(); }
+  float* gradients() { return threads_.front()->gradients.data(); }
+  void weights_changed() { panels_valid_ = false; }
+  void prepare_training() {
+    for (Table& table : tables_) {
+      if (table.first_moment.size()) continue;
+      table.first_moment.resize(table.weight.size());
+      table.second_moment.resize(table.weight.size());
+    }
+    for (auto& thread : threads_) thread->gradients.reserve(layout_.size());
+  }
+
+  // Gradients of the batch's mean loss per position; returns the sum of the loss over positions.
+  // sequence_keys (rows,) and step_key decide dropout; targets (T,), negatives (T, n_negatives).
+  double forward_backward(RaggedView inputs, const std::uint64_t* sequence_keys, std::uint64_t step_key,
+                          const std::int32_t* targets, const std::int32_t* negatives, int n_negatives,
+                          float positive_weight, float l2_embedding) {
+    const std::int64_t n = inputs.size();
+    const int width = shape_.width();
+    check_items(inputs.values, n);
+    check_items(targets, n);
+    check_items(negatives, n * n_negatives);
+    prepare_training();
+    pack_weights();
+    plan(inputs, sequence_keys, shape_.max_seq_len);
+    reserve_step(n, n_negatives);
+    const SampledLoss loss{n_negatives, positive_weight, 1.0f / static_cast<float>(n)};
+    const Dropout dropout(shape_.dropout);
+    pool_.run([&](int t) {
+      Tiles tiles;
+      Thread& thread = *threads_[t];
+      thread.gradients.clear();
+      thread.loss = 0;
+      Network network = network_of(thread);
+      Workspace& w = *thread.workspace;
+      for (const Chunk& chunk : thread.chunks) {
+        network.forward(chunk, item_table().weight.data(), dropout, step_key);
+        thread.loss += sampled_head(loss, chunk.size(), width, w.features, output_table().weight.data(),
+                                    chunk.tokens.data(), targets, negatives, w.dy, target_gradients_.data(),
+                                    negative_gradients_.data(), thread.head);
+        copy_rows(chunk, w.features, features_.data());
+        network.backward(thread.gradients.data());
+        copy_rows(chunk, w.dx, embedding_gradients_.data());
+      }
+    });
+    sum_threads();
+    for (Table& table : tables_) table.gradient.clear();
+    const float embedding_scale = std::sqrt(static_cast<float>(shape_.dim));
+    const Contributions used{inputs.values, nullptr, embedding_scale, n, embedding_gradients_.data(), 1};
+    const Contributions positive{targets, target_gradients_.data(), 0, n, features_.data(), 1};
+    const Contributions negative{negatives, negative_gradients_.data(), 0, n * n_negatives, features_.data(),
+                                 n_negatives};
+    if (shape_.tied) {
+      sum_rows(item_table(), {used, positive, negative}, l2_embedding);
+    } else {
+      sum_rows(item_table(), {used}, l2_embedding);
+      sum_rows(output_table(), {positive, negative}, 0);
+    }
+    double total = 0;
+    for (const auto& thread : threads_) total += thread->loss;
+    return total;
+  }
+
+  // One step of Adam with the gradients of the last forward_backward; clip_norm bounds their norm (0 = no bound).
+  void optimizer_step(const Adam& adam, float clip_norm) {
+    prepare_training();
+    const float scale = clip_norm > 0 ? clip_scale(clip_norm) : 1.0f;
+    const AdamStep step(adam, ++step_count);
+    const int width = shape_.width();
+    pool_.run([&](int t) {
+      const auto [begin, end] = range(layout_.size() / 16, t);
+      const float* gradient = gradients();
+      for (std::size_t i = 16 * begin; i < 16 * end; i += kLanes)
+        step.apply(&weights_[i], &first_moment_[i], &second_moment_[i], load(gradient + i) * scale);
+      for (Table& table : tables_) {
+        const auto [first, last] = range(shape_.n_items, t);
+        for (std::size_t row = first + 1; row <= last; ++row) {
+          const std::int32_t slot = table.gradient.slot[row];
+          const float* g = slot < 0 ? nullptr : &table.gradient.values[static_cast<std::size_t>(slot) * width];
+          float* p = &table.weight[row * width];
+          float* m = &table.first_moment[row * width];
+          float* v = &table.second_moment[row * width];
+          for (int c = 0; c < width; c += kLanes)
+            step.apply(p + c, m + c, v + c, g ? load(g + c) * scale : Floats{});
+        }
+      }
+    });
+    panels_valid_ = false;
+  }
+
+  // Features (rows, dim) after the last item of each history; only the newest max_seq_len items are read.
+  void encode(RaggedView histories, float* features) {
+    check_items(histories.values + histories.offsets[0], histories.size() - histories.offsets[0]);
+    pack_weights();
+    plan(histories, nullptr, shape_.max_seq_len);
+    const int width = shape_.width();
+    const auto work = [&](int t) {
+      Tiles tiles;
+      Thread& thread = *threads_[t];
+      Network network = network_of(thread);
+      for (const Chunk& chunk : thread.chunks) {
+        network.forward_last(chunk, item_table().weight.data());
+        for (std::size_t s = 0; s < chunk.sequences.size(); ++s)
+          std::memcpy(features + chunk.tokens[s] * shape_.dim, thread.workspace->features + s * width,
+                      sizeof(float) * shape_.dim);
+      }
+    };
+    if (single_chunk_) {
+      work(0);  // waking others would cost more than the work
+    } else {
+      pool_.run(work);
+    }
+  }
+
+ private:
+  struct Thread {
+    std::unique_ptr<Workspace> workspace;
+    std::vector<Chunk> chunks;
+    Array<float> gradients;
+    HeadScratch head;
+    double loss = 0;
+    double planned = 0;  // cost of its chunks
+  };
+
+  Network network_of(Thread& thread) {
+    const int capacity = std::max(kChunkTokens, shape_.max_seq_len);
+    if (!thread.workspace) thread.workspace = std::make_unique<Workspace>(shape_, capacity);
+    return Network(shape_, layout_, mask_.data(), weights_.data(), panels_.data(), *thread.workspace);
+  }
+
+  std::pair<std::size_t, std::size_t> range(std::size_t n, int thread) const {
+    return {n * thread / pool_.size(), n * (thread + 1) / pool_.size()};
+  }
+
+  void check_items(const std::int32_t* items, std::int64_t n) const {
+    std::int32_t low = 1, high = 1;
+    for (std::int64_t i = 0; i < n; ++i) low = std::min(low, items[i]), high = std::max(high, items[i]);
+    if (low < 1 || high > shape_.n_items)
+      throw std::invalid_argument("item index " + std::to_string(low < 1 ? low : high) + " is not in 1.." +
+                                  std::to_string(shape_.n_items));
+  }
+
+  void pack_weights() {
+    if (panels_valid_) return;
+    const auto pack = [&](int t) {
+      Array<Operand> scratch(layout_.largest_matrix());
+      for (int i = t; i < layout_.n_matrices(); i += pool_.size())
+        layout_.pack(i, weights_.data(), panels_.data(), scratch.data());
+    };
+    if (layout_.n_matrices()) pool_.run(pack);
+    panels_valid_ = true;
+  }
+
+  // Cuts rows into chunks and gives them to threads. Without keys (encode) `tokens` holds the row of each sequence.
+  void plan(RaggedView rows, const std::uint64_t* sequence_keys, int max_length) {
+    std::vector<std::int64_t> order(rows.rows);
+    std::iota(order.begin(), order.end(), 0);
+    const auto length = [&](std::int64_t row) { return std::min<std::int64_t>(rows.length(row), max_length); };
+    std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return length(a) > length(b); });
+    for (auto& thread : threads_) thread->chunks.clear(), thread->planned = 0;
+    std::size_t n_chunks = 0;
+    for (std::size_t i = 0; i < order.size(); ++n_chunks) {
+      Thread& thread = **std::min_element(threads_.begin(), threads_.end(), [](const auto& a, const auto& b) {
+        return a->planned < b->planned;
+      });
+      Chunk& chunk = thread.chunks.emplace_back();
+      do {
+        const int n = static_cast<int>(length(order[i]));
+        if (n < 1) throw std::invalid_argument("row " + std::to_string(order[i]) + " is empty");
+        add_sequence(chunk, rows, order[i], n, sequence_keys);
+        thread.planned += n * (1 + n / 400.0);
+        ++i;
+      } while (i < order.size() && chunk.size() + length(order[i]) <= kChunkTokens);
+    }
+    single_chunk_ = n_chunks <= 1;
+  }
+
+  void add_sequence(Chunk& chunk, RaggedView rows, std::int64_t row, int n, const std::uint64_t* sequence_keys) const {
+    const int start = chunk.size();
+    const std::int64_t begin = rows.offsets[row + 1] - n;
+    const bool shares = sequence_keys && !chunk.segments.empty() && chunk.segments.back().length + n <= kSharedTokens;
+    if (!shares) chunk.segments.push_back({start, 0});
+    const int first = chunk.segments.back().length;
+    chunk.segments.back().length += n;
+    for (int j = 0; j < n; ++j) {
+      chunk.places.push_back({static_cast<int>(chunk.sequences.size()), j, first});
+      chunk.items.push_back(rows.values[begin + j]);
+      chunk.positions.push_back(shape_.max_seq_len - n + j);
+      if (sequence_keys) chunk.tokens.push_back(begin + j);
+    }
+    if (sequence_keys) chunk.sequence_keys.push_back(sequence_keys[row]);
+    else chunk.tokens.push_back(row);
+    chunk.sequences.push_back({start, n});
+    if (!sequence_keys) chunk.sequence_keys.push_back(0);
+  }
+
+  void reserve_step(std::int64_t n, int n_negatives) {
+    const std::size_t values = static_cast<std::size_t>(n) * shape_.width();
+    features_.reserve(values);
+    embedding_gradients_.reserve(values);
+    target_gradients_.reserve(n);
+    negative_gradients_.reserve(static_cast<std::size_t>(n) * n_negatives);
+  }
+
+  void copy_rows(const Chunk& chunk, const float* from, float* to) const {
+    const int width = shape_.width();
+    for (int r = 0; r < chunk.size(); ++r)
+      std::memcpy(to + chunk.tokens[r] * width, from + static_cast<std::ptrdiff_t>(r) * width, sizeof(float) * width);
+  }
+
+  void sum_threads() {
+    if (pool_.size() == 1) return;
+    pool_.run([&](int t) {
+      const auto [begin, end] = range(layout_.size() / 16, t);
+      float* total = gradients();
+      for (std::size_t i = 16 * begin; i < 16 * end; i += kLanes) {
+        Floats v = load(total + i);
+        for (int k = 1; k < pool_.size(); ++k) v += load(&threads_[k]->gradients[i]);
+        store(total + i, v);
+      }
+    });
+  }
+
+  // Sorts contributions by item (counting sort, stable), then each thread sums whole items; l2 adds 2 l2 times the row.
+  void sum_rows(Table& table, std::initializer_list<Contributions> parts, float l2) {
+    RowGradient& gradient = table.gradient;
+    const int width = shape_.width();
+    starts_.assign(1, 0);
+    const auto touch = [&](std::int32_t item) {
+      if (gradient.slot[item] >= 0) return;
+      gradient.slot[item] = static_cast<std::int32_t>(gradient.rows.size());
+      gradient.rows.push_back(item);
+      starts_.push_back(0);
+    };
+    std::int64_t total = 0;
+    for (const Contributions& part : parts) {
+      total += part.count;
+      for (std::int64_t i = 0; i < part.count; ++i) {
+        touch(part.items[i]);
+        ++starts_[gradient.slot[part.items[i]] + 1];
+      }
+    }
+    if (l2 > 0)
+      for (int item = 1; item <= shape_.n_items; ++item) touch(item);
+    const std::size_t n_rows = gradient.rows.size();
+    for (std::size_t i = 0; i < n_rows; ++i) starts_[i + 1] += starts_[i];
+    entries_.resize(std::max<std::size_t>(entries_.size(), total));
+    cursor_.assign(starts_.begin(), starts_.end());
+    for (const Contributions& part : parts) {
+      for (std::int64_t i = 0; i < part.count; ++i) {
+        const float coefficient = part.coefficients ? part.coefficients[i] : part.constant;
+        entries_[cursor_[gradient.slot[part.items[i]]]++] = {part.source + i / part.repeat * width, coefficient};
+      }
+    }
+    gradient.values.reserve(n_rows * width);
+    pool_.run([&](int t) {
+      const auto boundary = [&](int thread) {  // the first row that begins at or after the thread's share of entries
+        const std::int64_t share = total * thread / pool_.size();
+        if (thread == pool_.size()) return n_rows;
+        return static_cast<std::size_t>(std::lower_bound(starts_.begin(), starts_.begin() + n_rows, share) -
+                                        starts_.begin());
+      };
+      for (std::size_t i = boundary(t); i < boundary(t + 1); ++i) sum_row(table, i, width, l2);
+    });
+  }
+
+  void sum_row(Table& table, std::size_t i, int width, float l2) {
+    float* row = &table.gradient.values[i * width];
+    const float* weight = &table.weight[static_cast<std::size_t>(table.gradient.rows[i]) * width];
+    with_vectors(width, [&]<int Fixed>() {
+      if constexpr (Fixed != 0) {
+        Floats total[Fixed];
+        for (int c = 0; c < Fixed; ++c) total[c] = load(weight + kLanes * c) * (2 * l2);
+        for (std::int64_t k = starts_[i]; k < starts_[i + 1]; ++k)
+          for (int c = 0; c < Fixed; ++c) total[c] += load(entries_[k].row + kLanes * c) * entries_[k].coefficient;
+        for (int c = 0; c < Fixed; ++c) store(row + kLanes * c, total[c]);
+      } else {
+        for (int c = 0; c < width; c += kLanes) {
+          Floats total = load(weight + c) * (2 * l2);
+          for (std::int64_t k = starts_[i]; k < starts_[i + 1]; ++k)
+            total += load(entries_[k].row + c) * entries_[k].coefficient;
+          store(row + c, total);
+        }
+      }
+    });
+  }
+
+  float clip_scale(float clip_norm) {
+    std::vector<double> squares(pool_.size(), 0.0);
+    const auto add = [](const float* values, std::size_t begin, std::size_t end) {
+      double total = 0;
+      for (std::size_t i = begin; i < end; ++i) total += static_cast<double>(values[i]) * values[i];
+      return total;
+    };
+    pool_.run([&](int t) {
+      const auto [begin, end] = range(layout_.size(), t);
+      squares[t] = add(gradients(), begin, end);
+      for (Table& table : tables_) {
+        const auto [first, last] = range(table.gradient.rows.size() * shape_.width(), t);
+        squares[t] += add(table.gradient.values.data(), first, last);
+      }
+    });
+    const double norm = std::sqrt(std::accumulate(squares.begin(), squares.end(), 0.0));
+    return static_cast<float>(std::min(1.0, clip_norm / (norm + 1e-6)));
+  }
+
+  struct Entry {
+    const float* row;
+    float coefficient;
+  };
+
+  ModelShape shape_;
+  Layout layout_;
+  ThreadPool pool_;
+  Array<float> weights_, first_moment_, second_moment_;
+  Array<Operand> panels_;
+  Array<float> mask_;
+  std::vector<Table> tables_;
+  std::vector<std::unique_ptr<Thread>> threads_;
+  Array<float> features_, embedding_gradients_, target_gradients_, negative_gradients_;
+  std::vector<std::int64_t> starts_, cursor_;
+  std::vector<Entry> entries_;
+  bool panels_valid_ = false;
+  bool single_chunk_ = false;
+};
+
+}  // namespace sasrec

@@ -1,0 +1,390 @@
+// Small matrix products: a few hundred rows, widths of a model, operands that stay in the core's own cache.
+//
+//   multiply             C = init + A B     A (rows, depth) row-major, B a Panel
+//   multiply_transposed  C += A^T B         A (depth, rows) row-major: weight gradients, and dK, dV of attention
+//
+// A Panel is the right operand in the order the kernel streams it. Floats: plain row-major (depth, cols). bf16: pairs of
+// rows interleaved, (depth / 2, cols, 2), which is what both AMX tiles and vdpbf16ps take; depth is padded with zeros to
+// kDepth. Products accumulate in float registers or tiles over the whole depth; C is written once.
+//
+// Where B is narrow enough it stays in L1 (64 x 64 floats are 16 KiB) while A streams by, a row block at a time.
+#pragma once
+
+#include <algorithm>
+
+#include "simd.h"
+
+namespace sasrec {
+
+struct Panel {
+  const Operand* data;
+  int stride;  // columns from one row (or pair of rows) to the next
+
+  Panel columns(int first) const {
+#if defined(SASREC_BF16)
+    return {data + 2 * first, stride};
+#else
+    return {data + first, stride};
+#endif
+  }
+};
+
+// Where C starts from: null = zero; stride 0 = the same row, a bias, for all; C itself = accumulate.
+struct Init {
+  const float* data = nullptr;
+  int stride = 0;
+};
+
+#if defined(__AVX512F__)
+// Transposes 16 x 16 words of 32 bits in registers: pairs, quads, then the four 128-bit lanes.
+[[gnu::always_inline]] inline void transpose_16x16(const void* source, std::ptrdiff_t source_stride, void* target,
+                                                   std::ptrdiff_t target_stride) {
+  const auto* in = static_cast<const std::uint32_t*>(source);
+  auto* out = static_cast<std::uint32_t*>(target);
+  __m512i r[16], t[16];
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) r[i] = _mm512_loadu_si512(in + i * source_stride);
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) {
+    t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
+    t[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    r[4 * i] = _mm512_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
+    r[4 * i + 1] = _mm512_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
+    r[4 * i + 2] = _mm512_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
+    r[4 * i + 3] = _mm512_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    t[i] = _mm512_shuffle_i32x4(r[i], r[4 + i], 0x88);
+    t[4 + i] = _mm512_shuffle_i32x4(r[i], r[4 + i], 0xdd);
+    t[8 + i] = _mm512_shuffle_i32x4(r[8 + i], r[12 + i], 0x88);
+    t[12 + i] = _mm512_shuffle_i32x4(r[8 + i], r[12 + i], 0xdd);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    _mm512_storeu_si512(out + i * target_stride, _mm512_shuffle_i32x4(t[i], t[8 + i], 0x88));
+    _mm512_storeu_si512(out + (8 + i) * target_stride, _mm512_shuffle_i32x4(t[i], t[8 + i], 0xdd));
+    _mm512_storeu_si512(out + (4 + i) * target_stride, _mm512_shuffle_i32x4(t[4 + i], t[12 + i], 0x88));
+    _mm512_storeu_si512(out + (12 + i) * target_stride, _mm512_shuffle_i32x4(t[4 + i], t[12 + i], 0xdd));
+  }
+}
+#endif
+
+#if defined(SASREC_BF16)
+
+inline constexpr int kStrip = 16;  // rows of A that are worked on together: an AMX tile's
+
+#if defined(__AMX_BF16__)
+
+// GCC 12 does not tell the optimiser that tile instructions read and write memory; this does.
+[[gnu::always_inline]] inline void memory_barrier() { asm volatile("" ::: "memory"); }
+
+// Eight tiles of 16 rows x 64 bytes. Every thread that multiplies holds one while it works.
+class Tiles {
+ public:
+  Tiles() {
+    struct alignas(64) {
+      std::uint8_t palette = 1, start_row = 0, reserved[14] = {};
+      std::uint16_t bytes[16] = {};
+      std::uint8_t rows[16] = {};
+    } config;
+    for (int i = 0; i < 8; ++i) config.bytes[i] = 64, config.rows[i] = 16;
+    asm volatile("" : : "m"(config) : "memory");
+    _tile_loadconfig(&config);
+    asm volatile("" : : "m"(config) : "memory");
+  }
+  ~Tiles() { _tile_release(); }
+  Tiles(const Tiles&) = delete;
+  Tiles& operator=(const Tiles&) = delete;
+};
+
+// C (16, 16 n) in tiles 0..n-1, A in tile 4, B alternating between tiles 5 to 7; each A tile is used n times.
+template <int N>
+[[gnu::always_inline]] inline void tile(int depth, const Operand* a, int lda, const Operand* b, int ldb, float* c,
+                                        int ldc, Init init) {
+  memory_barrier();
+  if (init.data) {
+    _tile_loadd(0, init.data, init.stride * 4);
+    if constexpr (N > 1) _tile_loadd(1, init.data + 16, init.stride * 4);
+    if constexpr (N > 2) _tile_loadd(2, init.data + 32, init.stride * 4);
+    if constexpr (N > 3) _tile_loadd(3, init.data + 48, init.stride * 4);
+  } else {
+    _tile_zero(0);
+    if constexpr (N > 1) _tile_zero(1);
+    if constexpr (N > 2) _tile_zero(2);
+    if constexpr (N > 3) _tile_zero(3);
+  }
+  for (int k = 0; k < depth; k += 32) {
+    const Operand* row = b + static_cast<std::ptrdiff_t>(k) * ldb;
+    _tile_loadd(4, a + k, lda * 2);
+    _tile_loadd(5, row, ldb * 4);
+    _tile_dpbf16ps(0, 4, 5);
+    if constexpr (N > 1) {
+      _tile_loadd(6, row + 32, ldb * 4);
+      _tile_dpbf16ps(1, 4, 6);
+    }
+    if constexpr (N > 2) {
+      _tile_loadd(7, row + 64, ldb * 4);
+      _tile_dpbf16ps(2, 4, 7);
+    }
+    if constexpr (N > 3) {
+      _tile_loadd(5, row + 96, ldb * 4);
+      _tile_dpbf16ps(3, 4, 5);
+    }
+  }
+  _tile_stored(0, c, ldc * 4);
+  if constexpr (N > 1) _tile_stored(1, c + 16, ldc * 4);
+  if constexpr (N > 2) _tile_stored(2, c + 32, ldc * 4);
+  if constexpr (N > 3) _tile_stored(3, c + 48, ldc * 4);
+  memory_barrier();
+}
+
+// All 16 rows of a tile are computed: A and C have room for a multiple of 16 rows.
+template <int N>
+[[gnu::always_inline]] inline void column_block(int rows, int depth, const Operand* a, int lda, Panel b, float* c,
+                                                int ldc, Init init) {
+  for (int m = 0; m < rows; m += 16) {
+    const Init here{init.data ? init.data + static_cast<std::ptrdiff_t>(m) * init.stride : nullptr, init.stride};
+    tile<N>(depth, a + static_cast<std::ptrdiff_t>(m) * lda, lda, b.data, b.stride,
+            c + static_cast<std::ptrdiff_t>(m) * ldc, ldc, here);
+  }
+}
+
+#else
+
+struct Tiles {
+  Tiles() {}  // vector registers need no setting up
+};
+
+// Rows x (16 n) of C in registers; a pair of A's values is broadcast against 16 pairs of B.
+template <int Rows, int N>
+[[gnu::always_inline]] inline void tile(int depth, const Operand* a, int lda, const Operand* b, int ldb, float* c,
+                                        int ldc, Init init) {
+  Floats sums[Rows][N];
+  for (int r = 0; r < Rows; ++r)
+    for (int n = 0; n < N; ++n) sums[r][n] = init.data ? load(init.data + r * init.stride + 16 * n) : Floats{};
+  for (int k = 0; k < depth; k += 2) {
+    __m512bh right[N];
+#pragma GCC unroll 4
+    for (int n = 0; n < N; ++n) std::memcpy(&right[n], b + static_cast<std::ptrdiff_t>(k) * ldb + 32 * n, 64);
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; ++r) {
+      std::int32_t pair;
+      std::memcpy(&pair, a + static_cast<std::ptrdiff_t>(r) * lda + k, 4);
+      const auto left = reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair));
+#pragma GCC unroll 4
+      for (int n = 0; n < N; ++n) sums[r][n] = _mm512_dpbf16_ps(sums[r][n], left, right[n]);
+    }
+  }
+  for (int r = 0; r < Rows; ++r)
+    for (int n = 0; n < N; ++n) store(c + static_cast<std::ptrdiff_t>(r) * ldc + 16 * n, sums[r][n]);
+}
+
+template <int N>
+[[gnu::always_inline]] inline void column_block(int rows, int depth, const Operand* a, int lda, Panel b, float* c,
+                                                int ldc, Init init) {
+  int m = 0;
+  const auto step = [&]<int Rows>() {
+    const Init here{init.data ? init.data + static_cast<std::ptrdiff_t>(m) * init.stride : nullptr, init.stride};
+    tile<Rows, N>(depth, a + static_cast<std::ptrdiff_t>(m) * lda, lda, b.data, b.stride,
+                  c + static_cast<std::ptrdiff_t>(m) * ldc, ldc, here);
+    m += Rows;
+  };
+  while (rows - m >= 6) step.template operator()<6>();
+  while (rows - m >= 2) step.template operator()<2>();
+  if (rows - m == 1) step.template operator()<1>();
+}
+
+#endif
+
+// C (rows, cols) = init + A (rows, depth) B; cols a multiple of 16, depth of 32.
+inline void multiply(int rows, int cols, int depth, const Operand* a, int lda, Panel b, float* c, int ldc,
+                     Init init = {}) {
+  for (int n = 0; n < cols; n += 64) {
+    const Init here{init.data ? init.data + n : nullptr, init.stride};
+    switch (std::min(4, (cols - n) / 16)) {
+      case 4: column_block<4>(rows, depth, a, lda, b.columns(n), c + n, ldc, here); break;
+      case 3: column_block<3>(rows, depth, a, lda, b.columns(n), c + n, ldc, here); break;
+      case 2: column_block<2>(rows, depth, a, lda, b.columns(n), c + n, ldc, here); break;
+      default: column_block<1>(rows, depth, a, lda, b.columns(n), c + n, ldc, here);
+    }
+  }
+}
+
+// Interleaves two rows of 32 values: 64 values (a0, b0, a1, b1, ...).
+[[gnu::always_inline]] inline void interleave(__m512i a, __m512i b, Operand* target) {
+  alignas(64) static constexpr std::uint16_t kLow[32] = {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
+                                                         8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
+  alignas(64) static constexpr std::uint16_t kHigh[32] = {
+      16, 48, 17, 49, 18, 50, 19, 51, 20, 52, 21, 53, 22, 54, 23, 55,
+      24, 56, 25, 57, 26, 58, 27, 59, 28, 60, 29, 61, 30, 62, 31, 63};
+  _mm512_storeu_si512(target, _mm512_permutex2var_epi16(a, _mm512_load_si512(kLow), b));
+  _mm512_storeu_si512(target + 32, _mm512_permutex2var_epi16(a, _mm512_load_si512(kHigh), b));
+}
+
+// Panel of row-major (depth, cols); rows from `depth` up to its padding become zero. cols a multiple of 32.
+inline Panel pack_rows(int depth, int cols, const Operand* source, int ld, Operand* scratch) {
+  const auto row = [&](int i, int c) {
+    return i < depth ? _mm512_loadu_si512(source + static_cast<std::ptrdiff_t>(i) * ld + c) : _mm512_setzero_si512();
+  };
+  for (int i = 0; i < round_up(depth, kDepth); i += 2)
+    for (int c = 0; c < cols; c += 32)
+      interleave(row(i, c), row(i + 1, c), scratch + static_cast<std::ptrdiff_t>(i) * cols + 2 * c);
+  return {scratch, cols};
+}
+
+// Panel of the transpose of row-major (cols, depth); the source has room for a multiple of 16 rows. depth: of 32.
+inline Panel pack_transposed(int depth, int cols, const Operand* source, int ld, Operand* scratch) {
+  const int stride = round_up(cols, 16);
+  for (int c = 0; c < cols; c += 16)
+    for (int k = 0; k < depth; k += 32)
+      transpose_16x16(source + static_cast<std::ptrdiff_t>(c) * ld + k, ld / 2,
+                      scratch + static_cast<std::ptrdiff_t>(k) * stride + 2 * c, stride);
+  return {scratch, stride};
+}
+
+// Left operand (16, depth) from columns 0..16 of row-major (depth, ld), zeros up to depth's padding.
+[[gnu::always_inline]] inline void transpose_columns(int depth, const Operand* source, int ld, Operand* target,
+                                                     int target_ld) {
+  for (int k = 0; k < depth; k += 32) {
+    alignas(64) Operand pairs[16 * 32];
+    for (int r = 0; r < 32; r += 2) {
+      const auto row = [&](int i) {
+        return k + i < depth ? _mm256_loadu_si256(reinterpret_cast<const __m256i*>(
+                                   source + static_cast<std::ptrdiff_t>(k + i) * ld))
+                             : _mm256_setzero_si256();
+      };
+      const __m256i even = row(r), odd = row(r + 1);
+      const __m256i low = _mm256_unpacklo_epi16(even, odd), high = _mm256_unpackhi_epi16(even, odd);
+      _mm256_store_si256(reinterpret_cast<__m256i*>(pairs + 16 * r), _mm256_permute2x128_si256(low, high, 0x20));
+      _mm256_store_si256(reinterpret_cast<__m256i*>(pairs + 16 * r + 16), _mm256_permute2x128_si256(low, high, 0x31));
+    }
+    transpose_16x16(pairs, 16, target + k, target_ld / 2);
+  }
+}
+
+// C (rows, cols) += A^T B, A (depth, rows) row-major; rows and cols multiples of 16. `scratch` holds 16 x padded depth.
+inline void multiply_transposed(int rows, int cols, int depth, const Operand* a, int lda, Panel b, float* c, int ldc,
+                                Operand* scratch) {
+  const int padded = round_up(depth, kDepth);
+  for (int m = 0; m < rows; m += 16) {
+    transpose_columns(depth, a + m, lda, scratch, padded);
+    float* target = c + static_cast<std::ptrdiff_t>(m) * ldc;
+    multiply(16, cols, padded, scratch, padded, b, target, ldc, {target, ldc});
+  }
+}
+
+#else
+
+struct Tiles {
+  Tiles() {}  // vector registers need no setting up
+};
+
+inline constexpr int kTileVectors = kLanes == 16 ? 4 : 2;
+inline constexpr int kTileRows = kLanes == 4 ? 4 : 6;  // accumulators: 24 of 32, 12 of 16, 8 of 16 registers
+inline constexpr int kStrip = kLanes == 16 ? 24 : 16;  // rows of attention that are worked on together
+
+// Rows x N vectors of C in registers; one value of A is broadcast against N vectors of a row of B.
+template <int Rows, int N>
+[[gnu::always_inline]] inline void tile(int depth, const float* a, std::ptrdiff_t row_stride,
+                                        std::ptrdiff_t depth_stride, const float* b, int ldb, float* c, int ldc,
+                                        Init init) {
+  Floats sums[Rows][N];
+  for (int r = 0; r < Rows; ++r)
+    for (int n = 0; n < N; ++n)
+      sums[r][n] = init.data ? load(init.data + static_cast<std::ptrdiff_t>(r) * init.stride + kLanes * n) : Floats{};
+  for (int k = 0; k < depth; ++k) {
+    Floats right[N];
+#pragma GCC unroll 4
+    for (int n = 0; n < N; ++n) right[n] = load(b + static_cast<std::ptrdiff_t>(k) * ldb + kLanes * n);
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; ++r) {
+      const Floats left = splat(a[r * row_stride + k * depth_stride]);
+#pragma GCC unroll 4
+      for (int n = 0; n < N; ++n) sums[r][n] += left * right[n];
+    }
+  }
+  for (int r = 0; r < Rows; ++r)
+    for (int n = 0; n < N; ++n) store(c + static_cast<std::ptrdiff_t>(r) * ldc + kLanes * n, sums[r][n]);
+}
+
+template <int N>
+inline void column_block(int rows, int depth, const float* a, std::ptrdiff_t row_stride, std::ptrdiff_t depth_stride,
+                         const float* b, int ldb, float* c, int ldc, Init init) {
+  int m = 0;
+  const auto step = [&]<int Rows>() {
+    const Init here{init.data ? init.data + static_cast<std::ptrdiff_t>(m) * init.stride : nullptr, init.stride};
+    tile<Rows, N>(depth, a + m * row_stride, row_stride, depth_stride, b, ldb, c + static_cast<std::ptrdiff_t>(m) * ldc,
+                  ldc, here);
+    m += Rows;
+  };
+  while (rows - m >= kTileRows) step.template operator()<kTileRows>();
+  while (rows - m >= 2) step.template operator()<2>();
+  if (rows - m == 1) step.template operator()<1>();
+}
+
+inline void multiply_strided(int rows, int cols, int depth, const float* a, std::ptrdiff_t row_stride,
+                             std::ptrdiff_t depth_stride, Panel b, float* c, int ldc, Init init) {
+  constexpr int width = kTileVectors * kLanes;
+  for (int n = 0; n < cols; n += width) {
+    const Init here{init.data ? init.data + n : nullptr, init.stride};
+    const auto block = [&]<int N>() {
+      column_block<N>(rows, depth, a, row_stride, depth_stride, b.data + n, b.stride, c + n, ldc, here);
+    };
+    switch (std::min(kTileVectors, (cols - n) / kLanes)) {
+      case 4: block.template operator()<std::min(4, kTileVectors)>(); break;
+      case 3: block.template operator()<std::min(3, kTileVectors)>(); break;
+      case 2: block.template operator()<std::min(2, kTileVectors)>(); break;
+      default: block.template operator()<1>();
+    }
+  }
+}
+
+// C (rows, cols) = init + A (rows, depth) B; cols a multiple of kLanes.
+inline void multiply(int rows, int cols, int depth, const Operand* a, int lda, Panel b, float* c, int ldc,
+                     Init init = {}) {
+  multiply_strided(rows, cols, depth, a, lda, 1, b, c, ldc, init);
+}
+
+// C (rows, cols) += A^T B, A (depth, rows) row-major; cols a multiple of kLanes.
+inline void multiply_transposed(int rows, int cols, int depth, const Operand* a, int lda, Panel b, float* c, int ldc,
+                                Operand*) {
+  multiply_strided(rows, cols, depth, a, 1, lda, b, c, ldc, {c, ldc});
+}
+
+// Row-major (depth, cols) is a panel as it is.
+inline Panel pack_rows(int, int, const Operand* source, int ld, Operand*) { return {source, ld}; }
+
+// Panel of the transpose of row-major (cols, depth); the source has room for a multiple of kLanes rows.
+inline Panel pack_transposed(int depth, int cols, const Operand* source, int ld, Operand* scratch) {
+  const int stride = round_up(cols, kLanes);
+#if defined(__AVX512F__)
+  for (int c = 0; c < cols; c += 16)
+    for (int k = 0; k < depth; k += 16)
+      transpose_16x16(source + static_cast<std::ptrdiff_t>(c) * ld + k, ld,
+                      scratch + static_cast<std::ptrdiff_t>(k) * stride + c, stride);
+#else
+  for (int c = 0; c < cols; ++c)
+    for (int k = 0; k < depth; ++k)
+      scratch[static_cast<std::ptrdiff_t>(k) * stride + c] = source[static_cast<std::ptrdiff_t>(c) * ld + k];
+  for (int c = cols; c < stride; ++c)
+    for (int k = 0; k < depth; ++k) scratch[static_cast<std::ptrdiff_t>(k) * stride + c] = 0;
+#endif
+  return {scratch, stride};
+}
+
+#endif
+
+// W (rows, cols) += X^T dY over n tokens, X (n, rows), dY (n, cols): the gradient of a weight. The scratch holds dY's
+// panel (padded n x cols) and a strip of X's transpose (16 x padded n).
+inline void accumulate_outer(int n, int rows, int cols, const Operand* x, int ldx, const Operand* dy, int ldy, float* w,
+                             int ldw, Operand* scratch) {
+  const Panel right = pack_rows(n, cols, dy, ldy, scratch);
+  multiply_transposed(rows, cols, n, x, ldx, right, w, ldw,
+                      scratch + static_cast<std::ptrdiff_t>(round_up(n, kDepth)) * cols);
+}
+
+}  // namespace sasrec

@@ -1,0 +1,208 @@
+// The Python module of one variant: arrays in and out by pointer and shape, the GIL released while it works.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#if defined(__AMX_BF16__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+#include "engine.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+using namespace sasrec;
+
+namespace {
+
+template <typename T>
+using In = nb::ndarray<const T, nb::c_contig, nb::device::cpu>;
+template <typename T>
+using Out = nb::ndarray<T, nb::c_contig, nb::device::cpu>;
+
+void check(bool condition, const std::string& message) {
+  if (!condition) throw std::invalid_argument(message);
+}
+
+RaggedView ragged(const In<std::int32_t>& values, const In<std::int64_t>& offsets) {
+  check(values.ndim() == 1 && offsets.ndim() == 1 && offsets.shape(0) >= 1, "values and offsets must have one axis");
+  const std::int64_t rows = static_cast<std::int64_t>(offsets.shape(0)) - 1;
+  check(offsets.data()[0] == 0, "offsets must begin with 0");
+  for (std::int64_t i = 0; i < rows; ++i) check(offsets.data()[i] <= offsets.data()[i + 1], "offsets must not fall");
+  check(offsets.data()[rows] == static_cast<std::int64_t>(values.shape(0)), "offsets must end with the size of values");
+  return {values.data(), offsets.data(), rows};
+}
+
+BlockKind block_kind(const std::string& name) {
+  if (name == "sasrec") return BlockKind::kSASRec;
+  if (name == "post_norm") return BlockKind::kPostNorm;
+  if (name == "pre_norm") return BlockKind::kPreNorm;
+  if (name == "ligr") return BlockKind::kLiGR;
+  throw std::invalid_argument("block '" + name + "' is not known");
+}
+
+// Where a named array lies: flat parameters by their layout, tables row by row.
+struct Place {
+  const Parameter* parameter;  // null for a table
+  Table* table;
+};
+
+Place find(Engine& engine, const std::string& name) {
+  if (name == "item_embedding.weight") return {nullptr, &engine.item_table()};
+  if (name == "output_embedding.weight" && !engine.shape().tied) return {nullptr, &engine.output_table()};
+  for (const Parameter& parameter : engine.layout().parameters())
+    if (parameter.name == name) return {&parameter, nullptr};
+  throw std::invalid_argument("there is no weight named '" + name + "'");
+}
+
+float* flat_array(Engine& engine, const std::string& kind) {
+  if (kind == "weight") return engine.weights();
+  if (kind == "exp_avg") return engine.first_moment();
+  if (kind == "exp_avg_sq") return engine.second_moment();
+  if (kind == "gradient") return engine.gradients();
+  throw std::invalid_argument("kind '" + kind + "' is not known");
+}
+
+float* table_array(Table& table, const std::string& kind) {
+  if (kind == "weight") return table.weight.data();
+  if (kind == "exp_avg") return table.first_moment.data();
+  if (kind == "exp_avg_sq") return table.second_moment.data();
+  throw std::invalid_argument("kind '" + kind + "' is not known");
+}
+
+// Calls f(outside offset, inside pointer, count) for runs of values of a named array.
+template <typename F>
+void for_runs(Engine& engine, const std::string& name, const std::string& kind, F&& f) {
+  engine.prepare_training();
+  const Place place = find(engine, name);
+  if (place.parameter) {
+    const Parameter& p = *place.parameter;
+    float* flat = flat_array(engine, kind);
+    for (int r = 0; r < p.rows.logical(); ++r)
+      for (int c = 0; c < p.columns.logical(); ++c)
+        f(static_cast<std::size_t>(r) * p.columns.logical() + c, flat + p.place(r, c), 1);
+    return;
+  }
+  const int dim = engine.shape().dim, width = engine.shape().width();
+  for (int row = 1; row <= engine.shape().n_items; ++row) {
+    if (kind == "gradient") {
+      RowGradient& g = place.table->gradient;
+      if (g.slot[row] >= 0)
+        f(static_cast<std::size_t>(row) * dim, &g.values[static_cast<std::size_t>(g.slot[row]) * width], dim);
+    } else {
+      f(static_cast<std::size_t>(row) * dim, table_array(*place.table, kind) + static_cast<std::size_t>(row) * width, dim);
+    }
+  }
+}
+
+std::pair<int, int> shape_of(Engine& engine, const std::string& name) {
+  const Place place = find(engine, name);
+  if (!place.parameter) return {engine.shape().n_items + 1, engine.shape().dim};
+  return {place.parameter->rows.logical(), place.parameter->columns.logical()};
+}
+
+std::size_t size_of(Engine& engine, const std::string& name) {
+  const auto [rows, columns] = shape_of(engine, name);
+  return static_cast<std::size_t>(rows) * columns;
+}
+
+bool available() {
+#if defined(__AMX_BF16__)
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return true;
+#endif
+}
+
+}  // namespace
+
+NB_MODULE(SASREC_MODULE, m) {
+  m.doc() = "The compiled core of sasrec, one CPU variant of it.";
+  m.attr("lanes") = kLanes;
+  m.attr("bf16") = kDepth > 1;
+  m.def("available", &available, "Whether the operating system lets this process use the variant.");
+
+  nb::class_<Engine>(m, "Engine")
+      .def(
+          "__init__",
+          [](Engine* self, const std::string& block, int n_items, int embedding_dim, int n_blocks, int n_heads,
+             int ffn_dim, int max_seq_len, float dropout, float norm_eps, bool relu, bool tied, int threads) {
+            ModelShape shape{block_kind(block), n_items, embedding_dim, n_blocks, n_heads, ffn_dim,
+                             max_seq_len,       dropout, norm_eps,      relu,     tied};
+            check(n_items > 0 && embedding_dim > 0 && n_blocks >= 0 && ffn_dim > 0 && max_seq_len > 0 && threads > 0,
+                  "sizes must be positive");
+            check(n_heads > 0 && embedding_dim % n_heads == 0, "n_heads must divide embedding_dim");
+            new (self) Engine(shape, threads);
+          },
+          nb::kw_only(), "block"_a, "n_items"_a, "embedding_dim"_a, "n_blocks"_a, "n_heads"_a, "ffn_dim"_a,
+          "max_seq_len"_a, "dropout"_a, "norm_eps"_a, "relu"_a, "tied"_a, "threads"_a)
+      .def_prop_ro("threads", &Engine::n_threads)
+      .def_rw("step_count", &Engine::step_count)
+      .def_prop_ro("names",
+                   [](Engine& engine) {
+                     std::vector<std::string> names{"item_embedding.weight"};
+                     for (const Parameter& p : engine.layout().parameters()) names.push_back(p.name);
+                     if (!engine.shape().tied) names.push_back("output_embedding.weight");
+                     return names;
+                   })
+      .def("shape", &shape_of, "name"_a, "(rows, columns) of a weight; a vector has one row.")
+      .def(
+          "read",
+          [](Engine& engine, const std::string& name, const std::string& kind, Out<float> out) {
+            check(out.size() == size_of(engine, name), "the array for " + name + " has the wrong size");
+            std::fill_n(out.data(), out.size(), 0.0f);
+            for_runs(engine, name, kind, [&](std::size_t outside, const float* inside, int n) {
+              std::copy_n(inside, n, out.data() + outside);
+            });
+          },
+          "name"_a, "kind"_a, "out"_a, "Copy a weight, its gradient or a moment of Adam into an array.")
+      .def(
+          "write",
+          [](Engine& engine, const std::string& name, const std::string& kind, In<float> values) {
+            check(values.size() == size_of(engine, name), "the array for " + name + " has the wrong size");
+            check(kind != "gradient", "gradients cannot be written");
+            for_runs(engine, name, kind, [&](std::size_t outside, float* inside, int n) {
+              std::copy_n(values.data() + outside, n, inside);
+            });
+            engine.weights_changed();
+          },
+          "name"_a, "kind"_a, "values"_a, "Replace a weight or a moment of Adam; row 0 of a table stays zero.")
+      .def(
+          "forward_backward",
+          [](Engine& engine, In<std::int32_t> items, In<std::int64_t> offsets, In<std::uint64_t> sequence_keys,
+             std::uint64_t step_key, In<std::int32_t> targets, In<std::int32_t> negatives, float positive_weight,
+             float l2_embedding) {
+            const RaggedView inputs = ragged(items, offsets);
+            check(static_cast<std::int64_t>(sequence_keys.size()) == inputs.rows, "one key for each row");
+            check(targets.size() == items.size(), "one target for each input");
+            check(negatives.ndim() == 2 && negatives.shape(0) == items.shape(0), "negatives must be (inputs, n)");
+            const int n_negatives = static_cast<int>(negatives.shape(1));
+            nb::gil_scoped_release released;
+            return engine.forward_backward(inputs, sequence_keys.data(), step_key, targets.data(), negatives.data(),
+                                           n_negatives, positive_weight, l2_embedding);
+          },
+          nb::kw_only(), "items"_a, "offsets"_a, "sequence_keys"_a, "step_key"_a, "targets"_a, "negatives"_a,
+          "positive_weight"_a, "l2_embedding"_a, "Gradients of the mean loss; returns its sum over positions.")
+      .def(
+          "optimizer_step",
+          [](Engine& engine, float learning_rate, float beta1, float beta2, float clip_norm) {
+            nb::gil_scoped_release released;
+            engine.optimizer_step({learning_rate, beta1, beta2}, clip_norm);
+          },
+          nb::kw_only(), "learning_rate"_a, "beta1"_a, "beta2"_a, "clip_norm"_a)
+      .def(
+          "encode",
+          [](Engine& engine, In<std::int32_t> items, In<std::int64_t> offsets, Out<float> features) {
+            const RaggedView histories = ragged(items, offsets);
+            check(features.ndim() == 2 && static_cast<std::int64_t>(features.shape(0)) == histories.rows &&
+                      static_cast<int>(features.shape(1)) == engine.shape().dim,
+                  "features must be (rows, embedding_dim)");
+            nb::gil_scoped_release released;
+            engine.encode(histories, features.data());
+          },
+          "items"_a, "offsets"_a, "features"_a, "Features after the last item of each row.");
+}

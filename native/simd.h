@@ -1,0 +1,238 @@
+// Vectors of floats as wide as this build's CPU has them, the functions the model needs, and random numbers by counter.
+//
+// Everything is written once on GCC / Clang vector extensions, which compile to AVX-512, AVX2, SSE2 or NEON; the few
+// operations where compilers do badly have intrinsics. One build holds one variant: nothing here is chosen at run time.
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace sasrec {
+
+#if defined(__AVX512F__)
+inline constexpr int kLanes = 16;
+#elif defined(__AVX2__)
+inline constexpr int kLanes = 8;
+#else
+inline constexpr int kLanes = 4;
+#endif
+
+using Floats [[gnu::vector_size(4 * kLanes)]] = float;
+using Ints [[gnu::vector_size(4 * kLanes)]] = std::int32_t;
+using Words [[gnu::vector_size(4 * kLanes)]] = std::uint32_t;
+
+constexpr int round_up(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
+constexpr int round_down(int n, int multiple) { return n / multiple * multiple; }
+
+[[gnu::always_inline]] inline Floats load(const float* p) {
+  Floats v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+[[gnu::always_inline]] inline void store(float* p, Floats v) { std::memcpy(p, &v, sizeof v); }
+[[gnu::always_inline]] inline Floats splat(float x) { return x - Floats{}; }
+[[gnu::always_inline]] inline Words splat_words(std::uint32_t x) { return x - Words{}; }
+[[gnu::always_inline]] inline Ints as_ints(Floats v) { return reinterpret_cast<Ints>(v); }
+[[gnu::always_inline]] inline Floats as_floats(Ints v) { return reinterpret_cast<Floats>(v); }
+
+// 0, 1, 2, ... in the lanes.
+[[gnu::always_inline]] inline Ints iota() {
+  Ints v;
+  for (int i = 0; i < kLanes; ++i) v[i] = i;
+  return v;
+}
+
+[[gnu::always_inline]] inline Floats maximum(Floats a, Floats b) {
+#if defined(__AVX512F__)
+  return _mm512_max_ps(a, b);
+#else
+  return a > b ? a : b;
+#endif
+}
+[[gnu::always_inline]] inline Floats absolute(Floats v) { return as_floats(as_ints(v) & 0x7fffffff); }
+
+[[gnu::always_inline]] inline Floats square_root(Floats v) {
+#if defined(__AVX512F__)
+  return _mm512_sqrt_ps(v);
+#elif defined(__AVX2__)
+  return _mm256_sqrt_ps(v);
+#else
+  for (int i = 0; i < kLanes; ++i) v[i] = std::sqrt(v[i]);
+  return v;
+#endif
+}
+
+[[gnu::always_inline]] inline float sum(Floats v) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_ps(v);
+#elif defined(__AVX2__)
+  __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+  s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+  return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+#else
+  return (v[0] + v[2]) + (v[1] + v[3]);
+#endif
+}
+
+[[gnu::always_inline]] inline float largest(Floats v) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_max_ps(v);
+#else
+  float m = v[0];
+  for (int i = 1; i < kLanes; ++i) m = v[i] > m ? v[i] : m;
+  return m;
+#endif
+}
+
+// 2^x for x <= 126, relative error below 3e-7; 0 from about -126 down. NaN stays NaN.
+[[gnu::always_inline]] inline Floats exp2(Floats x) {
+  const Floats magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer in the low bits
+  const Ints too_small = x < -126.0f;
+  x = too_small ? splat(-126.0f) : x;
+  const Floats shifted = x + magic;
+  const Floats r = x - (shifted - magic);  // in [-0.5, 0.5]
+  Floats y = splat(1.5403530e-4f);
+  y = y * r + 1.3333558e-3f;
+  y = y * r + 9.6181291e-3f;
+  y = y * r + 5.5504109e-2f;
+  y = y * r + 2.4022651e-1f;
+  y = y * r + 6.9314718e-1f;
+  y = y * r + 1.0f;
+  const Floats scaled = as_floats(as_ints(y) + (as_ints(shifted) << 23));
+  return too_small ? Floats{} : scaled;
+}
+
+inline constexpr float kLog2E = 1.44269504f;
+inline constexpr float kLn2 = 0.693147181f;
+
+// ln(1 + e) for e in [0, 1], absolute error below 1e-7.
+[[gnu::always_inline]] inline Floats log1p(Floats e) {
+  const Floats s = e / (e + 2.0f);  // atanh series: ln(1 + e) = 2 (s + s^3 / 3 + s^5 / 5 + ...), s <= 1/3
+  const Floats q = s * s;
+  Floats y = splat(2.0f / 15);
+  y = y * q + 2.0f / 13;
+  y = y * q + 2.0f / 11;
+  y = y * q + 2.0f / 9;
+  y = y * q + 2.0f / 7;
+  y = y * q + 2.0f / 5;
+  y = y * q + 2.0f / 3;
+  y = y * q + 2.0f;
+  return y * s;
+}
+
+struct SigmoidAndSoftplus {
+  Floats sigmoid;   // 1 / (1 + e^-x)
+  Floats softplus;  // ln(1 + e^x)
+};
+
+[[gnu::always_inline]] inline SigmoidAndSoftplus sigmoid_and_softplus(Floats x) {
+  const Floats e = exp2(absolute(x) * -kLog2E);  // in (0, 1]: nothing overflows
+  const Floats inverse = 1.0f / (1.0f + e);
+  const Floats positive = x > 0.0f ? x : x - x;  // x - x keeps NaN and turns an infinity into NaN
+  return {x >= 0.0f ? inverse : e * inverse, positive + log1p(e)};
+}
+
+[[gnu::always_inline]] inline Floats sigmoid(Floats x) {
+  const Floats e = exp2(absolute(x) * -kLog2E);
+  const Floats inverse = 1.0f / (1.0f + e);
+  return x >= 0.0f ? inverse : e * inverse;
+}
+
+// What matrix products read. Accumulators, norms, softmax, residuals and weights' master copies are always float.
+#if defined(SASREC_BF16)
+struct Bf16 {
+  std::uint16_t bits;
+};
+using Operand = Bf16;
+inline constexpr int kDepth = 32;  // contraction lengths are padded to this with zeros
+
+[[gnu::always_inline]] inline Floats load_operand(const Operand* p) {
+  __m256i half;
+  std::memcpy(&half, p, sizeof half);
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+}
+[[gnu::always_inline]] inline void store_operand(Operand* p, Floats v) {
+  const __m256bh half = _mm512_cvtneps_pbh(v);
+  std::memcpy(p, &half, sizeof half);
+}
+#else
+using Operand = float;
+inline constexpr int kDepth = 1;
+
+[[gnu::always_inline]] inline Floats load_operand(const Operand* p) { return load(p); }
+[[gnu::always_inline]] inline void store_operand(Operand* p, Floats v) { store(p, v); }
+#endif
+
+// Widths (embedding, head, feed-forward) are padded to this inside the engine, with zeros.
+inline constexpr int kWidth = kDepth > kLanes ? kDepth : kLanes;
+
+// Random numbers by counter: word number n of a stream depends on (key, n) alone, so the forward and the backward pass,
+// any thread and any vector width draw the same numbers.
+struct RandomKey {
+  std::uint32_t first, second;
+};
+
+// Finaliser of splitmix64: every bit of the input moves every bit of the output.
+constexpr std::uint64_t mix(std::uint64_t z) {
+  z += 0x9e3779b97f4a7c15u;
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+  return z ^ (z >> 31);
+}
+
+// The stream of one sequence at one site of the network in one step.
+constexpr RandomKey random_key(std::uint64_t step, std::uint64_t sequence, std::uint64_t site) {
+  const std::uint64_t h = mix(mix(mix(step) ^ sequence) ^ site);
+  return {static_cast<std::uint32_t>(h), static_cast<std::uint32_t>(h >> 32)};
+}
+
+// A keyed 32-bit hash of the counter in each lane (after lowbias32 by C. Wellons, a key before each multiplication).
+template <typename T>
+[[gnu::always_inline]] inline T random_words(RandomKey key, T counter) {
+  T x = (counter * 0x9e3779b1u) ^ key.first;
+  x ^= x >> 16;
+  x *= 0x7feb352du;
+  x ^= x >> 15;
+  x ^= key.second;
+  x *= 0x846ca68bu;
+  x ^= x >> 16;
+  return x;
+}
+
+// Dropout with probability p, rounded to 1/65536: a decision is one half of a random word.
+struct Dropout {
+  std::uint32_t threshold = 0;  // of 65536; 0 = no dropout
+  float scale = 1.0f;           // of what is kept
+
+  explicit Dropout(float p) : threshold(static_cast<std::uint32_t>(std::lround(p * 65536.0))) {
+    scale = 65536.0f / (65536.0f - static_cast<float>(threshold));
+  }
+  explicit operator bool() const { return threshold != 0; }
+
+  // scale where the low (or high) half of the word says keep, else 0.
+  [[gnu::always_inline]] Floats factor_low(Words word) const {
+    return reinterpret_cast<Ints>(word & 0xffffu) >= static_cast<std::int32_t>(threshold) ? splat(scale) : Floats{};
+  }
+  [[gnu::always_inline]] Floats factor_high(Words word) const {
+    return reinterpret_cast<Ints>(word >> 16) >= static_cast<std::int32_t>(threshold) ? splat(scale) : Floats{};
+  }
+};
+
+// Words that a row of `width` values takes: columns 32 g + i and 32 g + 16 + i share word 16 g + i.
+constexpr int dropout_words(int width) { return round_up(width, 32) / 2; }
+
+// Factor of the values column .. column + kLanes of a row whose words start at counter `first_word`.
+[[gnu::always_inline]] inline Floats dropout_factor(const Dropout& dropout, RandomKey key, std::uint32_t first_word,
+                                                    int column) {
+  const std::uint32_t start = first_word + (column / 32) * 16 + column % 16;
+  const Words words = random_words(key, reinterpret_cast<Words>(iota()) + start);
+  return column % 32 < 16 ? dropout.factor_low(words) : dropout.factor_high(words);
+}
+
+}  // namespace sasrec

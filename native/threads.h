@@ -1,0 +1,110 @@
+// A few threads that wait for work. No OpenMP: torch brings its own copy of that, and two of them in one process fight.
+#pragma once
+
+#include <unistd.h>
+
+#include <condition_variable>
+#include <exception>
+#include <functional>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace sasrec {
+
+class ThreadPool {
+ public:
+  explicit ThreadPool(int n_threads) : n_threads_(n_threads < 1 ? 1 : n_threads) {}
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+  ~ThreadPool() { stop(); }
+
+  int size() const { return n_threads_; }
+
+  // Calls job(thread) once on each of size() threads, the caller among them, and waits. The first exception is rethrown.
+  void run(const std::function<void(int)>& job) {
+    if (n_threads_ == 1) return job(0);
+    start();
+    {
+      std::lock_guard lock(mutex_);
+      job_ = &job;
+      pending_ = n_threads_ - 1;
+      error_ = nullptr;
+      ++generation_;
+    }
+    wake_.notify_all();
+    work(0, job);
+    std::unique_lock lock(mutex_);
+    done_.wait(lock, [this] { return pending_ == 0; });
+    if (error_) std::rethrow_exception(error_);
+  }
+
+  // Cuts 0..n into size() ranges, in order, and calls job(begin, end) for each.
+  void run_ranges(std::size_t n, const std::function<void(std::size_t, std::size_t)>& job) {
+    run([&](int thread) { job(n * thread / n_threads_, n * (thread + 1) / n_threads_); });
+  }
+
+ private:
+  void work(int thread, const std::function<void(int)>& job) {
+    try {
+      job(thread);
+    } catch (...) {
+      std::lock_guard lock(mutex_);
+      if (!error_) error_ = std::current_exception();
+    }
+  }
+
+  void start() {
+    if (!threads_.empty() && process_ == ::getpid()) return;
+    for (auto& thread : threads_) thread.detach();  // after a fork they do not exist here
+    threads_.clear();
+    process_ = ::getpid();
+    for (int i = 1; i < n_threads_; ++i) threads_.emplace_back([this, i, seen = generation_] { serve(i, seen); });
+  }
+
+  void serve(int thread, unsigned long seen) {
+    for (;;) {
+      const std::function<void(int)>* job;
+      {
+        std::unique_lock lock(mutex_);
+        wake_.wait(lock, [&] { return generation_ != seen; });
+        seen = generation_;
+        job = job_;
+      }
+      if (!job) return;
+      work(thread, *job);
+      {
+        std::lock_guard lock(mutex_);
+        --pending_;
+      }
+      done_.notify_one();
+    }
+  }
+
+  void stop() {
+    if (threads_.empty()) return;
+    if (process_ != ::getpid()) {
+      for (auto& thread : threads_) thread.detach();
+      return;
+    }
+    {
+      std::lock_guard lock(mutex_);
+      job_ = nullptr;
+      ++generation_;
+    }
+    wake_.notify_all();
+    for (auto& thread : threads_) thread.join();
+  }
+
+  int n_threads_;
+  std::vector<std::thread> threads_;
+  pid_t process_ = 0;
+  std::mutex mutex_;
+  std::condition_variable wake_, done_;
+  const std::function<void(int)>* job_ = nullptr;
+  int pending_ = 0;
+  unsigned long generation_ = 0;
+  std::exception_ptr error_;
+};
+
+}  // namespace sasrec

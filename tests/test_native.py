@@ -1,0 +1,481 @@
+"""The compiled core: the same numbers as torch, whatever the shape; the same bits at every run."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from sasrec import native as native_module
+from sasrec.batches import DROPOUT, Batch, generator
+from sasrec.config import ModelConfig, TrainConfig
+from sasrec.engine import TorchEngine
+from sasrec.errors import ConfigError
+from sasrec.native import NEEDS, Native, NativeEngine, cpu_features, load_native
+from sasrec.sequences import Ragged
+from sasrec.weights import Weights, initial_weights
+
+BLOCKS = ["sasrec", "post_norm", "pre_norm", "ligr"]
+LENGTHS = [1, 5, 33, 7, 60, 3, 2, 12, 1, 1]
+
+pytestmark = pytest.mark.skipif(load_native().module is None, reason=load_native().why)
+
+
+def variants() -> list[str]:
+    """The variants that are built and that this CPU runs."""
+    return [isa for isa in NEEDS if native_module._is_built(isa) and not NEEDS[isa] - cpu_features()]
+
+
+@pytest.fixture(params=variants())
+def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Each variant in turn."""
+    monkeypatch.setenv("SASREC_ISA", request.param)
+    load_native.cache_clear()
+    assert load_native().isa == request.param
+    yield request.param
+    load_native.cache_clear()
+
+
+def make_batch(lengths: list[int], n_items: int, n_negatives: int = 1, seed: int = 0, step: int = 3) -> Batch:
+    rng = np.random.default_rng(seed)
+    inputs = Ragged.from_lists([rng.integers(1, n_items + 1, n).astype(np.int32) for n in lengths])
+    n = len(inputs.values)
+    targets = rng.integers(1, n_items + 1, n).astype(np.int32)
+    negatives = rng.integers(1, n_items + 1, (n, n_negatives)).astype(np.int32)
+    return Batch(np.arange(len(lengths)) * 7, inputs, targets, negatives, step)
+
+
+def spread_weights(config: ModelConfig, n_items: int, seed: int = 0, size: float = 0.3) -> Weights:
+    """Weights in which biases and norms matter too."""
+    rng = np.random.default_rng(seed)
+    weights = initial_weights(config, n_items, generator(seed))
+    for name, value in weights.items():
+        value += (size * rng.standard_normal(value.shape) / value.shape[-1] ** 0.5).astype(np.float32)
+        if name in ("item_embedding.weight", "output_embedding.weight"):
+            value[0] = 0
+    return weights
+
+
+def engines(
+    config: ModelConfig, n_items: int, seed: int = 0, size: float = 0.3, **train: object
+) -> tuple[TorchEngine, NativeEngine]:
+    settings = TrainConfig(threads=2, **train)  # type: ignore[arg-type]
+    weights = spread_weights(config, n_items, seed, size)
+    pair = TorchEngine(config, n_items, settings), NativeEngine(config, n_items, settings)
+    for engine in pair:
+        engine.load_weights(weights)
+    return pair
+
+
+def torch_gradients(engine: TorchEngine) -> Weights:
+    return {name: p.grad.numpy().copy() for name, p in engine.model.named_parameters() if p.grad is not None}
+
+
+def largest_errors(expected: Weights, got: Weights) -> dict[str, float]:
+    """Of each tensor, the largest difference relative to its largest value."""
+    assert set(expected) == set(got)
+    return {
+        name: float(np.abs(expected[name] - got[name]).max() / max(np.abs(expected[name]).max(), 1e-6))
+        for name in expected
+    }
+
+
+def without_key_biases(weights: Weights) -> Weights:
+    """Softmax does not see a bias on keys: its gradient is rounding alone, which Adam blows up to whole steps."""
+    return {
+        name: value[len(value) // 2 :] if name.endswith("key_value.bias") else value for name, value in weights.items()
+    }
+
+
+def compare_gradients(config: ModelConfig, batch: Batch, n_items: int, tolerance: float, **train: object) -> None:
+    reference, native = engines(config, n_items, **train)
+    reference.forward_backward(batch)
+    native.forward_backward(batch)
+    errors = largest_errors(torch_gradients(reference), native.gradients())
+    assert max(errors.values()) < tolerance, max((error, name) for name, error in errors.items())
+    assert native.pop_loss() == pytest.approx(reference.pop_loss(), rel=max(tolerance, 1e-6))
+    expected, got = reference.encode(batch.inputs), native.encode(batch.inputs)
+    assert np.abs(expected - got).max() < max(tolerance, 2e-6) * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize(
+    ("shape", "lengths", "n_negatives"),
+    [
+        ({"embedding_dim": 50}, LENGTHS, 1),
+        ({"embedding_dim": 24, "n_heads": 3, "ffn_dim": 40}, LENGTHS, 3),
+        ({"embedding_dim": 64, "n_heads": 2, "tied": False, "max_seq_len": 300}, [300, 250, 5, 17], 1),
+        ({"embedding_dim": 16, "n_blocks": 3, "activation": "identity"}, LENGTHS, 2),
+        ({"embedding_dim": 32, "n_blocks": 0}, LENGTHS, 1),
+    ],
+)
+def test_gradients_and_features_are_those_of_torch(
+    isa: str, block: str, shape: dict[str, object], lengths: list[int], n_negatives: int
+) -> None:
+    config = ModelConfig(**{"block": block, "max_seq_len": 70, "dropout": 0.0, **shape})  # type: ignore[arg-type]
+    if load_native().module.bf16:  # a value near zero falls on the other side of ReLU, and takes its gradient with it
+        config = replace(config, activation="identity")
+    batch = make_batch(lengths, 97, n_negatives)
+    compare_gradients(config, batch, 97, 5e-2 if load_native().module.bf16 else 1e-5, n_negatives=n_negatives)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    block=st.sampled_from(BLOCKS),
+    lengths=st.lists(st.integers(1, 300), min_size=1, max_size=6),
+    head_dim=st.integers(4, 40),
+    n_heads=st.integers(1, 3),
+    ffn_dim=st.integers(0, 70),
+    n_items=st.integers(1, 500),
+    max_seq_len=st.integers(1, 300),
+    tied=st.booleans(),
+)
+def test_any_shape_gives_the_gradients_of_torch(
+    block: str,
+    lengths: list[int],
+    head_dim: int,
+    n_heads: int,
+    ffn_dim: int,
+    n_items: int,
+    max_seq_len: int,
+    tied: bool,
+) -> None:
+    config = ModelConfig(
+        block=block,  # type: ignore[arg-type]
+        embedding_dim=head_dim * n_heads,
+        n_heads=n_heads,
+        ffn_dim=ffn_dim,
+        max_seq_len=max_seq_len,
+        n_blocks=1,
+        dropout=0.0,
+        tied=tied,
+    )
+    batch = make_batch([min(n, max_seq_len) for n in lengths], n_items)
+    reference, native = engines(config, n_items)
+    if load_native().module.bf16:
+        pytest.skip("the default variant rounds to bf16")
+    reference.forward_backward(batch)
+    native.forward_backward(batch)
+    expected, got = torch_gradients(reference), native.gradients()
+    largest = max(np.abs(g).max() for g in expected.values())
+    for name in expected:
+        assert np.abs(expected[name] - got[name]).max() < 2e-5 * max(np.abs(expected[name]).max(), 0.2 * largest), name
+
+
+def mix(z: int) -> int:
+    """The finaliser of splitmix64."""
+    mask = 2**64 - 1
+    z = (z + 0x9E3779B97F4A7C15) & mask
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 & mask
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EB & mask
+    return z ^ (z >> 31)
+
+
+def random_words(step: int, sequence: int, site: int, counters: np.ndarray) -> np.ndarray:
+    """What native/simd.h draws, in NumPy: an independent writing-down of it."""
+    key = mix(mix(mix(step) ^ sequence) ^ site)
+    x = (counters.astype(np.uint32) * np.uint32(0x9E3779B1)) ^ np.uint32(key & 0xFFFFFFFF)
+    x = (x ^ (x >> np.uint32(16))) * np.uint32(0x7FEB352D)
+    x = (x ^ (x >> np.uint32(15))) ^ np.uint32(key >> 32)
+    x = x * np.uint32(0x846CA68B)
+    return x ^ (x >> np.uint32(16))
+
+
+def row_factors(step: int, sequence: int, site: int, length: int, width: int, p: float) -> np.ndarray:
+    """(length, width) dropout factors of the rows of a sequence at a site."""
+    threshold = round(p * 65536)
+    columns = np.arange(width)
+    counters = np.arange(length)[:, None] * (-(-width // 32) * 16) + columns // 32 * 16 + columns % 16
+    words = random_words(step, sequence, site, counters)
+    halves = np.where(columns % 32 < 16, words & np.uint32(0xFFFF), words >> np.uint32(16))
+    return np.where(halves >= threshold, np.float32(65536 / (65536 - threshold)), np.float32(0))
+
+
+def attention_factors(step: int, sequence: int, site: int, length: int, max_seq_len: int, p: float) -> np.ndarray:
+    """(length, length) dropout factors of attention weights."""
+    threshold = round(p * 65536)
+    words = random_words(step, sequence, site, np.arange(length)[:, None] * max_seq_len + np.arange(length))
+    return np.where(words >> np.uint32(16) >= threshold, np.float32(65536 / (65536 - threshold)), np.float32(0))
+
+
+class FedDropout(torch.nn.Module):
+    """Takes the place of model.Dropout and multiplies by factors that are handed in, call after call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factors: list[np.ndarray] = []
+        self.rng = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        factor = torch.from_numpy(self.factors.pop(0).copy())
+        assert factor.numel() == x.numel()
+        return x * factor.view(x.shape)
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_gradients_with_dropout_are_those_of_torch_with_the_same_masks(isa: str, block: str) -> None:
+    n_items, length, p = 50, 21, 0.3
+    config = ModelConfig(
+        block=block,  # type: ignore[arg-type]
+        embedding_dim=40,
+        n_heads=2,
+        ffn_dim=70,
+        max_seq_len=24,
+        dropout=p,
+        activation="identity",
+    )
+    batch = make_batch([length, length], n_items)
+    reference, native = engines(config, n_items)
+    step = int(generator(0, DROPOUT, batch.step).integers(2**64, dtype=np.uint64))
+    users = [int(user) for user in batch.users]
+
+    def rows(site: int, width: int) -> np.ndarray:
+        return np.stack([row_factors(step, user, site, length, width, p) for user in users])
+
+    fed = FedDropout()
+    fed.factors.append(rows(0, 40))
+    for i in range(config.n_blocks):
+        site = (i + 1) * 1024
+        heads = [
+            attention_factors(step, user, site + 16 + head, length, config.max_seq_len, p)
+            for user in users
+            for head in range(2)
+        ]
+        fed.factors.append(np.stack(heads))
+        if block == "ligr":
+            fed.factors.append(rows(site, 40))
+        fed.factors.append(rows(site + 1, 70))
+        fed.factors.append(rows(site + 2, 40))
+    for module in reference.model.modules():
+        if hasattr(module, "dropout"):
+            module.dropout = fed
+    reference.forward_backward(batch)
+    assert not fed.factors
+    native.forward_backward(batch)
+    errors = largest_errors(torch_gradients(reference), native.gradients())
+    tolerance = 5e-2 if load_native().module.bf16 else 1e-5
+    assert max(errors.values()) < tolerance, max((error, name) for name, error in errors.items())
+
+
+def test_share_of_dropped_values_is_the_probability_and_neighbours_are_independent() -> None:
+    kept = np.stack([row_factors(step, 3, 1025, 200, 64, 0.2) > 0 for step in range(20)])
+    assert kept.mean() == pytest.approx(0.8, abs=0.004)
+    for one, other in ((kept[:, 1:], kept[:, :-1]), (kept[..., 1:], kept[..., :-1]), (kept[1:], kept[:-1])):
+        assert np.corrcoef(one.ravel(), other.ravel())[0, 1] == pytest.approx(0, abs=0.01)
+    assert np.corrcoef(kept[..., :16].ravel(), kept[..., 16:32].ravel())[0, 1] == pytest.approx(0, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    "train", [{"clip_norm": 0.05}, {"l2_embedding": 0.01}, {"l2_embedding": 0.1, "clip_norm": 1.0}]
+)
+@pytest.mark.parametrize("tied", [True, False])
+def test_steps_with_clipping_and_l2_move_the_weights_as_torch_does(train: dict[str, float], tied: bool) -> None:
+    config = ModelConfig(embedding_dim=20, max_seq_len=70, dropout=0.0, tied=tied)
+    reference, native = engines(config, 40, learning_rate=0.01, **train)
+    for step in range(5):
+        batch = make_batch(LENGTHS, 40, seed=step, step=step)
+        for engine in (reference, native):
+            engine.forward_backward(batch)
+            engine.optimizer_step()
+    if load_native().module.bf16:
+        pytest.skip("the default variant rounds to bf16")
+    expected, got = without_key_biases(reference.weights()), without_key_biases(native.weights())
+    for name in expected:  # Adam's first steps are +- the learning rate, whatever the gradient, where it is nearly zero
+        assert np.quantile(np.abs(expected[name] - got[name]), 0.98) < 2e-4, name
+        assert np.abs(expected[name] - got[name]).max() < 0.02, name
+
+
+def test_a_run_started_on_one_engine_goes_on_on_the_other() -> None:
+    config = ModelConfig(embedding_dim=20, max_seq_len=70, dropout=0.0)
+    reference, native = engines(config, 40)
+    batches = [make_batch(LENGTHS, 40, seed=step, step=step) for step in range(6)]
+    for batch in batches[:3]:
+        reference.forward_backward(batch)
+        reference.optimizer_step()
+    native.load_weights(reference.weights())
+    native.load_optimizer_state(reference.optimizer_state())
+    again = NativeEngine(config, 40, TrainConfig(threads=1))
+    again.load_weights(native.weights())
+    again.load_optimizer_state(native.optimizer_state())
+    assert native.optimizer_state().keys() == reference.optimizer_state().keys()
+    for batch in batches[3:]:
+        for engine in (reference, native, again):
+            engine.forward_backward(batch)
+            engine.optimizer_step()
+    tolerance = 5e-3 if load_native().module.bf16 else 1e-4
+    for engine in (native, again):
+        got = without_key_biases(engine.weights())
+        for name, expected in without_key_biases(reference.weights()).items():
+            assert np.abs(expected - got[name]).max() < tolerance, name
+
+
+def train_a_little(threads: int, dropout: float = 0.3) -> Weights:
+    config = ModelConfig(embedding_dim=20, max_seq_len=70, dropout=dropout)
+    engine = NativeEngine(config, 40, TrainConfig(threads=threads, seed=5))
+    for step in range(4):
+        engine.forward_backward(make_batch(LENGTHS * 4, 40, seed=step, step=step))
+        engine.optimizer_step()
+    return engine.weights()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_the_same_run_gives_the_same_bits(isa: str, threads: int) -> None:
+    first, second = train_a_little(threads), train_a_little(threads)
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+
+
+def test_another_number_of_threads_gives_the_same_numbers_to_rounding(isa: str) -> None:
+    one, three = without_key_biases(train_a_little(1)), without_key_biases(train_a_little(3))
+    for name in one:
+        assert np.abs(one[name] - three[name]).max() < 5e-4, name
+        assert np.median(np.abs(one[name] - three[name])) < 1e-6, name
+
+
+def test_dropout_depends_on_seed_and_step_and_not_on_the_variant() -> None:
+    losses = {}
+    for seed, step in ((0, 3), (0, 4), (1, 3)):
+        engine = NativeEngine(ModelConfig(embedding_dim=20, max_seq_len=70), 40, TrainConfig(threads=1, seed=seed))
+        engine.load_weights(spread_weights(engine.config, 40))
+        engine.forward_backward(make_batch(LENGTHS, 40, step=step))
+        losses[seed, step] = engine.pop_loss()
+    assert len(set(losses.values())) == 3
+
+
+def test_features_do_not_depend_on_what_else_is_encoded(isa: str) -> None:
+    config = ModelConfig(embedding_dim=20, max_seq_len=70, dropout=0.5)
+    engine = NativeEngine(config, 40, TrainConfig(threads=2))
+    histories = make_batch([*LENGTHS * 5, 300], 40).inputs
+    together = engine.encode(histories)
+    for row in (0, 4, 17, 50):
+        alone = engine.encode(Ragged.from_lists([histories.row(row)]))[0]
+        assert np.abs(alone - together[row]).max() < 1e-5 * np.abs(alone).max()
+
+
+def test_only_the_newest_items_of_a_long_history_count() -> None:
+    engine = NativeEngine(ModelConfig(embedding_dim=20, max_seq_len=7), 40, TrainConfig(threads=1))
+    history = np.arange(1, 31, dtype=np.int32)
+    whole, recent = (engine.encode(Ragged.from_lists([h])) for h in (history, history[-7:]))
+    assert np.array_equal(whole, recent)
+
+
+def test_training_learns_a_log_that_can_be_learnt() -> None:
+    config = ModelConfig(embedding_dim=16, max_seq_len=10, dropout=0.1)
+    engine = NativeEngine(config, 20, TrainConfig(threads=2, learning_rate=0.01))
+    rng = np.random.default_rng(0)
+    losses = []
+    for step in range(150):
+        starts = rng.integers(0, 20, 32)
+        rows = (starts[:, None] + np.arange(11)) % 20 + 1  # item i is followed by i + 1
+        inputs = Ragged.from_lists(list(rows[:, :-1].astype(np.int32)))
+        targets = rows[:, 1:].ravel().astype(np.int32)
+        negatives = ((targets - 1 + rng.integers(1, 20, len(targets))) % 20 + 1).astype(np.int32)[:, None]
+        engine.forward_backward(Batch(np.arange(32), inputs, targets, negatives, step))
+        engine.optimizer_step()
+        losses.append(engine.pop_loss())
+    assert losses[0] > 1.2
+    assert np.mean(losses[-5:]) < 0.5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"targets": np.array([1, 2, 99], np.int32)}, "item index 99 is not in 1..40"),
+        ({"targets": np.array([1, 0, 2], np.int32)}, "item index 0 is not in 1..40"),
+        ({"targets": np.array([1, 2], np.int32)}, "one target for each input"),
+        ({"negatives": np.ones((2, 1), np.int32)}, "negatives must be"),
+        ({"inputs": Ragged(np.array([1, 2, 3], np.int32), np.array([0, 2]))}, "offsets must end with"),
+        ({"inputs": Ragged(np.array([1, 2, 3], np.int32), np.array([0, 0, 3]))}, "row 0 is empty"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused_before_anything_is_read(change: dict[str, object], message: str) -> None:
+    engine = NativeEngine(ModelConfig(embedding_dim=16, max_seq_len=5), 40, TrainConfig(threads=2))
+    inputs = Ragged(np.array([1, 2, 3], np.int32), np.array([0, 2, 3]))
+    batch = Batch(np.arange(2), inputs, np.array([1, 2, 3], np.int32), np.ones((3, 1), np.int32), 0)
+    with pytest.raises(ValueError, match=message):
+        engine.forward_backward(replace(batch, **change))  # type: ignore[arg-type]
+
+
+def test_a_fork_and_a_thread_can_use_an_engine() -> None:
+    code = """
+import os, threading
+import numpy as np
+from sasrec.config import ModelConfig, TrainConfig
+from sasrec.native import NativeEngine
+from sasrec.sequences import Ragged
+engine = NativeEngine(ModelConfig(embedding_dim=20, max_seq_len=70), 40, TrainConfig(threads=2))
+histories = Ragged.from_lists([np.arange(1, 31, dtype=np.int32)] * 50)
+first = engine.encode(histories)
+pid = os.fork()
+same = np.array_equal(engine.encode(histories), first)
+if pid == 0:
+    os._exit(0 if same else 1)
+thread = threading.Thread(target=lambda: engine.encode(histories))
+thread.start()
+thread.join()
+assert same and os.waitpid(pid, 0)[1] == 0
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("torch_first", [True, False])
+def test_torch_and_the_core_share_one_thread_setting_in_one_process(torch_first: bool) -> None:
+    code = f"""
+import sys
+if {torch_first}: import torch
+import numpy as np
+from sasrec.config import ModelConfig, TrainConfig
+from sasrec.native import NativeEngine
+from sasrec.sequences import Ragged
+assert {torch_first} == ("torch" in sys.modules)
+config, train = ModelConfig(embedding_dim=20, max_seq_len=70), TrainConfig(threads=1)
+native = NativeEngine(config, 40, train)
+from sasrec.engine import TorchEngine
+reference = TorchEngine(config, 40, train)
+import torch
+assert native.threads == native.core.threads == torch.get_num_threads() == 1
+histories = Ragged.from_lists([np.arange(1, 31, dtype=np.int32)] * 50)
+for _ in range(3):
+    assert np.abs(native.encode(histories) - reference.encode(histories)).max() < 0.05
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_variant_can_be_forced_and_bad_wishes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wish(isa: str, features: frozenset[str] | None = None) -> Native:
+        monkeypatch.setenv("SASREC_ISA", isa)
+        if features is not None:
+            monkeypatch.setattr(native_module, "cpu_features", lambda: features)
+        load_native.cache_clear()
+        return load_native()
+
+    try:
+        assert wish("portable").isa == "portable"
+        with pytest.raises(ConfigError, match=r"SASREC_ISA='sse9' is not one of amx, avx512, .*, portable"):
+            wish("sse9")
+        with pytest.raises(ConfigError, match=r"SASREC_ISA=avx2: this CPU has no avx2, bmi2, fma"):
+            wish("avx2", frozenset({"f16c", "movbe"}))
+        assert wish("", frozenset()).isa == "portable"
+    finally:
+        monkeypatch.undo()
+        load_native.cache_clear()
+
+
+def test_native_engine_imports_no_torch() -> None:
+    code = """
+import sys
+import numpy as np
+from sasrec.config import ModelConfig, TrainConfig
+from sasrec.engine import create_engine
+from sasrec.sequences import Ragged
+engine = create_engine(ModelConfig(embedding_dim=20, max_seq_len=9), 40, TrainConfig(threads=1))
+engine.encode(Ragged.from_lists([[1, 2, 3]]))
+assert engine.name == "native" and "torch" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, env={**os.environ, "SASREC_ISA": ""})
