@@ -22,6 +22,11 @@ RUNS = {
 SIDE = {"median", "min", "max", "unit", "runs"}
 FACTS = {"data", "preset", "engine", "settings", "threads", "isa", "machine", "versions", "commit", "command"}
 
+
+def what_auto_takes() -> str:
+    return "native" if load_native().module else "torch"
+
+
 PEER_MODEL = """
 import torch
 
