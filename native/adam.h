@@ -32,7 +32,8 @@ struct AdamStep {
     const Floats square = load(v) * beta2 + gradient * gradient * rest2;
     store(m, mean);
     store(v, square);
-    store(p, load(p) - step_size * mean / (square_root(square) * inverse_correction2 + eps));
+    const Floats denominator = quick_square_root(square) * inverse_correction2 + eps;
+    store(p, load(p) - step_size * mean * quick_reciprocal(denominator));
   }
 };
 

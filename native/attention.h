@@ -32,6 +32,7 @@ struct TokenPlace {
 struct AttentionShape {
   int n_heads;
   int head_width;  // padded
+  int head_depth;  // what of it a product over the width has to read
   int max_seq_len;
   float scale;  // of the scores: 1 / sqrt(head_dim)
 
@@ -105,7 +106,7 @@ inline void attention_forward(const AttentionShape& shape, Segment segment, cons
     const Panel values = pack_rows(length, head_width, key + width, 2 * width, scratch.rows);
     for (int i = 0; i < length; i += kStrip) {
       const int n_rows = std::min(kStrip, length - i), seen = std::min(length, i + kStrip);
-      multiply(n_rows, round_up(seen, kLanes), head_width, query + static_cast<std::ptrdiff_t>(i) * width, width, keys,
+      multiply(n_rows, round_up(seen, kLanes), shape.head_depth, query + static_cast<std::ptrdiff_t>(i) * width, width, keys,
                scratch.scores, ld);
       const int columns = round_up(seen, kColumns);
       for (int r = 0; r < n_rows; ++r) {
@@ -178,8 +179,8 @@ inline void attention_backward(const AttentionShape& shape, Segment segment, con
       for (int i = panel; i < panel_end; i += kStrip) {
         const int n_rows = std::min(kStrip, panel_end - i), seen = std::min(length, i + kStrip);
         const std::ptrdiff_t at = static_cast<std::ptrdiff_t>(i) * width;
-        multiply(n_rows, round_up(seen, kLanes), head_width, query + at, width, keys, scratch.scores, ld);
-        multiply(n_rows, round_up(seen, kLanes), head_width, d_out + at, width, values, scratch.weight_gradients, ld);
+        multiply(n_rows, round_up(seen, kLanes), shape.head_depth, query + at, width, keys, scratch.scores, ld);
+        multiply(n_rows, round_up(seen, kLanes), shape.head_depth, d_out + at, width, values, scratch.weight_gradients, ld);
         const int columns = round_up(seen, kColumns);
         for (int r = 0; r < n_rows; ++r) {
           const TokenPlace& place = places[segment.start + i + r];

@@ -141,7 +141,8 @@ class Network {
   Network(const ModelShape& shape, const Layout& layout, const float* mask, const float* weights, const Operand* panels,
           Workspace& workspace)
       : shape_(shape), layout_(layout), mask_(mask), weights_(weights), panels_(panels), w_(workspace),
-        attention_shape_{shape.n_heads, shape.head_width(), shape.max_seq_len,
+        attention_shape_{shape.n_heads, shape.head_width(), kDepth > 1 ? shape.head_width() : shape.head_dim(),
+                         shape.max_seq_len,
                          1.0f / std::sqrt(static_cast<float>(shape.head_dim()))} {}
 
   // Embeddings (items' table of rows of width W) to features, keeping what the backward pass needs.
@@ -220,13 +221,13 @@ class Network {
 
   // out (rows, linear.out) = x W + bias
   void apply(const Linear& linear, int rows, const Operand* x, float* out) const {
-    multiply(rows, linear.out, linear.in, x, linear.in, {panels_ + linear.panels, linear.out}, out, linear.out,
+    multiply(rows, linear.out, linear.in_used, x, linear.in, {panels_ + linear.panels, linear.out}, out, linear.out,
              {weights_ + linear.bias, 0});
   }
 
   // The gradients of W and of the bias; dx (rows, linear.in) (+)= dy W^T unless null.
   void apply_backward(const Linear& linear, const Operand* x, const Operand* dy, float* dx, bool accumulate) {
-    accumulate_outer(n_, linear.in, linear.out, x, linear.in, dy, linear.out, gradients_ + linear.weight, linear.out,
+    accumulate_outer(n_, linear.in_used, linear.out, x, linear.in, dy, linear.out, gradients_ + linear.weight, linear.out,
                      w_.outer);
     float* bias = gradients_ + linear.bias;
     for (int c = 0; c < linear.out; c += kLanes) {
@@ -236,7 +237,7 @@ class Network {
     }
     if (!dx) return;
     const Operand* transposed = panels_ + linear.panels + static_cast<std::size_t>(linear.in) * linear.out;
-    multiply(n_, linear.in, linear.out, dy, linear.out, {transposed, linear.in}, dx, linear.in,
+    multiply(n_, linear.in, linear.out_used, dy, linear.out, {transposed, linear.in}, dx, linear.in,
              accumulate ? Init{dx, linear.in} : Init{});
   }
 

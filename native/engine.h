@@ -24,6 +24,8 @@
 namespace sasrec {
 
 inline constexpr int kChunkTokens = 128;  // a chunk's activations of two blocks take about half of a 2 MiB L2
+inline constexpr int kLeastTokens = 48;   // of a chunk, where a batch is small and every thread should get several
+inline constexpr int kChunksPerThread = 6;
 inline constexpr int kSharedTokens = 16;  // short sequences share a segment of up to this many tokens
 
 // Rows of int32 item indices, concatenated: row i is values[offsets[i] .. offsets[i + 1]].
@@ -209,6 +211,7 @@ class Engine {
     std::vector<Chunk> chunks;
     Array<float> gradients;
     HeadScratch head;
+    Array<Operand> pack_scratch;
     double loss = 0;
     double planned = 0;  // cost of its chunks
   };
@@ -234,7 +237,8 @@ class Engine {
   void pack_weights() {
     if (panels_valid_) return;
     const auto pack = [&](int t) {
-      Array<Operand> scratch(layout_.largest_matrix());
+      Array<Operand>& scratch = threads_[t]->pack_scratch;
+      scratch.reserve(layout_.largest_matrix());
       for (int i = t; i < layout_.n_matrices(); i += pool_.size())
         layout_.pack(i, weights_.data(), panels_.data(), scratch.data());
     };
@@ -248,6 +252,10 @@ class Engine {
     std::iota(order.begin(), order.end(), 0);
     const auto length = [&](std::int64_t row) { return std::min<std::int64_t>(rows.length(row), max_length); };
     std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return length(a) > length(b); });
+    std::int64_t total = 0;
+    for (const std::int64_t row : order) total += length(row);
+    const std::int64_t share = total / (kChunksPerThread * pool_.size());
+    const int chunk_tokens = static_cast<int>(std::clamp<std::int64_t>(share, kLeastTokens, kChunkTokens));
     for (auto& thread : threads_) thread->chunks.clear(), thread->planned = 0;
     std::size_t n_chunks = 0;
     for (std::size_t i = 0; i < order.size(); ++n_chunks) {
@@ -261,7 +269,7 @@ class Engine {
         add_sequence(chunk, rows, order[i], n, sequence_keys);
         thread.planned += n * (1 + n / 400.0);
         ++i;
-      } while (i < order.size() && chunk.size() + length(order[i]) <= kChunkTokens);
+      } while (i < order.size() && chunk.size() + length(order[i]) <= chunk_tokens);
     }
     single_chunk_ = n_chunks <= 1;
   }

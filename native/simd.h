@@ -68,6 +68,34 @@ constexpr int round_down(int n, int multiple) { return n / multiple * multiple; 
 #endif
 }
 
+// 1 / x and the square root of x >= 0 from the CPU's estimate and one Newton step: relative error below 4e-7, at a third
+// of the time of the exact instructions. Not for x whose result overflows; the root of anything below 1e-36 may be 0.
+[[gnu::always_inline]] inline Floats quick_reciprocal(Floats x) {
+#if defined(__AVX512F__)
+  const Floats y = _mm512_rcp14_ps(x);
+#elif defined(__AVX2__)
+  const Floats y = _mm256_rcp_ps(x);
+#else
+  return 1.0f / x;
+#endif
+#if defined(__AVX2__)
+  return y + y * (1.0f - x * y);
+#endif
+}
+[[gnu::always_inline]] inline Floats quick_square_root(Floats x) {
+#if defined(__AVX512F__)
+  const Floats y = _mm512_rsqrt14_ps(maximum(x, splat(1e-36f)));
+#elif defined(__AVX2__)
+  const Floats y = _mm256_rsqrt_ps(maximum(x, splat(1e-36f)));
+#else
+  return square_root(x);
+#endif
+#if defined(__AVX2__)
+  const Floats root = x * y;
+  return root + 0.5f * y * (x - root * root);
+#endif
+}
+
 [[gnu::always_inline]] inline float sum(Floats v) {
 #if defined(__AVX512F__)
   return _mm512_reduce_add_ps(v);

@@ -1,8 +1,12 @@
 // A few threads that wait for work. No OpenMP: torch brings its own copy of that, and two of them in one process fight.
+//
+// Waiting threads look for work for a few microseconds before they sleep: the parallel parts of a training step follow
+// each other closely, and waking a thread takes longer than some of them.
 #pragma once
 
 #include <unistd.h>
 
+#include <atomic>
 #include <condition_variable>
 #include <exception>
 #include <functional>
@@ -10,7 +14,23 @@
 #include <thread>
 #include <vector>
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 namespace sasrec {
+
+// Looks at `done` some thousand times, about 50 microseconds; returns whether it became true.
+template <typename Condition>
+bool spin_until(Condition&& done) {
+  for (int i = 0; i < 1000; ++i) {
+    if (done()) return true;
+#if defined(__x86_64__)
+    _mm_pause();
+#endif
+  }
+  return false;
+}
 
 class ThreadPool {
  public:
@@ -34,6 +54,7 @@ class ThreadPool {
     }
     wake_.notify_all();
     work(0, job);
+    spin_until([this] { return pending_ == 0; });
     std::unique_lock lock(mutex_);
     done_.wait(lock, [this] { return pending_ == 0; });
     if (error_) std::rethrow_exception(error_);
@@ -59,12 +80,13 @@ class ThreadPool {
     for (auto& thread : threads_) thread.detach();  // after a fork they do not exist here
     threads_.clear();
     process_ = ::getpid();
-    for (int i = 1; i < n_threads_; ++i) threads_.emplace_back([this, i, seen = generation_] { serve(i, seen); });
+    for (int i = 1; i < n_threads_; ++i) threads_.emplace_back([this, i, seen = generation_.load()] { serve(i, seen); });
   }
 
   void serve(int thread, unsigned long seen) {
     for (;;) {
       const std::function<void(int)>* job;
+      spin_until([&] { return generation_ != seen; });
       {
         std::unique_lock lock(mutex_);
         wake_.wait(lock, [&] { return generation_ != seen; });
@@ -102,8 +124,8 @@ class ThreadPool {
   std::mutex mutex_;
   std::condition_variable wake_, done_;
   const std::function<void(int)>* job_ = nullptr;
-  int pending_ = 0;
-  unsigned long generation_ = 0;
+  std::atomic<int> pending_ = 0;
+  std::atomic<unsigned long> generation_ = 0;
   std::exception_ptr error_;
 };
 
