@@ -178,7 +178,7 @@ class Session:
             "preset": arguments.preset,
             "engine": arguments.engine,
             "threads": self.threads,
-            "settings": {**dict(map(_setting, arguments.set)), **settings},
+            "settings": {**dict(map(setting, arguments.set)), **settings},
         }
         try:
             self.workers.append(Worker("sasrec", [sys.executable, str(HERE / "ours.py")], setup, self.threads))
@@ -305,7 +305,7 @@ def _words(side: Answer) -> str:
     return f"{side['median']:.4g} {side['unit']} ({side['min']:.4g} to {side['max']:.4g})"
 
 
-def _setting(text: str) -> tuple[str, Any]:
+def setting(text: str) -> tuple[str, Any]:
     """The pair of NAME=VALUE; a value that is JSON is taken as such."""
     name, equals, value = text.partition("=")
     if not equals:

@@ -17,6 +17,7 @@ RUNS = {
     "eval_speed": ["--repeats", "2", "--users", "50", "--requests", "4"],
     "load_speed": ["--repeats", "2"],
     "quality": ["--seeds", "1", "--set", "max_epochs=1"],
+    "time_to_quality": ["--seeds", "1", "--ndcg", "0", "--hr", "0", "--set", "max_epochs=2"],
     "scale": ["--repeats", "1", "--epochs", "2", "--max-steps", "1"],
 }
 SIDE = {"median", "min", "max", "unit", "runs"}
@@ -120,6 +121,7 @@ def benchmark_modules(monkeypatch) -> None:
         ),
         ("load_speed", ["read a log", "map a prepared folder"]),
         ("scale", ["prepare", "memory after each epoch"]),
+        ("time_to_quality", ["time to quality"]),
     ],
 )
 def test_lines_without_a_peer_have_all_fields(lines, name, whats):
@@ -189,9 +191,9 @@ def test_a_failing_side_is_named_with_its_error(benchmark_modules, tmp_path):
 
 
 def test_settings_on_the_command_line_are_json_or_text(benchmark_modules):
-    from harness import _setting
+    from harness import setting
 
-    assert [_setting(text) for text in ("a=1", "b=0.5", "c=post_norm", "d=true")] == [
+    assert [setting(text) for text in ("a=1", "b=0.5", "c=post_norm", "d=true")] == [
         ("a", 1), ("b", 0.5), ("c", "post_norm"), ("d", True)
     ]  # fmt: skip
 
