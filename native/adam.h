@@ -1,7 +1,10 @@
-// Adam, dense: every value of every table moves at every step, as torch's does.
-//
-// p, m and v stream through once, a vector at a time; for tables beyond the cache that traffic is what it costs.
+// Adam. Dense: every value of every table moves at every step, as torch's does; p, m and v stream through once, a vector at
+// a time, and for tables beyond the cache that traffic is what it costs. Lazy: a row of a table that no gradient touches is
+// left alone until it is needed, and then makes up for the steps it missed at once.
 #pragma once
+
+#include <algorithm>
+#include <vector>
 
 #include "simd.h"
 
@@ -35,6 +38,67 @@ struct AdamStep {
     const Floats denominator = quick_square_root(square) * inverse_correction2 + eps;
     store(p, load(p) - step_size * mean * quick_reciprocal(denominator));
   }
+};
+
+// The steps that a row missed, in closed form. With zero gradients the first moment after j of them is beta1^j m and the
+// second beta2^j v, so step s = from + j moves p by c(s) r^j m / sqrt(v), where r = beta1 / sqrt(beta2) and c(s) is the
+// step size with both corrections. Their sum is one factor, found in a table. What this approximates: epsilon does not
+// shrink with v in the missed steps.
+class MissedSteps {
+ public:
+  struct Decay {
+    Floats move, mean, square;  // factors: of m / (sqrt(v) + eps), of m, of v
+  };
+
+  // Steps up to `step` are not missed by anyone: the next one recorded is step + 1.
+  void start_after(std::int64_t step) {
+    base_ = step_ = step;
+    sizes_.clear();
+    complete_.clear();
+    std::fill(recent_, recent_ + kWindow + 1, 0.0);
+  }
+
+  // Call once for each step, in order.
+  void record(const Adam& adam, std::int64_t step) {
+    beta1_ = adam.beta1, beta2_ = adam.beta2, eps_ = adam.eps;
+    const double rate = beta1_ / std::sqrt(beta2_), t = static_cast<double>(step);
+    sizes_.push_back(adam.learning_rate * std::sqrt(1 - std::pow(beta2_, t)) / (1 - std::pow(beta1_, t)));
+    step_ = step;
+    const auto size = [&](std::int64_t missed) {  // of the step before the last `missed` ones
+      const std::int64_t i = static_cast<std::int64_t>(sizes_.size()) - 1 - missed;
+      return i < 0 ? 0.0 : sizes_[i];
+    };
+    for (int k = 0; k < kWindow; ++k) recent_[k + 1] = rate * (size(k) + recent_[k]);
+    if (step_ - base_ >= kWindow) complete_.push_back(recent_[kWindow]);
+  }
+
+  // For a row that was last moved at step `from` and is to stand at the last recorded step.
+  Decay decay(std::int64_t from) const {
+    const std::int64_t missed = step_ - from;
+    const double move = missed <= kWindow ? recent_[missed] : complete_[from - base_];
+    const double n = static_cast<double>(missed);
+    return {splat(static_cast<float>(move)), splat(static_cast<float>(std::pow(beta1_, n))),
+            splat(static_cast<float>(std::pow(beta2_, n)))};
+  }
+
+  std::int64_t step() const { return step_; }
+
+  [[gnu::always_inline]] void apply(const Decay& decay, float* p, float* m, float* v) const {
+    const Floats mean = load(m), square = load(v);
+    const Floats denominator = quick_square_root(square) + static_cast<float>(eps_);
+    store(p, load(p) - decay.move * mean * quick_reciprocal(denominator));
+    store(m, mean * decay.mean);
+    store(v, square * decay.square);
+  }
+
+ private:
+  static constexpr int kWindow = 256;  // r^256 is 2e-11 at the usual betas: older steps would not move a float
+
+  double beta1_ = 0.9, beta2_ = 0.98, eps_ = 1e-8;
+  std::int64_t base_ = 0, step_ = 0;
+  std::vector<double> sizes_;         // c(s) of the steps after base
+  double recent_[kWindow + 1] = {};   // factor of a row that missed the last k steps
+  std::vector<double> complete_;      // factor of a row last moved at step base + i, once kWindow steps have passed
 };
 
 }  // namespace sasrec

@@ -53,6 +53,7 @@ struct RowGradient {
 struct Table {
   Array<float> weight, first_moment, second_moment;  // (n_items + 1, width); row 0 is padding and stays zero
   RowGradient gradient;
+  std::vector<std::int64_t> last_step;  // lazy Adam: the step after which each row stands
 };
 
 // Gradients that are a coefficient times a row of `source`: what tables' rows are summed from.
@@ -67,8 +68,9 @@ struct Contributions {
 
 class Engine {
  public:
-  Engine(const ModelShape& shape, int n_threads)
-      : shape_(shape), layout_(shape_), pool_(n_threads), weights_(layout_.size()), first_moment_(layout_.size()),
+  // lazy_adam: rows of the tables that a step does not touch catch up later, in closed form (see MissedSteps).
+  Engine(const ModelShape& shape, int n_threads, bool lazy_adam)
+      : shape_(shape), lazy_(lazy_adam), layout_(shape_), pool_(n_threads), weights_(layout_.size()), first_moment_(layout_.size()),
         second_moment_(layout_.size()), panels_(layout_.panels_size()), mask_(shape.width()) {
     std::fill_n(mask_.data(), shape.dim, 1.0f);
     tables_.resize(shape.tied ? 1 : 2);
@@ -76,6 +78,7 @@ class Engine {
       const std::size_t size = static_cast<std::size_t>(shape.n_items + 1) * shape.width();
       table.weight.resize(size);
       table.gradient.slot.assign(shape.n_items + 1, -1);
+      if (lazy_) table.last_step.assign(shape.n_items + 1, 0);
     }
     for (int t = 0; t < pool_.size(); ++t) threads_.push_back(std::make_unique<Thread>());
   }
@@ -83,7 +86,13 @@ class Engine {
   const ModelShape& shape() const { return shape_; }
   const Layout& layout() const { return layout_; }
   int n_threads() const { return pool_.size(); }
-  std::int64_t step_count = 0;  // of the optimizer
+  std::int64_t step_count() const { return step_count_; }
+  void set_step_count(std::int64_t step) {
+    step_count_ = step;
+    if (!lazy_) return;
+    missed_.start_after(step);
+    for (Table& table : tables_) std::fill(table.last_step.begin(), table.last_step.end(), step);
+  }
 
   Table& item_table() { return tables_.front(); }
   Table& output_table() { return tables_.back(); }
@@ -114,6 +123,7 @@ class Engine {
     check_items(targets, n);
     check_items(negatives, n * n_negatives);
     prepare_training();
+    if (lazy_) catch_up_used(inputs.values, n, targets, negatives, n * n_negatives);
     pack_weights();
     plan(inputs, sequence_keys, shape_.max_seq_len);
     reserve_step(n, n_negatives);
@@ -158,7 +168,8 @@ class Engine {
   void optimizer_step(const Adam& adam, float clip_norm) {
     prepare_training();
     const float scale = clip_norm > 0 ? clip_scale(clip_norm) : 1.0f;
-    const AdamStep step(adam, ++step_count);
+    const AdamStep step(adam, ++step_count_);
+    if (lazy_) missed_.record(adam, step_count_);
     const int width = shape_.width();
     pool_.run([&](int t) {
       const auto [begin, end] = range(layout_.size() / 16, t);
@@ -166,24 +177,44 @@ class Engine {
       for (std::size_t i = 16 * begin; i < 16 * end; i += kLanes)
         step.apply(&weights_[i], &first_moment_[i], &second_moment_[i], load(gradient + i) * scale);
       for (Table& table : tables_) {
-        const auto [first, last] = range(shape_.n_items, t);
-        for (std::size_t row = first + 1; row <= last; ++row) {
-          const std::int32_t slot = table.gradient.slot[row];
-          const float* g = slot < 0 ? nullptr : &table.gradient.values[static_cast<std::size_t>(slot) * width];
+        const RowGradient& g = table.gradient;
+        const auto move = [&](std::size_t row, std::int32_t slot) {
+          const float* values = slot < 0 ? nullptr : &g.values[static_cast<std::size_t>(slot) * width];
           float* p = &table.weight[row * width];
           float* m = &table.first_moment[row * width];
           float* v = &table.second_moment[row * width];
           for (int c = 0; c < width; c += kLanes)
-            step.apply(p + c, m + c, v + c, g ? load(g + c) * scale : Floats{});
+            step.apply(p + c, m + c, v + c, values ? load(values + c) * scale : Floats{});
+        };
+        const auto [first, last] = range(lazy_ ? g.rows.size() : shape_.n_items, t);
+        for (std::size_t i = first; i < last; ++i) {
+          if (lazy_) {
+            move(g.rows[i], static_cast<std::int32_t>(i));
+            table.last_step[g.rows[i]] = step_count_;
+          } else {
+            move(i + 1, g.slot[i + 1]);
+          }
         }
       }
     });
     panels_valid_ = false;
   }
 
+  // Lazy Adam: brings every row of the tables up to the last step; weights and moments can be read then.
+  void catch_up_all() {
+    if (!lazy_ || !tables_.front().first_moment.size()) return;
+    pool_.run([&](int t) {
+      for (Table& table : tables_) {
+        const auto [first, last] = range(shape_.n_items, t);
+        for (std::size_t row = first + 1; row <= last; ++row) catch_up(table, row);
+      }
+    });
+  }
+
   // Features (rows, dim) after the last item of each history; only the newest max_seq_len items are read.
   void encode(RaggedView histories, float* features) {
     check_items(histories.values + histories.offsets[0], histories.size() - histories.offsets[0]);
+    catch_up_all();
     pack_weights();
     plan(histories, nullptr, shape_.max_seq_len);
     const int width = shape_.width();
@@ -215,6 +246,30 @@ class Engine {
     double loss = 0;
     double planned = 0;  // cost of its chunks
   };
+
+  void catch_up(Table& table, std::size_t row) {
+    if (table.last_step[row] == step_count_) return;
+    const MissedSteps::Decay decay = missed_.decay(table.last_step[row]);
+    const int width = shape_.width();
+    const std::size_t at = row * width;
+    for (int c = 0; c < width; c += kLanes)
+      missed_.apply(decay, &table.weight[at + c], &table.first_moment[at + c], &table.second_moment[at + c]);
+    table.last_step[row] = step_count_;
+  }
+
+  // Rows that the batch reads. A thread has the rows that leave its number when divided by the number of threads.
+  void catch_up_used(const std::int32_t* inputs, std::int64_t n, const std::int32_t* targets,
+                     const std::int32_t* negatives, std::int64_t n_negatives) {
+    pool_.run([&](int t) {
+      const auto visit = [&](Table& table, const std::int32_t* items, std::int64_t count) {
+        for (std::int64_t i = 0; i < count; ++i)
+          if (items[i] % pool_.size() == t) catch_up(table, items[i]);
+      };
+      visit(item_table(), inputs, n);
+      visit(output_table(), targets, n);
+      visit(output_table(), negatives, n_negatives);
+    });
+  }
 
   Network network_of(Thread& thread) {
     const int capacity = std::max(kChunkTokens, shape_.max_seq_len);
@@ -409,6 +464,9 @@ class Engine {
   };
 
   ModelShape shape_;
+  bool lazy_;
+  std::int64_t step_count_ = 0;  // of the optimizer
+  MissedSteps missed_;
   Layout layout_;
   ThreadPool pool_;
   Array<float> weights_, first_moment_, second_moment_;

@@ -76,7 +76,8 @@ float* table_array(Table& table, const std::string& kind) {
 // Calls f(outside offset, inside pointer, count) for runs of values of a named array.
 template <typename F>
 void for_runs(Engine& engine, const std::string& name, const std::string& kind, F&& f) {
-  engine.prepare_training();
+  if (kind != "weight") engine.prepare_training();
+  if (kind != "gradient") engine.catch_up_all();
   const Place place = find(engine, name);
   if (place.parameter) {
     const Parameter& p = *place.parameter;
@@ -130,18 +131,19 @@ NB_MODULE(SASREC_MODULE, m) {
       .def(
           "__init__",
           [](Engine* self, const std::string& block, int n_items, int embedding_dim, int n_blocks, int n_heads,
-             int ffn_dim, int max_seq_len, float dropout, float norm_eps, bool relu, bool tied, int threads) {
+             int ffn_dim, int max_seq_len, float dropout, float norm_eps, bool relu, bool tied, int threads, bool lazy_adam) {
             ModelShape shape{block_kind(block), n_items, embedding_dim, n_blocks, n_heads, ffn_dim,
                              max_seq_len,       dropout, norm_eps,      relu,     tied};
             check(n_items > 0 && embedding_dim > 0 && n_blocks >= 0 && ffn_dim > 0 && max_seq_len > 0 && threads > 0,
                   "sizes must be positive");
             check(n_heads > 0 && embedding_dim % n_heads == 0, "n_heads must divide embedding_dim");
-            new (self) Engine(shape, threads);
+            new (self) Engine(shape, threads, lazy_adam);
           },
           nb::kw_only(), "block"_a, "n_items"_a, "embedding_dim"_a, "n_blocks"_a, "n_heads"_a, "ffn_dim"_a,
-          "max_seq_len"_a, "dropout"_a, "norm_eps"_a, "relu"_a, "tied"_a, "threads"_a)
+          "max_seq_len"_a, "dropout"_a, "norm_eps"_a, "relu"_a, "tied"_a, "threads"_a,
+          "lazy_adam"_a)
       .def_prop_ro("threads", &Engine::n_threads)
-      .def_rw("step_count", &Engine::step_count)
+      .def_prop_rw("step_count", &Engine::step_count, &Engine::set_step_count)
       .def_prop_ro("names",
                    [](Engine& engine) {
                      std::vector<std::string> names{"item_embedding.weight"};

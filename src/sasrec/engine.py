@@ -85,6 +85,8 @@ def create_engine(model: ModelConfig, n_items: int, train: TrainConfig) -> Engin
         return engine
     if train.engine == "native":
         raise ConfigError(f"engine=native: {reason}; use engine=torch or auto")
+    if train.lazy_adam:
+        raise ConfigError(f"lazy_adam=true needs the native engine ({reason}); use lazy_adam=false")
     engine = TorchEngine(model, n_items, train)
     logger.info("engine: torch on %s (%s), %d threads", train.device, reason, engine.threads)
     return engine

@@ -149,6 +149,7 @@ class NativeEngine:
             relu=model.activation == "relu",
             tied=model.tied,
             threads=self.threads,
+            lazy_adam=train.lazy_adam,
         )
         self.shapes = weight_shapes(model, n_items)
         self._loss_sum, self._n_positions = 0.0, 0
