@@ -84,6 +84,21 @@ class Ours:
         seconds = seconds_of(lambda: self._train(steps), epochs)
         return {"seconds": seconds / epochs, "steps": steps, "steps_per_epoch": self.batches.steps_per_epoch}
 
+    def work(self) -> Answer:
+        """Arithmetic of an epoch in GFLOP, memory that dense Adam moves in GB, and positions; see roofline.py."""
+        model = self.config.model
+        lengths = np.minimum((self.batches.ends - self.batches.starts)[self.batches.users] - 1, model.max_seq_len)
+        n, dim, hidden = int(lengths.sum()), model.embedding_dim, model.ffn_dim or model.embedding_dim
+        matrices = (
+            4 * dim**2 + (3 if model.block == "ligr" else 2) * dim * hidden + 2 * dim**2 * (model.block == "ligr")
+        )
+        attention = 2 * dim * float((lengths * (lengths + 1) / 2).sum())  # multiply-adds of scores and of mixing
+        scores = n * dim * (1 + self.config.train.n_negatives)
+        forward = model.n_blocks * (n * matrices + attention) + scores
+        values = sum(w.size for w in self.engine.weights().values())
+        moved = 4 * values * 6 * self.batches.steps_per_epoch  # p, m and v, read and written
+        return {"gflop": 3 * 2 * forward / 1e9, "adam_gb": moved / 1e9, "positions": n}
+
     def _train(self, steps: int) -> float:
         for batch in islice(self.batches.epoch(self.epochs), steps):
             self.engine.forward_backward(batch)

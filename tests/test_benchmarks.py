@@ -17,6 +17,7 @@ RUNS = {
     "eval_speed": ["--repeats", "2", "--users", "50", "--requests", "4"],
     "load_speed": ["--repeats", "2"],
     "quality": ["--seeds", "1", "--set", "max_epochs=1"],
+    "roofline": ["--repeats", "1"],
     "time_to_quality": ["--seeds", "1", "--ndcg", "0", "--hr", "0", "--set", "max_epochs=2"],
     "scale": ["--repeats", "1", "--epochs", "2", "--max-steps", "1"],
 }
@@ -122,6 +123,7 @@ def benchmark_modules(monkeypatch) -> None:
         ("load_speed", ["read a log", "map a prepared folder"]),
         ("scale", ["prepare", "memory after each epoch"]),
         ("time_to_quality", ["time to quality"]),
+        ("roofline", ["roofline of a training epoch"]),
     ],
 )
 def test_lines_without_a_peer_have_all_fields(lines, name, whats):
