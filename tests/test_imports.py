@@ -14,7 +14,7 @@ import sasrec
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "sasrec"
 ORDER = [
     "errors", "config", "interactions", "datasets", "sequences", "batches", "threads", "weights", "native", "model",
-    "losses", "published", "engine", "checkpoint", "ranking", "scorers", "evaluation", "trainer", "reports",
+    "losses", "published", "engine", "checkpoint", "ranking", "index", "scorers", "evaluation", "trainer", "reports",
     "recommender", "console", "cli", "__main__",
 ]  # fmt: skip
 MAY_IMPORT_TORCH = {"model", "losses", "engine", "published"}

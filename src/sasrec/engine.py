@@ -42,6 +42,7 @@ class Engine(Protocol):
     """What trains and encodes. Arrays in and out are NumPy's."""
 
     name: str
+    threads: int
 
     def forward_backward(self, batch: Batch) -> None:
         """Gradients of the batch's loss, which is added to the running mean."""

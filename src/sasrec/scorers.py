@@ -5,16 +5,16 @@ Shape legend: B histories, V n_items + 1 (column 0 is padding), D embedding_dim,
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sasrec.config import Ties
 from sasrec.engine import Engine
-from sasrec.ranking import Float32
+from sasrec.index import candidate_scores, create_index
+from sasrec.ranking import Float32, Float64
 from sasrec.sequences import Int32, Int64, Ragged, Split, flat_index, offsets_of
-
-GATHER_BYTES = 2**20  # of candidates' embeddings held at once: they stay in the cache
 
 
 class Scorer(Protocol):
@@ -31,6 +31,19 @@ class Scorer(Protocol):
         """(B, C) the scores of these items only."""
 
 
+@runtime_checkable
+class Ranker(Scorer, Protocol):
+    """A scorer that ranks on its own, without a score for every item."""
+
+    def rank(
+        self, histories: Ragged, targets: Int32, hidden: Ragged | None, ties: Ties, k: int
+    ) -> tuple[Float64, Int32]:
+        """The rank of each target among all items but the hidden ones, and the k best items, as `ItemIndex.rank`."""
+
+    def rank_among(self, histories: Ragged, candidates: Int32, ties: Ties) -> Float64:
+        """The rank of column 0 among the candidates, as `ItemIndex.rank_among`."""
+
+
 class ModelScorer:
     """A trained model: features of a history times the item table.
 
@@ -44,25 +57,29 @@ class ModelScorer:
     def __init__(self, engine: Engine, max_seq_len: int) -> None:
         self.engine, self.max_seq_len = engine, max_seq_len
         self.table = engine.item_table()  # (V, D)
+        self.index = create_index(self.table, engine.threads)
         self._buffer = np.empty((0, len(self.table)), np.float32)
 
     def scores(self, histories: Ragged) -> Float32:
-        features = self.engine.encode(histories.last(self.max_seq_len))  # (B, D)
+        features = self._encode(histories)
         if len(self._buffer) < len(features):  # kept, for fresh memory costs as much as the product
             self._buffer = np.empty((len(features), len(self.table)), np.float32)
         with np.errstate(all="ignore"):  # ranking names scores that are not finite
             return np.matmul(features, self.table.T, out=self._buffer[: len(features)])
 
     def candidate_scores(self, histories: Ragged, candidates: Int32) -> Float32:
-        features = self.engine.encode(histories.last(self.max_seq_len))
-        scores = np.empty(candidates.shape, np.float32)
-        step = max(1, GATHER_BYTES // (4 * candidates.shape[1] * self.table.shape[1]))
-        with np.errstate(all="ignore"):
-            for start in range(0, len(candidates), step):
-                rows = slice(start, start + step)
-                embedded = self.table[candidates[rows]]  # (b, C, D)
-                scores[rows] = np.matmul(embedded, features[rows, :, None])[:, :, 0]
-        return scores
+        return candidate_scores(self._encode(histories), self.table, candidates)
+
+    def rank(
+        self, histories: Ragged, targets: Int32, hidden: Ragged | None, ties: Ties, k: int
+    ) -> tuple[Float64, Int32]:
+        return self.index.rank(self._encode(histories), targets, hidden, ties, k)
+
+    def rank_among(self, histories: Ragged, candidates: Int32, ties: Ties) -> Float64:
+        return self.index.rank_among(self._encode(histories), candidates, ties)
+
+    def _encode(self, histories: Ragged) -> Float32:
+        return self.engine.encode(histories.last(self.max_seq_len))  # (B, D)
 
 
 class Popularity:
