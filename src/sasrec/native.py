@@ -183,9 +183,8 @@ class NativeEngine:
         return loss
 
     def encode(self, histories: Ragged) -> Float32:
-        recent = histories.last(self.config.max_seq_len)
-        features = np.empty((len(recent), self.config.embedding_dim), np.float32)
-        self.core.encode(np.ascontiguousarray(recent.values), recent.offsets, features)
+        features = np.empty((len(histories), self.config.embedding_dim), np.float32)
+        self.core.encode(np.ascontiguousarray(histories.values), histories.offsets, features)  # reads the ends only
         return features
 
     def item_table(self) -> Float32:
