@@ -72,8 +72,16 @@ class Engine(Protocol):
         """Replace Adam's moments."""
 
 
-def create_engine(model: ModelConfig, n_items: int, train: TrainConfig) -> Engine:
+def create_engine(
+    model: ModelConfig, n_items: int, train: TrainConfig, weights: Mapping[str, Float32] | None = None
+) -> Engine:
     """The engine that a configuration asks for; auto takes the fastest that supports it and logs which and why.
+
+    Args:
+        model: the shape.
+        n_items: items are 1..n_items.
+        train: engine, loss, optimizer, seed, device, threads.
+        weights: to start from; None = initial ones.
 
     Raises:
         ConfigError: the engine or device is not to be had.
@@ -81,12 +89,14 @@ def create_engine(model: ModelConfig, n_items: int, train: TrainConfig) -> Engin
     engine: Engine
     reason = _why_not_native(model, train) if train.engine != "torch" else "asked for"
     if not reason:
-        engine = NativeEngine(model, n_items, train)
+        engine = NativeEngine(model, n_items, train, weights)
         logger.info("engine: native (%s), %d threads", engine.isa, engine.threads)
         return engine
     if train.engine == "native":
         raise ConfigError(f"engine=native: {reason}; use engine=torch or auto")
     engine = TorchEngine(model, n_items, train)
+    if weights is not None:
+        engine.load_weights(weights)
     logger.info("engine: torch on %s (%s), %d threads", train.device, reason, engine.threads)
     return engine
 

@@ -127,11 +127,14 @@ class NativeEngine:
         model: the shape; see `unsupported`.
         n_items: items are 1..n_items.
         train: loss, optimizer, seed, threads.
+        weights: to start from; None = initial ones.
     """
 
     name = "native"
 
-    def __init__(self, model: ModelConfig, n_items: int, train: TrainConfig) -> None:
+    def __init__(
+        self, model: ModelConfig, n_items: int, train: TrainConfig, weights: Mapping[str, Float32] | None = None
+    ) -> None:
         self.config, self.train_config, self.n_items = model, train, n_items
         self.threads = set_threads(train.threads)
         native = load_native()
@@ -152,7 +155,9 @@ class NativeEngine:
         )
         self.shapes = weight_shapes(model, n_items)
         self._loss_sum, self._n_positions = 0.0, 0
-        self.load_weights(initial_weights(model, n_items, generator(train.seed, WEIGHTS)))
+        if weights is None:  # drawing them takes longer than loading a small run
+            weights = initial_weights(model, n_items, generator(train.seed, WEIGHTS))
+        self.load_weights(weights)
 
     def forward_backward(self, batch: Batch) -> None:
         step_key = int(generator(self.train_config.seed, DROPOUT, batch.step).integers(2**64, dtype=np.uint64))

@@ -444,8 +444,7 @@ def load(path: Path | str, *, device: str | None = None, threads: int | None = N
         device=config.train.device if device is None else device,
         threads=config.train.threads if threads is None else threads,
     )
-    engine = create_engine(config.model, len(vocabulary), train_config)
-    engine.load_weights(run.load_weights()[0])
+    engine = create_engine(config.model, len(vocabulary), train_config, run.load_weights()[0])
     return Recommender(engine, vocabulary, config, run.load_sequences(), run.load_metrics())
 
 
@@ -629,8 +628,7 @@ def convert(checkpoint: Path, layout: str | None, log: Any, *, n_heads: int | No
     vocabulary = Vocabulary(pl.Series("item_id", np.arange(1, published.n_items + 1)))
     sequences, vocabulary = _sequences_of(log, vocabulary)
     train_config = TrainConfig(engine="torch", valid_protocol="sampled")
-    engine = create_engine(published.config, published.n_items, train_config)
-    engine.load_weights(published.weights)
+    engine = create_engine(published.config, published.n_items, train_config, published.weights)
     config = RunConfig(
         published.config, train_config, EvalConfig(), "paper", checkpoint.name, sequences.facts, __version__, layout
     )
