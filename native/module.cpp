@@ -11,6 +11,7 @@
 #endif
 
 #include "engine.h"
+#include "levels.h"
 #include "rank.h"
 
 namespace nb = nanobind;
@@ -280,4 +281,30 @@ NB_MODULE(SASREC_MODULE, m) {
           },
           "features"_a, "hidden"_a, "hidden_offsets"_a, "allowed"_a, "indices"_a, "scores"_a,
           "The best k items of each row; False = a score is not finite.");
+
+  nb::class_<LevelIndex>(m, "LevelIndex")
+      .def(
+          "__init__",
+          [](LevelIndex* self, In<float> levels) {
+            check(levels.ndim() == 1 && levels.shape(0) > 1 && levels.shape(0) <= 1u << 30, "levels must be (n_items + 1)");
+            new (self) LevelIndex(levels.data(), static_cast<int>(levels.shape(0)) - 1);
+          },
+          "levels"_a)
+      .def(
+          "rank",
+          [](const LevelIndex& index, In<std::int32_t> items, In<std::int64_t> offsets, In<float> scores,
+             In<std::int32_t> targets, In<std::int32_t> hidden, In<std::int64_t> hidden_offsets,
+             Out<std::int64_t> n_above, Out<std::int64_t> n_tied, Out<std::int32_t> lists) {
+            const RaggedView exceptions = ragged(items, offsets);
+            const auto rows = static_cast<std::size_t>(exceptions.rows);
+            check(scores.size() == items.size(), "one score for each exception");
+            check(targets.size() == rows && n_above.size() == rows && n_tied.size() == rows, "one target for each row");
+            check(lists.ndim() == 2 && lists.shape(0) == rows, "lists must be (rows, k)");
+            const HiddenView gone = hidden_rows(hidden, hidden_offsets, exceptions.rows);
+            nb::gil_scoped_release released;
+            index.rank(exceptions.rows, {items.data(), scores.data(), offsets.data()}, targets.data(), gone,
+                       static_cast<int>(lists.shape(1)), n_above.data(), n_tied.data(), lists.data());
+          },
+          "items"_a, "offsets"_a, "scores"_a, "targets"_a, "hidden"_a, "hidden_offsets"_a, "n_above"_a, "n_tied"_a,
+          "lists"_a, "Count items above each target and tied with it, and list the best.");
 }

@@ -99,9 +99,10 @@ class TopList {
   // What a score must reach (if its item is the lower one) or pass to get in.
   float bar() const { return bar_; }
 
-  void offer(Scored entry) {
+  // Whether the entry got in.
+  bool offer(Scored entry) {
     if (static_cast<int>(heap_.size()) == k_) {
-      if (!better(entry, heap_.front())) return;
+      if (!better(entry, heap_.front())) return false;
       std::pop_heap(heap_.begin(), heap_.end(), better);
       heap_.back() = entry;
     } else {
@@ -109,6 +110,7 @@ class TopList {
     }
     std::push_heap(heap_.begin(), heap_.end(), better);
     if (static_cast<int>(heap_.size()) == k_) bar_ = heap_.front().score;
+    return true;
   }
 
   // Best first.
@@ -135,6 +137,7 @@ class ItemSet {
       throw std::invalid_argument("a hidden item is not in 1.." + std::to_string(n_items));
   }
 
+  const std::vector<std::int32_t>& items() const { return items_; }
   bool holds(std::int32_t item) const { return std::binary_search(items_.begin(), items_.end(), item); }
 
   // Bits of the items first .. first + kPanelItems that the set holds; `first` must not fall from call to call.

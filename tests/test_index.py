@@ -13,7 +13,15 @@ from sasrec import index as index_module
 from sasrec import native as native_module
 from sasrec.config import Ties
 from sasrec.errors import ConfigError, DataError
-from sasrec.index import NativeIndex, PlainIndex, create_index
+from sasrec.index import (
+    Exceptions,
+    NativeIndex,
+    NativeLevelIndex,
+    PlainIndex,
+    PlainLevelIndex,
+    create_index,
+    create_level_index,
+)
 from sasrec.native import NEEDS, cpu_features, load_native
 from sasrec.sequences import Ragged
 
@@ -272,3 +280,56 @@ def test_plain_ranks_do_not_depend_on_the_block(monkeypatch: pytest.MonkeyPatch)
     )
     for a, b in zip(whole, parts, strict=True):
         assert np.array_equal(a, b)
+
+
+class LevelCase:
+    """Shared scores with few distinct values, rows of exceptions and of hidden items, with repeats in both."""
+
+    def __init__(self, n_items: int, n_rows: int, seed: int = 0) -> None:
+        rng = np.random.default_rng(seed)
+        self.levels = rng.integers(0, 6, n_items + 1).astype(np.float32)
+        self.levels[0] = 99
+        self.targets = rng.integers(1, n_items + 1, n_rows).astype(np.int32)
+
+        def rows() -> Ragged:
+            lengths = rng.integers(0, 12, n_rows)
+            lists = [rng.integers(1, n_items + 1, n).astype(np.int32) for n in lengths]
+            return Ragged.from_lists([np.append(row, row[:2]).astype(np.int32) for row in lists])
+
+        items = rows()
+        self.exceptions = Exceptions(items, rng.integers(-3, 12, len(items.values)).astype(np.float32))
+        self.hidden = rows()
+
+
+@pytest.mark.parametrize("n_items", [1, 2, 17, 400])
+@pytest.mark.parametrize("ties", RULES)
+@pytest.mark.parametrize("hide", [True, False])
+def test_ranks_by_levels_are_those_of_the_scores_in_full(isa: str, n_items: int, ties: Ties, hide: bool) -> None:
+    case = LevelCase(n_items, 50)
+    hidden, k = case.hidden if hide else None, min(9, n_items)
+    index = create_level_index(case.levels)
+    assert isinstance(index, NativeLevelIndex)
+    for exceptions in (case.exceptions, Exceptions.none(50)):
+        expected = PlainLevelIndex(case.levels).rank(exceptions, case.targets, hidden, ties, k)
+        got = index.rank(exceptions, case.targets, hidden, ties, k)
+        assert np.array_equal(got[0], expected[0])
+        assert np.array_equal(got[1], expected[1])
+        assert np.array_equal(index.rank(exceptions, case.targets, hidden, ties, 0)[0], expected[0])
+
+
+def test_plain_ranks_by_levels_do_not_depend_on_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = LevelCase(40, 20)
+    whole = PlainLevelIndex(case.levels).rank(case.exceptions, case.targets, case.hidden, "expected", 5)
+    monkeypatch.setattr(index_module, "BLOCK_BYTES", 4 * 41 * 3)
+    parts = PlainLevelIndex(case.levels).rank(case.exceptions, case.targets, case.hidden, "expected", 5)
+    for a, b in zip(whole, parts, strict=True):
+        assert np.array_equal(a, b)
+
+
+def test_of_an_exception_named_twice_the_higher_score_counts(isa: str) -> None:
+    exceptions = Exceptions(Ragged.from_lists([[2, 2, 2]]), np.array([1, 5, 3], np.float32))
+    levels, target = np.array([0, 4, 4, 4], np.float32), np.array([2], np.int32)
+    for index in (create_level_index(levels), PlainLevelIndex(levels)):
+        ranks, lists = index.rank(exceptions, target, None, "pessimistic", 3)
+        assert ranks.tolist() == [1.0]
+        assert lists.tolist() == [[2, 1, 3]]

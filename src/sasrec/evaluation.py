@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 from sasrec.batches import CANDIDATES, draw_outside, generator
 from sasrec.config import EvalConfig, Exclude, Ties
 from sasrec.errors import ConfigError, DataError
-from sasrec.ranking import Float32, Float64, ranks_full, ranks_sampled, top_k
+from sasrec.index import BLOCK_BYTES, ranks_and_lists
+from sasrec.ranking import Float32, Float64, ranks_sampled
 from sasrec.scorers import Ranker, Scorer, build_baselines, run_starts
 from sasrec.sequences import Int32, Int64, Ragged, Split, Targets, Vocabulary, hides_seen
 
-BLOCK_BYTES = 2**25  # of scores held at once
 MAX_ROWS = 4096  # targets ranked at once
 DRAW_ROWS = 4096  # targets whose candidates are drawn at once; the draws depend on it
 FEW_USERS = 30  # below this, intervals and p-values by the normal distribution are rough
@@ -236,10 +236,7 @@ class _ByScores:
             part = histories.take(rows)
             gone = None if hidden is None else hidden.take(rows)
             scores = _checked(self.scorer, self.scorer.scores(part), (len(part), self.n_columns))
-            ranks[rows] = ranks_full(scores, targets[rows], gone, ties)
-            if k:
-                best, _ = top_k(scores, k, hidden=gone)
-                lists[rows, : best.shape[1]] = best
+            ranks[rows], lists[rows] = ranks_and_lists(scores, targets[rows], gone, ties, k)
         return ranks, lists
 
     def rank_among(self, histories: Ragged, candidates: Int32, ties: Ties) -> Float64:

@@ -1,5 +1,7 @@
 """Features -> order. In: features of histories, the table of items; out: ranks of targets and top-k lists.
 
+The same for scores that all rows share but for a few exceptions, which is what baselines have.
+
 NativeIndex lets the compiled core compare scores where it computes them; PlainIndex computes blocks of scores and
 leaves the rest to `ranking`. Both give the same order, but for scores that differ in their last bit.
 Shape legend: B rows, V n_items + 1 (row 0 is padding), D embedding_dim, C candidates (column 0 is the target),
@@ -9,6 +11,7 @@ K list length.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -92,10 +95,7 @@ class PlainIndex:
         ranks, lists = np.empty(len(features)), np.zeros((len(features), k), np.int32)
         for rows, scores in self._blocks(features):
             part = None if hidden is None else hidden.take(rows)
-            ranks[rows] = ranks_full(scores, targets[rows], part, ties)
-            if k:
-                best, _ = top_k(scores, k, hidden=part)
-                lists[rows, : best.shape[1]] = best
+            ranks[rows], lists[rows] = ranks_and_lists(scores, targets[rows], part, ties, k)
         return ranks, lists
 
     def rank_among(self, features: Float32, candidates: Int32, ties: Ties) -> Float64:
@@ -165,6 +165,108 @@ class NativeIndex:
     def _plain(self) -> PlainIndex:
         """Finds out which score is not finite, and says so."""
         return PlainIndex(self.table)
+
+
+@dataclass(frozen=True)
+class Exceptions:
+    """Items that score in a row what they do not score in others; of an item named twice the higher score counts."""
+
+    items: Ragged  # B rows
+    scores: Float32  # (T,) of each of its values
+
+    @classmethod
+    def none(cls, n_rows: int) -> Exceptions:
+        """Rows without any."""
+        return cls(Ragged(np.zeros(0, np.int32), np.zeros(n_rows + 1, np.int64)), np.zeros(0, np.float32))
+
+    def take(self, rows: slice) -> Exceptions:
+        """Some of the rows, one after the other."""
+        first, last = self.items.offsets[[rows.start, rows.stop]]
+        return Exceptions(self.items.take(rows), self.scores[first:last])
+
+
+class LevelIndex(Protocol):
+    """Scores that all rows share, but for exceptions."""
+
+    def rank(
+        self, exceptions: Exceptions, targets: Int32, hidden: Ragged | None, ties: Ties, k: int
+    ) -> tuple[Float64, Int32]:
+        """Ranks and lists, as `ItemIndex.rank`."""
+
+
+def create_level_index(levels: Float32) -> LevelIndex:
+    """The index of this installation.
+
+    Args:
+        levels: (V,) the score of each item.
+    """
+    native = load_native()
+    return NativeLevelIndex(levels, native.module) if native.module else PlainLevelIndex(levels)
+
+
+class PlainLevelIndex:
+    """By blocks of scores.
+
+    Args:
+        levels: (V,).
+    """
+
+    def __init__(self, levels: Float32) -> None:
+        self.levels = levels
+
+    def scores(self, exceptions: Exceptions) -> Float32:
+        """(B, V) the scores in full."""
+        scores = np.tile(self.levels, (len(exceptions.items), 1))
+        cells = exceptions.items.row_of, exceptions.items.values
+        scores[cells] = -np.inf
+        np.maximum.at(scores, cells, exceptions.scores)
+        return scores
+
+    def rank(
+        self, exceptions: Exceptions, targets: Int32, hidden: Ragged | None, ties: Ties, k: int
+    ) -> tuple[Float64, Int32]:
+        ranks, lists = np.empty(len(targets)), np.zeros((len(targets), k), np.int32)
+        step = max(1, BLOCK_BYTES // (4 * len(self.levels)))
+        for start in range(0, len(targets), step):
+            rows = slice(start, min(start + step, len(targets)))
+            part = None if hidden is None else hidden.take(rows)
+            scores = self.scores(exceptions.take(rows))
+            ranks[rows], lists[rows] = ranks_and_lists(scores, targets[rows], part, ties, k)
+        return ranks, lists
+
+
+class NativeLevelIndex:
+    """By the compiled core, which looks at exceptions and hidden items only.
+
+    Args:
+        levels: (V,).
+        module: the core's module.
+    """
+
+    def __init__(self, levels: Float32, module: Any) -> None:
+        self.core = module.LevelIndex(np.ascontiguousarray(levels, np.float32))
+
+    def rank(
+        self, exceptions: Exceptions, targets: Int32, hidden: Ragged | None, ties: Ties, k: int
+    ) -> tuple[Float64, Int32]:
+        n_above, n_tied = np.empty((2, len(targets)), np.int64)
+        lists = np.zeros((len(targets), k), np.int32)
+        items, gone = exceptions.items, NOTHING if hidden is None else hidden
+        self.core.rank(
+            items.values, items.offsets, exceptions.scores, targets, gone.values, gone.offsets, n_above, n_tied, lists
+        )
+        return rank_of(n_above, n_tied, ties), lists
+
+
+def ranks_and_lists(
+    scores: Float32, targets: Int32, hidden: Ragged | None, ties: Ties, k: int
+) -> tuple[Float64, Int32]:
+    """Of a block of scores: the ranks of targets, and (B, k) lists that end in 0 when short."""
+    lists = np.zeros((len(targets), k), np.int32)
+    if k:
+        best, _ = top_k(scores, k, hidden=hidden)
+        lists[:, : best.shape[1]] = best
+    return ranks_full(scores, targets, hidden, ties), lists
 
 
 def candidate_scores(features: Float32, table: Float32, candidates: Int32) -> Float32:

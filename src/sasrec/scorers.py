@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from sasrec.config import Ties
 from sasrec.engine import Engine
-from sasrec.index import candidate_scores, create_index
-from sasrec.ranking import Float32, Float64
-from sasrec.sequences import Int32, Int64, Ragged, Split, flat_index, offsets_of
+from sasrec.index import Exceptions, PlainLevelIndex, candidate_scores, create_index, create_level_index
+from sasrec.ranking import Float32, Float64, ranks_sampled
+from sasrec.sequences import Int32, Int64, Ragged, Split, flat_index
 
 
 class Scorer(Protocol):
@@ -93,12 +93,21 @@ class Popularity:
 
     def __init__(self, train_counts: Int64) -> None:
         self.levels = _levels(train_counts).astype(np.float32)  # (V,)
+        self._index = create_level_index(self.levels)
 
     def scores(self, histories: Ragged) -> Float32:
         return np.broadcast_to(self.levels, (len(histories), len(self.levels)))
 
     def candidate_scores(self, histories: Ragged, candidates: Int32) -> Float32:
         return self.levels[candidates]
+
+    def rank(
+        self, histories: Ragged, targets: Int32, hidden: Ragged | None, ties: Ties, k: int
+    ) -> tuple[Float64, Int32]:
+        return self._index.rank(Exceptions.none(len(histories)), targets, hidden, ties, k)
+
+    def rank_among(self, histories: Ragged, candidates: Int32, ties: Ties) -> Float64:
+        return ranks_sampled(self.candidate_scores(histories, candidates), candidates, ties)
 
 
 class LastItem:
@@ -122,17 +131,22 @@ class LastItem:
         distinct, place = np.unique(before * stride + counts * n_levels + popularity[after], return_inverse=True)
         place -= np.searchsorted(distinct, before * stride)  # from 0 for each item
         self.levels = popularity.astype(np.float32)  # (V,)
-        self.after, self.places = after, (n_levels + place).astype(np.float32)  # followers, item by item
+        self._index = create_level_index(self.levels)
+        self.after, self.places = (
+            after.astype(np.int32),
+            (n_levels + place).astype(np.float32),
+        )  # followers, item by item
         self.starts = np.searchsorted(before, np.arange(n_columns + 1))  # (V + 1,) where an item's followers begin
         self.pairs = np.append(pairs, n_columns**2)  # a last one that nothing equals, so that a search always lands
 
     def scores(self, histories: Ragged) -> Float32:
+        return PlainLevelIndex(self.levels).scores(self._followers(histories))
+
+    def _followers(self, histories: Ragged) -> Exceptions:
+        """The followers of each history's last item."""
         last = _last_items(histories)
-        offsets = offsets_of(self.starts[last + 1] - self.starts[last])
-        cells = flat_index(self.starts[last], offsets)
-        scores = np.tile(self.levels, (len(histories), 1))
-        scores[np.repeat(np.arange(len(last)), np.diff(offsets)), self.after[cells]] = self.places[cells]
-        return scores
+        items = Ragged.cut(self.after, self.starts[last], self.starts[last + 1])
+        return Exceptions(items, self.places[flat_index(self.starts[last], items.offsets)])
 
     def candidate_scores(self, histories: Ragged, candidates: Int32) -> Float32:
         wanted = _last_items(histories)[:, None].astype(np.int64) * len(self.levels) + candidates
@@ -142,6 +156,14 @@ class LastItem:
         scores[follows] = self.places[place[follows]]
         return scores
 
+    def rank(
+        self, histories: Ragged, targets: Int32, hidden: Ragged | None, ties: Ties, k: int
+    ) -> tuple[Float64, Int32]:
+        return self._index.rank(self._followers(histories), targets, hidden, ties, k)
+
+    def rank_among(self, histories: Ragged, candidates: Int32, ties: Ties) -> Float64:
+        return ranks_sampled(self.candidate_scores(histories, candidates), candidates, ties)
+
 
 class Recency:
     """Scores the items of the history by how recent they are, all others by popularity; for logs that repeat."""
@@ -150,11 +172,10 @@ class Recency:
 
     def __init__(self, train_counts: Int64) -> None:
         self.levels = _levels(train_counts).astype(np.float32)
+        self._index = create_level_index(self.levels)
 
     def scores(self, histories: Ragged) -> Float32:
-        scores = np.tile(self.levels, (len(histories), 1))
-        np.maximum.at(scores, (histories.row_of, histories.values), self._places(histories))
-        return scores
+        return PlainLevelIndex(self.levels).scores(Exceptions(histories, self._places(histories)))
 
     def candidate_scores(self, histories: Ragged, candidates: Int32) -> Float32:
         n_columns = len(self.levels)
@@ -164,6 +185,14 @@ class Recency:
         wanted = np.arange(len(histories))[:, None] * n_columns + candidates
         place = np.searchsorted(keys, wanted, side="right") - 1
         return np.where(keys[place] == wanted, places[place], self.levels[candidates])
+
+    def rank(
+        self, histories: Ragged, targets: Int32, hidden: Ragged | None, ties: Ties, k: int
+    ) -> tuple[Float64, Int32]:
+        return self._index.rank(Exceptions(histories, self._places(histories)), targets, hidden, ties, k)
+
+    def rank_among(self, histories: Ragged, candidates: Int32, ties: Ties) -> Float64:
+        return ranks_sampled(self.candidate_scores(histories, candidates), candidates, ties)
 
     def _places(self, histories: Ragged) -> Float32:
         """(T,) scores of the events of histories, above all popularity and rising with time."""
