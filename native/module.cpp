@@ -11,6 +11,8 @@
 #endif
 
 #include "engine.h"
+#include "levels.h"
+#include "rank.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -110,6 +112,20 @@ std::size_t size_of(Engine& engine, const std::string& name) {
   return static_cast<std::size_t>(rows) * columns;
 }
 
+// Rows of hidden items beside n rows of features; empty offsets hide nothing.
+HiddenView hidden_rows(const In<std::int32_t>& values, const In<std::int64_t>& offsets, std::int64_t n) {
+  if (!offsets.size()) return {};
+  const RaggedView rows = ragged(values, offsets);
+  check(rows.rows == n, "one row of hidden items for each row of features");
+  return {rows.values, rows.offsets};
+}
+
+std::int64_t feature_rows(const ItemIndex& index, const In<float>& features) {
+  check(features.ndim() == 2 && static_cast<int>(features.shape(1)) == index.dim(),
+        "features must be (rows, embedding_dim)");
+  return static_cast<std::int64_t>(features.shape(0));
+}
+
 bool available() {
 #if defined(__AMX_BF16__)
   constexpr int kRequestPermission = 0x1023, kTileData = 18;
@@ -207,4 +223,90 @@ NB_MODULE(SASREC_MODULE, m) {
             engine.encode(histories, features.data());
           },
           "items"_a, "offsets"_a, "features"_a, "Features after the last item of each row.");
+
+  nb::class_<ItemIndex>(m, "ItemIndex")
+      .def(
+          "__init__",
+          [](ItemIndex* self, In<float> table, int threads) {
+            check(table.ndim() == 2 && table.shape(0) > 1 && table.shape(1) > 0, "the table must be (n_items + 1, dim)");
+            check(table.shape(0) <= 1u << 30 && table.shape(1) <= 1u << 16 && threads > 0, "sizes are out of range");
+            new (self) ItemIndex(table.data(), static_cast<int>(table.shape(0)) - 1, static_cast<int>(table.shape(1)),
+                                 threads);
+          },
+          "table"_a.noconvert(), "threads"_a, nb::keep_alive<1, 2>())
+      .def(
+          "rank",
+          [](ItemIndex& index, In<float> features, In<std::int32_t> targets, In<std::int32_t> hidden,
+             In<std::int64_t> hidden_offsets, Out<std::int64_t> n_above, Out<std::int64_t> n_tied,
+             Out<std::int32_t> lists) {
+            const std::int64_t n = feature_rows(index, features);
+            const auto rows = static_cast<std::size_t>(n);
+            check(targets.size() == rows && n_above.size() == rows && n_tied.size() == rows, "one target for each row");
+            check(lists.ndim() == 2 && lists.shape(0) == rows, "lists must be (rows, k)");
+            const HiddenView gone = hidden_rows(hidden, hidden_offsets, n);
+            nb::gil_scoped_release released;
+            return index.rank(features.data(), n, targets.data(), gone, static_cast<int>(lists.shape(1)),
+                              n_above.data(), n_tied.data(), lists.data());
+          },
+          "features"_a, "targets"_a, "hidden"_a, "hidden_offsets"_a, "n_above"_a, "n_tied"_a, "lists"_a,
+          "Count items above each target and tied with it, and list the best; False = a score is not finite.")
+      .def(
+          "rank_among",
+          [](ItemIndex& index, In<float> features, In<std::int32_t> candidates, Out<std::int64_t> n_above,
+             Out<std::int64_t> n_tied) {
+            const std::int64_t n = feature_rows(index, features);
+            const auto rows = static_cast<std::size_t>(n);
+            check(candidates.ndim() == 2 && candidates.shape(0) == rows && candidates.shape(1) > 0 &&
+                      n_above.size() == rows && n_tied.size() == rows,
+                  "candidates must be (rows, 1 or more)");
+            nb::gil_scoped_release released;
+            return index.rank_among(features.data(), n, candidates.data(), static_cast<int>(candidates.shape(1)),
+                                    n_above.data(), n_tied.data());
+          },
+          "features"_a, "candidates"_a, "n_above"_a, "n_tied"_a,
+          "Count candidates above the first of each row and tied with it; False = a score is not finite.")
+      .def(
+          "top_k",
+          [](ItemIndex& index, In<float> features, In<std::int32_t> hidden, In<std::int64_t> hidden_offsets,
+             In<bool> allowed, Out<std::int32_t> indices, Out<float> scores) {
+            const std::int64_t n = feature_rows(index, features);
+            const auto rows = static_cast<std::size_t>(n);
+            check(indices.ndim() == 2 && indices.shape(0) == rows && indices.size() == scores.size() &&
+                      indices.shape(1) > 0,
+                  "indices and scores must be (rows, k)");
+            check(allowed.size() == 0 || static_cast<int>(allowed.size()) == index.n_items() + 1,
+                  "allowed must be (n_items + 1)");
+            const HiddenView gone = hidden_rows(hidden, hidden_offsets, n);
+            nb::gil_scoped_release released;
+            return index.top_k(features.data(), n, static_cast<int>(indices.shape(1)), gone,
+                               allowed.size() ? allowed.data() : nullptr, indices.data(), scores.data());
+          },
+          "features"_a, "hidden"_a, "hidden_offsets"_a, "allowed"_a, "indices"_a, "scores"_a,
+          "The best k items of each row; False = a score is not finite.");
+
+  nb::class_<LevelIndex>(m, "LevelIndex")
+      .def(
+          "__init__",
+          [](LevelIndex* self, In<float> levels) {
+            check(levels.ndim() == 1 && levels.shape(0) > 1 && levels.shape(0) <= 1u << 30, "levels must be (n_items + 1)");
+            new (self) LevelIndex(levels.data(), static_cast<int>(levels.shape(0)) - 1);
+          },
+          "levels"_a)
+      .def(
+          "rank",
+          [](const LevelIndex& index, In<std::int32_t> items, In<std::int64_t> offsets, In<float> scores,
+             In<std::int32_t> targets, In<std::int32_t> hidden, In<std::int64_t> hidden_offsets,
+             Out<std::int64_t> n_above, Out<std::int64_t> n_tied, Out<std::int32_t> lists) {
+            const RaggedView exceptions = ragged(items, offsets);
+            const auto rows = static_cast<std::size_t>(exceptions.rows);
+            check(scores.size() == items.size(), "one score for each exception");
+            check(targets.size() == rows && n_above.size() == rows && n_tied.size() == rows, "one target for each row");
+            check(lists.ndim() == 2 && lists.shape(0) == rows, "lists must be (rows, k)");
+            const HiddenView gone = hidden_rows(hidden, hidden_offsets, exceptions.rows);
+            nb::gil_scoped_release released;
+            index.rank(exceptions.rows, {items.data(), scores.data(), offsets.data()}, targets.data(), gone,
+                       static_cast<int>(lists.shape(1)), n_above.data(), n_tied.data(), lists.data());
+          },
+          "items"_a, "offsets"_a, "scores"_a, "targets"_a, "hidden"_a, "hidden_offsets"_a, "n_above"_a, "n_tied"_a,
+          "lists"_a, "Count items above each target and tied with it, and list the best.");
 }

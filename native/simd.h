@@ -118,6 +118,50 @@ constexpr int round_down(int n, int multiple) { return n / multiple * multiple; 
 #endif
 }
 
+// a b + c, in one rounding where the CPU has that: written out, it is the same operation wherever it is used.
+[[gnu::always_inline]] inline Floats multiply_add(Floats a, Floats b, Floats c) {
+#if defined(__AVX512F__)
+  return _mm512_fmadd_ps(a, b, c);
+#elif defined(__AVX2__)
+  return _mm256_fmadd_ps(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
+// The first n < kLanes values, zeros in the other lanes; nothing beyond them is read.
+[[gnu::always_inline]] inline Floats load_first(const float* p, int n) {
+#if defined(__AVX512F__)
+  return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1), p);
+#else
+  float values[kLanes] = {};
+  std::memcpy(values, p, sizeof(float) * n);
+  return load(values);
+#endif
+}
+
+// One bit for each lane whose value is above the other's (or reaches it).
+[[gnu::always_inline]] inline std::uint32_t lanes_above(Floats a, Floats b) {
+#if defined(__AVX512F__)
+  return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ);
+#elif defined(__AVX2__)
+  return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ));
+#else
+  const Ints bits = (a > b) & Ints{1, 2, 4, 8};
+  return (bits[0] | bits[1]) | (bits[2] | bits[3]);
+#endif
+}
+[[gnu::always_inline]] inline std::uint32_t lanes_reaching(Floats a, Floats b) {
+#if defined(__AVX512F__)
+  return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ);
+#elif defined(__AVX2__)
+  return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GE_OQ));
+#else
+  const Ints bits = (a >= b) & Ints{1, 2, 4, 8};
+  return (bits[0] | bits[1]) | (bits[2] | bits[3]);
+#endif
+}
+
 // 2^x for x <= 126, relative error below 3e-7; 0 from about -126 down. NaN stays NaN.
 [[gnu::always_inline]] inline Floats exp2(Floats x) {
   const Floats magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer in the low bits

@@ -7,6 +7,7 @@ from conftest import make_markov_log
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sasrec import batches as batches_module
 from sasrec.batches import NEGATIVES, SHUFFLE, TrainBatches, draw_outside, generator
 from sasrec.errors import DataError
 from sasrec.sequences import Ragged, Split, build_sequences, split_leave_one_out
@@ -186,3 +187,16 @@ def test_numbers_of_each_purpose_seed_and_step_are_their_own() -> None:
 def test_log_without_two_train_events_of_any_user_is_refused() -> None:
     with pytest.raises(DataError, match="no user has two events to train on"):
         batches(split_of([[1, 2, 3], [4, 5, 6]]))
+
+
+@pytest.mark.parametrize("cells", [2**20, 500])
+def test_many_draws_are_the_draws_of_a_search_row_by_row(monkeypatch: pytest.MonkeyPatch, cells: int) -> None:
+    rng = np.random.default_rng(0)
+    excluded = Ragged.from_lists([rng.integers(1, 101, rng.integers(0, 80)).astype(np.int32) for _ in range(60)])
+    rows = np.repeat(np.arange(60), 100)
+    monkeypatch.setattr(batches_module, "TABLE_CELLS", cells)
+    by_table = draw_outside(generator(0), rows, excluded, 100)
+    monkeypatch.setattr(batches_module, "MANY_DRAWS", len(rows) + 1)
+    assert np.array_equal(draw_outside(generator(0), rows, excluded, 100), by_table)
+    for row in range(60):
+        assert not set(by_table[rows == row].tolist()) & set(excluded.row(row).tolist())

@@ -6,7 +6,7 @@ import math
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sasrec.config import EvalConfig, Protocol
 from sasrec.errors import ConfigError, DataError
 from sasrec.evaluation import Result, compare, draw_candidates, estimate, evaluate, rank_metrics, read_candidates
-from sasrec.scorers import LastItem, ModelScorer, Popularity, Recency, Scorer, build_baselines
+from sasrec.scorers import LastItem, ModelScorer, Popularity, Ranker, Recency, Scorer, build_baselines
 from sasrec.sequences import Ragged, Split, Vocabulary, build_sequences, split_leave_one_out, split_temporal
 
 PARTS = ("valid", "test")
@@ -62,6 +62,7 @@ class FakeEngine:
     def __init__(self, n_items: int, dim: int = 8, seed: int = 0) -> None:
         self.table = np.random.default_rng(seed).standard_normal((n_items + 1, dim)).astype(np.float32)
         self.seen_lengths: list[int] = []
+        self.threads = 1
 
     def encode(self, histories: Ragged) -> NDArray[np.float32]:
         self.seen_lengths += histories.lengths.tolist()
@@ -705,3 +706,23 @@ def test_the_published_candidates_of_ml_1m_are_read(shared: Path, part: str, cap
         ranks[ties] = result.per_user["rank"]
         assert result.baselines["last_item"]["ndcg@10"]["value"] > result.metrics["ndcg@10"]["value"] > 0.2
     assert (ranks["pessimistic"] > ranks["strict"])[drawn_again].all()
+
+
+@pytest.mark.parametrize("filter_seen", ["yes", "no"])
+@pytest.mark.parametrize("protocol", ["full", "sampled"])
+def test_scorers_that_rank_on_their_own_give_what_their_scores_give(
+    protocol: Protocol, filter_seen: Literal["yes", "no"]
+) -> None:
+    class OnlyScores:
+        """Hides that a scorer ranks on its own."""
+
+        def __init__(self, scorer: Scorer) -> None:
+            self.name, self.scores, self.candidate_scores = scorer.name, scorer.scores, scorer.candidate_scores
+
+    config = EvalConfig(protocol=protocol, filter_seen=filter_seen)
+    for scorer in (model(SPLIT), *build_baselines(SPLIT, with_recency=True)):
+        assert isinstance(scorer, Ranker)
+        assert not isinstance(OnlyScores(scorer), Ranker)
+        own, by_scores = (evaluate(s, SPLIT, "test", config, baselines=False) for s in (scorer, OnlyScores(scorer)))
+        assert own.metrics == by_scores.metrics
+        assert np.array_equal(own.per_user["rank"], by_scores.per_user["rank"])

@@ -7,14 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 import sasrec
+from sasrec.native import load_native
 
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "sasrec"
 ORDER = [
     "errors", "config", "interactions", "datasets", "sequences", "batches", "threads", "weights", "native", "model",
-    "losses", "published", "engine", "checkpoint", "ranking", "scorers", "evaluation", "trainer", "reports",
+    "losses", "published", "engine", "checkpoint", "ranking", "index", "scorers", "evaluation", "trainer", "reports",
     "recommender", "console", "cli", "__main__",
 ]  # fmt: skip
 MAY_IMPORT_TORCH = {"model", "losses", "engine", "published"}
@@ -101,3 +103,16 @@ def test_torch_is_not_loaded_before_a_model_is_used(program: str, tmp_path: Path
     check = f"{program}\nimport sys; assert not {{'torch', 'pandas', 'matplotlib'}} & set(sys.modules)"
     environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
     subprocess.run([sys.executable, "-c", check], check=True, cwd=tmp_path, env=environment)
+
+
+@pytest.mark.skipif(load_native().module is None, reason=load_native().why)
+def test_a_run_folder_answers_without_torch_and_without_what_only_training_needs(
+    markov_log: pl.DataFrame, tmp_path: Path
+) -> None:
+    sasrec.fit(markov_log, engine="native", max_epochs=1, threads=1, output=tmp_path / "run")
+    program = (
+        f"import sasrec; run = sasrec.load({str(tmp_path / 'run')!r})\n"
+        "assert run.engine.name == 'native' and len(run.recommend([[1, 2]], k=3)) == 3\n"
+        "import sys; assert not {'torch', 'matplotlib', 'typer', 'rich', 'yaml', 'pandas'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

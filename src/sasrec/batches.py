@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 WEIGHTS, SHUFFLE, NEGATIVES, DROPOUT, CANDIDATES = range(5)  # purposes of random numbers
 MAX_REJECTIONS = 32  # rounds of rejection before drawing from the complement itself
+MANY_DRAWS = 4096  # from here on a table is faster than a search
+TABLE_CELLS = 2**20  # rows times items of a table, a byte each: it stays in the cache
 
 
 def generator(seed: int, *key: int) -> np.random.Generator:
@@ -116,6 +118,7 @@ def draw_outside(rng: np.random.Generator, rows: Int64, excluded: Ragged, n_item
         (M,) item indices.
     """
     keys = _unique_keys(excluded, n_items)
+    ascending = bool((rows[1:] >= rows[:-1]).all()) and n_items < TABLE_CELLS
     full = np.bincount(keys // (n_items + 1), minlength=len(excluded)) >= n_items
     draws = rng.integers(1, n_items + 1, len(rows), dtype=np.int32)
     pending = np.arange(len(rows))
@@ -123,7 +126,10 @@ def draw_outside(rng: np.random.Generator, rows: Int64, excluded: Ragged, n_item
         _warn_once(int(full.sum()))
         pending = pending[~full[rows]]
     for _ in range(MAX_REJECTIONS):
-        pending = pending[_contains(keys, rows[pending] * (n_items + 1) + draws[pending])]
+        first = rows[pending] * (n_items + 1)
+        wanted = first + draws[pending]
+        by_table = ascending and len(pending) >= MANY_DRAWS
+        pending = pending[_in_table(keys, wanted, first, n_items + 1) if by_table else _contains(keys, wanted)]
         if not len(pending):
             return draws
         draws[pending] = rng.integers(1, n_items + 1, len(pending), dtype=np.int32)
@@ -139,6 +145,28 @@ def _unique_keys(excluded: Ragged, n_items: int) -> Int64:
     keys = excluded.row_of * (n_items + 1) + excluded.values
     keys.sort()
     return keys[np.concatenate([[True], keys[1:] != keys[:-1]])] if len(keys) else keys
+
+
+def _in_table(keys: Int64, wanted: Int64, first: Int64, n_columns: int) -> NDArray[np.bool_]:
+    """`_contains` by a table of a few rows' keys at a time: a search among all keys misses the cache at every step.
+
+    Args:
+        keys: sorted.
+        wanted: (M,) what to look for.
+        first: (M,) ascending, the first key that the row of each could have.
+        n_columns: keys that a row can have.
+    """
+    found = np.empty(len(wanted), bool)
+    step = TABLE_CELLS // n_columns * n_columns  # keys of whole rows
+    starts = np.arange(0, int(first[-1]) + 1 + step, step)
+    key_cuts, wanted_cuts = np.searchsorted(keys, starts), np.searchsorted(first, starts)
+    table = np.zeros(step, bool)
+    for i, start in enumerate(starts[:-1]):
+        inside, mine = keys[key_cuts[i] : key_cuts[i + 1]] - start, slice(wanted_cuts[i], wanted_cuts[i + 1])
+        table[inside] = True
+        found[mine] = table[wanted[mine] - start]
+        table[inside] = False
+    return found
 
 
 def _contains(keys: Int64, wanted: Int64) -> NDArray[np.bool_]:

@@ -42,6 +42,7 @@ class Engine(Protocol):
     """What trains and encodes. Arrays in and out are NumPy's."""
 
     name: str
+    threads: int
 
     def forward_backward(self, batch: Batch) -> None:
         """Gradients of the batch's loss, which is added to the running mean."""
@@ -71,8 +72,16 @@ class Engine(Protocol):
         """Replace Adam's moments."""
 
 
-def create_engine(model: ModelConfig, n_items: int, train: TrainConfig) -> Engine:
+def create_engine(
+    model: ModelConfig, n_items: int, train: TrainConfig, weights: Mapping[str, Float32] | None = None
+) -> Engine:
     """The engine that a configuration asks for; auto takes the fastest that supports it and logs which and why.
+
+    Args:
+        model: the shape.
+        n_items: items are 1..n_items.
+        train: engine, loss, optimizer, seed, device, threads.
+        weights: to start from; None = initial ones.
 
     Raises:
         ConfigError: the engine or device is not to be had.
@@ -80,7 +89,7 @@ def create_engine(model: ModelConfig, n_items: int, train: TrainConfig) -> Engin
     engine: Engine
     reason = _why_not_native(model, train) if train.engine != "torch" else "asked for"
     if not reason:
-        engine = NativeEngine(model, n_items, train)
+        engine = NativeEngine(model, n_items, train, weights)
         logger.info("engine: native (%s), %d threads", engine.isa, engine.threads)
         return engine
     if train.engine == "native":
@@ -88,6 +97,8 @@ def create_engine(model: ModelConfig, n_items: int, train: TrainConfig) -> Engin
     if train.lazy_adam:
         raise ConfigError(f"lazy_adam=true needs the native engine ({reason}); use lazy_adam=false")
     engine = TorchEngine(model, n_items, train)
+    if weights is not None:
+        engine.load_weights(weights)
     logger.info("engine: torch on %s (%s), %d threads", train.device, reason, engine.threads)
     return engine
 

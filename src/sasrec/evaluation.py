@@ -21,14 +21,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sasrec.batches import CANDIDATES, draw_outside, generator
-from sasrec.config import EvalConfig, Exclude
+from sasrec.config import EvalConfig, Exclude, Ties
 from sasrec.errors import ConfigError, DataError
-from sasrec.ranking import Float32, Float64, ranks_full, ranks_sampled, top_k
-from sasrec.scorers import Scorer, build_baselines, run_starts
+from sasrec.index import BLOCK_BYTES, ranks_and_lists
+from sasrec.ranking import Float32, Float64, ranks_sampled
+from sasrec.scorers import Ranker, Scorer, build_baselines, run_starts
 from sasrec.sequences import Int32, Int64, Ragged, Split, Targets, Vocabulary, hides_seen
 
-BLOCK_BYTES = 2**25  # of scores held at once
-MAX_ROWS = 4096  # targets scored at once, however few items there are
+MAX_ROWS = 4096  # targets ranked at once
 DRAW_ROWS = 4096  # targets whose candidates are drawn at once; the draws depend on it
 FEW_USERS = 30  # below this, intervals and p-values by the normal distribution are rough
 Z95 = 1.959964  # half the width of a 95 % interval, in standard errors
@@ -132,7 +132,7 @@ def evaluate(
         candidates: (n, C) item indices to rank among in the sampled protocol, column 0 the targets; None draws them.
         baselines: also measure the usual baselines, or these.
         lists: also measure the top-k lists (coverage, popularity, novelty); full protocol only.
-        batch_size: targets at once; None = as many as keep the scores within 32 MiB.
+        batch_size: targets handed to the scorer at once, at most; None = 4,096.
         progress: called with (targets done, targets in all) for the scorer itself.
 
     Raises:
@@ -184,11 +184,8 @@ def _task(
         _check_candidates(candidates, targets, split)
     elif not full:
         candidates = draw_candidates(split, part, config.n_candidates, config.exclude, config.eval_seed)
-    n_columns = split.sequences.n_items + 1 if candidates is None else candidates.shape[1]
-    if batch_size is None:
-        batch_size = max(1, min(MAX_ROWS, BLOCK_BYTES // (4 * n_columns)))
     filter_seen = full and hides_seen(split, config)
-    return _Task(split, part, config, targets, candidates, filter_seen, full and lists, batch_size)
+    return _Task(split, part, config, targets, candidates, filter_seen, full and lists, batch_size or MAX_ROWS)
 
 
 def _measure(
@@ -208,24 +205,43 @@ def _measure(
 def _rank(scorer: Scorer, task: _Task, progress: Callable[[int, int], None] | None) -> tuple[Float64, Int32 | None]:
     """(n,) ranks and, where lists are wanted, (n, K) lists that end in 0 when short."""
     items, config, n = task.targets.items(task.split.sequences), task.config, len(task.targets)
+    ranker = scorer if isinstance(scorer, Ranker) else _ByScores(scorer, task.split.sequences.n_items + 1)
     ranks = np.empty(n)
-    width = min(max(config.k), task.split.sequences.n_items)
-    lists = np.zeros((n, width), np.int32) if task.with_lists else None
+    width = min(max(config.k), task.split.sequences.n_items) if task.with_lists else 0
+    lists = np.zeros((n, width), np.int32)
     for rows, histories in task.blocks():
         if task.candidates is not None:
-            drawn = task.candidates[rows]
-            scores = _checked(scorer, scorer.candidate_scores(histories, drawn), drawn.shape)
-            ranks[rows] = ranks_sampled(scores, drawn, config.ties)
+            ranks[rows] = ranker.rank_among(histories, task.candidates[rows], config.ties)
         else:
             hidden = histories if task.filter_seen else None
-            scores = _checked(scorer, scorer.scores(histories), (len(histories), task.split.sequences.n_items + 1))
-            ranks[rows] = ranks_full(scores, items[rows], hidden, config.ties)
-            if lists is not None:
-                best, _ = top_k(scores, width, hidden=hidden)
-                lists[rows, : best.shape[1]] = best
+            ranks[rows], lists[rows] = ranker.rank(histories, items[rows], hidden, config.ties, width)
         if progress is not None:
             progress(rows.stop, n)
-    return ranks, lists
+    return ranks, lists if task.with_lists else None
+
+
+class _ByScores:
+    """Ranks by the scores of a scorer that does not rank on its own."""
+
+    def __init__(self, scorer: Scorer, n_columns: int) -> None:
+        self.scorer, self.n_columns = scorer, n_columns
+
+    def rank(
+        self, histories: Ragged, targets: Int32, hidden: Ragged | None, ties: Ties, k: int
+    ) -> tuple[Float64, Int32]:
+        ranks, lists = np.empty(len(targets)), np.zeros((len(targets), k), np.int32)
+        step = max(1, BLOCK_BYTES // (4 * self.n_columns))
+        for start in range(0, len(targets), step):
+            rows = slice(start, min(start + step, len(targets)))
+            part = histories.take(rows)
+            gone = None if hidden is None else hidden.take(rows)
+            scores = _checked(self.scorer, self.scorer.scores(part), (len(part), self.n_columns))
+            ranks[rows], lists[rows] = ranks_and_lists(scores, targets[rows], gone, ties, k)
+        return ranks, lists
+
+    def rank_among(self, histories: Ragged, candidates: Int32, ties: Ties) -> Float64:
+        scores = _checked(self.scorer, self.scorer.candidate_scores(histories, candidates), candidates.shape)
+        return ranks_sampled(scores, candidates, ties)
 
 
 def _checked(scorer: Scorer, scores: Float32, shape: tuple[int, ...]) -> Float32:

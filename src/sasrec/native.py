@@ -127,11 +127,14 @@ class NativeEngine:
         model: the shape; see `unsupported`.
         n_items: items are 1..n_items.
         train: loss, optimizer, seed, threads.
+        weights: to start from; None = initial ones.
     """
 
     name = "native"
 
-    def __init__(self, model: ModelConfig, n_items: int, train: TrainConfig) -> None:
+    def __init__(
+        self, model: ModelConfig, n_items: int, train: TrainConfig, weights: Mapping[str, Float32] | None = None
+    ) -> None:
         self.config, self.train_config, self.n_items = model, train, n_items
         self.threads = set_threads(train.threads)
         native = load_native()
@@ -153,7 +156,9 @@ class NativeEngine:
         )
         self.shapes = weight_shapes(model, n_items)
         self._loss_sum, self._n_positions = 0.0, 0
-        self.load_weights(initial_weights(model, n_items, generator(train.seed, WEIGHTS)))
+        if weights is None:  # drawing them takes longer than loading a small run
+            weights = initial_weights(model, n_items, generator(train.seed, WEIGHTS))
+        self.load_weights(weights)
 
     def forward_backward(self, batch: Batch) -> None:
         step_key = int(generator(self.train_config.seed, DROPOUT, batch.step).integers(2**64, dtype=np.uint64))
@@ -184,9 +189,8 @@ class NativeEngine:
         return loss
 
     def encode(self, histories: Ragged) -> Float32:
-        recent = histories.last(self.config.max_seq_len)
-        features = np.empty((len(recent), self.config.embedding_dim), np.float32)
-        self.core.encode(np.ascontiguousarray(recent.values), recent.offsets, features)
+        features = np.empty((len(histories), self.config.embedding_dim), np.float32)
+        self.core.encode(np.ascontiguousarray(histories.values), histories.offsets, features)  # reads the ends only
         return features
 
     def item_table(self) -> Float32:

@@ -47,10 +47,8 @@ def top_k(
         ConfigError: k is below 1.
         DataError: a score is infinite or not a number.
     """
-    if k < 1:
-        raise ConfigError(f"k={k} is not a number of items; use 1 or more")
     n_rows, n_columns = scores.shape
-    k = min(k, n_columns - 1)
+    k = min(check_k(k), n_columns - 1)
     indices, best = np.zeros((n_rows, k), np.int32), np.full((n_rows, k), -np.inf, np.float32)
     for rows in _row_chunks(scores) if k else ():
         _check_finite(scores[rows, 1:], rows.start, 1)
@@ -62,6 +60,17 @@ def top_k(
         indices[rows], best[rows] = _largest(masked, k)
     width = int((indices > 0).sum(axis=1).max(initial=0))
     return indices[:, :width], best[:, :width]
+
+
+def check_k(k: int) -> int:
+    """The length of a list, if it is one.
+
+    Raises:
+        ConfigError: k is below 1.
+    """
+    if k < 1:
+        raise ConfigError(f"k={k} is not a number of items; use 1 or more")
+    return k
 
 
 def _largest(scores: Float32, k: int) -> tuple[Int32, Float32]:
@@ -122,7 +131,7 @@ def ranks_full(scores: Float32, targets: Int32, hidden: Ragged | None, ties: Tie
         _check_finite(scores[rows, 1:], rows.start, 1)
         part = None if hidden is None else hidden.take(rows)
         n_above[rows], n_tied[rows] = _above_and_tied(scores[rows], targets[rows], part)
-    return _rank(n_above, n_tied, ties)
+    return rank_of(n_above, n_tied, ties)
 
 
 def _above_and_tied(scores: Float32, targets: Int32, hidden: Ragged | None) -> tuple[Int64, Int64]:
@@ -172,10 +181,11 @@ def ranks_sampled(scores: Float32, candidates: Int32, ties: Ties) -> Float64:
     itself = candidates[:, 1:] == candidates[:, :1]
     n_above = np.count_nonzero((others > own) & ~itself, axis=1)
     n_tied = np.count_nonzero((others == own) | itself, axis=1)
-    return _rank(n_above, n_tied, ties)
+    return rank_of(n_above, n_tied, ties)
 
 
-def _rank(n_above: Int64, n_tied: Int64, ties: Ties) -> Float64:
+def rank_of(n_above: Int64, n_tied: Int64, ties: Ties) -> Float64:
+    """Ranks from 1, from how many others score above the target and how many as high."""
     ranks: Float64 = 1.0 + n_above + TIE_SHARE[ties] * n_tied
     return ranks
 

@@ -23,6 +23,7 @@ from sasrec.datasets import DATASETS, load_dataset
 from sasrec.engine import Engine, create_engine, environment
 from sasrec.errors import CheckpointError, ConfigError, DataError, UnknownItemError
 from sasrec.evaluation import Result, evaluate, read_candidates
+from sasrec.index import create_index
 from sasrec.interactions import read_interactions
 from sasrec.published import read_published
 from sasrec.ranking import top_k
@@ -44,7 +45,6 @@ from sasrec.weights import Float32
 
 logger = logging.getLogger(__name__)
 
-SCORE_BLOCK = 1 << 24  # scores held at once, 64 MB
 N_EXAMPLES = 4  # users shown in a report
 EXAMPLE_HISTORY = 8  # items of their history shown
 Histories = Sequence[Sequence[Any]]
@@ -83,6 +83,7 @@ class Recommender:
         self.engine, self.vocabulary, self.config, self.sequences = engine, vocabulary, config, sequences
         self.results, self.train_result = list(results), train_result
         self._table = engine.item_table()
+        self._index = create_index(self._table, engine.threads)
 
     def __repr__(self) -> str:
         model = self.config.model
@@ -131,7 +132,8 @@ class Recommender:
         rows, user_ids, as_pandas = _read_histories(histories)
         indices = [self.vocabulary.indices_of(row) for row in rows]
         unknown = [
-            [i for i, j in zip(row, index, strict=True) if not j] for row, index in zip(rows, indices, strict=True)
+            [] if index.all() else [i for i, j in zip(row, index.tolist(), strict=True) if not j]
+            for row, index in zip(rows, indices, strict=True)
         ]
         known = Ragged.from_lists([index[index > 0] for index in indices])
         frame, fallback = self._recommend(known, user_ids, k, allow, deny, keep_seen)
@@ -168,7 +170,7 @@ class Recommender:
     def _recommend(
         self,
         histories: Ragged,
-        user_ids: pl.Series,
+        user_ids: pl.Series | None,
         k: int,
         allow: Iterable[Any] | None,
         deny: Iterable[Any] | None,
@@ -179,23 +181,24 @@ class Recommender:
         allowed = self._allowed(allow, deny)
         hide = self.hides_seen if keep_seen is None else not keep_seen
         fallback = histories.lengths == 0
-        tops = []
-        block = max(1, SCORE_BLOCK // len(self._table))
-        for start in range(0, len(histories), block):
-            part = histories.take(slice(start, start + block))
-            scores = self._scores(part, fallback[start : start + block])
-            tops.append(top_k(scores, k, hidden=part if hide else None, allowed=allowed))
-        return self._frame(tops, user_ids), fallback
+        tops = self._tops(histories, fallback, k, hide, allowed)
+        return self._frame(*tops, user_ids), fallback
 
-    def _scores(self, histories: Ragged, fallback: NDArray[np.bool_]) -> Float32:
-        """(B, V) scores; popularity where a history is empty."""
-        scores = np.empty((len(histories), len(self._table)), np.float32)
-        known = np.flatnonzero(~fallback)
-        if len(known):
-            scores[known] = self.engine.encode(histories.take(known)) @ self._table.T
-        if len(known) < len(histories):
-            scores[fallback] = np.concatenate([[0.0], self.vocabulary.counts]).astype(np.float32)
-        return scores
+    def _tops(
+        self, histories: Ragged, fallback: NDArray[np.bool_], k: int, hide: bool, allowed: NDArray[np.bool_] | None
+    ) -> tuple[Int32, Float32]:
+        """(B, K) indices and scores, of popular items where a history is empty; index 0 fills up."""
+        known = histories.take(np.flatnonzero(~fallback)) if fallback.any() else histories
+        best = self._index.top_k(self.engine.encode(known), k, hidden=known if hide else None, allowed=allowed)
+        if len(known) == len(histories):
+            return best
+        counts = np.concatenate([[0.0], self.vocabulary.counts]).astype(np.float32)
+        popular = top_k(counts[None], k, allowed=allowed)
+        width = max(best[0].shape[1], popular[0].shape[1])
+        indices, scores = np.zeros((len(histories), width), np.int32), np.zeros((len(histories), width), np.float32)
+        for rows, (found, values) in ((~fallback, best), (fallback, popular)):
+            indices[rows, : found.shape[1]], scores[rows, : found.shape[1]] = found, values
+        return indices, scores
 
     def _allowed(self, allow: Iterable[Any] | None, deny: Iterable[Any] | None) -> NDArray[np.bool_] | None:
         """(V,) which items may be recommended; None = all."""
@@ -209,24 +212,16 @@ class Recommender:
             allowed[self.vocabulary.indices_of(deny)] = False
         return allowed
 
-    def _frame(self, tops: Sequence[tuple[Int32, Float32]], user_ids: pl.Series) -> pl.DataFrame:
-        """Rows of (indices, scores) blocks as user_id, item_id, score, rank; index 0 marks the end of a short row."""
-        row, rank, index, score = [], [], [], []
-        start = 0
-        for indices, scores in tops:
-            rows, ranks = np.nonzero(indices)
-            row.append(rows + start)
-            rank.append(ranks + 1)
-            index.append(indices[rows, ranks])
-            score.append(scores[rows, ranks])
-            start += len(indices)
+    def _frame(self, indices: Int32, scores: Float32, user_ids: pl.Series | None) -> pl.DataFrame:
+        """Rows as user_id, item_id, score, rank; index 0 marks the end of a short row; None = users by position."""
+        rows, ranks = np.nonzero(indices)
         return pl.DataFrame(
-            {
-                "user_id": user_ids.gather(_joined(row, np.int64)),
-                "item_id": self.vocabulary.ids_of(_joined(index, np.int32)),
-                "score": pl.Series(_joined(score, np.float32)),
-                "rank": pl.Series(_joined(rank, np.int32)),
-            }
+            [
+                pl.Series("user_id", rows) if user_ids is None else user_ids.gather(rows).rename("user_id"),
+                self.vocabulary.ids_of(indices[rows, ranks]),
+                pl.Series("score", scores[rows, ranks]),
+                pl.Series("rank", (ranks + 1).astype(np.int32)),
+            ]
         )
 
     def score(self, histories: Any, items: Sequence[Any]) -> Float32:
@@ -267,7 +262,7 @@ class Recommender:
         cosine = (self._table @ self._table[index]) / np.maximum(norms * norms[index], 1e-12)
         itself = Ragged.from_lists([[index]])
         tops = top_k(cosine[None].astype(np.float32), k, hidden=itself)
-        return self._frame([tops], pl.Series([0])).drop("user_id")
+        return self._frame(*tops, None).drop("user_id")
 
     def explain(self, history: Sequence[Any], item_id: Any) -> pl.DataFrame:
         """Why an item: how much its score falls when one item is left out of the history.
@@ -407,7 +402,9 @@ def _examples(recommender: Recommender) -> list[dict[str, Any]]:
     chosen = Targets(split.test.users[rows], split.test.positions[rows])
     histories, titles_of = chosen.histories(split.sequences), recommender.vocabulary.titles_of
     hidden = histories if recommender.hides_seen else None
-    indices, scores = top_k(recommender.engine.encode(histories) @ recommender.engine.item_table().T, 10, hidden=hidden)
+    indices, scores = create_index(recommender.engine.item_table(), 1).top_k(
+        recommender.engine.encode(histories), 10, hidden=hidden
+    )
     examples = []
     for i, target in enumerate(chosen.items(split.sequences)):
         listed = indices[i][indices[i] > 0]
@@ -447,8 +444,7 @@ def load(path: Path | str, *, device: str | None = None, threads: int | None = N
         device=config.train.device if device is None else device,
         threads=config.train.threads if threads is None else threads,
     )
-    engine = create_engine(config.model, len(vocabulary), train_config)
-    engine.load_weights(run.load_weights()[0])
+    engine = create_engine(config.model, len(vocabulary), train_config, run.load_weights()[0])
     return Recommender(engine, vocabulary, config, run.load_sequences(), run.load_metrics())
 
 
@@ -632,8 +628,7 @@ def convert(checkpoint: Path, layout: str | None, log: Any, *, n_heads: int | No
     vocabulary = Vocabulary(pl.Series("item_id", np.arange(1, published.n_items + 1)))
     sequences, vocabulary = _sequences_of(log, vocabulary)
     train_config = TrainConfig(engine="torch", valid_protocol="sampled")
-    engine = create_engine(published.config, published.n_items, train_config)
-    engine.load_weights(published.weights)
+    engine = create_engine(published.config, published.n_items, train_config, published.weights)
     config = RunConfig(
         published.config, train_config, EvalConfig(), "paper", checkpoint.name, sequences.facts, __version__, layout
     )
@@ -653,8 +648,8 @@ def _eval_config(base: EvalConfig, settings: dict[str, Any]) -> EvalConfig:
     return from_dict(EvalConfig, {**to_dict(base), **settings})
 
 
-def _read_histories(histories: Any) -> tuple[Histories, pl.Series, bool]:
-    """Rows of ids, the user id of each row, and whether pandas came in."""
+def _read_histories(histories: Any) -> tuple[Histories, pl.Series | None, bool]:
+    """Rows of ids, the user id of each row (None = its position), and whether pandas came in."""
     as_pandas = _is_pandas(histories)
     if as_pandas or isinstance(histories, pl.DataFrame):
         log = read_interactions(histories)
@@ -669,7 +664,7 @@ def _read_histories(histories: Any) -> tuple[Histories, pl.Series, bool]:
                 f"history {position} is {row!r}, not a list of item ids; for one user give a list with one history"
             )
     rows = [list(row) for row in rows]
-    return rows, pl.Series("user_id", np.arange(len(rows))), False
+    return rows, None, False
 
 
 def _is_pandas(value: Any) -> bool:
@@ -683,7 +678,3 @@ def _as_pandas(frame: pl.DataFrame) -> Any:
     import pandas
 
     return pandas.DataFrame({name: frame[name].to_numpy() for name in frame.columns})
-
-
-def _joined(parts: Sequence[NDArray[Any]], dtype: Any) -> NDArray[Any]:
-    return np.concatenate(parts).astype(dtype) if parts else np.zeros(0, dtype)

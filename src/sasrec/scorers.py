@@ -5,16 +5,16 @@ Shape legend: B histories, V n_items + 1 (column 0 is padding), D embedding_dim,
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sasrec.config import Ties
 from sasrec.engine import Engine
-from sasrec.ranking import Float32
-from sasrec.sequences import Int32, Int64, Ragged, Split, flat_index, offsets_of
-
-GATHER_BYTES = 2**20  # of candidates' embeddings held at once: they stay in the cache
+from sasrec.index import Exceptions, PlainLevelIndex, candidate_scores, create_index, create_level_index
+from sasrec.ranking import Float32, Float64, ranks_sampled
+from sasrec.sequences import Int32, Int64, Ragged, Split, flat_index
 
 
 class Scorer(Protocol):
@@ -31,6 +31,19 @@ class Scorer(Protocol):
         """(B, C) the scores of these items only."""
 
 
+@runtime_checkable
+class Ranker(Scorer, Protocol):
+    """A scorer that ranks on its own, without a score for every item."""
+
+    def rank(
+        self, histories: Ragged, targets: Int32, hidden: Ragged | None, ties: Ties, k: int
+    ) -> tuple[Float64, Int32]:
+        """The rank of each target among all items but the hidden ones, and the k best items, as `ItemIndex.rank`."""
+
+    def rank_among(self, histories: Ragged, candidates: Int32, ties: Ties) -> Float64:
+        """The rank of column 0 among the candidates, as `ItemIndex.rank_among`."""
+
+
 class ModelScorer:
     """A trained model: features of a history times the item table.
 
@@ -44,25 +57,29 @@ class ModelScorer:
     def __init__(self, engine: Engine, max_seq_len: int) -> None:
         self.engine, self.max_seq_len = engine, max_seq_len
         self.table = engine.item_table()  # (V, D)
+        self.index = create_index(self.table, engine.threads)
         self._buffer = np.empty((0, len(self.table)), np.float32)
 
     def scores(self, histories: Ragged) -> Float32:
-        features = self.engine.encode(histories.last(self.max_seq_len))  # (B, D)
+        features = self._encode(histories)
         if len(self._buffer) < len(features):  # kept, for fresh memory costs as much as the product
             self._buffer = np.empty((len(features), len(self.table)), np.float32)
         with np.errstate(all="ignore"):  # ranking names scores that are not finite
             return np.matmul(features, self.table.T, out=self._buffer[: len(features)])
 
     def candidate_scores(self, histories: Ragged, candidates: Int32) -> Float32:
-        features = self.engine.encode(histories.last(self.max_seq_len))
-        scores = np.empty(candidates.shape, np.float32)
-        step = max(1, GATHER_BYTES // (4 * candidates.shape[1] * self.table.shape[1]))
-        with np.errstate(all="ignore"):
-            for start in range(0, len(candidates), step):
-                rows = slice(start, start + step)
-                embedded = self.table[candidates[rows]]  # (b, C, D)
-                scores[rows] = np.matmul(embedded, features[rows, :, None])[:, :, 0]
-        return scores
+        return candidate_scores(self._encode(histories), self.table, candidates)
+
+    def rank(
+        self, histories: Ragged, targets: Int32, hidden: Ragged | None, ties: Ties, k: int
+    ) -> tuple[Float64, Int32]:
+        return self.index.rank(self._encode(histories), targets, hidden, ties, k)
+
+    def rank_among(self, histories: Ragged, candidates: Int32, ties: Ties) -> Float64:
+        return self.index.rank_among(self._encode(histories), candidates, ties)
+
+    def _encode(self, histories: Ragged) -> Float32:
+        return self.engine.encode(histories.last(self.max_seq_len))  # (B, D)
 
 
 class Popularity:
@@ -76,12 +93,21 @@ class Popularity:
 
     def __init__(self, train_counts: Int64) -> None:
         self.levels = _levels(train_counts).astype(np.float32)  # (V,)
+        self._index = create_level_index(self.levels)
 
     def scores(self, histories: Ragged) -> Float32:
         return np.broadcast_to(self.levels, (len(histories), len(self.levels)))
 
     def candidate_scores(self, histories: Ragged, candidates: Int32) -> Float32:
         return self.levels[candidates]
+
+    def rank(
+        self, histories: Ragged, targets: Int32, hidden: Ragged | None, ties: Ties, k: int
+    ) -> tuple[Float64, Int32]:
+        return self._index.rank(Exceptions.none(len(histories)), targets, hidden, ties, k)
+
+    def rank_among(self, histories: Ragged, candidates: Int32, ties: Ties) -> Float64:
+        return ranks_sampled(self.candidate_scores(histories, candidates), candidates, ties)
 
 
 class LastItem:
@@ -105,17 +131,22 @@ class LastItem:
         distinct, place = np.unique(before * stride + counts * n_levels + popularity[after], return_inverse=True)
         place -= np.searchsorted(distinct, before * stride)  # from 0 for each item
         self.levels = popularity.astype(np.float32)  # (V,)
-        self.after, self.places = after, (n_levels + place).astype(np.float32)  # followers, item by item
+        self._index = create_level_index(self.levels)
+        self.after, self.places = (
+            after.astype(np.int32),
+            (n_levels + place).astype(np.float32),
+        )  # followers, item by item
         self.starts = np.searchsorted(before, np.arange(n_columns + 1))  # (V + 1,) where an item's followers begin
         self.pairs = np.append(pairs, n_columns**2)  # a last one that nothing equals, so that a search always lands
 
     def scores(self, histories: Ragged) -> Float32:
+        return PlainLevelIndex(self.levels).scores(self._followers(histories))
+
+    def _followers(self, histories: Ragged) -> Exceptions:
+        """The followers of each history's last item."""
         last = _last_items(histories)
-        offsets = offsets_of(self.starts[last + 1] - self.starts[last])
-        cells = flat_index(self.starts[last], offsets)
-        scores = np.tile(self.levels, (len(histories), 1))
-        scores[np.repeat(np.arange(len(last)), np.diff(offsets)), self.after[cells]] = self.places[cells]
-        return scores
+        items = Ragged.cut(self.after, self.starts[last], self.starts[last + 1])
+        return Exceptions(items, self.places[flat_index(self.starts[last], items.offsets)])
 
     def candidate_scores(self, histories: Ragged, candidates: Int32) -> Float32:
         wanted = _last_items(histories)[:, None].astype(np.int64) * len(self.levels) + candidates
@@ -125,6 +156,14 @@ class LastItem:
         scores[follows] = self.places[place[follows]]
         return scores
 
+    def rank(
+        self, histories: Ragged, targets: Int32, hidden: Ragged | None, ties: Ties, k: int
+    ) -> tuple[Float64, Int32]:
+        return self._index.rank(self._followers(histories), targets, hidden, ties, k)
+
+    def rank_among(self, histories: Ragged, candidates: Int32, ties: Ties) -> Float64:
+        return ranks_sampled(self.candidate_scores(histories, candidates), candidates, ties)
+
 
 class Recency:
     """Scores the items of the history by how recent they are, all others by popularity; for logs that repeat."""
@@ -133,11 +172,10 @@ class Recency:
 
     def __init__(self, train_counts: Int64) -> None:
         self.levels = _levels(train_counts).astype(np.float32)
+        self._index = create_level_index(self.levels)
 
     def scores(self, histories: Ragged) -> Float32:
-        scores = np.tile(self.levels, (len(histories), 1))
-        np.maximum.at(scores, (histories.row_of, histories.values), self._places(histories))
-        return scores
+        return PlainLevelIndex(self.levels).scores(Exceptions(histories, self._places(histories)))
 
     def candidate_scores(self, histories: Ragged, candidates: Int32) -> Float32:
         n_columns = len(self.levels)
@@ -147,6 +185,14 @@ class Recency:
         wanted = np.arange(len(histories))[:, None] * n_columns + candidates
         place = np.searchsorted(keys, wanted, side="right") - 1
         return np.where(keys[place] == wanted, places[place], self.levels[candidates])
+
+    def rank(
+        self, histories: Ragged, targets: Int32, hidden: Ragged | None, ties: Ties, k: int
+    ) -> tuple[Float64, Int32]:
+        return self._index.rank(Exceptions(histories, self._places(histories)), targets, hidden, ties, k)
+
+    def rank_among(self, histories: Ragged, candidates: Int32, ties: Ties) -> Float64:
+        return ranks_sampled(self.candidate_scores(histories, candidates), candidates, ties)
 
     def _places(self, histories: Ragged) -> Float32:
         """(T,) scores of the events of histories, above all popularity and rising with time."""

@@ -31,6 +31,7 @@ Int64 = NDArray[np.int64]
 
 logger = logging.getLogger(__name__)
 
+FEW_IDS = 256  # ids looked up one by one
 REPEAT_THRESHOLD = 0.05  # above this share of next events that repeat an item, seen items are not hidden
 
 
@@ -111,8 +112,12 @@ class Vocabulary:
         return len(self.item_ids)
 
     @cached_property
+    def _ids(self) -> list[int | str]:
+        return self.item_ids.to_list()
+
+    @cached_property
     def _index(self) -> dict[int | str, int]:
-        return dict(zip(self.item_ids.to_list(), range(1, len(self) + 1), strict=True))
+        return dict(zip(self._ids, range(1, len(self) + 1), strict=True))
 
     @property
     def has_integer_ids(self) -> bool:
@@ -126,7 +131,8 @@ class Vocabulary:
     def indices_of(self, item_ids: Iterable[object]) -> Int32:
         """(n,) indices of ids; 0 where unknown."""
         index, integers = self._index, self.has_integer_ids
-        return np.array([index.get(canonical_id(i, integers), 0) for i in item_ids], np.int32)
+        own = int if integers else str  # ids of the vocabulary's own type are canonical
+        return np.array([index.get(i if type(i) is own else canonical_id(i, integers), 0) for i in item_ids], np.int32)
 
     def known_index(self, item_id: object) -> int:
         """The index of an id that must exist.
@@ -141,8 +147,12 @@ class Vocabulary:
 
     def ids_of(self, indices: Int32) -> pl.Series:
         """The ids of indices from 1 on."""
-        ids: pl.Series = self.item_ids.gather(np.asarray(indices, np.int64) - 1)
-        return ids
+        rows = np.asarray(indices, np.int64) - 1
+        if len(rows) > FEW_IDS:
+            ids: pl.Series = self.item_ids.gather(rows)
+            return ids
+        own = self._ids  # for a few ids, Polars' own gather takes longer than all the rest of an answer
+        return pl.Series("item_id", [own[row] for row in rows.tolist()], self.item_ids.dtype)
 
     def titles_of(self, indices: Int32) -> list[str]:
         """Titles to show; an item without one shows its id."""
