@@ -117,6 +117,8 @@ def unsupported(model: ModelConfig, train: TrainConfig) -> str:
         return "attention_output=false"
     if train.loss not in LOSSES:
         return f"loss={train.loss}"
+    if train.shared_negatives:
+        return "shared_negatives=true"
     return ""
 
 
