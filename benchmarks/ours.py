@@ -39,14 +39,7 @@ class Ours:
         self.sequences, self.vocabulary, self.name = load_log(self.data)
         self.split, self.config = configure(self.sequences, self.name, self.preset, self.settings)
         self.engine = create_engine(self.config.model, len(self.vocabulary), self.config.train)
-        train_config = self.config.train
-        self.batches = TrainBatches(
-            self.split,
-            self.config.model.max_seq_len,
-            train_config.batch_size,
-            train_config.n_negatives,
-            train_config.seed,
-        )
+        self.batches = TrainBatches.of(self.split, self.config.model, self.config.train)
         self.epochs = 0
 
     def about(self) -> Answer:

@@ -3,9 +3,9 @@
 // A step goes: plan (cut the batch into chunks of about kChunkTokens tokens, whole sequences, longest first, and give each
 // to the thread with the least to do) -> every thread takes its chunks one after another all the way from the embedding
 // to the loss and back, while they are in its core's L2 -> rows of the item table get their gradients, summed item by
-// item in the order of the batch, so that they do not depend on the number of threads -> the threads' gradients of
-// everything else are summed in a fixed order. The optimizer is a call of its own, so that gradients can be averaged
-// over processes in between.
+// item in the order of the batch, so that they do not depend on the number of threads (but for candidates that all
+// positions share, which each thread has summed for its chunks) -> the threads' gradients of everything else are summed
+// in a fixed order. The optimizer is a call of its own, so that gradients can be averaged over processes in between.
 //
 // Nothing depends on timing: the same inputs, build and number of threads give the same bits.
 #pragma once
@@ -18,6 +18,7 @@
 
 #include "adam.h"
 #include "block.h"
+#include "candidates.h"
 #include "heads.h"
 #include "threads.h"
 
@@ -113,52 +114,39 @@ class Engine {
   }
 
   // Gradients of the batch's mean loss per position; returns the sum of the loss over positions.
-  // sequence_keys (rows,) and step_key decide dropout; targets (T,), negatives (T, n_negatives).
-  double forward_backward(RaggedView inputs, const std::uint64_t* sequence_keys, std::uint64_t step_key,
-                          const std::int32_t* targets, const std::int32_t* negatives, int n_negatives,
-                          float positive_weight, float l2_embedding) {
+  // sequence_keys (rows,) and step_key decide dropout.
+  double forward_backward(RaggedView inputs, const std::uint64_t* sequence_keys, std::uint64_t step_key, Loss loss,
+                          const Wanted& wanted, float l2_embedding) {
     const std::int64_t n = inputs.size();
-    const int width = shape_.width();
+    loss.scale = 1.0f / static_cast<float>(n);
     check_items(inputs.values, n);
-    check_items(targets, n);
-    check_items(negatives, n * n_negatives);
+    check_items(wanted.targets, n);
+    check_items(wanted.negatives, wanted.shared ? wanted.n_negatives : n * wanted.n_negatives);
     prepare_training();
-    if (lazy_) catch_up_used(inputs.values, n, targets, negatives, n * n_negatives);
+    if (lazy_) catch_up_used(inputs, loss, wanted);
     pack_weights();
     plan(inputs, sequence_keys, shape_.max_seq_len);
-    reserve_step(n, n_negatives);
-    const SampledLoss loss{n_negatives, positive_weight, 1.0f / static_cast<float>(n)};
+    const bool common = prepare_candidates(loss, wanted);
+    reserve_step(n, common ? 0 : wanted.n_negatives);
     const Dropout dropout(shape_.dropout);
     pool_.run([&](int t) {
       Tiles tiles;
       Thread& thread = *threads_[t];
       thread.gradients.clear();
       thread.loss = 0;
+      if (common) clear_candidates(thread);
       Network network = network_of(thread);
       Workspace& w = *thread.workspace;
       for (const Chunk& chunk : thread.chunks) {
         network.forward(chunk, item_table().weight.data(), dropout, step_key);
-        thread.loss += sampled_head(loss, chunk.size(), width, w.features, output_table().weight.data(),
-                                    chunk.tokens.data(), targets, negatives, w.dy, target_gradients_.data(),
-                                    negative_gradients_.data(), thread.head);
+        thread.loss += head(chunk, loss, wanted, common, thread);
         copy_rows(chunk, w.features, features_.data());
         network.backward(thread.gradients.data());
         copy_rows(chunk, w.dx, embedding_gradients_.data());
       }
     });
     sum_threads();
-    for (Table& table : tables_) table.gradient.clear();
-    const float embedding_scale = std::sqrt(static_cast<float>(shape_.dim));
-    const Contributions used{inputs.values, nullptr, embedding_scale, n, embedding_gradients_.data(), 1};
-    const Contributions positive{targets, target_gradients_.data(), 0, n, features_.data(), 1};
-    const Contributions negative{negatives, negative_gradients_.data(), 0, n * n_negatives, features_.data(),
-                                 n_negatives};
-    if (shape_.tied) {
-      sum_rows(item_table(), {used, positive, negative}, l2_embedding);
-    } else {
-      sum_rows(item_table(), {used}, l2_embedding);
-      sum_rows(output_table(), {positive, negative}, 0);
-    }
+    sum_tables(inputs, wanted, common, l2_embedding);
     double total = 0;
     for (const auto& thread : threads_) total += thread->loss;
     return total;
@@ -243,6 +231,7 @@ class Engine {
     Array<float> gradients;
     HeadScratch head;
     Array<Operand> pack_scratch;
+    CandidateScratch candidates;
     double loss = 0;
     double planned = 0;  // cost of its chunks
   };
@@ -258,16 +247,17 @@ class Engine {
   }
 
   // Rows that the batch reads. A thread has the rows that leave its number when divided by the number of threads.
-  void catch_up_used(const std::int32_t* inputs, std::int64_t n, const std::int32_t* targets,
-                     const std::int32_t* negatives, std::int64_t n_negatives) {
+  void catch_up_used(RaggedView inputs, const Loss& loss, const Wanted& wanted) {
+    if (loss.kind == LossKind::kCrossEntropy) return catch_up_all();
+    const std::int64_t n = inputs.size(), n_negatives = (wanted.shared ? 1 : n) * wanted.n_negatives;
     pool_.run([&](int t) {
       const auto visit = [&](Table& table, const std::int32_t* items, std::int64_t count) {
         for (std::int64_t i = 0; i < count; ++i)
           if (items[i] % pool_.size() == t) catch_up(table, items[i]);
       };
-      visit(item_table(), inputs, n);
-      visit(output_table(), targets, n);
-      visit(output_table(), negatives, n_negatives);
+      visit(item_table(), inputs.values, n);
+      visit(output_table(), wanted.targets, n);
+      visit(output_table(), wanted.negatives, n_negatives);
     });
   }
 
@@ -299,6 +289,57 @@ class Engine {
     };
     if (layout_.n_matrices()) pool_.run(pack);
     panels_valid_ = true;
+  }
+
+  // Whether all positions are scored with the same items; those are made ready.
+  bool prepare_candidates(const Loss& loss, const Wanted& wanted) {
+    if (loss.kind != LossKind::kCrossEntropy && !wanted.shared) return false;
+    std::vector<std::int32_t> chosen;
+    if (loss.kind != LossKind::kCrossEntropy) chosen.assign(wanted.negatives, wanted.negatives + wanted.n_negatives);
+    candidates_.prepare(output_table().weight.data(), shape_.n_items, shape_.width(), std::move(chosen), pool_);
+    return true;
+  }
+
+  void clear_candidates(Thread& thread) const {
+    const std::size_t values = static_cast<std::size_t>(candidates_.padded_size()) * shape_.width();
+    thread.candidates.gradients.reserve(values);
+    std::fill_n(thread.candidates.gradients.data(), values, 0.0f);
+  }
+
+  double head(const Chunk& chunk, const Loss& loss, const Wanted& wanted, bool common, Thread& thread) {
+    const Workspace& w = *thread.workspace;
+    const int width = shape_.width();
+    const float* table = output_table().weight.data();
+    const Coefficients coefficients{target_gradients_.data(), negative_gradients_.data()};
+    if (!common)
+      return sampled_head(loss, wanted, chunk.size(), width, w.features, table, chunk.tokens.data(), w.dy, coefficients,
+                          thread.head);
+    CandidateHead head(loss, candidates_, width, shape_.dim, thread.candidates);
+    return head.run(wanted, chunk.size(), w.features, table, chunk.tokens.data(), w.dy, coefficients.targets);
+  }
+
+  // Gradients of the tables' rows: of items as inputs, as targets, as negatives or candidates.
+  void sum_tables(RaggedView inputs, const Wanted& wanted, bool common, float l2_embedding) {
+    const std::int64_t n = inputs.size();
+    std::vector<Contributions> input, output;
+    if (common) {
+      for (const auto& thread : threads_)
+        output.push_back({candidates_.items(), nullptr, 1, candidates_.size(), thread->candidates.gradients.data(), 1});
+    } else {
+      output.push_back({wanted.negatives, negative_gradients_.data(), 0, n * wanted.n_negatives, features_.data(),
+                        wanted.n_negatives});
+    }
+    output.push_back({wanted.targets, target_gradients_.data(), 0, n, features_.data(), 1});
+    const float embedding_scale = std::sqrt(static_cast<float>(shape_.dim));
+    input.push_back({inputs.values, nullptr, embedding_scale, n, embedding_gradients_.data(), 1});
+    for (Table& table : tables_) table.gradient.clear();
+    if (shape_.tied) {
+      output.insert(output.end(), input.begin(), input.end());
+      sum_rows(item_table(), output, l2_embedding);
+    } else {
+      sum_rows(item_table(), input, l2_embedding);
+      sum_rows(output_table(), output, 0);
+    }
   }
 
   // Cuts rows into chunks and gives them to threads. Without keys (encode) `tokens` holds the row of each sequence.
@@ -376,7 +417,7 @@ class Engine {
   }
 
   // Sorts contributions by item (counting sort, stable), then each thread sums whole items; l2 adds 2 l2 times the row.
-  void sum_rows(Table& table, std::initializer_list<Contributions> parts, float l2) {
+  void sum_rows(Table& table, const std::vector<Contributions>& parts, float l2) {
     RowGradient& gradient = table.gradient;
     const int width = shape_.width();
     starts_.assign(1, 0);
@@ -474,6 +515,7 @@ class Engine {
   Array<float> mask_;
   std::vector<Table> tables_;
   std::vector<std::unique_ptr<Thread>> threads_;
+  Candidates candidates_;
   Array<float> features_, embedding_gradients_, target_gradients_, negative_gradients_;
   std::vector<std::int64_t> starts_, cursor_;
   std::vector<Entry> entries_;

@@ -1,20 +1,41 @@
 // Losses on the features of a chunk: scores, loss, the gradient of features, and for every score the coefficient with
 // which the feature enters the gradient of the item's row. The rows themselves are added up later, item by item.
+//
+// Here are the losses of targets and negatives that are each position's own; candidates.h has those whose positions all
+// look at the same items.
 #pragma once
 
-#include <vector>
+#include <algorithm>
 
 #include "memory.h"
 #include "simd.h"
 
 namespace sasrec {
 
-// Binary cross-entropy with n_negatives negatives; the positive's term is weighted (1 = bce; beta = gbce).
-struct SampledLoss {
-  int n_negatives;
-  float positive_weight;
-  float scale;  // of all gradients: 1 / positions of the batch
+enum class LossKind { kBce, kSampledSoftmax, kCrossEntropy };
+
+struct Loss {
+  LossKind kind;
+  float positive_weight;  // of the target's term of bce: beta for gbce, else 1
+  float log_correction;   // added to the scores of sampled softmax's negatives
+  float scale;            // of all gradients: 1 / positions of the batch
 };
+
+// What the positions of a batch are to tell apart.
+struct Wanted {
+  const std::int32_t* targets;    // (T,)
+  const std::int32_t* negatives;  // (T, n_negatives), or (n_negatives,) shared by all
+  int n_negatives;
+  bool shared;
+};
+
+// Where coefficients of item rows go.
+struct Coefficients {
+  float* targets;    // (T,)
+  float* negatives;  // (T, n_negatives)
+};
+
+inline constexpr float kHidden = -1e30f;  // score of a negative that is the target: no loss, no gradient
 
 // One thread's scratch.
 struct HeadScratch {
@@ -41,34 +62,65 @@ inline double logistic(float* scores, int n, bool target, float weight, float sc
   return loss;
 }
 
-// Features (n, width), each with a target and n_negatives negatives, scored with rows of the table.
-// d_features (n, width) is written; coefficient i of a target goes to target_gradients[tokens[i]], that of negative k to
-// negative_gradients[tokens[i] * n_negatives + k]. Rows of the table are read twice, the second time from L1 or L2.
-inline double sampled_head(const SampledLoss& loss, int n, int width, const float* features, const float* table,
-                           const std::ptrdiff_t* tokens, const std::int32_t* targets, const std::int32_t* negatives,
-                           float* d_features, float* target_gradients, float* negative_gradients, HeadScratch& scratch) {
-  const int m = loss.n_negatives;
+// Turns the score of a target and those of its m negatives into gradients of -log softmax; returns the loss.
+// The negatives' scores have room for a vector beyond m, which is overwritten with the next position's afterwards.
+inline double softmax(float& positive, float* negatives, int m, float correction, float scale) {
+  float largest_score = positive;
+  for (int k = 0; k < m; ++k) largest_score = std::max(largest_score, negatives[k] + correction);
+  const auto exponential = [&](int k) {
+    const Floats e = exp2((load(negatives + k) + (correction - largest_score)) * kLog2E);
+    return iota() < m - k ? e : Floats{};
+  };
+  Floats totals{};
+  for (int k = 0; k < m; k += kLanes) totals += exponential(k);
+  const float own = std::exp(positive - largest_score), others = sum(totals), total = own + others;
+  const double loss = std::log(total) + largest_score - positive;
+  for (int k = 0; k < m; k += kLanes) {
+    float parts[kLanes];
+    store(parts, exponential(k) * (scale / total));
+    std::copy_n(parts, std::min(kLanes, m - k), negatives + k);
+  }
+  positive = -others / total * scale;  // own / total - 1 would cancel
+  return loss;
+}
+
+// Features (n, width), each with a target and n_negatives negatives of its own, scored with rows of the table.
+// d_features (n, width) is written; coefficient i of a target goes to targets[tokens[i]], that of negative k to
+// negatives[tokens[i] * n_negatives + k]. Rows of the table are read twice, the second time from L1 or L2.
+inline double sampled_head(const Loss& loss, const Wanted& wanted, int n, int width, const float* features,
+                           const float* table, const std::ptrdiff_t* tokens, float* d_features,
+                           const Coefficients& coefficients, HeadScratch& scratch) {
+  const int m = wanted.n_negatives;
   scratch.positive.reserve(n + kLanes);
   scratch.negative.reserve(static_cast<std::size_t>(n) * m + kLanes);
   float *positive = scratch.positive.data(), *negative = scratch.negative.data();
   const auto row = [&](std::int32_t item) { return table + static_cast<std::ptrdiff_t>(item) * width; };
   for (int i = 0; i < n; ++i) {
     const float* feature = features + static_cast<std::ptrdiff_t>(i) * width;
-    positive[i] = dot(feature, row(targets[tokens[i]]), width);
-    for (int k = 0; k < m; ++k) negative[i * m + k] = dot(feature, row(negatives[tokens[i] * m + k]), width);
+    const std::int32_t target = wanted.targets[tokens[i]];
+    positive[i] = dot(feature, row(target), width);
+    for (int k = 0; k < m; ++k) {
+      const std::int32_t item = wanted.negatives[tokens[i] * m + k];
+      negative[i * m + k] = item == target ? kHidden : dot(feature, row(item), width);
+    }
   }
-  const double total = logistic(positive, n, true, loss.positive_weight, loss.scale) +
-                       logistic(negative, n * m, false, 1.0f, loss.scale);
+  double total = 0;
+  if (loss.kind == LossKind::kBce) {
+    total = logistic(positive, n, true, loss.positive_weight, loss.scale) +
+            logistic(negative, n * m, false, 1.0f, loss.scale);
+  } else {
+    for (int i = 0; i < n; ++i) total += softmax(positive[i], negative + i * m, m, loss.log_correction, loss.scale);
+  }
   for (int i = 0; i < n; ++i) {
     float* d_feature = d_features + static_cast<std::ptrdiff_t>(i) * width;
-    const float* target = row(targets[tokens[i]]);
+    const float* target = row(wanted.targets[tokens[i]]);
     for (int c = 0; c < width; c += kLanes) store(d_feature + c, positive[i] * load(target + c));
-    target_gradients[tokens[i]] = positive[i];
+    coefficients.targets[tokens[i]] = positive[i];
     for (int k = 0; k < m; ++k) {
       const float g = negative[i * m + k];
-      const float* item = row(negatives[tokens[i] * m + k]);
+      const float* item = row(wanted.negatives[tokens[i] * m + k]);
       for (int c = 0; c < width; c += kLanes) store(d_feature + c, load(d_feature + c) + g * load(item + c));
-      negative_gradients[tokens[i] * m + k] = g;
+      coefficients.negatives[tokens[i] * m + k] = g;
     }
   }
   return total;

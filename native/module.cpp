@@ -46,6 +46,13 @@ BlockKind block_kind(const std::string& name) {
   throw std::invalid_argument("block '" + name + "' is not known");
 }
 
+LossKind loss_kind(const std::string& name) {
+  if (name == "bce" || name == "gbce") return LossKind::kBce;
+  if (name == "sampled_softmax") return LossKind::kSampledSoftmax;
+  if (name == "cross_entropy") return LossKind::kCrossEntropy;
+  throw std::invalid_argument("loss '" + name + "' is not known");
+}
+
 // Where a named array lies: flat parameters by their layout, tables row by row.
 struct Place {
   const Parameter* parameter;  // null for a table
@@ -192,19 +199,24 @@ NB_MODULE(SASREC_MODULE, m) {
       .def(
           "forward_backward",
           [](Engine& engine, In<std::int32_t> items, In<std::int64_t> offsets, In<std::uint64_t> sequence_keys,
-             std::uint64_t step_key, In<std::int32_t> targets, In<std::int32_t> negatives, float positive_weight,
-             float l2_embedding) {
+             std::uint64_t step_key, const std::string& loss, In<std::int32_t> targets, In<std::int32_t> negatives,
+             float positive_weight, float log_correction, float l2_embedding) {
             const RaggedView inputs = ragged(items, offsets);
             check(static_cast<std::int64_t>(sequence_keys.size()) == inputs.rows, "one key for each row");
             check(targets.size() == items.size(), "one target for each input");
-            check(negatives.ndim() == 2 && negatives.shape(0) == items.shape(0), "negatives must be (inputs, n)");
-            const int n_negatives = static_cast<int>(negatives.shape(1));
+            const bool shared = negatives.ndim() == 1;
+            check(shared || (negatives.ndim() == 2 && negatives.shape(0) == items.shape(0)),
+                  "negatives must be (inputs, n), or (n,) for all");
+            const int n_negatives = static_cast<int>(negatives.shape(shared ? 0 : 1));
+            const LossKind kind = loss_kind(loss);
+            check(kind == LossKind::kCrossEntropy || n_negatives > 0, "this loss needs negatives");
             nb::gil_scoped_release released;
-            return engine.forward_backward(inputs, sequence_keys.data(), step_key, targets.data(), negatives.data(),
-                                           n_negatives, positive_weight, l2_embedding);
+            return engine.forward_backward(inputs, sequence_keys.data(), step_key,
+                                           {kind, positive_weight, log_correction, 1.0f},
+                                           {targets.data(), negatives.data(), n_negatives, shared}, l2_embedding);
           },
-          nb::kw_only(), "items"_a, "offsets"_a, "sequence_keys"_a, "step_key"_a, "targets"_a, "negatives"_a,
-          "positive_weight"_a, "l2_embedding"_a, "Gradients of the mean loss; returns its sum over positions.")
+          nb::kw_only(), "items"_a, "offsets"_a, "sequence_keys"_a, "step_key"_a, "loss"_a, "targets"_a,
+          "negatives"_a, "positive_weight"_a, "log_correction"_a, "l2_embedding"_a, "Gradients of the mean loss; returns its sum over positions.")
       .def(
           "optimizer_step",
           [](Engine& engine, float learning_rate, float beta1, float beta2, float clip_norm) {

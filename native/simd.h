@@ -233,12 +233,14 @@ inline constexpr int kDepth = 32;  // contraction lengths are padded to this wit
   const __m256bh half = _mm512_cvtneps_pbh(v);
   std::memcpy(p, &half, sizeof half);
 }
+inline const Operand* as_operands(const float*) { return nullptr; }
 #else
 using Operand = float;
 inline constexpr int kDepth = 1;
 
 [[gnu::always_inline]] inline Floats load_operand(const Operand* p) { return load(p); }
 [[gnu::always_inline]] inline void store_operand(Operand* p, Floats v) { store(p, v); }
+inline const Operand* as_operands(const float* p) { return p; }  // null where floats must be converted first
 #endif
 
 // Widths (embedding, head, feed-forward) are padded to this inside the engine, with zeros.

@@ -1,5 +1,7 @@
 """Training batches: order, targets, negatives, the published padded form."""
 
+import itertools
+
 import numpy as np
 import polars as pl
 import pytest
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 
 from sasrec import batches as batches_module
 from sasrec.batches import NEGATIVES, SHUFFLE, TrainBatches, draw_outside, generator
+from sasrec.config import ModelConfig, TrainConfig
 from sasrec.errors import DataError
 from sasrec.sequences import Ragged, Split, build_sequences, split_leave_one_out
 
@@ -141,6 +144,29 @@ def test_user_with_all_but_one_item_gets_the_one_and_with_all_items_gets_any() -
     drawn = draw_outside(generator(0), np.repeat([0, 1], 50), excluded, n_items)
     assert set(drawn[:50].tolist()) == {n_items}
     assert len(set(drawn[50:].tolist())) > 10
+
+
+def test_shared_negatives_are_one_set_a_step_of_any_items_keyed_by_the_step() -> None:
+    split = split_leave_one_out(build_sequences(make_markov_log(n_items=16))[0])
+    train = TrainConfig(loss="sampled_softmax", n_negatives=300, shared_negatives=True, batch_size=64)
+    whole = list(TrainBatches.of(split, ModelConfig(max_seq_len=9), train).epoch(1))
+    for batch in whole:
+        assert batch.negatives.shape == (300,)
+        assert set(batch.negatives.tolist()) == set(range(1, 17))
+    assert any((a.negatives != b.negatives).any() for a, b in itertools.pairwise(whole))
+    rest = TrainBatches.of(split, ModelConfig(max_seq_len=9), train).epoch(1, first_step=2)
+    assert [b.negatives.tolist() for b in rest] == [b.negatives.tolist() for b in whole[2:]]
+    seq, _, neg = whole[0].to_padded(9)
+    assert set(neg[seq > 0].tolist()) == {int(whole[0].negatives[0])}
+
+
+def test_cross_entropy_draws_no_negatives(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sasrec.batches.draw_outside", None)
+    split = split_leave_one_out(build_sequences(make_markov_log())[0])
+    train = TrainConfig(loss="cross_entropy", n_negatives=5)
+    batch = next(TrainBatches.of(split, ModelConfig(max_seq_len=9), train).epoch(0))
+    assert batch.negatives.shape == (len(batch.targets), 0)
+    assert not batch.to_padded(9)[2].any()
 
 
 def test_draws_are_uniform_over_what_is_left() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from reference import Reference
 
 from sasrec.batches import Batch, TrainBatches
-from sasrec.config import ModelConfig, TrainConfig
+from sasrec.config import EvalConfig, ModelConfig, TrainConfig
 from sasrec.engine import (
     ATTENTION_TOKENS,
     GROUP_OVERHEAD,
@@ -24,8 +24,10 @@ from sasrec.engine import (
     length_groups,
 )
 from sasrec.errors import CheckpointError, ConfigError
+from sasrec.evaluation import evaluate
 from sasrec.model import Group
 from sasrec.native import Native
+from sasrec.scorers import ModelScorer
 from sasrec.sequences import Ragged, build_sequences, split_leave_one_out
 from sasrec.threads import set_threads, usable_cpus
 
@@ -157,6 +159,93 @@ def test_loss_is_the_mean_over_positions_of_each_user_alone(n_negatives: int) ->
             total += np.logaddexp(0, -here @ table[batch.targets[start + j]])
             total += np.logaddexp(0, table[batch.negatives[start + j]] @ here).sum()
     assert found == pytest.approx(total / len(batch.targets), rel=1e-4)
+
+
+LOSSES: dict[str, dict[str, object]] = {
+    "bce": {"loss": "bce", "n_negatives": 2},
+    "bce_shared": {"loss": "bce", "n_negatives": 20, "shared_negatives": True},
+    "gbce": {"loss": "gbce", "n_negatives": 4, "gbce_t": 0.9},
+    "sampled_softmax": {"loss": "sampled_softmax", "n_negatives": 4},
+    "sampled_softmax_shared": {"loss": "sampled_softmax", "n_negatives": 40, "shared_negatives": True},
+    "cross_entropy": {"loss": "cross_entropy"},
+}
+
+
+def batch_for(engine: TorchEngine) -> Batch:
+    return next(TrainBatches.of(SPLIT, engine.config, engine.train_config).epoch(0))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("tied", [True, False])
+def test_every_loss_of_an_engine_is_its_formula_on_the_scores_of_each_position(loss: str, tied: bool) -> None:
+    train = LOSSES[loss]
+    engine = engine_of(ModelConfig(embedding_dim=16, max_seq_len=10, dropout=0.0, tied=tied), batch_size=16, **train)
+    batch = batch_for(engine)
+    engine.forward_backward(batch)
+    table, total, config = engine.item_table().astype(np.float64), 0.0, engine.train_config
+    for position, (here, target) in enumerate(zip(features_of(engine, batch), batch.targets, strict=True)):
+        scores, wanted = table @ here, int(target)
+        drawn = batch.negatives if batch.negatives.ndim == 1 else batch.negatives[position]
+        drawn = drawn[drawn != wanted]
+        if config.loss == "cross_entropy":
+            total += np.logaddexp.reduce(scores[1:]) - scores[wanted]
+        elif config.loss == "sampled_softmax":
+            stood_for = 30 if config.shared_negatives else 29
+            corrected = scores[drawn] + np.log(stood_for / config.n_negatives)
+            total += np.logaddexp.reduce([scores[wanted], *corrected]) - scores[wanted]
+        else:
+            beta = 1 - 0.9 * (1 - 4 / 29) if config.loss == "gbce" else 1
+            total += beta * np.logaddexp(0, -scores[wanted]) + np.logaddexp(0, scores[drawn]).sum()
+    assert engine.pop_loss() == pytest.approx(total / len(batch.targets), rel=1e-4)
+
+
+def features_of(engine: TorchEngine, batch: Batch) -> list[np.ndarray]:
+    return [
+        encode_at(engine, Ragged.from_lists([items[: j + 1]]), len(items) - j - 1)
+        for items in (batch.inputs.row(row) for row in range(len(batch.users)))
+        for j in range(len(items))
+    ]
+
+
+@pytest.mark.parametrize("most", [1, 30 * 7, 30 * 10_000])
+def test_cross_entropy_does_not_depend_on_how_many_scores_exist_at_once(
+    most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gradients(most: int) -> tuple[float, dict[str, torch.Tensor]]:
+        monkeypatch.setattr("sasrec.engine.FULL_SCORES", most)
+        engine = engine_of(batch_size=16, loss="cross_entropy")
+        engine.forward_backward(batch_for(engine))
+        return engine.pop_loss(), {n: p.grad for n, p in engine.model.named_parameters() if p.grad is not None}
+
+    (loss, whole), (other, parts) = gradients(1 << 22), gradients(most)
+    assert other == pytest.approx(loss, rel=1e-6)
+    for name, gradient in whole.items():
+        torch.testing.assert_close(gradient, parts[name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_padding_is_no_candidate_of_cross_entropy(tied: bool) -> None:
+    engine = engine_of(ModelConfig(embedding_dim=16, max_seq_len=10, tied=tied), loss="cross_entropy")
+    engine.forward_backward(batch_for(engine))
+    engine.optimizer_step()
+    assert not engine.item_table()[0].any()
+    assert (engine.item_table()[1:] != 0).all()
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("name", ["torch", "auto"])
+def test_markov_log_is_learnt_with_every_loss(loss: str, name: str) -> None:
+    train = TrainConfig(threads=1, engine=name, batch_size=50, learning_rate=0.01, **LOSSES[loss])  # type: ignore[arg-type]
+    engine = create_engine(MODEL, 30, train)
+    batches, losses = TrainBatches.of(SPLIT, MODEL, train), []
+    for epoch in range(25):
+        for batch in batches.epoch(epoch):
+            engine.forward_backward(batch)
+            engine.optimizer_step()
+        losses.append(engine.pop_loss())
+    assert losses[-1] < 0.7 * losses[0]
+    result = evaluate(ModelScorer(engine, 10), SPLIT, "test", EvalConfig(filter_seen="no"), baselines=False)
+    assert result.metrics["hr@10"]["value"] > 0.8  # chance is 1 / 3
 
 
 def encode_at(engine: TorchEngine, history: Ragged, shift: int) -> np.ndarray:

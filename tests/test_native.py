@@ -43,12 +43,14 @@ def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
     load_native.cache_clear()
 
 
-def make_batch(lengths: list[int], n_items: int, n_negatives: int = 1, seed: int = 0, step: int = 3) -> Batch:
+def make_batch(
+    lengths: list[int], n_items: int, n_negatives: int = 1, seed: int = 0, step: int = 3, shared: bool = False
+) -> Batch:
     rng = np.random.default_rng(seed)
     inputs = Ragged.from_lists([rng.integers(1, n_items + 1, n).astype(np.int32) for n in lengths])
     n = len(inputs.values)
     targets = rng.integers(1, n_items + 1, n).astype(np.int32)
-    negatives = rng.integers(1, n_items + 1, (n, n_negatives)).astype(np.int32)
+    negatives = rng.integers(1, n_items + 1, n_negatives if shared else (n, n_negatives)).astype(np.int32)
     return Batch(np.arange(len(lengths)) * 7, inputs, targets, negatives, step)
 
 
@@ -167,6 +169,119 @@ def test_any_shape_gives_the_gradients_of_torch(
     largest = max(np.abs(g).max() for g in expected.values())
     for name in expected:
         assert np.abs(expected[name] - got[name]).max() < 2e-5 * max(np.abs(expected[name]).max(), 0.2 * largest), name
+
+
+LOSSES: dict[str, dict[str, object]] = {
+    "bce_shared": {"loss": "bce", "n_negatives": 70, "shared_negatives": True},
+    "gbce": {"loss": "gbce", "n_negatives": 5, "gbce_t": 0.9},
+    "gbce_shared": {"loss": "gbce", "n_negatives": 33, "shared_negatives": True},
+    "sampled_softmax": {"loss": "sampled_softmax", "n_negatives": 1},
+    "sampled_softmax_many": {"loss": "sampled_softmax", "n_negatives": 37},
+    "sampled_softmax_shared": {"loss": "sampled_softmax", "n_negatives": 150, "shared_negatives": True},
+    "cross_entropy": {"loss": "cross_entropy"},
+}
+
+
+def batch_for(train: dict[str, object], lengths: list[int], n_items: int, seed: int = 0, step: int = 3) -> Batch:
+    config = TrainConfig(**train)  # type: ignore[arg-type]
+    return make_batch(lengths, n_items, config.negatives_drawn, seed, step, config.shared_negatives)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("tied", [True, False])
+def test_every_loss_of_every_block_has_the_gradients_of_torch(isa: str, loss: str, block: str, tied: bool) -> None:
+    config = ModelConfig(block=block, embedding_dim=50, max_seq_len=70, dropout=0.0, tied=tied)  # type: ignore[arg-type]
+    if load_native().module.bf16:
+        config = replace(config, activation="identity")
+    batch = batch_for(LOSSES[loss], LENGTHS, 211)
+    compare_gradients(config, batch, 211, 5e-2 if load_native().module.bf16 else 1e-5, **LOSSES[loss])
+
+
+@pytest.mark.parametrize("loss", ["sampled_softmax_shared", "cross_entropy"])
+@pytest.mark.parametrize("n_items", [1, 2, 63, 64, 65, 1000])
+@pytest.mark.parametrize("lengths", [[1], [2, 1], [130, 130, 7]])
+def test_candidates_of_any_number_and_positions_of_any_number_give_the_gradients_of_torch(
+    isa: str, loss: str, n_items: int, lengths: list[int]
+) -> None:
+    config = ModelConfig(embedding_dim=24, max_seq_len=130, n_blocks=1, dropout=0.0, activation="identity")
+    batch = batch_for(LOSSES[loss], lengths, n_items)
+    reference, native = engines(config, n_items, **LOSSES[loss])
+    for engine in (reference, native):
+        engine.forward_backward(batch)
+    expected, got = torch_gradients(reference), native.gradients()
+    largest = max(np.abs(g).max() for g in expected.values())
+    tolerance = 5e-2 if load_native().module.bf16 else 2e-5
+    for name in expected:
+        bound = tolerance * max(np.abs(expected[name]).max(), 0.2 * largest, 0.05)  # of one item all are zero
+        assert np.abs(expected[name] - got[name]).max() < bound, name
+    assert native.pop_loss() == pytest.approx(reference.pop_loss(), rel=max(tolerance, 1e-6), abs=1e-6)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("size", [12.0, 300.0])
+def test_losses_are_those_of_torch_for_extreme_scores(isa: str, loss: str, size: float) -> None:
+    config = ModelConfig(embedding_dim=20, max_seq_len=70, n_blocks=1, dropout=0.0, tied=False, activation="identity")
+    reference, native = engines(config, 211, **LOSSES[loss])
+    weights = reference.weights()
+    weights["output_embedding.weight"] *= size / np.abs(weights["output_embedding.weight"]).max()
+    batch = batch_for(LOSSES[loss], LENGTHS, 211)
+    for engine in (reference, native):
+        engine.load_weights(weights)
+        engine.forward_backward(batch)
+    features = reference.encode(batch.inputs)
+    assert np.abs(features @ reference.item_table().T).max() > 2 * size
+    tolerance = 5e-2 if load_native().module.bf16 else 1e-5
+    assert native.pop_loss() == pytest.approx(reference.pop_loss(), rel=tolerance)
+    got = native.gradients()
+    assert all(np.isfinite(gradient).all() for gradient in got.values())
+    if not load_native().module.bf16:
+        errors = largest_errors(torch_gradients(reference), got)
+        assert max(errors.values()) < 2e-5 * size, errors  # scores of hundreds have errors of size * 1e-7
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("threads", [1, 3])
+def test_every_loss_gives_the_same_bits_at_every_run(isa: str, loss: str, threads: int) -> None:
+    def run() -> Weights:
+        config = ModelConfig(embedding_dim=20, max_seq_len=70, dropout=0.3)
+        engine = NativeEngine(config, 99, TrainConfig(threads=threads, **LOSSES[loss]))  # type: ignore[arg-type]
+        for step in range(3):
+            engine.forward_backward(batch_for(LOSSES[loss], LENGTHS * 4, 99, step, step))
+            engine.optimizer_step()
+        return engine.weights()
+
+    first, second = run(), run()
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_another_number_of_threads_gives_the_gradients_to_rounding_for_every_loss(isa: str, loss: str) -> None:
+    config = ModelConfig(embedding_dim=20, max_seq_len=70, dropout=0.3)
+    gradients = []
+    for threads in (1, 3):
+        engine = NativeEngine(config, 99, TrainConfig(threads=threads, **LOSSES[loss]))  # type: ignore[arg-type]
+        engine.load_weights(spread_weights(config, 99))
+        engine.forward_backward(batch_for(LOSSES[loss], LENGTHS * 4, 99))
+        gradients.append(without_key_biases(engine.gradients()))
+    errors = largest_errors(*gradients)
+    assert max(errors.values()) < (2e-2 if load_native().module.bf16 else 1e-5), errors
+
+
+def test_a_loss_can_change_from_step_to_step() -> None:
+    """What one loss keeps for the next step must not disturb another."""
+    config = ModelConfig(embedding_dim=20, max_seq_len=70, dropout=0.0)
+    used = NativeEngine(config, 99, TrainConfig(threads=2))
+    used.load_weights(spread_weights(config, 99))
+    for train in [*LOSSES.values(), *reversed(LOSSES.values())]:
+        batch = batch_for(train, LENGTHS, 99)
+        fresh = NativeEngine(config, 99, TrainConfig(threads=2, **train))  # type: ignore[arg-type]
+        fresh.load_weights(used.weights())
+        used.train_config = fresh.train_config
+        for engine in (used, fresh):
+            engine.forward_backward(batch)
+        expected, got = fresh.gradients(), used.gradients()
+        assert all(np.array_equal(expected[name], got[name]) for name in expected), train
 
 
 def mix(z: int) -> int:
@@ -390,6 +505,10 @@ def test_training_learns_a_log_that_can_be_learnt() -> None:
         ({"targets": np.array([1, 0, 2], np.int32)}, "item index 0 is not in 1..40"),
         ({"targets": np.array([1, 2], np.int32)}, "one target for each input"),
         ({"negatives": np.ones((2, 1), np.int32)}, "negatives must be"),
+        ({"negatives": np.full((3, 1), 41, np.int32)}, "item index 41 is not in 1..40"),
+        ({"negatives": np.array([1, 2, 77], np.int32)}, "item index 77 is not in 1..40"),
+        ({"negatives": np.ones((3, 0), np.int32)}, "this loss needs negatives"),
+        ({"negatives": np.ones(0, np.int32)}, "this loss needs negatives"),
         ({"inputs": Ragged(np.array([1, 2, 3], np.int32), np.array([0, 2]))}, "offsets must end with"),
         ({"inputs": Ragged(np.array([1, 2, 3], np.int32), np.array([0, 0, 3]))}, "row 0 is empty"),
     ],
@@ -506,7 +625,8 @@ def test_lazy_adam_ends_near_dense_adam(isa: str, tied: bool, n_steps: int, n_it
     dense, lazy = (run_of_steps(n_steps, n_items, lazy, tied) for lazy in (False, True))
     for name in ("item_embedding.weight", "norm.weight", *([] if tied else ["output_embedding.weight"])):
         moved = np.linalg.norm(dense[name] - start[name])
-        assert np.linalg.norm(dense[name] - lazy[name]) < (0.02 if n_steps < 100 else 0.1) * moved, name
+        share = 0.02 if n_steps < 100 and not load_native().module.bf16 else 0.1
+        assert np.linalg.norm(dense[name] - lazy[name]) < share * moved, name
 
 
 def test_lazy_adam_goes_on_after_a_save_as_if_there_had_been_none() -> None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sasrec.config import ModelConfig, TrainConfig
 from sasrec.errors import DataError
 from sasrec.sequences import Int32, Int64, Ragged, Split, flat_index
 
@@ -40,7 +41,7 @@ class Batch:
     users: Int64  # (B,) rows of Sequences
     inputs: Ragged  # B rows, T values
     targets: Int32  # (T,) the item that follows each input
-    negatives: Int32  # (T, N) items the user has not got in train
+    negatives: Int32  # (T, N) items the user has not got in train; (N,) any items, shared by all positions
     step: int  # counted over the whole run; keys the dropout masks
 
     def to_padded(self, max_seq_len: int) -> tuple[Int32, Int32, Int32]:
@@ -48,13 +49,14 @@ class Batch:
 
         Longer rows keep their newest positions.
 
-        Source: sample_function in utils.py of pmixer/SASRec.pytorch fde8a9c. `neg` is the first negative.
+        Source: sample_function in utils.py of pmixer/SASRec.pytorch fde8a9c. `neg` is the first negative, if any.
         """
         rows = self.inputs.row_of
         columns = max_seq_len - self.inputs.offsets[1:][rows] + np.arange(len(rows))
         kept = columns >= 0
         padded = np.zeros((3, len(self.users), max_seq_len), np.int32)
-        values = np.stack([self.inputs.values, self.targets, self.negatives[:, 0]])
+        first = self.negatives[..., 0] if self.negatives.size else 0
+        values = np.stack([self.inputs.values, self.targets, np.broadcast_to(first, len(rows))])
         padded[:, rows[kept], columns[kept]] = values[:, kept]
         return padded[0], padded[1], padded[2]
 
@@ -66,15 +68,19 @@ class TrainBatches:
         split: the log; only its train part is read.
         max_seq_len: inputs a user gives at most; the newest are kept.
         batch_size: users per step.
-        n_negatives: negatives per position.
+        n_negatives: negatives per position; 0 = none are drawn.
         seed: decides order and negatives.
+        shared: a batch has one set of negatives, uniform over all items: what one user has, another has not.
 
     Raises:
         DataError: no user has two train items.
     """
 
-    def __init__(self, split: Split, max_seq_len: int, batch_size: int, n_negatives: int, seed: int) -> None:
+    def __init__(
+        self, split: Split, max_seq_len: int, batch_size: int, n_negatives: int, seed: int, shared: bool = False
+    ) -> None:
         self.max_seq_len, self.batch_size, self.n_negatives, self.seed = max_seq_len, batch_size, n_negatives, seed
+        self.shared = shared
         self.items, self.n_items = split.sequences.items, split.sequences.n_items
         starts = split.sequences.offsets[:-1]
         self.users = np.flatnonzero(split.train_ends - starts >= 2)
@@ -83,6 +89,13 @@ class TrainBatches:
         self.starts, self.ends = starts, split.train_ends
         self.steps_per_epoch = -(-len(self.users) // batch_size)
         self.positions_per_epoch = int(np.minimum((self.ends - starts)[self.users] - 1, max_seq_len).sum())
+
+    @classmethod
+    def of(cls, split: Split, model: ModelConfig, train: TrainConfig) -> TrainBatches:
+        """The batches that a configuration trains on."""
+        return cls(
+            split, model.max_seq_len, train.batch_size, train.negatives_drawn, train.seed, train.shared_negatives
+        )
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """The batches of an epoch (from 0), from its step `first_step` on."""
@@ -96,13 +109,17 @@ class TrainBatches:
         starts = np.maximum(self.starts[users], ends - 1 - self.max_seq_len)
         inputs = Ragged.cut(self.items, starts, ends - 1)
         targets = self.items[flat_index(starts + 1, inputs.offsets)]
-        negatives = draw_outside(
-            generator(self.seed, NEGATIVES, step),
-            np.repeat(inputs.row_of, self.n_negatives),
-            Ragged.cut(self.items, self.starts[users], ends),
-            self.n_items,
-        )
-        return Batch(users, inputs, targets, negatives.reshape(-1, self.n_negatives), step)
+        return Batch(users, inputs, targets, self._negatives(users, inputs, step), step)
+
+    def _negatives(self, users: Int64, inputs: Ragged, step: int) -> Int32:
+        n = self.n_negatives
+        if not n:
+            return np.empty((len(inputs.values), 0), np.int32)
+        rng = generator(self.seed, NEGATIVES, step)
+        if self.shared:
+            return rng.integers(1, self.n_items + 1, n, dtype=np.int32)
+        train_items = Ragged.cut(self.items, self.starts[users], self.ends[users])
+        return draw_outside(rng, np.repeat(inputs.row_of, n), train_items, self.n_items).reshape(-1, n)
 
 
 def draw_outside(rng: np.random.Generator, rows: Int64, excluded: Ragged, n_items: int) -> Int32:

@@ -17,7 +17,7 @@ from sasrec.errors import ConfigError
 Block = Literal["sasrec", "post_norm", "pre_norm", "ligr"]
 Padding = Literal["none", "attended", "zeroed"]
 Activation = Literal["relu", "identity"]
-Loss = Literal["bce"]
+Loss = Literal["bce", "gbce", "sampled_softmax", "cross_entropy"]
 Protocol = Literal["full", "sampled"]
 Ties = Literal["expected", "strict", "pessimistic"]
 Exclude = Literal["train", "all"]
@@ -81,8 +81,18 @@ class ModelConfig:
 class TrainConfig:
     """How a model is trained. Nothing here changes which weights exist."""
 
-    loss: Loss = _setting("bce", "loss: bce (binary cross-entropy with sampled negatives, as published)")
-    n_negatives: int = _setting(1, "negative items per position", low=1, high=100_000)
+    loss: Loss = _setting(
+        "bce",
+        "loss: bce (binary cross-entropy with sampled negatives, as published), gbce (calibrated bce), "
+        "sampled_softmax or cross_entropy (over all items)",
+    )
+    n_negatives: int = _setting(1, "negative items per position; cross_entropy draws none", low=1, high=100_000)
+    shared_negatives: bool = _setting(
+        False, "all positions of a batch share one set of negatives, drawn from all items, also the user's own"
+    )
+    gbce_t: float = _setting(
+        0.75, "gbce: how far to undo the overconfidence of sampling; 0 = bce, 1 = fully", low=0.0, high=1.0
+    )
     batch_size: int = _setting(128, "users per step", low=1, high=1_000_000)
     learning_rate: float = _setting(1e-3, "Adam's learning rate", low=0.0, high=10.0)
     adam_beta1: float = _setting(0.9, "Adam's decay of the first moment", low=0.0, high=0.999999)
@@ -114,6 +124,35 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _validate(self)
         parse_metric(self.valid_metric)
+
+    @property
+    def negatives_drawn(self) -> int:
+        """Negatives of a position that a batch has to bring: none for cross_entropy, which scores all items."""
+        return 0 if self.loss == "cross_entropy" else self.n_negatives
+
+    def positive_weight(self, n_items: int) -> float:
+        """What the target's term of bce is multiplied by: 1; beta of gbce, which is 1 - t (1 - alpha).
+
+        alpha is the share of the other items that a position gets as negatives. Source: Petrov & Macdonald 2023
+        (gSASRec), equations 11 and 12: beta = alpha (t (1 - 1 / alpha) + 1 / alpha).
+        """
+        if self.loss != "gbce":
+            return 1.0
+        alpha = min(1.0, self.n_negatives / max(1, n_items - 1))
+        return 1.0 - self.gbce_t * (1.0 - alpha)
+
+    def log_correction(self, n_items: int) -> float:
+        """What sampled_softmax adds to the scores of negatives: the log of how many items each stands for.
+
+        Uniform draws with replacement bring each of m items n_negatives / m times on average. Negatives of a position
+        stand for the n_items - 1 that are not its target; shared ones are drawn from all n_items. Only hits of
+        the target are left out afterwards, so both make the sum of exp(score) over negatives an unbiased estimate of
+        that over all items but the target (taking the user's own items, which positions do not draw, for average).
+
+        Source: Bengio & Senecal 2008, equation 8.
+        """
+        stood_for = n_items if self.shared_negatives else max(1, n_items - 1)
+        return math.log(stood_for / self.n_negatives)
 
 
 @dataclass(frozen=True)

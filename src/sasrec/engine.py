@@ -7,6 +7,7 @@ Shape legend: B rows, T tokens, L seq_len, D embedding_dim, V n_items + 1.
 from __future__ import annotations
 
 import logging
+import math
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ logger = logging.getLogger(__name__)
 ENCODE_TOKENS = 4096  # tokens encoded at once: their activations stay in the cache
 GROUP_OVERHEAD = 300.0  # what one more group of a batch costs, in tokens
 ATTENTION_TOKENS = 75.0  # at this length attention costs as much as the rest of a block
+FULL_SCORES = 1 << 22  # of cross_entropy that exist at once: 16 MiB
 MAX_LENGTHS = 24  # distinct lengths that the grouping looks at
 
 
@@ -156,14 +158,15 @@ class TorchEngine:
     def __init__(self, model: ModelConfig, n_items: int, train: TrainConfig) -> None:
         import torch
 
-        from sasrec.losses import LOSSES
+        from sasrec.losses import sampled_loss
         from sasrec.model import SASRec
 
         self.config, self.train_config, self.n_items = model, train, n_items
         self.threads = set_threads(train.threads)
         self.device = _device(train.device)
         self.model = SASRec(model, n_items, generator(train.seed, WEIGHTS)).to(self.device)
-        self.loss_function = LOSSES[train.loss]
+        self.sampled_loss = sampled_loss(train, n_items)
+        self._head = self._full_loss if train.loss == "cross_entropy" else self._sampled_loss
         self.optimizer = torch.optim.Adam(
             self.model.parameters(),
             lr=train.learning_rate,
@@ -192,9 +195,36 @@ class TorchEngine:
     def _loss(self, batch: Batch) -> torch.Tensor:
         layout = self._layout(batch.inputs)
         features = self.model(layout.items, layout.positions, layout.groups).index_select(0, layout.real)  # (T_real, D)
-        positive = self.model.scores(features, self._tensor(batch.targets))
-        negative = self.model.scores(features, self._tensor(batch.negatives))
-        return self.loss_function(positive, negative)
+        return self._head(features, batch)
+
+    def _sampled_loss(self, features: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """A negative that happens to be the target counts nothing."""
+        targets, negatives = self._tensor(batch.targets), self._tensor(batch.negatives)
+        if batch.negatives.ndim == 1:
+            negative = features @ self.model.output_embedding(negatives).T  # (T, N)
+        else:
+            negative = self.model.scores(features, negatives)
+        hits = negatives == targets.unsqueeze(-1)
+        return self.sampled_loss(self.model.scores(features, targets), negative.masked_fill(hits, -math.inf))
+
+    def _full_loss(self, features: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Cross-entropy over all items, some positions at a time: their scores are computed again going back."""
+        import torch
+        from torch.utils.checkpoint import checkpoint
+
+        from sasrec.losses import cross_entropy
+
+        items = self.model.output_embedding.weight[1:]  # padding is no candidate
+        targets = self._tensor(batch.targets) - 1
+
+        def share(part: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+            return cross_entropy(part @ items.T, wanted) * (len(wanted) / len(targets))
+
+        n = max(1, FULL_SCORES // self.n_items)
+        loss = features.new_zeros(())
+        for part, wanted in zip(torch.split(features, n), torch.split(targets, n), strict=True):
+            loss = loss + checkpoint(share, part, wanted, use_reentrant=False, preserve_rng_state=False)
+        return loss
 
     def _seed_dropout(self, step: int) -> None:
         rng = generator(self.train_config.seed, DROPOUT, step)

@@ -35,7 +35,7 @@ NEEDS: dict[str, frozenset[str]] = {  # the fastest first
     "portable": frozenset(),
 }
 SETTING = "SASREC_ISA"
-LOSSES = {"bce"}  # that the compiled core has
+LOSSES = {"bce", "gbce", "sampled_softmax", "cross_entropy"}  # that the compiled core has
 MOMENTS = ("exp_avg", "exp_avg_sq")  # Adam's, by torch's names
 
 
@@ -169,7 +169,9 @@ class NativeEngine:
             step_key=step_key,
             targets=batch.targets,
             negatives=batch.negatives,
-            positive_weight=1.0,
+            loss=self.train_config.loss,
+            positive_weight=self.train_config.positive_weight(self.n_items),
+            log_correction=self.train_config.log_correction(self.n_items),
             l2_embedding=self.train_config.l2_embedding,
         )
         self._n_positions += len(batch.targets)

@@ -130,9 +130,7 @@ class _Loop:
     ) -> None:
         self.engine, self.split, self.model, self.config = engine, split, model, train_config
         self.run, self.progress = run, progress
-        self.batches = TrainBatches(
-            split, model.max_seq_len, train_config.batch_size, train_config.n_negatives, train_config.seed
-        )
+        self.batches = TrainBatches.of(split, model, train_config)
         cutoffs = tuple(sorted({*eval_config.k, parse_metric(train_config.valid_metric)[1]}))
         self.eval_config = replace(eval_config, k=cutoffs, protocol=train_config.valid_protocol)
         self.candidates: dict[str, Int32 | None] = {}

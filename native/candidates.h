@@ -1,0 +1,252 @@
+// Losses in which all positions are scored with the same items: cross-entropy over the whole catalogue, and losses with
+// shared negatives. Scores exist a block at a time: kBlock items x the tokens of a chunk, 32 KiB beside 16 KiB of item
+// rows and a chunk's features.
+//
+// Softmax goes over the items twice. The first time it keeps the largest score and the sum of exponentials of each token;
+// the second time it computes the scores again, turns them into gradients G, and adds G^T E to the gradient of the
+// features F and G F to that of the items' rows E. Scores and G lie as (items, tokens): tokens fill the lanes, and nothing
+// is summed across a vector. Each thread adds up the gradients of all candidates over its own chunks; for a catalogue
+// that leaves the L2 they pass through it once a chunk, against four products of every item with every token.
+#pragma once
+
+#include <vector>
+
+#include "gemm.h"
+#include "heads.h"
+#include "threads.h"
+
+namespace sasrec {
+
+inline constexpr int kBlock = 64;
+
+// Rows of a table in the order of the candidates, as operands of products.
+class Candidates {
+ public:
+  // All items 1..n_items where `chosen` is empty, else the chosen ones, in ascending order, repeats allowed.
+  void prepare(const float* table, int n_items, int width, std::vector<std::int32_t> chosen, ThreadPool& pool) {
+    width_ = width;
+    is_chosen_ = !chosen.empty();
+    if (is_chosen_) {
+      items_ = std::move(chosen);
+      std::sort(items_.begin(), items_.end());
+    } else if (size() != n_items || items_.front() != 1 || items_.back() != n_items) {
+      items_.resize(n_items);
+      for (int i = 0; i < n_items; ++i) items_[i] = i + 1;
+    }
+    rows_ = is_chosen_ ? nullptr : as_operands(table + width);
+    if (!rows_) copy(table, pool);
+  }
+
+  int size() const { return static_cast<int>(items_.size()); }
+  int padded_size() const { return round_up(size(), kBlock); }
+  const std::int32_t* items() const { return items_.data(); }
+  const Operand* rows(int first) const { return rows_ + static_cast<std::ptrdiff_t>(first) * width_; }
+
+  // The kBlock candidates from `first` on as a right operand (candidates, width).
+  Panel panel(int first) const {
+    return {kDepth > 1 ? panels_.data() + static_cast<std::ptrdiff_t>(first) * width_ : rows(first), width_};
+  }
+
+  // Calls f(i) for those of the candidates first + i, i in 0..count, that are the item.
+  template <typename F>
+  void for_hits(std::int32_t item, int first, int count, F&& f) const {
+    const auto begin = items_.begin() + first, end = begin + count;
+    if (item < *begin || item > *(end - 1)) return;
+    if (!is_chosen_) return f(item - *begin);
+    for (auto it = std::lower_bound(begin, end, item); it != end && *it == item; ++it) f(static_cast<int>(it - begin));
+  }
+
+ private:
+  void copy(const float* table, ThreadPool& pool) {
+    const std::size_t values = static_cast<std::size_t>(padded_size()) * width_;
+    copies_.reserve(values);
+    if (kDepth > 1) panels_.reserve(values);
+    pool.run_ranges(padded_size() / kBlock, [&](std::size_t begin, std::size_t end) {
+      for (std::size_t block = begin; block < end; ++block) copy_block(table, static_cast<int>(block) * kBlock);
+    });
+    rows_ = copies_.data();
+  }
+
+  void copy_block(const float* table, int first) {
+    Operand* target = copies_.data() + static_cast<std::ptrdiff_t>(first) * width_;
+    for (int r = 0; r < kBlock; ++r)
+      for (int c = 0; c < width_; c += kLanes)
+        store_operand(target + r * width_ + c,
+                      first + r < size() ? load(table + static_cast<std::ptrdiff_t>(items_[first + r]) * width_ + c)
+                                         : Floats{});
+    if (kDepth > 1)
+      pack_rows(kBlock, width_, target, width_, panels_.data() + static_cast<std::ptrdiff_t>(first) * width_);
+  }
+
+  int width_ = 0;
+  bool is_chosen_ = false;
+  std::vector<std::int32_t> items_;
+  const Operand* rows_ = nullptr;
+  Array<Operand> copies_, panels_;
+};
+
+// One thread's gradients of candidates, and scratch.
+struct CandidateScratch {
+  Array<float> gradients;                      // (padded candidates, width)
+  Array<Operand> features, transposed, panel;  // (tokens, width), its transpose's panel, its panel
+  Array<float> scores;                         // (kBlock, tokens), and then their gradients
+  Array<Operand> weights, strip;               // those as operands; a strip of their transpose
+  Array<float> target, largest, total;         // of each token: score, largest score, sum of exponentials
+};
+
+// The losses of one chunk's features.
+class CandidateHead {
+ public:
+  CandidateHead(const Loss& loss, const Candidates& candidates, int width, int dim, CandidateScratch& scratch)
+      : loss_(loss), candidates_(candidates), width_(width), depth_(round_up(dim, kDepth)), s_(scratch) {}
+
+  // As sampled_head; gradients of candidates are added to the scratch's.
+  double run(const Wanted& wanted, int n, const float* features, const float* table, const std::ptrdiff_t* tokens,
+             float* d_features, float* target_coefficients) {
+    n_ = n, stride_ = round_up(n, kWidth), tokens_ = tokens, targets_ = wanted.targets;
+    load_features(features);
+    const auto row = [&](int i) { return table + static_cast<std::ptrdiff_t>(targets_[tokens[i]]) * width_; };
+    const auto at = [&](int i) { return static_cast<std::ptrdiff_t>(i) * width_; };
+    for (int i = 0; i < n; ++i) s_.target[i] = dot(features + at(i), row(i), width_);
+    std::fill_n(d_features, at(n), 0.0f);
+    const double total = loss_.kind == LossKind::kBce ? logistic_loss(d_features) : softmax_loss(d_features);
+    for (int i = 0; i < n; ++i) {
+      const float g = s_.target[i];
+      for (int c = 0; c < width_; c += kLanes)
+        store(d_features + at(i) + c, load(d_features + at(i) + c) + g * load(row(i) + c));
+      target_coefficients[tokens[i]] = g;
+    }
+    return total;
+  }
+
+ private:
+  void load_features(const float* features) {
+    const std::size_t values = static_cast<std::size_t>(stride_) * width_;
+    const std::size_t block = static_cast<std::size_t>(kBlock) * stride_;
+    s_.features.reserve(values), s_.transposed.reserve(values), s_.panel.reserve(values);
+    s_.scores.reserve(block), s_.weights.reserve(kDepth > 1 ? block : 0), s_.strip.reserve(16 * round_up(kBlock, kDepth));
+    s_.target.reserve(stride_), s_.largest.reserve(stride_), s_.total.reserve(stride_);
+    const std::ptrdiff_t real = static_cast<std::ptrdiff_t>(n_) * width_;
+    for (std::ptrdiff_t i = 0; i < static_cast<std::ptrdiff_t>(values); i += kLanes)
+      store_operand(s_.features.data() + i, i < real ? load(features + i) : Floats{});
+    transposed_ = pack_transposed(width_, stride_, s_.features.data(), width_, s_.transposed.data());
+    panel_ = pack_rows(stride_, width_, s_.features.data(), width_, s_.panel.data());
+  }
+
+  template <typename F>
+  void for_blocks(F&& f) const {
+    for (int first = 0; first < candidates_.size(); first += kBlock)
+      f(first, std::min(kBlock, candidates_.size() - first));
+  }
+
+  // Scores of candidates first .. first + rows, (rows, tokens).
+  void score(int first, int rows) {
+    multiply(rows, stride_, depth_, candidates_.rows(first), width_, transposed_, s_.scores.data(), stride_);
+    if (loss_.kind != LossKind::kCrossEntropy) for_targets(first, rows, [](int, float& score) { score = kHidden; });
+  }
+
+  // Calls f with the token and the place in the scores of each target that is among the block's candidates.
+  template <typename F>
+  void for_targets(int first, int rows, F&& f) {
+    for (int i = 0; i < n_; ++i)
+      candidates_.for_hits(targets_[tokens_[i]], first, rows,
+                           [&](int r) { f(i, s_.scores[static_cast<std::ptrdiff_t>(r) * stride_ + i]); });
+  }
+
+  // With gradients in the place of a block's scores: gradients of features and of the block's candidates.
+  void backward(int first, int rows, float* d_features) {
+    const Operand* weights = as_operands(s_.scores.data());
+    if (!weights) {
+      for (std::ptrdiff_t i = 0; i < static_cast<std::ptrdiff_t>(rows) * stride_; i += kLanes)
+        store_operand(&s_.weights[i], load(&s_.scores[i]));
+      weights = s_.weights.data();
+    }
+    float* d_rows = s_.gradients.data() + static_cast<std::ptrdiff_t>(first) * width_;
+    multiply(rows, width_, round_up(n_, kDepth), weights, stride_, panel_, d_rows, width_, {d_rows, width_});
+    multiply_transposed(n_, width_, rows, weights, stride_, candidates_.panel(first), d_features, width_,
+                        s_.strip.data());
+  }
+
+  // Targets' scores become their gradients.
+  double logistic_loss(float* d_features) {
+    double total = 0;
+    for_blocks([&](int first, int rows) {
+      score(first, rows);
+      Floats softplus{};
+      for (int r = 0; r < rows; ++r) {
+        for (int t = 0; t < stride_; t += kLanes) {
+          const std::ptrdiff_t at = static_cast<std::ptrdiff_t>(r) * stride_ + t;
+          const SigmoidAndSoftplus s = sigmoid_and_softplus(load(&s_.scores[at]));
+          const Ints real = iota() < n_ - t;
+          store(&s_.scores[at], real ? s.sigmoid * loss_.scale : Floats{});
+          softplus += real ? s.softplus : Floats{};
+        }
+      }
+      total += sum(softplus);
+      backward(first, rows, d_features);
+    });
+    return total + logistic(s_.target.data(), n_, true, loss_.positive_weight, loss_.scale);
+  }
+
+  // Sampled softmax's target is a candidate beside the others; cross-entropy's is among them.
+  double softmax_loss(float* d_features) {
+    const bool beside = loss_.kind == LossKind::kSampledSoftmax;
+    const float correction = beside ? loss_.log_correction : 0.0f;
+    for (int i = 0; i < stride_; ++i) {
+      s_.largest[i] = beside && i < n_ ? s_.target[i] - correction : kHidden;
+      s_.total[i] = 0;
+    }
+    for_blocks([&](int first, int rows) {
+      score(first, rows);
+      if (!beside) for_targets(first, rows, [&](int i, float& score) { s_.target[i] = score; });
+      for (int t = 0; t < stride_; t += kLanes) add_exponentials(rows, t);
+    });
+    double total = 0;
+    std::fill_n(s_.total.data() + n_, stride_ - n_, 0.0f);
+    for (int i = 0; i < n_; ++i) {  // s_.total becomes what turns an exponential into a gradient
+      const float lead = s_.largest[i] - (s_.target[i] - correction), others = s_.total[i];
+      const float sum = beside ? std::exp(-lead) + others : others;
+      s_.total[i] = loss_.scale / sum;
+      total += std::log(sum) + lead;  // -log of the target's probability
+      s_.target[i] = beside ? -others * s_.total[i] : 0.0f;
+    }
+    for_blocks([&](int first, int rows) {
+      score(first, rows);
+      for (int r = 0; r < rows; ++r) {
+        for (int t = 0; t < stride_; t += kLanes) {
+          const std::ptrdiff_t at = static_cast<std::ptrdiff_t>(r) * stride_ + t;
+          const Floats shift = load(&s_.largest[t]) * kLog2E;
+          store(&s_.scores[at], exp2(load(&s_.scores[at]) * kLog2E - shift) * load(&s_.total[t]));
+        }
+      }
+      if (!beside) for_targets(first, rows, [&](int, float& gradient) { gradient -= loss_.scale; });
+      backward(first, rows, d_features);
+    });
+    return total;
+  }
+
+  // Brings the running largest score and sum of exponentials of kLanes tokens up to date with a block.
+  void add_exponentials(int rows, int t) {
+    const float* scores = &s_.scores[t];
+    const Floats before = load(&s_.largest[t]);
+    Floats largest = before;
+    for (int r = 0; r < rows; ++r) largest = maximum(largest, load(scores + static_cast<std::ptrdiff_t>(r) * stride_));
+    const Floats shift = largest * kLog2E;
+    Floats total{};
+    for (int r = 0; r < rows; ++r)
+      total += exp2(load(scores + static_cast<std::ptrdiff_t>(r) * stride_) * kLog2E - shift);
+    store(&s_.largest[t], largest);
+    store(&s_.total[t], load(&s_.total[t]) * exp2(before * kLog2E - shift) + total);
+  }
+
+  const Loss& loss_;
+  const Candidates& candidates_;
+  int width_, depth_;
+  CandidateScratch& s_;
+  int n_ = 0, stride_ = 0;
+  const std::ptrdiff_t* tokens_ = nullptr;
+  const std::int32_t* targets_ = nullptr;
+  Panel transposed_{}, panel_{};
+};
+
+}  // namespace sasrec
