@@ -32,7 +32,7 @@ inline constexpr int kRankRows = kLanes == 4 ? 4 : 6;       // accumulators: 24 
 inline constexpr int kRankBlock = 96;                       // rows that stay in L2 while panels stream by
 inline constexpr int kFewRows = 6;                          // up to this many wait for memory, not for arithmetic
 inline constexpr int kManyItems = 4096;                     // from here on the copy in bytes pays
-inline constexpr int kThreadItems = 32768;                  // fewer are not worth waking a thread for
+inline constexpr int kThreadItems = 1 << 18;                // fewer are not worth waking a thread for
 inline constexpr int kQuerySteps = 2047;                    // features are rounded to this many steps each way
 inline constexpr int kByteSteps = 127;
 
@@ -518,17 +518,23 @@ class ItemIndex {
     return finite.passed();
   }
 
-  // Scores a few items by the kernel of panels and offers them.
-  bool offer_items(const float* features, const std::vector<std::int32_t>& items, TopList& list) const {
+  // Scores a few items, packed anew, for each row and offers those that are not gone.
+  bool offer_items(const float* features, int rows, const std::vector<std::int32_t>& items, const ItemSet* gone,
+                   TopList* lists) const {
     Array<float> panel(panel_size());
     alignas(64) float scores[kPanelItems];
     FiniteCheck finite;
     for (std::size_t start = 0; start < items.size(); start += kPanelItems) {
       const int count = static_cast<int>(std::min<std::size_t>(kPanelItems, items.size() - start));
       pack_panel(count, [&](int c) { return items[start + c]; }, panel.data());
-      score_panel<1>(features, dim_, panel.data(), scores);
-      finite.add_panel(scores);
-      for (int c = 0; c < count; ++c) list.offer({scores[c], items[start + c]});
+      for (int row = 0; row < rows; ++row) {
+        score_panel<1>(features + static_cast<std::ptrdiff_t>(row) * dim_, dim_, panel.data(), scores);
+        finite.add_panel(scores);
+        for (std::uint64_t bits = bits_reaching(scores, lists[row].bar()) & first_bits(count); bits; bits &= bits - 1) {
+          const int c = std::countr_zero(bits);
+          if (!gone[row].holds(items[start + c])) lists[row].offer({scores[c], items[start + c]});
+        }
+      }
     }
     return finite.passed();
   }
@@ -536,17 +542,16 @@ class ItemIndex {
   template <typename Write>
   bool top_of_allowed(const float* features, std::int64_t n, int k, HiddenView hidden, const bool* allowed,
                       Write&& write) {
+    std::vector<std::int32_t> items;
+    for (std::int32_t item = 1; item <= n_items_; ++item)
+      if (allowed[item]) items.push_back(item);
     return for_row_blocks(n, [&](std::int64_t begin, std::int64_t end) {
-      bool finite = true;
-      for (std::int64_t row = begin; row < end; ++row) {
-        const ItemSet gone = hidden.of(row, n_items_);
-        std::vector<std::int32_t> items;
-        for (std::int32_t item = 1; item <= n_items_; ++item)
-          if (allowed[item] && !gone.holds(item)) items.push_back(item);
-        TopList list(k);
-        finite &= offer_items(features + row * dim_, items, list);
-        write(row, list);
-      }
+      const int rows = static_cast<int>(end - begin);
+      std::vector<ItemSet> gone;
+      std::vector<TopList> tops(rows, TopList(k));
+      for (std::int64_t row = begin; row < end; ++row) gone.push_back(hidden.of(row, n_items_));
+      const bool finite = offer_items(features + begin * dim_, rows, items, gone.data(), tops.data());
+      for (int row = 0; row < rows; ++row) write(begin + row, tops[row]);
       return finite;
     });
   }
@@ -590,7 +595,7 @@ class ItemIndex {
     for (const Shortlist& part : found)
       for (const Scored& entry : part.items)
         if (entry.score >= found[0].lower.bar()) items.push_back(entry.item);
-    return offer_items(features, items, list);
+    return offer_items(features, 1, items, &gone, &list);
   }
 
   void collect(const float* features, int first, int last, const ItemSet& gone, const bool* allowed,

@@ -168,6 +168,15 @@ def test_the_list_of_a_large_table_is_exactly_that_of_the_full_product(isa: str,
         assert np.array_equal(alone[1][0], together[1][row])
 
 
+def test_threads_that_share_a_very_large_table_find_the_same_list(isa: str) -> None:
+    case = Case(600_000, 6, 40, 0)
+    together = case.native(1).top_k(case.features, 30, hidden=case.hidden)
+    for threads in (1, 2, 3):
+        alone = case.native(threads).top_k(case.features[:2], 30, hidden=case.hidden.take(slice(0, 2)))
+        assert np.array_equal(alone[0], together[0][:2])
+        assert np.array_equal(alone[1], together[1][:2])
+
+
 @pytest.mark.parametrize("n_rows", [1, 40])
 def test_a_large_table_of_equal_scores_gives_its_first_items(isa: str, n_rows: int) -> None:
     case = Case(20_000, 8, n_rows)

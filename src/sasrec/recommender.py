@@ -207,7 +207,7 @@ class Recommender:
         allowed = np.ones(len(self._table), bool)
         if allow is not None:
             allowed[:] = False
-            allowed[[self.vocabulary.known_index(i) for i in allow]] = True
+            allowed[self.vocabulary.known_indices(list(allow))] = True
         if deny is not None:
             allowed[self.vocabulary.indices_of(deny)] = False
         return allowed
@@ -238,7 +238,7 @@ class Recommender:
             UnknownItemError: an item is not known, or a history has no known item.
         """
         rows, _, _ = _read_histories(histories)
-        candidates = np.array([self.vocabulary.known_index(i) for i in items], np.int64)
+        candidates = self.vocabulary.known_indices(items)
         return self._features(rows) @ self._table[candidates].T
 
     def _features(self, rows: Histories) -> Float32:

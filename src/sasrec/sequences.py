@@ -145,6 +145,17 @@ class Vocabulary:
             raise UnknownItemError(f"item {item_id!r} is not in the log this model was trained on ({len(self)} items)")
         return index
 
+    def known_indices(self, item_ids: Sequence[object]) -> Int32:
+        """(n,) indices of ids that must exist.
+
+        Raises:
+            UnknownItemError: the vocabulary does not hold one of them.
+        """
+        indices = self.indices_of(item_ids)
+        for position in np.flatnonzero(indices == 0)[:1]:
+            self.known_index(item_ids[position])
+        return indices
+
     def ids_of(self, indices: Int32) -> pl.Series:
         """The ids of indices from 1 on."""
         rows = np.asarray(indices, np.int64) - 1
