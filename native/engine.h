@@ -289,6 +289,7 @@ class Engine {
     const auto length = [&](std::int64_t row) { return std::min<std::int64_t>(rows.length(row), max_length); };
     std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return length(a) > length(b); });
     for (auto& thread : threads_) thread->chunks.clear(), thread->planned = 0;
+    const int limit = sequence_keys ? chunk_tokens(rows.size()) : kChunkTokens;
     std::size_t n_chunks = 0;
     for (std::size_t i = 0; i < order.size(); ++n_chunks) {
       Thread& thread = **std::min_element(threads_.begin(), threads_.end(), [](const auto& a, const auto& b) {
@@ -301,9 +302,17 @@ class Engine {
         add_sequence(chunk, rows, order[i], n, sequence_keys);
         thread.planned += n * (1 + n / 400.0);
         ++i;
-      } while (i < order.size() && chunk.size() + length(order[i]) <= kChunkTokens);
+      } while (i < order.size() && chunk.size() + length(order[i]) <= limit);
     }
     single_chunk_ = n_chunks <= 1;
+  }
+
+  // How long chunks of a batch may be: kChunkTokens, or less where that lets all threads have as many chunks.
+  int chunk_tokens(std::int64_t tokens) const {
+    const std::int64_t round = static_cast<std::int64_t>(kChunkTokens) * pool_.size();
+    const std::int64_t n_chunks = (tokens + round - 1) / round * pool_.size();
+    const std::int64_t even = (tokens + n_chunks - 1) / n_chunks;
+    return static_cast<int>(std::min<std::int64_t>(kChunkTokens, even + even / 16));  // rows do not fill all of it
   }
 
   void add_sequence(Chunk& chunk, RaggedView rows, std::int64_t row, int n, const std::uint64_t* sequence_keys) const {

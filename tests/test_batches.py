@@ -137,6 +137,18 @@ def test_draws_keep_out_what_is_excluded_unless_everything_is(rows: list[list[in
             assert not mine & set(items)
 
 
+@pytest.mark.parametrize("n_negatives", [1, 100])
+def test_mask_of_excluded_items_draws_what_a_search_draws(n_negatives: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    excluded = Ragged.from_lists([rng.integers(1, 40, n) for n in (5, 0, 60, 1)])
+    rows = np.repeat(rng.integers(0, 4, 50), n_negatives)
+    drawn = []
+    for share in (0, 1000):
+        monkeypatch.setattr("sasrec.batches.MASK_SHARE", share)
+        drawn.append(draw_outside(generator(7), rows, excluded, 39).tolist())
+    assert drawn[0] == drawn[1]
+
+
 def test_user_with_all_but_one_item_gets_the_one_and_with_all_items_gets_any() -> None:
     n_items = 5000
     excluded = Ragged.from_lists([list(range(1, n_items)), list(range(1, n_items + 1))])

@@ -24,6 +24,7 @@ from sasrec.sequences import Int32, Int64, Ragged, Split, flat_index
 logger = logging.getLogger(__name__)
 
 WEIGHTS, SHUFFLE, NEGATIVES, DROPOUT, CANDIDATES = range(5)  # purposes of random numbers
+MASK_SHARE = 8  # keys per draw up to which a mask of all keys is made
 MAX_REJECTIONS = 32  # rounds of rejection before drawing from the complement itself
 
 
@@ -139,8 +140,14 @@ def draw_outside(rng: np.random.Generator, rows: Int64, excluded: Ragged, n_item
     if full.any():
         _warn_once(int(full.sum()))
         pending = pending[~full[rows]]
+    n_keys = len(excluded) * (n_items + 1)
+    mask = None
+    if n_keys <= MASK_SHARE * len(rows):  # many draws: a look-up each costs less than a search
+        mask = np.zeros(n_keys, bool)
+        mask[keys] = True
     for _ in range(MAX_REJECTIONS):
-        pending = pending[_contains(keys, rows[pending] * (n_items + 1) + draws[pending])]
+        wanted = rows[pending] * (n_items + 1) + draws[pending]
+        pending = pending[_contains(keys, wanted) if mask is None else mask[wanted]]
         if not len(pending):
             return draws
         draws[pending] = rng.integers(1, n_items + 1, len(pending), dtype=np.int32)
