@@ -25,8 +25,6 @@
 namespace sasrec {
 
 inline constexpr int kChunkTokens = 128;  // a chunk's activations of two blocks take about half of a 2 MiB L2
-inline constexpr int kLeastTokens = 48;   // of a chunk, where a batch is small and every thread should get several
-inline constexpr int kChunksPerThread = 6;
 inline constexpr int kSharedTokens = 16;  // short sequences share a segment of up to this many tokens
 
 // Rows of int32 item indices, concatenated: row i is values[offsets[i] .. offsets[i + 1]].
@@ -348,11 +346,8 @@ class Engine {
     std::iota(order.begin(), order.end(), 0);
     const auto length = [&](std::int64_t row) { return std::min<std::int64_t>(rows.length(row), max_length); };
     std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return length(a) > length(b); });
-    std::int64_t total = 0;
-    for (const std::int64_t row : order) total += length(row);
-    const std::int64_t share = total / (kChunksPerThread * pool_.size());
-    const int chunk_tokens = static_cast<int>(std::clamp<std::int64_t>(share, kLeastTokens, kChunkTokens));
     for (auto& thread : threads_) thread->chunks.clear(), thread->planned = 0;
+    const int limit = sequence_keys ? chunk_tokens(rows.size()) : kChunkTokens;
     std::size_t n_chunks = 0;
     for (std::size_t i = 0; i < order.size(); ++n_chunks) {
       Thread& thread = **std::min_element(threads_.begin(), threads_.end(), [](const auto& a, const auto& b) {
@@ -365,9 +360,17 @@ class Engine {
         add_sequence(chunk, rows, order[i], n, sequence_keys);
         thread.planned += n * (1 + n / 400.0);
         ++i;
-      } while (i < order.size() && chunk.size() + length(order[i]) <= chunk_tokens);
+      } while (i < order.size() && chunk.size() + length(order[i]) <= limit);
     }
     single_chunk_ = n_chunks <= 1;
+  }
+
+  // How long chunks of a batch may be: kChunkTokens, or less where that lets all threads have as many chunks.
+  int chunk_tokens(std::int64_t tokens) const {
+    const std::int64_t round = static_cast<std::int64_t>(kChunkTokens) * pool_.size();
+    const std::int64_t n_chunks = (tokens + round - 1) / round * pool_.size();
+    const std::int64_t even = (tokens + n_chunks - 1) / n_chunks;
+    return static_cast<int>(std::min<std::int64_t>(kChunkTokens, even + even / 16));  // rows do not fill all of it
   }
 
   void add_sequence(Chunk& chunk, RaggedView rows, std::int64_t row, int n, const std::uint64_t* sequence_keys) const {
