@@ -7,11 +7,14 @@
 // positions share, which each thread has summed for its chunks) -> the threads' gradients of everything else are summed
 // in a fixed order. The optimizer is a call of its own, so that gradients can be averaged over processes in between.
 //
+// Calls from several threads at once wait for each other: they share one pool and one set of workspaces.
+//
 // Nothing depends on timing: the same inputs, build and number of threads give the same bits.
 #pragma once
 
 #include <algorithm>
 #include <memory>
+#include <mutex>
 #include <numeric>
 #include <string>
 #include <vector>
@@ -115,6 +118,7 @@ class Engine {
   // sequence_keys (rows,) and step_key decide dropout.
   double forward_backward(RaggedView inputs, const std::uint64_t* sequence_keys, std::uint64_t step_key, Loss loss,
                           const Wanted& wanted, float l2_embedding) {
+    std::lock_guard working(working_);
     const std::int64_t n = inputs.size();
     loss.scale = 1.0f / static_cast<float>(n);
     check_items(inputs.values, n);
@@ -152,6 +156,7 @@ class Engine {
 
   // One step of Adam with the gradients of the last forward_backward; clip_norm bounds their norm (0 = no bound).
   void optimizer_step(const Adam& adam, float clip_norm) {
+    std::lock_guard working(working_);
     prepare_training();
     const float scale = clip_norm > 0 ? clip_scale(clip_norm) : 1.0f;
     const AdamStep step(adam, ++step_count_);
@@ -199,6 +204,7 @@ class Engine {
 
   // Features (rows, dim) after the last item of each history; only the newest max_seq_len items are read.
   void encode(RaggedView histories, float* features) {
+    std::lock_guard working(working_);
     check_items(histories.values + histories.offsets[0], histories.size() - histories.offsets[0]);
     catch_up_all();
     pack_weights();
@@ -524,6 +530,7 @@ class Engine {
   std::vector<Entry> entries_;
   bool panels_valid_ = false;
   bool single_chunk_ = false;
+  std::mutex working_;
 };
 
 }  // namespace sasrec

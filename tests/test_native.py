@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -472,6 +473,16 @@ def test_features_do_not_depend_on_what_else_is_encoded(isa: str) -> None:
     for row in (0, 4, 17, 50):
         alone = engine.encode(Ragged.from_lists([histories.row(row)]))[0]
         assert np.abs(alone - together[row]).max() < 1e-5 * np.abs(alone).max()
+
+
+def test_calls_from_several_threads_at_once_give_what_they_give_alone() -> None:
+    engine = NativeEngine(ModelConfig(embedding_dim=20, max_seq_len=70), 40, TrainConfig(threads=2))
+    histories = [make_batch(LENGTHS * 5, 40, seed=seed).inputs for seed in range(8)]
+    alone = [engine.encode(h) for h in histories]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(5):
+            together = list(pool.map(engine.encode, histories))
+            assert all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True))
 
 
 def test_only_the_newest_items_of_a_long_history_count() -> None:
