@@ -1,10 +1,11 @@
 # The CPU variants of the core and what they are compiled with, for the Python package and for the core's own tests.
 set(SASREC_SANITIZE "" CACHE STRING "sanitizers to compile with: address,undefined or thread")
 
-set(SASREC_VARIANTS portable)
+set(variants portable)
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
-  list(APPEND SASREC_VARIANTS avx2 avx512 avx512_bf16 amx)
+  list(APPEND variants avx2 avx512 avx512_bf16 amx)
 endif()
+set(SASREC_VARIANTS "${variants}" CACHE STRING "variants to build")
 set(AVX512 -march=x86-64-v4 -mprefer-vector-width=512)
 set(SASREC_FLAGS_avx2 -march=x86-64-v3)
 set(SASREC_FLAGS_avx512 ${AVX512})
