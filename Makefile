@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-# Without a C++ compiler the compiled core is left out, and torch does the work.
-NATIVE := $(or $(SASREC_NATIVE),$(if $(shell command -v $(CXX)),1,0))
+# Without a C++ compiler or Python's headers the compiled core is left out, and torch does the work.
+HEADERS = $(shell $(PYTHON) -c 'import glob, sysconfig; print(*glob.glob(sysconfig.get_path("include") + "/Python.h"))')
+NATIVE := $(or $(SASREC_NATIVE),$(if $(and $(shell command -v $(CXX)),$(HEADERS)),1,0))
 SOURCES = src tests benchmarks examples tools
 comma = ,
 
@@ -33,9 +34,9 @@ tests: $(VENV)/.tested
 docs: $(VENV)/.tested  # the generated pages: docs/cli.md and docs/config.md
 	$(BIN)/python tools/generate_docs.py
 
-$(VENV)/.installed: pyproject.toml constraints.txt CMakeLists.txt $(wildcard native/*)
+$(VENV)/.installed: pyproject.toml constraints.txt CMakeLists.txt $(wildcard native/*.*)
 	$(PYTHON) -m venv $(VENV)
-	@[ "$(NATIVE)" != 0 ] || echo "no C++ compiler ($(CXX)): installing without the compiled core"
+	@[ "$(NATIVE)" != 0 ] || echo "installing without the compiled core (no $(CXX), no Python.h, or SASREC_NATIVE=0)"
 	SASREC_NATIVE=$(NATIVE) $(BIN)/pip install --quiet --constraint constraints.txt \
 	  --config-settings=cmake.define.CMAKE_COMPILE_WARNING_AS_ERROR=ON --editable .
 	touch $@
