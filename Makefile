@@ -2,11 +2,18 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-# Without a C++ compiler the compiled core is left out, and torch does the work.
-NATIVE := $(or $(SASREC_NATIVE),$(if $(shell command -v $(CXX)),1,0))
+# Without a C++ compiler or Python's headers the compiled core is left out, and torch does the work.
+HEADERS = $(shell $(PYTHON) -c 'import glob, sysconfig; print(*glob.glob(sysconfig.get_path("include") + "/Python.h"))')
+NATIVE := $(or $(SASREC_NATIVE),$(if $(and $(shell command -v $(CXX)),$(HEADERS)),1,0))
 SOURCES = src tests benchmarks examples tools
+comma = ,
 
-.PHONY: demo test lint types tests docs clean
+# The core's own tests, in a build folder, with further settings of CMake.
+core_tests = cmake -S native/tests -B $(1) -DCMAKE_COMPILE_WARNING_AS_ERROR=ON $(2) && \
+  cmake --build $(1) --parallel 2 && ctest --test-dir $(1) --output-on-failure
+ARM = $(and $(shell command -v aarch64-linux-gnu-g++),$(shell command -v qemu-aarch64))
+
+.PHONY: demo test lint types tests docs native-test sanitize wheel clean
 
 demo: $(VENV)/.installed
 	$(BIN)/sasrec demo --output runs/ml-100k --overwrite
@@ -16,6 +23,7 @@ test: lint types tests
 lint: $(VENV)/.tested
 	$(BIN)/ruff check $(wildcard $(SOURCES))
 	$(BIN)/ruff format --check $(wildcard $(SOURCES))
+	$(BIN)/clang-format --dry-run --Werror $(wildcard native/*.h native/*.cpp native/*/*.h native/*/*.cpp)
 
 types: $(VENV)/.tested
 	$(BIN)/mypy
@@ -26,10 +34,11 @@ tests: $(VENV)/.tested
 docs: $(VENV)/.tested  # the generated pages: docs/cli.md and docs/config.md
 	$(BIN)/python tools/generate_docs.py
 
-$(VENV)/.installed: pyproject.toml constraints.txt CMakeLists.txt $(wildcard native/*)
+$(VENV)/.installed: pyproject.toml constraints.txt CMakeLists.txt $(wildcard native/*.*)
 	$(PYTHON) -m venv $(VENV)
-	@[ "$(NATIVE)" != 0 ] || echo "no C++ compiler ($(CXX)): installing without the compiled core"
-	SASREC_NATIVE=$(NATIVE) $(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	@[ "$(NATIVE)" != 0 ] || echo "installing without the compiled core (no $(CXX), no Python.h, or SASREC_NATIVE=0)"
+	SASREC_NATIVE=$(NATIVE) $(BIN)/pip install --quiet --constraint constraints.txt \
+	  --config-settings=cmake.define.CMAKE_COMPILE_WARNING_AS_ERROR=ON --editable .
 	touch $@
 
 $(VENV)/.tested: $(VENV)/.installed
@@ -37,6 +46,28 @@ $(VENV)/.tested: $(VENV)/.installed
 	  > $(VENV)/test-requirements.txt  # the package itself need not be built again
 	$(BIN)/pip install --quiet --constraint constraints.txt --requirement $(VENV)/test-requirements.txt
 	touch $@
+
+# The core without Python: each variant that this CPU runs, and aarch64 where a compiler and an emulator are installed.
+native-test:
+	$(call core_tests,build/native-test)
+ifeq ($(ARM),)
+	@echo "aarch64 is left out: g++-aarch64-linux-gnu and qemu-user are not installed"
+else
+	$(call core_tests,build/native-test-aarch64,-DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
+	  -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ -DCMAKE_EXE_LINKER_FLAGS=-static \
+	  -DCMAKE_CROSSCOMPILING_EMULATOR=qemu-aarch64)
+endif
+
+# Memory, undefined behaviour and threads. Python itself is not instrumented, so the runtime is loaded before it; its own
+# interpreter with a path of its own sees the instrumented core and not the editable installation.
+sanitize: $(VENV)/.tested
+	$(call core_tests,build/sanitize-threads,-DSASREC_SANITIZE=thread -DSASREC_VARIANTS=portable)
+	$(call core_tests,build/sanitize-memory,-DSASREC_SANITIZE=address$(comma)undefined)
+	$(BIN)/pip install --quiet --no-deps --upgrade --target build/sanitize-python --config-settings=install.strip=false \
+	  --config-settings=build-dir=build/sanitize-package --config-settings=cmake.define.SASREC_SANITIZE=address,undefined .
+	ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
+	  PYTHONPATH=build/sanitize-python:$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))') \
+	  $(PYTHON) -m pytest tests/test_native.py
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,6 +1,6 @@
-// Adam. Dense: every value of every table moves at every step, as torch's does; p, m and v stream through once, a vector at
-// a time, and for tables beyond the cache that traffic is what it costs. Lazy: a row of a table that no gradient touches is
-// left alone until it is needed, and then makes up for the steps it missed at once.
+// Adam. Dense: every value of every table moves at every step, as torch's does; p, m and v stream through once, a
+// vector at a time, and for tables beyond the cache that traffic is what it costs. Lazy: a row of a table that no
+// gradient touches is left alone until it is needed, and then makes up for the steps it missed at once.
 #pragma once
 
 #include <algorithm>
@@ -40,10 +40,10 @@ struct AdamStep {
   }
 };
 
-// The steps that a row missed, in closed form. With zero gradients the first moment after j of them is beta1^j m and the
-// second beta2^j v, so step s = from + j moves p by c(s) r^j m / sqrt(v), where r = beta1 / sqrt(beta2) and c(s) is the
-// step size with both corrections. Their sum is one factor, found in a table. What this approximates: epsilon does not
-// shrink with v in the missed steps.
+// The steps that a row missed, in closed form. With zero gradients the first moment after j of them is beta1^j m and
+// the second beta2^j v, so step s = from + j moves p by c(s) r^j m / sqrt(v), where r = beta1 / sqrt(beta2) and c(s) is
+// the step size with both corrections. Their sum is one factor, found in a table. What this approximates: epsilon does
+// not shrink with v in the missed steps.
 class MissedSteps {
  public:
   struct Decay {
@@ -96,9 +96,9 @@ class MissedSteps {
 
   double beta1_ = 0.9, beta2_ = 0.98, eps_ = 1e-8;
   std::int64_t base_ = 0, step_ = 0;
-  std::vector<double> sizes_;         // c(s) of the steps after base
-  double recent_[kWindow + 1] = {};   // factor of a row that missed the last k steps
-  std::vector<double> complete_;      // factor of a row last moved at step base + i, once kWindow steps have passed
+  std::vector<double> sizes_;        // c(s) of the steps after base
+  double recent_[kWindow + 1] = {};  // factor of a row that missed the last k steps
+  std::vector<double> complete_;     // factor of a row last moved at step base + i, once kWindow steps have passed
 };
 
 }  // namespace sasrec

@@ -1,13 +1,13 @@
 // Causal self-attention of the sequences of a chunk, forward and backward, with dropout on the weights.
 //
 // A segment is one sequence, or several short ones side by side that share a tile: row r attends to columns
-// first[r] .. r of its segment. Rows are worked on a strip at a time: scores of a strip (kStrip x columns, floats) sit in
-// L1, keys and values of the segment in L2; what lies right of the diagonal is not computed. Softmax and everything
+// first[r] .. r of its segment. Rows are worked on a strip at a time: scores of a strip (kStrip x columns, floats) sit
+// in L1, keys and values of the segment in L2; what lies right of the diagonal is not computed. Softmax and everything
 // between the products is float.
 //
-// Nothing of size length x length outlives a strip in the forward pass: it keeps each row's maximum and inverse sum, from
-// which the backward pass makes the weights again. That pass goes through kPanel query rows at a time, so that its memory
-// grows with the length and not with its square.
+// Nothing of size length x length outlives a strip in the forward pass: it keeps each row's maximum and inverse sum,
+// from which the backward pass makes the weights again. That pass goes through kPanel query rows at a time, so that its
+// memory grows with the length and not with its square.
 #pragma once
 
 #include "gemm.h"
@@ -24,9 +24,9 @@ struct Segment {
 
 // Where a token stands. Indexed by token of the chunk.
 struct TokenPlace {
-  int sequence;      // of the chunk
-  int index;         // in its sequence, from 0
-  int first;         // column of its segment where its sequence begins
+  int sequence;  // of the chunk
+  int index;     // in its sequence, from 0
+  int first;     // column of its segment where its sequence begins
 };
 
 struct AttentionShape {
@@ -72,8 +72,8 @@ struct AttentionRows {
   int capacity;
 };
 
-// Walks the vectors of a row of `columns` (a multiple of kColumns) scores: f(offset, keep factor, visible) where visible
-// is an all-ones mask on columns first .. last; vectors without any visible column get zero through `blank`.
+// Walks the vectors of a row of `columns` (a multiple of kColumns) scores: f(offset, keep factor, visible) where
+// visible is an all-ones mask on columns first .. last; vectors without any visible column get zero through `blank`.
 template <typename Visit, typename Blank>
 [[gnu::always_inline]] inline void for_visible(int first, int last, int columns, Visit&& visit, Blank&& blank) {
   const int begin = round_down(first, kLanes), end = round_up(last + 1, kLanes);
@@ -106,8 +106,8 @@ inline void attention_forward(const AttentionShape& shape, Segment segment, cons
     const Panel values = pack_rows(length, head_width, key + width, 2 * width, scratch.rows);
     for (int i = 0; i < length; i += kStrip) {
       const int n_rows = std::min(kStrip, length - i), seen = std::min(length, i + kStrip);
-      multiply(n_rows, round_up(seen, kLanes), shape.head_depth, query + static_cast<std::ptrdiff_t>(i) * width, width, keys,
-               scratch.scores, ld);
+      multiply(n_rows, round_up(seen, kLanes), shape.head_depth, query + static_cast<std::ptrdiff_t>(i) * width, width,
+               keys, scratch.scores, ld);
       const int columns = round_up(seen, kColumns);
       for (int r = 0; r < n_rows; ++r) {
         const TokenPlace& place = places[segment.start + i + r];
@@ -180,7 +180,8 @@ inline void attention_backward(const AttentionShape& shape, Segment segment, con
         const int n_rows = std::min(kStrip, panel_end - i), seen = std::min(length, i + kStrip);
         const std::ptrdiff_t at = static_cast<std::ptrdiff_t>(i) * width;
         multiply(n_rows, round_up(seen, kLanes), shape.head_depth, query + at, width, keys, scratch.scores, ld);
-        multiply(n_rows, round_up(seen, kLanes), shape.head_depth, d_out + at, width, values, scratch.weight_gradients, ld);
+        multiply(n_rows, round_up(seen, kLanes), shape.head_depth, d_out + at, width, values, scratch.weight_gradients,
+                 ld);
         const int columns = round_up(seen, kColumns);
         for (int r = 0; r < n_rows; ++r) {
           const TokenPlace& place = places[segment.start + i + r];
@@ -223,15 +224,15 @@ inline void attention_backward(const AttentionShape& shape, Segment segment, con
       // Column j is seen by rows from j on: its gradients add up over the rows of the panel from j's strip on.
       const auto add_columns = [&](const Operand* left, const Operand* right, float* target) {
         const int n_panel = panel_end - panel;
-        const Panel packed =
-            pack_rows(n_panel, head_width, right + static_cast<std::ptrdiff_t>(panel) * width, width, scratch.query_rows);
+        const Panel packed = pack_rows(n_panel, head_width, right + static_cast<std::ptrdiff_t>(panel) * width, width,
+                                       scratch.query_rows);
         for (int j = 0; j < panel_end; j += kStrip) {
           const int start = round_down(std::max(0, round_down(j, kStrip) - panel), kDepth);
           const int n_columns = kDepth > 1 ? kStrip : std::min(kStrip, panel_end - j);
           const Panel below = {packed.data + static_cast<std::ptrdiff_t>(start) * packed.stride, packed.stride};
-          multiply_transposed(n_columns, head_width, n_panel - start, left + static_cast<std::ptrdiff_t>(start) * ld + j,
-                              ld, below, target + static_cast<std::ptrdiff_t>(j) * head_width, head_width,
-                              scratch.transposed);
+          multiply_transposed(n_columns, head_width, n_panel - start,
+                              left + static_cast<std::ptrdiff_t>(start) * ld + j, ld, below,
+                              target + static_cast<std::ptrdiff_t>(j) * head_width, head_width, scratch.transposed);
         }
       };
       add_columns(scratch.score_gradients, query, scratch.key_gradients);

@@ -34,12 +34,12 @@ struct Chunk {
 // What the backward pass of one block reads.
 struct BlockState {
   NormState attention_norm, ffn_norm;
-  Operand *query_input, *context;  // (N, W): what queries, and keys and values, are made of
-  Operand *query, *key_value;      // (N, A), (N, 2 A)
-  Operand* mixed;                  // (N, A)
-  float *largest, *inverse;        // (heads, N)
-  Operand *ffn_input, *hidden;     // (N, W), (N, F)
-  Operand *stream, *middle;        // (N, W): LiGR's residual stream, which its gates read
+  Operand *query_input, *context;                     // (N, W): what queries, and keys and values, are made of
+  Operand *query, *key_value;                         // (N, A), (N, 2 A)
+  Operand* mixed;                                     // (N, A)
+  float *largest, *inverse;                           // (heads, N)
+  Operand *ffn_input, *hidden;                        // (N, W), (N, F)
+  Operand *stream, *middle;                           // (N, W): LiGR's residual stream, which its gates read
   float *attended, *attention_gate, *fed, *ffn_gate;  // (N, W): LiGR's branches and gates
   float *gate, *up;                                   // (N, F): LiGR's SwiGLU before the product
 };
@@ -142,8 +142,7 @@ class Network {
           Workspace& workspace)
       : shape_(shape), layout_(layout), mask_(mask), weights_(weights), panels_(panels), w_(workspace),
         attention_shape_{shape.n_heads, shape.head_width(), kDepth > 1 ? shape.head_width() : shape.head_dim(),
-                         shape.max_seq_len,
-                         1.0f / std::sqrt(static_cast<float>(shape.head_dim()))} {}
+                         shape.max_seq_len, 1.0f / std::sqrt(static_cast<float>(shape.head_dim()))} {}
 
   // Embeddings (items' table of rows of width W) to features, keeping what the backward pass needs.
   void forward(const Chunk& chunk, const float* table, Dropout dropout, std::uint64_t step) {
@@ -227,8 +226,8 @@ class Network {
 
   // The gradients of W and of the bias; dx (rows, linear.in) (+)= dy W^T unless null.
   void apply_backward(const Linear& linear, const Operand* x, const Operand* dy, float* dx, bool accumulate) {
-    accumulate_outer(n_, linear.in_used, linear.out, x, linear.in, dy, linear.out, gradients_ + linear.weight, linear.out,
-                     w_.outer);
+    accumulate_outer(n_, linear.in_used, linear.out, x, linear.in, dy, linear.out, gradients_ + linear.weight,
+                     linear.out, w_.outer);
     float* bias = gradients_ + linear.bias;
     for (int c = 0; c < linear.out; c += kLanes) {
       Floats total{};
@@ -315,9 +314,8 @@ class Network {
 
   // sum = base + dropout(w_.t) at the block's output site.
   void add_fed(int block, const float* base, float* sum) const {
-    for_dropped(*chunk_, dropout_, step_, site_of(block, kOutputSite), width(), [&](std::ptrdiff_t i, Floats factor) {
-      store(sum + i, load(base + i) + load(w_.t + i) * factor);
-    });
+    for_dropped(*chunk_, dropout_, step_, site_of(block, kOutputSite), width(),
+                [&](std::ptrdiff_t i, Floats factor) { store(sum + i, load(base + i) + load(w_.t + i) * factor); });
   }
 
   // x in w_.x becomes the block's output in w_.x.
@@ -360,33 +358,34 @@ class Network {
     const BlockWeights& b = layout_.blocks[i];
     BlockState& s = w_.blocks[i];
     const auto through = [&](Norm norm, const NormState& state, const float* dy, float* dx, bool accumulate) {
-      norm_backward(row_shape(n_), dy, weights_ + norm.scale, state, gradients_ + norm.scale, gradients_ + norm.shift, dx,
-                    accumulate);
+      norm_backward(row_shape(n_), dy, weights_ + norm.scale, state, gradients_ + norm.scale, gradients_ + norm.shift,
+                    dx, accumulate);
     };
     switch (shape_.block) {
       case BlockKind::kSASRec:
-        feed_backward(i, s, w_.dx, w_.dx, true);                       // dx: of h
-        through(b.ffn_norm, s.ffn_norm, w_.dx, w_.dy, false);          // dy: of q + attention
-        attend_backward(i, s, w_.dy, w_.dy, true, w_.dx, false);       // dy: of q; dx: of the context
+        feed_backward(i, s, w_.dx, w_.dx, true);                  // dx: of h
+        through(b.ffn_norm, s.ffn_norm, w_.dx, w_.dy, false);     // dy: of q + attention
+        attend_backward(i, s, w_.dy, w_.dy, true, w_.dx, false);  // dy: of q; dx: of the context
         through(b.attention_norm, s.attention_norm, w_.dy, w_.dx, true);
         break;
       case BlockKind::kPostNorm:
-        through(b.ffn_norm, s.ffn_norm, w_.dx, w_.dy, false);          // dy: of h + FFN
-        feed_backward(i, s, w_.dy, w_.dy, true);                       // dy: of h
+        through(b.ffn_norm, s.ffn_norm, w_.dx, w_.dy, false);              // dy: of h + FFN
+        feed_backward(i, s, w_.dy, w_.dy, true);                           // dy: of h
         through(b.attention_norm, s.attention_norm, w_.dy, w_.dx, false);  // dx: of x + attention
         attend_backward(i, s, w_.dx, w_.dx, true, w_.dx, true);
         break;
       case BlockKind::kPreNorm:
-        feed_backward(i, s, w_.dx, w_.dy, false);                      // dy: of LN(x + attention)
-        through(b.ffn_norm, s.ffn_norm, w_.dy, w_.dx, true);           // dx: of x + attention
-        attend_backward(i, s, w_.dx, w_.dy, false, w_.dy, true);       // dy: of LN(x)
+        feed_backward(i, s, w_.dx, w_.dy, false);                 // dy: of LN(x + attention)
+        through(b.ffn_norm, s.ffn_norm, w_.dy, w_.dx, true);      // dx: of x + attention
+        attend_backward(i, s, w_.dx, w_.dy, false, w_.dy, true);  // dy: of LN(x)
         through(b.attention_norm, s.attention_norm, w_.dy, w_.dx, true);
         break;
       case BlockKind::kLiGR: gated_backward(i, s); break;
     }
   }
 
-  // x = x + gate(x) dropout(attention(LN(x))); x = x + gate(x) dropout(SwiGLU(LN(x))), on the first `rows` rows of w_.x.
+  // x = x + gate(x) dropout(attention(LN(x))); x = x + gate(x) dropout(SwiGLU(LN(x))), on the first `rows` rows of
+  // w_.x.
   void gated_forward(int i, int rows, BlockState& s) {
     const BlockWeights& b = layout_.blocks[i];
     norm_forward(row_shape(rows), w_.x, nullptr, norm_weights(b.attention_norm), shape_.eps, s.attention_norm, nullptr,
@@ -497,7 +496,8 @@ class Network {
     const NormWeights attention_norm = norm_weights(b.attention_norm), ffn_norm = norm_weights(b.ffn_norm);
     const bool norm_first = shape_.block == BlockKind::kPreNorm || shape_.block == BlockKind::kLiGR;
     if (norm_first) {
-      norm_forward(row_shape(n_), w_.x, nullptr, attention_norm, shape_.eps, s.attention_norm, nullptr, w_.y, s.context);
+      norm_forward(row_shape(n_), w_.x, nullptr, attention_norm, shape_.eps, s.attention_norm, nullptr, w_.y,
+                   s.context);
     } else {
       to_operands(w_.x, s.context, all);
     }

@@ -2,11 +2,11 @@
 // shared negatives. Scores exist a block at a time: kBlock items x the tokens of a chunk, 32 KiB beside 16 KiB of item
 // rows and a chunk's features.
 //
-// Softmax goes over the items twice. The first time it keeps the largest score and the sum of exponentials of each token;
-// the second time it computes the scores again, turns them into gradients G, and adds G^T E to the gradient of the
-// features F and G F to that of the items' rows E. Scores and G lie as (items, tokens): tokens fill the lanes, and nothing
-// is summed across a vector. Each thread adds up the gradients of all candidates over its own chunks; for a catalogue
-// that leaves the L2 they pass through it once a chunk, against four products of every item with every token.
+// Softmax goes over the items twice. The first time it keeps the largest score and the sum of exponentials of each
+// token; the second time it computes the scores again, turns them into gradients G, and adds G^T E to the gradient of
+// the features F and G F to that of the items' rows E. Scores and G lie as (items, tokens): tokens fill the lanes, and
+// nothing is summed across a vector. Each thread adds up the gradients of all candidates over its own chunks; for a
+// catalogue that leaves the L2 they pass through it once a chunk, against four products of every item with every token.
 #pragma once
 
 #include <vector>
@@ -71,9 +71,9 @@ class Candidates {
     Operand* target = copies_.data() + static_cast<std::ptrdiff_t>(first) * width_;
     for (int r = 0; r < kBlock; ++r)
       for (int c = 0; c < width_; c += kLanes)
-        store_operand(target + r * width_ + c,
-                      first + r < size() ? load(table + static_cast<std::ptrdiff_t>(items_[first + r]) * width_ + c)
-                                         : Floats{});
+        store_operand(
+            target + r * width_ + c,
+            first + r < size() ? load(table + static_cast<std::ptrdiff_t>(items_[first + r]) * width_ + c) : Floats{});
     if (kDepth > 1)
       pack_rows(kBlock, width_, target, width_, panels_.data() + static_cast<std::ptrdiff_t>(first) * width_);
   }
@@ -124,7 +124,8 @@ class CandidateHead {
     const std::size_t values = static_cast<std::size_t>(stride_) * width_;
     const std::size_t block = static_cast<std::size_t>(kBlock) * stride_;
     s_.features.reserve(values), s_.transposed.reserve(values), s_.panel.reserve(values);
-    s_.scores.reserve(block), s_.weights.reserve(kDepth > 1 ? block : 0), s_.strip.reserve(16 * round_up(kBlock, kDepth));
+    s_.scores.reserve(block), s_.weights.reserve(kDepth > 1 ? block : 0),
+        s_.strip.reserve(16 * round_up(kBlock, kDepth));
     s_.target.reserve(stride_), s_.largest.reserve(stride_), s_.total.reserve(stride_);
     const std::ptrdiff_t real = static_cast<std::ptrdiff_t>(n_) * width_;
     for (std::ptrdiff_t i = 0; i < static_cast<std::ptrdiff_t>(values); i += kLanes)

@@ -1,11 +1,12 @@
 // The engine: weights, optimizer state and threads; one training step, or features of histories.
 //
-// A step goes: plan (cut the batch into chunks of about kChunkTokens tokens, whole sequences, longest first, and give each
-// to the thread with the least to do) -> every thread takes its chunks one after another all the way from the embedding
-// to the loss and back, while they are in its core's L2 -> rows of the item table get their gradients, summed item by
-// item in the order of the batch, so that they do not depend on the number of threads (but for candidates that all
-// positions share, which each thread has summed for its chunks) -> the threads' gradients of everything else are summed
-// in a fixed order. The optimizer is a call of its own, so that gradients can be averaged over processes in between.
+// A step goes: plan (cut the batch into chunks of about kChunkTokens tokens, whole sequences, longest first, and give
+// each to the thread with the least to do) -> every thread takes its chunks one after another all the way from the
+// embedding to the loss and back, while they are in its core's L2 -> rows of the item table get their gradients, summed
+// item by item in the order of the batch, so that they do not depend on the number of threads (but for candidates that
+// all positions share, which each thread has summed for its chunks) -> the threads' gradients of everything else are
+// summed in a fixed order. The optimizer is a call of its own, so that gradients can be averaged over processes in
+// between.
 //
 // Calls from several threads at once wait for each other: they share one pool and one set of workspaces.
 //
@@ -64,16 +65,17 @@ struct Contributions {
   const float* coefficients;  // null = `constant` for all
   float constant;
   std::int64_t count;
-  const float* source;        // (count / repeat, width)
-  std::int64_t repeat;        // contributions in a row that share a row of the source
+  const float* source;  // (count / repeat, width)
+  std::int64_t repeat;  // contributions in a row that share a row of the source
 };
 
 class Engine {
  public:
   // lazy_adam: rows of the tables that a step does not touch catch up later, in closed form (see MissedSteps).
   Engine(const ModelShape& shape, int n_threads, bool lazy_adam)
-      : shape_(shape), lazy_(lazy_adam), layout_(shape_), pool_(n_threads), weights_(layout_.size()), first_moment_(layout_.size()),
-        second_moment_(layout_.size()), panels_(layout_.panels_size()), mask_(shape.width()) {
+      : shape_(shape), lazy_(lazy_adam), layout_(shape_), pool_(n_threads), weights_(layout_.size()),
+        first_moment_(layout_.size()), second_moment_(layout_.size()), panels_(layout_.panels_size()),
+        mask_(shape.width()) {
     std::fill_n(mask_.data(), shape.dim, 1.0f);
     tables_.resize(shape.tied ? 1 : 2);
     for (Table& table : tables_) {
@@ -356,9 +358,8 @@ class Engine {
     const int limit = sequence_keys ? chunk_tokens(rows.size()) : kChunkTokens;
     std::size_t n_chunks = 0;
     for (std::size_t i = 0; i < order.size(); ++n_chunks) {
-      Thread& thread = **std::min_element(threads_.begin(), threads_.end(), [](const auto& a, const auto& b) {
-        return a->planned < b->planned;
-      });
+      Thread& thread = **std::min_element(threads_.begin(), threads_.end(),
+                                          [](const auto& a, const auto& b) { return a->planned < b->planned; });
       Chunk& chunk = thread.chunks.emplace_back();
       do {
         const int n = static_cast<int>(length(order[i]));

@@ -3,9 +3,9 @@
 //   multiply             C = init + A B     A (rows, depth) row-major, B a Panel
 //   multiply_transposed  C += A^T B         A (depth, rows) row-major: weight gradients, and dK, dV of attention
 //
-// A Panel is the right operand in the order the kernel streams it. Floats: plain row-major (depth, cols). bf16: pairs of
-// rows interleaved, (depth / 2, cols, 2), which is what both AMX tiles and vdpbf16ps take; depth is padded with zeros to
-// kDepth. Products accumulate in float registers or tiles over the whole depth; C is written once.
+// A Panel is the right operand in the order the kernel streams it. Floats: plain row-major (depth, cols). bf16: pairs
+// of rows interleaved, (depth / 2, cols, 2), which is what both AMX tiles and vdpbf16ps take; depth is padded with
+// zeros to kDepth. Products accumulate in float registers or tiles over the whole depth; C is written once.
 //
 // Where B is narrow enough it stays in L1 (64 x 64 floats are 16 KiB) while A streams by, a row block at a time.
 #pragma once
@@ -13,6 +13,10 @@
 #include <algorithm>
 
 #include "simd.h"
+
+#if defined(SASREC_SIMULATED_TILES)
+#include "tests/simulated_tiles.h"
+#endif
 
 namespace sasrec {
 
@@ -77,7 +81,7 @@ struct Init {
 
 inline constexpr int kStrip = 16;  // rows of A that are worked on together: an AMX tile's
 
-#if defined(__AMX_BF16__)
+#if defined(__AMX_BF16__) || defined(SASREC_SIMULATED_TILES)
 
 // GCC 12 does not tell the optimiser that tile instructions read and write memory; this does.
 [[gnu::always_inline]] inline void memory_barrier() { asm volatile("" ::: "memory"); }
@@ -218,9 +222,9 @@ inline void multiply(int rows, int cols, int depth, const Operand* a, int lda, P
 [[gnu::always_inline]] inline void interleave(__m512i a, __m512i b, Operand* target) {
   alignas(64) static constexpr std::uint16_t kLow[32] = {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
                                                          8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
-  alignas(64) static constexpr std::uint16_t kHigh[32] = {
-      16, 48, 17, 49, 18, 50, 19, 51, 20, 52, 21, 53, 22, 54, 23, 55,
-      24, 56, 25, 57, 26, 58, 27, 59, 28, 60, 29, 61, 30, 62, 31, 63};
+  alignas(64) static constexpr std::uint16_t kHigh[32] = {16, 48, 17, 49, 18, 50, 19, 51, 20, 52, 21,
+                                                          53, 22, 54, 23, 55, 24, 56, 25, 57, 26, 58,
+                                                          27, 59, 28, 60, 29, 61, 30, 62, 31, 63};
   _mm512_storeu_si512(target, _mm512_permutex2var_epi16(a, _mm512_load_si512(kLow), b));
   _mm512_storeu_si512(target + 32, _mm512_permutex2var_epi16(a, _mm512_load_si512(kHigh), b));
 }
@@ -253,8 +257,8 @@ inline Panel pack_transposed(int depth, int cols, const Operand* source, int ld,
     alignas(64) Operand pairs[16 * 32];
     for (int r = 0; r < 32; r += 2) {
       const auto row = [&](int i) {
-        return k + i < depth ? _mm256_loadu_si256(reinterpret_cast<const __m256i*>(
-                                   source + static_cast<std::ptrdiff_t>(k + i) * ld))
+        return k + i < depth ? _mm256_loadu_si256(
+                                   reinterpret_cast<const __m256i*>(source + static_cast<std::ptrdiff_t>(k + i) * ld))
                              : _mm256_setzero_si256();
       };
       const __m256i even = row(r), odd = row(r + 1);

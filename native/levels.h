@@ -8,7 +8,8 @@
 
 namespace sasrec {
 
-// Rows of exceptions: item values[i] scores scores[i] in its row; of an item that is named twice the higher score counts.
+// Rows of exceptions: item values[i] scores scores[i] in its row; of an item that is named twice the higher score
+// counts.
 struct ExceptionView {
   const std::int32_t* values;
   const float* scores;

@@ -103,7 +103,8 @@ void for_runs(Engine& engine, const std::string& name, const std::string& kind, 
       if (g.slot[row] >= 0)
         f(static_cast<std::size_t>(row) * dim, &g.values[static_cast<std::size_t>(g.slot[row]) * width], dim);
     } else {
-      f(static_cast<std::size_t>(row) * dim, table_array(*place.table, kind) + static_cast<std::size_t>(row) * width, dim);
+      f(static_cast<std::size_t>(row) * dim, table_array(*place.table, kind) + static_cast<std::size_t>(row) * width,
+        dim);
     }
   }
 }
@@ -154,7 +155,8 @@ NB_MODULE(SASREC_MODULE, m) {
       .def(
           "__init__",
           [](Engine* self, const std::string& block, int n_items, int embedding_dim, int n_blocks, int n_heads,
-             int ffn_dim, int max_seq_len, float dropout, float norm_eps, bool relu, bool tied, int threads, bool lazy_adam) {
+             int ffn_dim, int max_seq_len, float dropout, float norm_eps, bool relu, bool tied, int threads,
+             bool lazy_adam) {
             ModelShape shape{block_kind(block), n_items, embedding_dim, n_blocks, n_heads, ffn_dim,
                              max_seq_len,       dropout, norm_eps,      relu,     tied};
             check(n_items > 0 && embedding_dim > 0 && n_blocks >= 0 && ffn_dim > 0 && max_seq_len > 0 && threads > 0,
@@ -163,8 +165,7 @@ NB_MODULE(SASREC_MODULE, m) {
             new (self) Engine(shape, threads, lazy_adam);
           },
           nb::kw_only(), "block"_a, "n_items"_a, "embedding_dim"_a, "n_blocks"_a, "n_heads"_a, "ffn_dim"_a,
-          "max_seq_len"_a, "dropout"_a, "norm_eps"_a, "relu"_a, "tied"_a, "threads"_a,
-          "lazy_adam"_a)
+          "max_seq_len"_a, "dropout"_a, "norm_eps"_a, "relu"_a, "tied"_a, "threads"_a, "lazy_adam"_a)
       .def_prop_ro("threads", &Engine::n_threads)
       .def_prop_rw("step_count", &Engine::step_count, &Engine::set_step_count)
       .def_prop_ro("names",
@@ -215,8 +216,9 @@ NB_MODULE(SASREC_MODULE, m) {
                                            {kind, positive_weight, log_correction, 1.0f},
                                            {targets.data(), negatives.data(), n_negatives, shared}, l2_embedding);
           },
-          nb::kw_only(), "items"_a, "offsets"_a, "sequence_keys"_a, "step_key"_a, "loss"_a, "targets"_a,
-          "negatives"_a, "positive_weight"_a, "log_correction"_a, "l2_embedding"_a, "Gradients of the mean loss; returns its sum over positions.")
+          nb::kw_only(), "items"_a, "offsets"_a, "sequence_keys"_a, "step_key"_a, "loss"_a, "targets"_a, "negatives"_a,
+          "positive_weight"_a, "log_correction"_a, "l2_embedding"_a,
+          "Gradients of the mean loss; returns its sum over positions.")
       .def(
           "optimizer_step",
           [](Engine& engine, float learning_rate, float beta1, float beta2, float clip_norm) {
@@ -240,7 +242,8 @@ NB_MODULE(SASREC_MODULE, m) {
       .def(
           "__init__",
           [](ItemIndex* self, In<float> table, int threads) {
-            check(table.ndim() == 2 && table.shape(0) > 1 && table.shape(1) > 0, "the table must be (n_items + 1, dim)");
+            check(table.ndim() == 2 && table.shape(0) > 1 && table.shape(1) > 0,
+                  "the table must be (n_items + 1, dim)");
             check(table.shape(0) <= 1u << 30 && table.shape(1) <= 1u << 16 && threads > 0, "sizes are out of range");
             new (self) ItemIndex(table.data(), static_cast<int>(table.shape(0)) - 1, static_cast<int>(table.shape(1)),
                                  threads);
@@ -300,7 +303,8 @@ NB_MODULE(SASREC_MODULE, m) {
       .def(
           "__init__",
           [](LevelIndex* self, In<float> levels) {
-            check(levels.ndim() == 1 && levels.shape(0) > 1 && levels.shape(0) <= 1u << 30, "levels must be (n_items + 1)");
+            check(levels.ndim() == 1 && levels.shape(0) > 1 && levels.shape(0) <= 1u << 30,
+                  "levels must be (n_items + 1)");
             new (self) LevelIndex(levels.data(), static_cast<int>(levels.shape(0)) - 1);
           },
           "levels"_a)

@@ -1,14 +1,15 @@
 // Order without a score matrix: how many items score above a target or as high, and the best k items.
 //
 // The item table is packed once into panels of kPanelItems items, (dim, kPanelItems) each. A few rows of features are
-// multiplied with a panel in registers and the scores are compared there, so that none is ever written. Rows go in blocks
-// that stay in L2 while panels stream by.
+// multiplied with a panel in registers and the scores are compared there, so that none is ever written. Rows go in
+// blocks that stay in L2 while panels stream by.
 //
 // All scores are floats in every build, each summed in the order of the dimensions by the same kernel wherever the item
 // lies and however many rows go along. So the same item ties with itself, and a batch gives what single rows give.
 //
-// A few rows against a large table wait for memory. They read a copy of it in bytes first: its error is bounded for every
-// item, and whatever the bound does not rule out is scored again from floats. The result is that of the full product.
+// A few rows against a large table wait for memory. They read a copy of it in bytes first: its error is bounded for
+// every item, and whatever the bound does not rule out is scored again from floats. The result is that of the full
+// product.
 #pragma once
 
 #include <algorithm>
@@ -217,7 +218,8 @@ class ByteTable {
       norm += value * value, kept += rounded * rounded, lost += (value - rounded) * (value - rounded);
     }
     const double margin = (dim + 16) * static_cast<double>(FLT_EPSILON);
-    const double error = std::sqrt(lost) + std::sqrt(dim) / (2 * kQuerySteps) * std::sqrt(kept) + margin * std::sqrt(norm);
+    const double error =
+        std::sqrt(lost) + std::sqrt(dim) / (2 * kQuerySteps) * std::sqrt(kept) + margin * std::sqrt(norm);
     scale_[i] = scale;
     error_[i] = static_cast<float>(error * 1.0001);  // for the roundings of the bound itself
     const auto length = static_cast<float>(std::sqrt(norm));
@@ -307,8 +309,8 @@ class ItemIndex {
     });
   }
 
-  // Of each row: how many of its candidates (n, count) score above the first, the target, and how many as high. The same
-  // item drawn again is a tie.
+  // Of each row: how many of its candidates (n, count) score above the first, the target, and how many as high. The
+  // same item drawn again is a tie.
   bool rank_among(const float* features, std::int64_t n, const std::int32_t* candidates, int count,
                   std::int64_t* n_above, std::int64_t* n_tied) {
     std::lock_guard lock(mutex_);
@@ -321,8 +323,8 @@ class ItemIndex {
     });
   }
 
-  // The best k items of each row that are allowed and not hidden: indices and scores (n, k), best first, of equal scores
-  // the lower index first; 0 and -infinity fill up. allowed (n_items + 1) says which items; null = all.
+  // The best k items of each row that are allowed and not hidden: indices and scores (n, k), best first, of equal
+  // scores the lower index first; 0 and -infinity fill up. allowed (n_items + 1) says which items; null = all.
   bool top_k(const float* features, std::int64_t n, int k, HiddenView hidden, const bool* allowed,
              std::int32_t* indices, float* scores) {
     std::lock_guard lock(mutex_);
@@ -330,7 +332,8 @@ class ItemIndex {
     const auto write = [&](std::int64_t row, TopList& list) {
       std::int64_t place = row * k;
       for (const Scored& entry : list.sorted()) indices[place] = entry.item, scores[place++] = entry.score;
-      for (; place < (row + 1) * k; ++place) indices[place] = 0, scores[place] = -std::numeric_limits<float>::infinity();
+      for (; place < (row + 1) * k; ++place)
+        indices[place] = 0, scores[place] = -std::numeric_limits<float>::infinity();
     };
     if (n_allowed <= n_items_ / 8) return top_of_allowed(features, n, k, hidden, allowed, write);
     if (n <= kFewRows && n_items_ >= kManyItems && k <= n_items_ / 64 && bytes_are_safe(features, n)) {

@@ -68,8 +68,9 @@ constexpr int round_down(int n, int multiple) { return n / multiple * multiple; 
 #endif
 }
 
-// 1 / x and the square root of x >= 0 from the CPU's estimate and one Newton step: relative error below 4e-7, at a third
-// of the time of the exact instructions. Not for x whose result overflows; the root of anything below 1e-36 may be 0.
+// 1 / x and the square root of x >= 0 from the CPU's estimate and one Newton step: relative error below 4e-7, at a
+// third of the time of the exact instructions. Not for x whose result overflows; the root of anything below 1e-36 may
+// be 0.
 [[gnu::always_inline]] inline Floats quick_reciprocal(Floats x) {
 #if defined(__AVX512F__)
   const Floats y = _mm512_rcp14_ps(x);

@@ -41,7 +41,8 @@ class ThreadPool {
 
   int size() const { return n_threads_; }
 
-  // Calls job(thread) once on each of size() threads, the caller among them, and waits. The first exception is rethrown.
+  // Calls job(thread) once on each of size() threads, the caller among them, and waits. The first exception is
+  // rethrown.
   void run(const std::function<void(int)>& job) {
     if (n_threads_ == 1) return job(0);
     start();
@@ -80,7 +81,8 @@ class ThreadPool {
     for (auto& thread : threads_) thread.detach();  // after a fork they do not exist here
     threads_.clear();
     process_ = ::getpid();
-    for (int i = 1; i < n_threads_; ++i) threads_.emplace_back([this, i, seen = generation_.load()] { serve(i, seen); });
+    for (int i = 1; i < n_threads_; ++i)
+      threads_.emplace_back([this, i, seen = generation_.load()] { serve(i, seen); });
   }
 
   void serve(int thread, unsigned long seen) {

@@ -1,0 +1,261 @@
+// Whole steps of the engine against the reference: loss, gradients, Adam, features.
+#include "reference.h"
+
+namespace sasrec::test {
+
+void test_training();  // called in kernels.cpp
+
+namespace {
+
+struct Case {
+  BlockKind block;
+  bool tied;
+  float dropout;
+  int threads;
+};
+
+ModelShape shape_of(const Case& c) {
+  ModelShape shape;
+  shape.block = c.block, shape.tied = c.tied, shape.dropout = c.dropout;
+  shape.n_items = 30, shape.dim = 12, shape.n_blocks = 2, shape.n_heads = 2, shape.ffn_dim = 19, shape.max_seq_len = 70;
+  shape.relu = kDepth == 1;  // rounding to bf16 moves values over ReLU's corner
+  return shape;
+}
+
+std::string name_of(const Case& c) {
+  static constexpr const char* kNames[] = {"sasrec", "post_norm", "pre_norm", "ligr"};
+  return std::string(kNames[static_cast<int>(c.block)]) + (c.tied ? "" : ", untied") + ", dropout " +
+         std::to_string(c.dropout) + ", " + std::to_string(c.threads) + " threads: ";
+}
+
+Batch make_batch(const std::vector<int>& lengths, int n_items, Random& random) {
+  Batch batch;
+  batch.step_key = random.word(), batch.n_negatives = 2;
+  for (const int length : lengths) {
+    for (int j = 0; j < length; ++j) {
+      batch.items.push_back(1 + random.below(n_items)), batch.targets.push_back(1 + random.below(n_items));
+      for (int k = 0; k < batch.n_negatives; ++k) batch.negatives.push_back(1 + random.below(n_items));
+    }
+    batch.offsets.push_back(static_cast<std::int64_t>(batch.items.size()));
+    batch.keys.push_back(random.word());
+  }
+  return batch;
+}
+
+// An engine, and its weights and gradients by their names outside.
+class Subject {
+ public:
+  Subject(const ModelShape& shape, int threads) : engine(shape, threads, false) {
+    engine.prepare_training();
+    Random random(7);
+    for (const std::string& name : names()) {
+      const auto [rows, cols] = size_of(name);
+      const bool is_scale = name.find("norm.weight") != std::string::npos;
+      for (int r = name.find("item_") == 0 || name.find("output_") == 0 ? 1 : 0; r < rows; ++r)
+        for (int c = 0; c < cols; ++c)
+          *find(name, r, c, &Table::weight, engine.weights()) =
+              (is_scale ? 1 : 0) + 0.8f * random.uniform() / std::sqrt(rows > 1 ? static_cast<float>(cols) : 3.0f);
+    }
+    engine.weights_changed();
+  }
+
+  std::vector<std::string> names() {
+    std::vector<std::string> result{"item_embedding.weight"};
+    for (const Parameter& p : engine.layout().parameters()) result.push_back(p.name);
+    if (!engine.shape().tied) result.push_back("output_embedding.weight");
+    return result;
+  }
+
+  std::map<std::string, Matrix> weights() {
+    return collect(
+        [&](const std::string& name, int r, int c) { return *find(name, r, c, &Table::weight, engine.weights()); });
+  }
+
+  std::map<std::string, Matrix> gradients() {
+    return collect([&](const std::string& name, int r, int c) -> double {
+      if (Table* table = table_of(name)) {
+        const std::int32_t slot = table->gradient.slot[r];
+        return slot < 0 ? 0 : table->gradient.values[static_cast<std::size_t>(slot) * engine.shape().width() + c];
+      }
+      return *find(name, r, c, &Table::weight, engine.gradients());
+    });
+  }
+
+  // Sum of the absolute values in the padding of the flat weights and of the tables.
+  double padding() {
+    double everything = 0, real = 0;
+    for (std::size_t i = 0; i < engine.layout().size(); ++i) everything += std::abs(engine.weights()[i]);
+    for (const Table* table : tables())
+      for (std::size_t i = 0; i < table->weight.size(); ++i) everything += std::abs(table->weight[i]);
+    for (const auto& [name, matrix] : weights())
+      for (const double v : matrix.values) real += std::abs(v);
+    return std::abs(everything - real) / everything;
+  }
+
+  double forward_backward(const Batch& batch, float l2 = 0) {
+    return engine.forward_backward(batch.view(), batch.keys.data(), batch.step_key, {LossKind::kBce, 1.0f, 0.0f, 1.0f},
+                                   {batch.targets.data(), batch.negatives.data(), batch.n_negatives, false}, l2);
+  }
+
+  Engine engine;
+
+ private:
+  std::vector<Table*> tables() {
+    if (engine.shape().tied) return {&engine.item_table()};
+    return {&engine.item_table(), &engine.output_table()};
+  }
+  Table* table_of(const std::string& name) {
+    if (name == "item_embedding.weight") return &engine.item_table();
+    return name == "output_embedding.weight" ? &engine.output_table() : nullptr;
+  }
+  std::pair<int, int> size_of(const std::string& name) {
+    if (table_of(name)) return {engine.shape().n_items + 1, engine.shape().dim};
+    const Parameter& p = parameter(name);
+    return {p.rows.logical(), p.columns.logical()};
+  }
+  const Parameter& parameter(const std::string& name) {
+    for (const Parameter& p : engine.layout().parameters())
+      if (p.name == name) return p;
+    throw std::logic_error(name);
+  }
+  float* find(const std::string& name, int r, int c, Array<float> Table::* array, float* flat) {
+    if (Table* table = table_of(name)) return (table->*array).data() + r * engine.shape().width() + c;
+    return flat + parameter(name).place(r, c);
+  }
+  template <typename F>
+  std::map<std::string, Matrix> collect(F&& at) {
+    std::map<std::string, Matrix> result;
+    for (const std::string& name : names()) {
+      const auto [rows, cols] = size_of(name);
+      Matrix matrix(rows, cols);
+      for (int r = 0; r < rows; ++r)
+        for (int c = 0; c < cols; ++c) matrix(r, c) = at(name, r, c);
+      result[name] = matrix;
+    }
+    return result;
+  }
+};
+
+// Gradients against central differences of the reference's loss, at a few values of each weight.
+void check_gradients(const std::string& name, const std::map<std::string, Matrix>& gradients, Reference& reference,
+                     const Batch& batch) {
+  Random random(3);
+  const double n = static_cast<double>(batch.items.size()), h = 1e-5;
+  for (const auto& [weight, gradient] : gradients) {
+    Comparison same(name + "gradient of " + weight, kDepth > 1 ? 6e-2 : 2e-5);
+    const bool is_table = weight == "item_embedding.weight" || weight == "output_embedding.weight";
+    for (int i = 0; i < 3; ++i) {
+      const int row = is_table ? 1 + random.below(gradient.rows - 1) : random.below(gradient.rows);
+      const int column = random.below(gradient.cols);
+      double& v = reference.weights[weight](row, column);
+      const double before = v;
+      v = before + h;
+      const double above = reference.loss(batch);
+      v = before - h;
+      const double below = reference.loss(batch);
+      v = before;
+      same.add(gradient(row, column), (above - below) / (2 * h * n));
+    }
+    double largest = 0;  // what a value is compared with: the array's scale, not that of the values drawn
+    for (const double g : gradient.values) largest = std::max(largest, std::abs(g));
+    same.add(largest, largest);
+  }
+}
+
+// A step of Adam in double precision from the engine's own gradients, clipped to `clip_norm`.
+void check_optimizer(const std::string& name, Subject& subject, float clip_norm) {
+  const auto before = subject.weights(), gradients = subject.gradients();
+  double squares = 0;
+  for (const auto& [weight, gradient] : gradients)
+    for (const double g : gradient.values) squares += g * g;
+  const double clip = clip_norm > 0 ? std::min(1.0, clip_norm / (std::sqrt(squares) + 1e-6)) : 1;
+  subject.engine.optimizer_step({0.01f, 0.9f, 0.98f}, clip_norm);
+  expect(subject.engine.step_count() == 1, name + "the step is counted");
+  Comparison moves(name + "moves of Adam", 2e-4);
+  for (const auto& [weight, after] : subject.weights())
+    for (std::size_t i = 0; i < after.values.size(); ++i) {
+      const double g = gradients.at(weight).values[i] * clip;  // at step 1 both moments, corrected, are g and g * g
+      moves.add(after.values[i] - before.at(weight).values[i], -0.01 * g / (std::abs(g) + 1e-8));
+    }
+}
+
+void test_step(const Case& c) {
+  const std::string name = name_of(c);
+  Random random(static_cast<unsigned>(c.block) + 10);
+  const ModelShape shape = shape_of(c);
+  Subject subject(shape, c.threads);
+  const Batch batch = make_batch({70, 1, 5, 2, 33, 1, 9, 61, 3, 1}, shape.n_items, random);
+  Reference reference(shape);
+  reference.weights = subject.weights();
+  const double loss = subject.forward_backward(batch);
+  {
+    Comparison same(name + "loss", kTolerance);
+    same.add(loss, reference.loss(batch));
+  }
+  check_gradients(name, subject.gradients(), reference, batch);
+  check_optimizer(name, subject, c.threads > 1 ? 0.05f : 0.0f);
+  expect(subject.padding() < 1e-7, name + "padding stays zero");
+  const double next = subject.forward_backward(batch);
+  expect(next < loss, name + "a step lowers the loss of its batch");
+}
+
+void test_l2() {
+  const Case c{BlockKind::kSASRec, true, 0.0f, 1};
+  Random random(1);
+  Subject subject(shape_of(c), 1);
+  const Batch batch = make_batch({4, 3}, 30, random);
+  subject.forward_backward(batch);
+  const Matrix plain = subject.gradients()["item_embedding.weight"];
+  subject.forward_backward(batch, 0.5f);
+  const Matrix decayed = subject.gradients()["item_embedding.weight"],
+               table = subject.weights()["item_embedding.weight"];
+  Comparison same("l2 adds 2 l2 times the table", 1e-5);
+  for (std::size_t i = 0; i < table.values.size(); ++i) same.add(decayed.values[i] - plain.values[i], table.values[i]);
+}
+
+void test_encode(const Case& c) {
+  Random random(2);
+  const ModelShape shape = shape_of(c);
+  Subject subject(shape, c.threads);
+  Reference reference(shape);
+  reference.weights = subject.weights();
+  const Batch batch = make_batch({1, 70, 9, 200, 33, 2, 1, 71, 64, 3, 3}, shape.n_items, random);
+  const int rows = static_cast<int>(batch.offsets.size()) - 1;
+  std::vector<float> features(static_cast<std::size_t>(rows) * shape.dim);
+  subject.engine.encode(batch.view(), features.data());
+  Comparison same(name_of(c) + "features of histories", kTolerance);
+  for (int i = 0; i < rows; ++i) {
+    const int n = static_cast<int>(std::min<std::int64_t>(batch.view().length(i), shape.max_seq_len));
+    const Matrix expected = reference.features(&batch.items[batch.offsets[i + 1] - n], n);
+    for (int k = 0; k < shape.dim; ++k) same.add(features[i * shape.dim + k], expected(n - 1, k));
+  }
+}
+
+void test_bad_items() {
+  Random random(5);
+  Subject subject(shape_of({BlockKind::kSASRec, true, 0.0f, 2}), 2);
+  Batch batch = make_batch({4, 3}, 30, random);
+  batch.targets[2] = 31;
+  std::string message;
+  try {
+    subject.forward_backward(batch);
+  } catch (const std::invalid_argument& error) {
+    message = error.what();
+  }
+  expect(message == "item index 31 is not in 1..30", "an item outside the table is refused");
+}
+
+}  // namespace
+
+void test_training() {
+  for (const BlockKind block : {BlockKind::kSASRec, BlockKind::kPostNorm, BlockKind::kPreNorm, BlockKind::kLiGR}) {
+    test_step({block, true, 0.0f, 1});
+    test_step({block, false, 0.3f, 3});
+    test_encode({block, true, 0.3f, 1});
+    test_encode({block, false, 0.0f, 3});
+  }
+  test_l2();
+  test_bad_items();
+}
+
+}  // namespace sasrec::test
