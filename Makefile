@@ -69,5 +69,8 @@ sanitize: $(VENV)/.tested
 	  PYTHONPATH=build/sanitize-python:$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))') \
 	  $(PYTHON) -m pytest tests/test_native.py
 
+wheel: $(VENV)/.tested  # for machines with this one's C library or a newer one, tried out in an environment of its own
+	$(BIN)/python tools/build_wheel.py dist
+
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -63,7 +63,7 @@ def load_native() -> Native:
             module = _import(isa)
             if module.available():
                 return Native(isa, module, "the fastest that this CPU has")
-    return Native("", None, "the compiled core is not part of this installation (it needs a C++20 compiler to build)")
+    return Native("", None, "the compiled core is not part of this installation: building it needs a C++20 compiler")
 
 
 def _forced(isa: str) -> Native:
