@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import harness
 import numpy as np
 from harness import Answer, Session, Worker
+from threadpoolctl import threadpool_limits
 
 SQUARE = 2048  # rows of the matrices of the reference product: large enough to run at full speed
 
@@ -22,7 +23,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = harness.parser(__doc__).parse_args(argv)
     with Session(arguments) as session:
         work = session.ours.ask("work")
-        best = max(product_gflops() for _ in range(5))
+        with threadpool_limits(session.threads):
+            best = max(product_gflops() for _ in range(5))
 
         def ask(worker: Worker) -> Answer:
             answer = worker.ask("train")
