@@ -1,7 +1,7 @@
 """Build a wheel that other Linux machines can install, and try it out. In: the folder to put it in; out: its path.
 
-The wheel is repaired to the widest manylinux tag that its symbols allow, and tried in an environment of its own that has
-neither a compiler nor this folder on its path, only the wheel and the dependencies of the environment that runs this.
+The wheel is repaired to the widest manylinux tag that its symbols allow, and tried in an environment of its own that
+has neither a compiler nor this folder on its path, only the wheel and the dependencies of the one that runs this.
 """
 
 from __future__ import annotations
