@@ -67,7 +67,7 @@ sanitize: $(VENV)/.tested
 	  --config-settings=build-dir=build/sanitize-package --config-settings=cmake.define.SASREC_SANITIZE=address,undefined .
 	ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 	  PYTHONPATH=build/sanitize-python:$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))') \
-	  $(PYTHON) -m pytest tests/test_native.py
+	  $(PYTHON) -m pytest tests/test_native.py tests/test_index.py
 
 wheel: $(VENV)/.tested  # for machines with this one's C library or a newer one, tried out in an environment of its own
 	$(BIN)/python tools/build_wheel.py dist

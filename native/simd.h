@@ -177,7 +177,8 @@ constexpr int round_down(int n, int multiple) { return n / multiple * multiple; 
   y = y * r + 2.4022651e-1f;
   y = y * r + 6.9314718e-1f;
   y = y * r + 1.0f;
-  const Floats scaled = as_floats(as_ints(y) + (as_ints(shifted) << 23));
+  const Words bits = reinterpret_cast<Words>(y) + (reinterpret_cast<Words>(shifted) << 23);  // y times 2^integer
+  const Floats scaled = reinterpret_cast<Floats>(bits);
   return too_small ? Floats{} : scaled;
 }
 
