@@ -1,10 +1,14 @@
 """Shared fixtures: the real data beside the repository, when it is there, and small made logs."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+
+from sasrec import native as native_module
+from sasrec.native import NEEDS, cpu_features, load_native
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -35,3 +39,18 @@ def make_markov_log(
 def markov_log() -> pl.DataFrame:
     """A small learnable log of 200 users and 30 items."""
     return make_markov_log()
+
+
+def variants() -> list[str]:
+    """The variants that are built and that this CPU runs."""
+    return [isa for isa in NEEDS if native_module._is_built(isa) and not NEEDS[isa] - cpu_features()]
+
+
+@pytest.fixture(params=variants())
+def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Each variant in turn."""
+    monkeypatch.setenv("SASREC_ISA", request.param)
+    load_native.cache_clear()
+    assert load_native().isa == request.param
+    yield request.param
+    load_native.cache_clear()

@@ -1,6 +1,5 @@
 """The compiled core's ranks and lists against the plain ones, and against loops, for every variant and any shape."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from sasrec import index as index_module
-from sasrec import native as native_module
 from sasrec.config import Ties
 from sasrec.errors import ConfigError, DataError
 from sasrec.index import (
@@ -22,27 +20,13 @@ from sasrec.index import (
     create_index,
     create_level_index,
 )
-from sasrec.native import NEEDS, cpu_features, load_native
+from sasrec.native import load_native
 from sasrec.sequences import Ragged
 
 RULES: tuple[Ties, ...] = ("expected", "strict", "pessimistic")
 SHAPES = [(1, 1, 3), (2, 3, 1), (64, 7, 5), (65, 16, 6), (300, 50, 101), (700, 64, 40), (4999, 300, 7), (5003, 33, 2)]
 
 pytestmark = pytest.mark.skipif(load_native().module is None, reason=load_native().why)
-
-
-def variants() -> list[str]:
-    """The variants that are built and that this CPU runs."""
-    return [isa for isa in NEEDS if native_module._is_built(isa) and not NEEDS[isa] - cpu_features()]
-
-
-@pytest.fixture(params=variants())
-def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Each variant in turn."""
-    monkeypatch.setenv("SASREC_ISA", request.param)
-    load_native.cache_clear()
-    yield request.param
-    load_native.cache_clear()
 
 
 class Case:

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -19,7 +18,7 @@ from sasrec.batches import DROPOUT, Batch, generator
 from sasrec.config import ModelConfig, TrainConfig
 from sasrec.engine import TorchEngine, create_engine
 from sasrec.errors import ConfigError
-from sasrec.native import NEEDS, Native, NativeEngine, cpu_features, load_native
+from sasrec.native import Native, NativeEngine, load_native
 from sasrec.sequences import Ragged
 from sasrec.weights import Weights, initial_weights
 
@@ -27,21 +26,6 @@ BLOCKS = ["sasrec", "post_norm", "pre_norm", "ligr"]
 LENGTHS = [1, 5, 33, 7, 60, 3, 2, 12, 1, 1]
 
 pytestmark = pytest.mark.skipif(load_native().module is None, reason=load_native().why)
-
-
-def variants() -> list[str]:
-    """The variants that are built and that this CPU runs."""
-    return [isa for isa in NEEDS if native_module._is_built(isa) and not NEEDS[isa] - cpu_features()]
-
-
-@pytest.fixture(params=variants())
-def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Each variant in turn."""
-    monkeypatch.setenv("SASREC_ISA", request.param)
-    load_native.cache_clear()
-    assert load_native().isa == request.param
-    yield request.param
-    load_native.cache_clear()
 
 
 def make_batch(

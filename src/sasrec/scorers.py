@@ -132,10 +132,8 @@ class LastItem:
         place -= np.searchsorted(distinct, before * stride)  # from 0 for each item
         self.levels = popularity.astype(np.float32)  # (V,)
         self._index = create_level_index(self.levels)
-        self.after, self.places = (
-            after.astype(np.int32),
-            (n_levels + place).astype(np.float32),
-        )  # followers, item by item
+        self.after = after.astype(np.int32)  # followers, item by item
+        self.places = (n_levels + place).astype(np.float32)  # and their scores
         self.starts = np.searchsorted(before, np.arange(n_columns + 1))  # (V + 1,) where an item's followers begin
         self.pairs = np.append(pairs, n_columns**2)  # a last one that nothing equals, so that a search always lands
 
