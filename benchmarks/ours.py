@@ -95,7 +95,7 @@ class Ours:
     def _train(self, steps: int) -> float:
         for batch in islice(self.batches.epoch(self.epochs), steps):
             self.engine.forward_backward(batch)
-            self.engine.optimizer_step()
+            self.engine.optimizer_step(self.engine.train_config.learning_rate)
         self.epochs += 1
         return self.engine.pop_loss()
 

@@ -12,6 +12,7 @@ namespace sasrec {
 
 struct Adam {
   float learning_rate, beta1, beta2;
+  float weight_decay = 0;  // of the blocks' matrices, decoupled. Source: Loshchilov & Hutter 2019, algorithm 2
   float eps = 1e-8f;
 };
 

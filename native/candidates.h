@@ -143,7 +143,16 @@ class CandidateHead {
   // Scores of candidates first .. first + rows, (rows, tokens).
   void score(int first, int rows) {
     multiply(rows, stride_, depth_, candidates_.rows(first), width_, transposed_, s_.scores.data(), stride_);
+    if (loss_.corrections) correct(first, rows);
     if (loss_.kind != LossKind::kCrossEntropy) for_targets(first, rows, [](int, float& score) { score = kHidden; });
+  }
+
+  void correct(int first, int rows) {
+    for (int r = 0; r < rows; ++r) {
+      const float correction = loss_.corrections[candidates_.items()[first + r]];
+      float* scores = &s_.scores[static_cast<std::ptrdiff_t>(r) * stride_];
+      for (int t = 0; t < stride_; t += kLanes) store(scores + t, load(scores + t) + correction);
+    }
   }
 
   // Calls f with the token and the place in the scores of each target that is among the block's candidates.
@@ -192,9 +201,8 @@ class CandidateHead {
   // Sampled softmax's target is a candidate beside the others; cross-entropy's is among them.
   double softmax_loss(float* d_features) {
     const bool beside = loss_.kind == LossKind::kSampledSoftmax;
-    const float correction = beside ? loss_.log_correction : 0.0f;
     for (int i = 0; i < stride_; ++i) {
-      s_.largest[i] = beside && i < n_ ? s_.target[i] - correction : kHidden;
+      s_.largest[i] = beside && i < n_ ? s_.target[i] : kHidden;
       s_.total[i] = 0;
     }
     for_blocks([&](int first, int rows) {
@@ -205,7 +213,7 @@ class CandidateHead {
     double total = 0;
     std::fill_n(s_.total.data() + n_, stride_ - n_, 0.0f);
     for (int i = 0; i < n_; ++i) {  // s_.total becomes what turns an exponential into a gradient
-      const float lead = s_.largest[i] - (s_.target[i] - correction), others = s_.total[i];
+      const float lead = s_.largest[i] - s_.target[i], others = s_.total[i];
       const float sum = beside ? std::exp(-lead) + others : others;
       s_.total[i] = loss_.scale / sum;
       total += std::log(sum) + lead;  // -log of the target's probability

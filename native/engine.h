@@ -24,22 +24,13 @@
 #include "block.h"
 #include "candidates.h"
 #include "heads.h"
+#include "items.h"
 #include "threads.h"
 
 namespace sasrec {
 
 inline constexpr int kChunkTokens = 128;  // a chunk's activations of two blocks take about half of a 2 MiB L2
 inline constexpr int kSharedTokens = 16;  // short sequences share a segment of up to this many tokens
-
-// Rows of int32 item indices, concatenated: row i is values[offsets[i] .. offsets[i + 1]].
-struct RaggedView {
-  const std::int32_t* values;
-  const std::int64_t* offsets;
-  std::int64_t rows;
-
-  std::int64_t length(std::int64_t i) const { return offsets[i + 1] - offsets[i]; }
-  std::int64_t size() const { return offsets[rows]; }
-};
 
 // The gradient of a table: only the rows that a batch touched, summed.
 struct RowGradient {
@@ -54,7 +45,8 @@ struct RowGradient {
 };
 
 struct Table {
-  Array<float> weight, first_moment, second_moment;  // (n_items + 1, width); row 0 is padding and stays zero
+  // (n_items + 1, width); row 0 is padding and stays zero
+  Array<float> weight, first_moment, second_moment, average;
   RowGradient gradient;
   std::vector<std::int64_t> last_step;  // lazy Adam: the step after which each row stands
 };
@@ -105,6 +97,7 @@ class Engine {
   float* weights() { return weights_.data(); }
   float* first_moment() { return first_moment_.data(); }
   float* second_moment() { return second_moment_.data(); }
+  float* average() { return average_.data(); }
   float* gradients() { return threads_.front()->gradients.data(); }
   void weights_changed() { panels_valid_ = false; }
   void prepare_training() {
@@ -123,9 +116,9 @@ class Engine {
     std::lock_guard working(working_);
     const std::int64_t n = inputs.size();
     loss.scale = 1.0f / static_cast<float>(n);
-    check_items(inputs.values, n);
-    check_items(wanted.targets, n);
-    check_items(wanted.negatives, wanted.shared ? wanted.n_negatives : n * wanted.n_negatives);
+    check_items(inputs.values, n, shape_.n_items);
+    check_items(wanted.targets, n, shape_.n_items);
+    check_items(wanted.negatives, wanted.shared ? wanted.n_negatives : n * wanted.n_negatives, shape_.n_items);
     prepare_training();
     if (lazy_) catch_up_used(inputs, loss, wanted);
     pack_weights();
@@ -163,6 +156,7 @@ class Engine {
     const float scale = clip_norm > 0 ? clip_scale(clip_norm) : 1.0f;
     const AdamStep step(adam, ++step_count_);
     if (lazy_) missed_.record(adam, step_count_);
+    if (adam.weight_decay > 0) shrink_matrices(1 - adam.learning_rate * adam.weight_decay);
     const int width = shape_.width();
     pool_.run([&](int t) {
       const auto [begin, end] = range(layout_.size() / 16, t);
@@ -180,16 +174,42 @@ class Engine {
             step.apply(p + c, m + c, v + c, values ? load(values + c) * scale : Floats{});
         };
         const auto [first, last] = range(lazy_ ? g.rows.size() : shape_.n_items, t);
-        for (std::size_t i = first; i < last; ++i) {
-          if (lazy_) {
+        if (lazy_) {
+          for (std::size_t i = first; i < last; ++i) {
             move(g.rows[i], static_cast<std::int32_t>(i));
             table.last_step[g.rows[i]] = step_count_;
-          } else {
-            move(i + 1, g.slot[i + 1]);
           }
+        } else {
+          for (std::size_t row = first + 1; row <= last; ++row) move(row, g.slot[row]);
         }
       }
     });
+    panels_valid_ = false;
+  }
+
+  // The moving average of all weights: begins as a copy of them, later keeps `decay` of itself.
+  bool has_average() const { return average_.size() > 0; }
+  void update_average(float decay) {
+    std::lock_guard working(working_);
+    const float rest = has_average() ? 1 - decay : 1.0f;
+    reserve_average();
+    for_weights([&](Array<float>& weight, Array<float>& average, std::size_t begin, std::size_t end) {
+      for (std::size_t i = begin; i < end; i += kLanes) {
+        const Floats old = load(&average[i]);
+        store(&average[i], old + (load(&weight[i]) - old) * rest);
+      }
+    });
+  }
+  // Room for an average; zeros where there was none.
+  void reserve_average() {
+    average_.reserve(weights_.size());
+    for (Table& table : tables_) table.average.reserve(table.weight.size());
+  }
+  // Weights and average change places.
+  void swap_average() {
+    std::lock_guard working(working_);
+    std::swap(weights_, average_);
+    for (Table& table : tables_) std::swap(table.weight, table.average);
     panels_valid_ = false;
   }
 
@@ -207,7 +227,7 @@ class Engine {
   // Features (rows, dim) after the last item of each history; only the newest max_seq_len items are read.
   void encode(RaggedView histories, float* features) {
     std::lock_guard working(working_);
-    check_items(histories.values + histories.offsets[0], histories.size() - histories.offsets[0]);
+    check_items(histories.values + histories.offsets[0], histories.size() - histories.offsets[0], shape_.n_items);
     catch_up_all();
     pack_weights();
     plan(histories, nullptr, shape_.max_seq_len);
@@ -252,6 +272,25 @@ class Engine {
     table.last_step[row] = step_count_;
   }
 
+  // Calls f(weight, average, begin, end) for parts of all arrays of weights, in parallel.
+  template <typename F>
+  void for_weights(F&& f) {
+    pool_.run([&](int t) {
+      const auto part = [&](Array<float>& weight, Array<float>& average) {
+        const auto [begin, end] = range(weight.size() / 16, t);
+        f(weight, average, 16 * begin, 16 * end);
+      };
+      part(weights_, average_);
+      for (Table& table : tables_) part(table.weight, table.average);
+    });
+  }
+
+  void shrink_matrices(float factor) {
+    pool_.run([&](int t) {
+      for (int i = t; i < layout_.n_matrices(); i += pool_.size()) layout_.shrink(i, weights_.data(), factor);
+    });
+  }
+
   // Rows that the batch reads. A thread has the rows that leave its number when divided by the number of threads.
   void catch_up_used(RaggedView inputs, const Loss& loss, const Wanted& wanted) {
     if (loss.kind == LossKind::kCrossEntropy) return catch_up_all();
@@ -275,14 +314,6 @@ class Engine {
 
   std::pair<std::size_t, std::size_t> range(std::size_t n, int thread) const {
     return {n * thread / pool_.size(), n * (thread + 1) / pool_.size()};
-  }
-
-  void check_items(const std::int32_t* items, std::int64_t n) const {
-    std::int32_t low = 1, high = 1;
-    for (std::int64_t i = 0; i < n; ++i) low = std::min(low, items[i]), high = std::max(high, items[i]);
-    if (low < 1 || high > shape_.n_items)
-      throw std::invalid_argument("item index " + std::to_string(low < 1 ? low : high) + " is not in 1.." +
-                                  std::to_string(shape_.n_items));
   }
 
   void pack_weights() {
@@ -520,7 +551,7 @@ class Engine {
   MissedSteps missed_;
   Layout layout_;
   ThreadPool pool_;
-  Array<float> weights_, first_moment_, second_moment_;
+  Array<float> weights_, first_moment_, second_moment_, average_;
   Array<Operand> panels_;
   Array<float> mask_;
   std::vector<Table> tables_;

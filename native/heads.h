@@ -16,9 +16,9 @@ enum class LossKind { kBce, kSampledSoftmax, kCrossEntropy };
 
 struct Loss {
   LossKind kind;
-  float positive_weight;  // of the target's term of bce: beta for gbce, else 1
-  float log_correction;   // added to the scores of sampled softmax's negatives
-  float scale;            // of all gradients: 1 / positions of the batch
+  float positive_weight;     // of the target's term of bce: beta for gbce, else 1
+  const float* corrections;  // (n_items + 1,) added to the scores of sampled softmax's negatives; null for others
+  float scale;               // of all gradients: 1 / positions of the batch
 };
 
 // What the positions of a batch are to tell apart.
@@ -64,11 +64,11 @@ inline double logistic(float* scores, int n, bool target, float weight, float sc
 
 // Turns the score of a target and those of its m negatives into gradients of -log softmax; returns the loss.
 // The negatives' scores have room for a vector beyond m, which is overwritten with the next position's afterwards.
-inline double softmax(float& positive, float* negatives, int m, float correction, float scale) {
+inline double softmax(float& positive, float* negatives, int m, float scale) {
   float largest_score = positive;
-  for (int k = 0; k < m; ++k) largest_score = std::max(largest_score, negatives[k] + correction);
+  for (int k = 0; k < m; ++k) largest_score = std::max(largest_score, negatives[k]);
   const auto exponential = [&](int k) {
-    const Floats e = exp2((load(negatives + k) + (correction - largest_score)) * kLog2E);
+    const Floats e = exp2((load(negatives + k) - largest_score) * kLog2E);
     return iota() < m - k ? e : Floats{};
   };
   Floats totals{};
@@ -101,7 +101,8 @@ inline double sampled_head(const Loss& loss, const Wanted& wanted, int n, int wi
     positive[i] = dot(feature, row(target), width);
     for (int k = 0; k < m; ++k) {
       const std::int32_t item = wanted.negatives[tokens[i] * m + k];
-      negative[i * m + k] = item == target ? kHidden : dot(feature, row(item), width);
+      const float correction = loss.corrections ? loss.corrections[item] : 0.0f;
+      negative[i * m + k] = item == target ? kHidden : dot(feature, row(item), width) + correction;
     }
   }
   double total = 0;
@@ -109,7 +110,7 @@ inline double sampled_head(const Loss& loss, const Wanted& wanted, int n, int wi
     total = logistic(positive, n, true, loss.positive_weight, loss.scale) +
             logistic(negative, n * m, false, 1.0f, loss.scale);
   } else {
-    for (int i = 0; i < n; ++i) total += softmax(positive[i], negative + i * m, m, loss.log_correction, loss.scale);
+    for (int i = 0; i < n; ++i) total += softmax(positive[i], negative + i * m, m, loss.scale);
   }
   for (int i = 0; i < n; ++i) {
     float* d_feature = d_features + static_cast<std::ptrdiff_t>(i) * width;

@@ -119,6 +119,13 @@ class Layout {
     pack_transposed(linear.out, linear.in, scratch, linear.out, panels + linear.panels + size);
   }
 
+  // Shrinks matrix i of the flat weights.
+  void shrink(int i, float* flat, float factor) const {
+    float* weight = flat + linears_[i].weight;
+    const std::size_t size = static_cast<std::size_t>(linears_[i].in) * linears_[i].out;
+    for (std::size_t k = 0; k < size; k += kLanes) store(weight + k, load(weight + k) * factor);
+  }
+
   int n_matrices() const { return static_cast<int>(linears_.size()); }
   std::size_t size() const { return size_; }
   std::size_t panels_size() const { return panels_size_; }

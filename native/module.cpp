@@ -71,6 +71,7 @@ float* flat_array(Engine& engine, const std::string& kind) {
   if (kind == "weight") return engine.weights();
   if (kind == "exp_avg") return engine.first_moment();
   if (kind == "exp_avg_sq") return engine.second_moment();
+  if (kind == "average") return engine.average();
   if (kind == "gradient") return engine.gradients();
   throw std::invalid_argument("kind '" + kind + "' is not known");
 }
@@ -79,6 +80,7 @@ float* table_array(Table& table, const std::string& kind) {
   if (kind == "weight") return table.weight.data();
   if (kind == "exp_avg") return table.first_moment.data();
   if (kind == "exp_avg_sq") return table.second_moment.data();
+  if (kind == "average") return table.average.data();
   throw std::invalid_argument("kind '" + kind + "' is not known");
 }
 
@@ -87,6 +89,7 @@ template <typename F>
 void for_runs(Engine& engine, const std::string& name, const std::string& kind, F&& f) {
   if (kind != "weight") engine.prepare_training();
   if (kind != "gradient") engine.catch_up_all();
+  if (kind == "average") engine.reserve_average();
   const Place place = find(engine, name);
   if (place.parameter) {
     const Parameter& p = *place.parameter;
@@ -185,7 +188,7 @@ NB_MODULE(SASREC_MODULE, m) {
               std::copy_n(inside, n, out.data() + outside);
             });
           },
-          "name"_a, "kind"_a, "out"_a, "Copy a weight, its gradient or a moment of Adam into an array.")
+          "name"_a, "kind"_a, "out"_a, "Copy a weight, its gradient, a moment of Adam or its average into an array.")
       .def(
           "write",
           [](Engine& engine, const std::string& name, const std::string& kind, In<float> values) {
@@ -196,12 +199,13 @@ NB_MODULE(SASREC_MODULE, m) {
             });
             engine.weights_changed();
           },
-          "name"_a, "kind"_a, "values"_a, "Replace a weight or a moment of Adam; row 0 of a table stays zero.")
+          "name"_a, "kind"_a, "values"_a,
+          "Replace a weight, a moment of Adam or an average; row 0 of a table stays zero.")
       .def(
           "forward_backward",
           [](Engine& engine, In<std::int32_t> items, In<std::int64_t> offsets, In<std::uint64_t> sequence_keys,
              std::uint64_t step_key, const std::string& loss, In<std::int32_t> targets, In<std::int32_t> negatives,
-             float positive_weight, float log_correction, float l2_embedding) {
+             float positive_weight, In<float> corrections, float l2_embedding) {
             const RaggedView inputs = ragged(items, offsets);
             check(static_cast<std::int64_t>(sequence_keys.size()) == inputs.rows, "one key for each row");
             check(targets.size() == items.size(), "one target for each input");
@@ -211,21 +215,29 @@ NB_MODULE(SASREC_MODULE, m) {
             const int n_negatives = static_cast<int>(negatives.shape(shared ? 0 : 1));
             const LossKind kind = loss_kind(loss);
             check(kind == LossKind::kCrossEntropy || n_negatives > 0, "this loss needs negatives");
+            const bool corrected = kind == LossKind::kSampledSoftmax;
+            check(!corrected || static_cast<int>(corrections.size()) == engine.shape().n_items + 1,
+                  "one correction for each item, padding included");
             nb::gil_scoped_release released;
             return engine.forward_backward(inputs, sequence_keys.data(), step_key,
-                                           {kind, positive_weight, log_correction, 1.0f},
+                                           {kind, positive_weight, corrected ? corrections.data() : nullptr, 1.0f},
                                            {targets.data(), negatives.data(), n_negatives, shared}, l2_embedding);
           },
           nb::kw_only(), "items"_a, "offsets"_a, "sequence_keys"_a, "step_key"_a, "loss"_a, "targets"_a, "negatives"_a,
-          "positive_weight"_a, "log_correction"_a, "l2_embedding"_a,
+          "positive_weight"_a, "corrections"_a, "l2_embedding"_a,
           "Gradients of the mean loss; returns its sum over positions.")
       .def(
           "optimizer_step",
-          [](Engine& engine, float learning_rate, float beta1, float beta2, float clip_norm) {
+          [](Engine& engine, float learning_rate, float beta1, float beta2, float weight_decay, float clip_norm) {
             nb::gil_scoped_release released;
-            engine.optimizer_step({learning_rate, beta1, beta2}, clip_norm);
+            engine.optimizer_step({learning_rate, beta1, beta2, weight_decay}, clip_norm);
           },
-          nb::kw_only(), "learning_rate"_a, "beta1"_a, "beta2"_a, "clip_norm"_a)
+          nb::kw_only(), "learning_rate"_a, "beta1"_a, "beta2"_a, "weight_decay"_a, "clip_norm"_a)
+      .def_prop_ro("has_average", &Engine::has_average)
+      .def("update_average", &Engine::update_average, "decay"_a, nb::call_guard<nb::gil_scoped_release>(),
+           "Move the average of all weights towards them; the first call copies them.")
+      .def("swap_average", &Engine::swap_average, nb::call_guard<nb::gil_scoped_release>(),
+           "Weights and their average change places.")
       .def(
           "encode",
           [](Engine& engine, In<std::int32_t> items, In<std::int64_t> offsets, Out<float> features) {

@@ -21,6 +21,7 @@
 #include <string>
 #include <vector>
 
+#include "items.h"
 #include "memory.h"
 #include "simd.h"
 #include "threads.h"
@@ -302,7 +303,7 @@ class ItemIndex {
   bool rank(const float* features, std::int64_t n, const std::int32_t* targets, HiddenView hidden, int k,
             std::int64_t* n_above, std::int64_t* n_tied, std::int32_t* lists) {
     std::lock_guard lock(mutex_);
-    check_items(targets, n);
+    check_items(targets, n, n_items_);
     pack_panels();
     return for_row_blocks(n, [&](std::int64_t begin, std::int64_t end) {
       return rank_block(features, begin, end, targets, hidden, k, n_above, n_tied, lists);
@@ -314,7 +315,7 @@ class ItemIndex {
   bool rank_among(const float* features, std::int64_t n, const std::int32_t* candidates, int count,
                   std::int64_t* n_above, std::int64_t* n_tied) {
     std::lock_guard lock(mutex_);
-    check_items(candidates, n * count);
+    check_items(candidates, n * count, n_items_);
     return for_row_blocks(n, [&](std::int64_t begin, std::int64_t end) {
       FiniteCheck finite;
       for (std::int64_t row = begin; row < end; ++row)
@@ -366,14 +367,6 @@ class ItemIndex {
       reaching += std::popcount(bits_reaching(scores, own) & open);
     }
   };
-
-  void check_items(const std::int32_t* items, std::int64_t n) const {
-    std::int32_t low = 1, high = 1;
-    for (std::int64_t i = 0; i < n; ++i) low = std::min(low, items[i]), high = std::max(high, items[i]);
-    if (low < 1 || high > n_items_)
-      throw std::invalid_argument("item index " + std::to_string(low < 1 ? low : high) + " is not in 1.." +
-                                  std::to_string(n_items_));
-  }
 
   // Calls work(begin, end) for blocks of rows, each on whichever thread is free; whether all returned true.
   template <typename Work>

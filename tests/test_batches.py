@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sasrec import batches as batches_module
-from sasrec.batches import NEGATIVES, SHUFFLE, TrainBatches, draw_outside, generator
+from sasrec.batches import NEGATIVES, SHUFFLE, ItemDrawer, TrainBatches, draw_outside, generator
 from sasrec.config import ModelConfig, TrainConfig
 from sasrec.errors import DataError
 from sasrec.sequences import Ragged, Split, build_sequences, split_leave_one_out
@@ -130,7 +130,7 @@ def test_negatives_are_never_train_items_of_the_user() -> None:
 def test_draws_keep_out_what_is_excluded_unless_everything_is(rows: list[list[int]], seed: int) -> None:
     excluded = Ragged.from_lists(rows)
     wanted = np.repeat(np.arange(len(rows)), 20)
-    drawn = draw_outside(generator(seed), wanted, excluded, 6)
+    drawn = draw_outside(generator(seed), wanted, excluded, ItemDrawer(6))
     for row, items in enumerate(rows):
         mine = set(drawn[wanted == row].tolist())
         assert mine <= set(range(1, 7))
@@ -141,7 +141,7 @@ def test_draws_keep_out_what_is_excluded_unless_everything_is(rows: list[list[in
 def test_user_with_all_but_one_item_gets_the_one_and_with_all_items_gets_any() -> None:
     n_items = 5000
     excluded = Ragged.from_lists([list(range(1, n_items)), list(range(1, n_items + 1))])
-    drawn = draw_outside(generator(0), np.repeat([0, 1], 50), excluded, n_items)
+    drawn = draw_outside(generator(0), np.repeat([0, 1], 50), excluded, ItemDrawer(n_items))
     assert set(drawn[:50].tolist()) == {n_items}
     assert len(set(drawn[50:].tolist())) > 10
 
@@ -160,6 +160,34 @@ def test_shared_negatives_are_one_set_a_step_of_any_items_keyed_by_the_step() ->
     assert set(neg[seq > 0].tolist()) == {int(whole[0].negatives[0])}
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_negatives_by_popularity_come_as_often_as_items_do_in_train(shared: bool) -> None:
+    rows = [[1, 2, 9, 9], [1, 3, 9, 9], [1, 4, 9, 9], [1, 2, 9, 9]]  # 9 is valid and test only
+    split = split_of(rows)
+    train = TrainConfig(
+        loss="sampled_softmax", n_negatives=5000, shared_negatives=shared, batch_size=1, negative_sampling="popularity"
+    )
+    made = TrainBatches.of(split, ModelConfig(max_seq_len=9), train)
+    n = len(split.train_counts)
+    for batch in made.epoch(0):
+        mine = set() if shared else set(split.train.row(int(batch.users[0])).tolist())
+        expected = np.where(np.isin(np.arange(n), sorted(mine)), 0, split.train_counts)
+        counts = np.bincount(batch.negatives.ravel(), minlength=n)
+        assert not counts[expected == 0].any()
+        share = 5000 * expected[expected > 0] / expected.sum()
+        assert ((counts[expected > 0] - share) ** 2 / share).sum() < 16.3  # 99.9 % point at 3 degrees of freedom
+    q = split.train_counts / split.train_counts.sum()
+    np.testing.assert_allclose(made.corrections[q > 0], -np.log(5000 * q[q > 0]), rtol=1e-6)
+
+
+def test_user_who_has_all_that_is_ever_drawn_gets_what_is_left() -> None:
+    drawer = ItemDrawer(5, np.array([3, 1, 0, 0, 2]))
+    drawn = draw_outside(generator(0), np.zeros(400, np.int64), Ragged.from_lists([[1, 2, 5]]), drawer)
+    assert set(drawn.tolist()) == {3, 4}
+    rest = draw_outside(generator(0), np.zeros(40_000, np.int64), Ragged.from_lists([[1]]), drawer)
+    assert np.bincount(rest, minlength=6)[[2, 5]] / 40_000 == pytest.approx([1 / 3, 2 / 3], abs=0.01)
+
+
 def test_cross_entropy_draws_no_negatives(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sasrec.batches.draw_outside", None)
     split = split_leave_one_out(build_sequences(make_markov_log())[0])
@@ -170,7 +198,7 @@ def test_cross_entropy_draws_no_negatives(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_draws_are_uniform_over_what_is_left() -> None:
-    drawn = draw_outside(generator(3), np.zeros(80_000, np.int64), Ragged.from_lists([[2, 5]]), 10)
+    drawn = draw_outside(generator(3), np.zeros(80_000, np.int64), Ragged.from_lists([[2, 5]]), ItemDrawer(10))
     counts = np.bincount(drawn, minlength=11)[[1, 3, 4, 6, 7, 8, 9, 10]]
     chi_square = ((counts - 10_000) ** 2 / 10_000).sum()
     assert chi_square < 24.3  # 99.9 % point at 7 degrees of freedom
@@ -182,7 +210,7 @@ def test_draws_from_what_little_is_left_are_uniform_and_of_the_right_row() -> No
     left = [[7, 1000, 3999], [1, 4000]]
     excluded = Ragged.from_lists([np.setdiff1d(items, free).tolist() for free in left])
     rows = np.tile([0, 1], 3000)
-    drawn = draw_outside(generator(1), rows, excluded, n_items)
+    drawn = draw_outside(generator(1), rows, excluded, ItemDrawer(n_items))
     for row, free in enumerate(left):
         counts = np.bincount(drawn[rows == row], minlength=n_items + 1)
         assert counts[free].sum() == 3000
@@ -194,10 +222,10 @@ def test_user_with_every_item_is_warned_of_once(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sasrec.batches._warned", False)
-    draw_outside(generator(0), np.zeros(5, np.int64), Ragged.from_lists([[1, 2]]), 3)
+    draw_outside(generator(0), np.zeros(5, np.int64), Ragged.from_lists([[1, 2]]), ItemDrawer(3))
     assert not caplog.records
     for _ in range(3):
-        draw_outside(generator(0), np.full(5, 3), Ragged.from_lists([[1], [2, 3], [], [1, 2, 3]]), 3)
+        draw_outside(generator(0), np.full(5, 3), Ragged.from_lists([[1], [2, 3], [], [1, 2, 3]]), ItemDrawer(3))
     assert [record.message for record in caplog.records] == [
         "1 users have had every item; their negatives are drawn from all items"
     ]
@@ -221,8 +249,8 @@ def test_many_draws_are_the_draws_of_a_search_row_by_row(monkeypatch: pytest.Mon
     excluded = Ragged.from_lists([rng.integers(1, 101, rng.integers(0, 80)).astype(np.int32) for _ in range(60)])
     rows = np.repeat(np.arange(60), 100)
     monkeypatch.setattr(batches_module, "TABLE_CELLS", cells)
-    by_table = draw_outside(generator(0), rows, excluded, 100)
+    by_table = draw_outside(generator(0), rows, excluded, ItemDrawer(100))
     monkeypatch.setattr(batches_module, "MANY_DRAWS", len(rows) + 1)
-    assert np.array_equal(draw_outside(generator(0), rows, excluded, 100), by_table)
+    assert np.array_equal(draw_outside(generator(0), rows, excluded, ItemDrawer(100)), by_table)
     for row in range(60):
         assert not set(by_table[rows == row].tolist()) & set(excluded.row(row).tolist())

@@ -112,6 +112,26 @@ def test_cut_in_time_must_be_a_number(value: float) -> None:
         EvalConfig(test_cut=value)
 
 
+def test_learning_rate_rises_over_the_warm_up_and_falls_along_half_a_cosine() -> None:
+    config = TrainConfig(learning_rate=0.4, warmup_steps=4, schedule="cosine", max_epochs=10)
+    plain = TrainConfig(learning_rate=0.4)
+    assert [plain.learning_rate_at(step, 10) for step in (0, 50, 99)] == [0.4, 0.4, 0.4]
+    assert config.learning_rate_at(0, 10) == pytest.approx(0.1)
+    assert config.learning_rate_at(50, 10) == pytest.approx(0.2)
+    assert config.learning_rate_at(100, 10) == pytest.approx(0.0)
+    falling = [config.learning_rate_at(step, 10) for step in range(4, 101)]
+    assert falling == sorted(falling, reverse=True)
+
+
+def test_average_forgets_initial_weights_and_then_keeps_its_decay() -> None:
+    config = TrainConfig(ema_decay=0.99)
+    assert config.ema_decay_at(0) == pytest.approx(0.1)
+    assert config.ema_decay_at(90) == pytest.approx(0.91)
+    assert config.ema_decay_at(10_000) == 0.99
+    with pytest.raises(ConfigError, match="lazy_adam"):
+        TrainConfig(ema_decay=0.99, lazy_adam=True)
+
+
 def test_whole_number_is_taken_for_a_decimal_setting() -> None:
     assert repr(TrainConfig(learning_rate=1).learning_rate) == "1.0"
 

@@ -227,7 +227,7 @@ def test_cross_entropy_does_not_depend_on_how_many_scores_exist_at_once(
 def test_padding_is_no_candidate_of_cross_entropy(tied: bool) -> None:
     engine = engine_of(ModelConfig(embedding_dim=16, max_seq_len=10, tied=tied), loss="cross_entropy")
     engine.forward_backward(batch_for(engine))
-    engine.optimizer_step()
+    engine.optimizer_step(engine.train_config.learning_rate)
     assert not engine.item_table()[0].any()
     assert (engine.item_table()[1:] != 0).all()
 
@@ -241,7 +241,7 @@ def test_markov_log_is_learnt_with_every_loss(loss: str, name: str) -> None:
     for epoch in range(25):
         for batch in batches.epoch(epoch):
             engine.forward_backward(batch)
-            engine.optimizer_step()
+            engine.optimizer_step(engine.train_config.learning_rate)
         losses.append(engine.pop_loss())
     assert losses[-1] < 0.7 * losses[0]
     result = evaluate(ModelScorer(engine, 10), SPLIT, "test", EvalConfig(filter_seen="no"), baselines=False)
@@ -299,7 +299,7 @@ def test_weights_and_optimizer_state_are_all_that_a_run_is() -> None:
     def advance(engine: TorchEngine, some: list[Batch]) -> None:
         for batch in some:
             engine.forward_backward(batch)
-            engine.optimizer_step()
+            engine.optimizer_step(engine.train_config.learning_rate)
 
     whole, first, second = engine_of(), engine_of(), engine_of(seed=0)
     advance(whole, batches)
@@ -343,11 +343,11 @@ def test_weights_in_and_out_are_copies() -> None:
     taken = engine.weights()
     kept = {name: w.copy() for name, w in taken.items()}
     engine.forward_backward(batch)
-    engine.optimizer_step()
+    engine.optimizer_step(engine.train_config.learning_rate)
     state = engine.optimizer_state()
     moments = {name: w.copy() for name, w in state.items()}
     engine.forward_backward(batch)
-    engine.optimizer_step()
+    engine.optimizer_step(engine.train_config.learning_rate)
     for name, weight in kept.items():
         np.testing.assert_array_equal(taken[name], weight)
     for name, moment in moments.items():
@@ -376,7 +376,7 @@ def test_steps_are_those_of_adam_with_the_given_decay() -> None:
             second[name] = 0.95 * second[name] + 0.05 * gradient**2
             spread = np.sqrt(second[name] / (1 - 0.95**t)) + 1e-8
             expected[name] -= 0.01 * first[name] / (1 - 0.7**t) / spread
-        engine.optimizer_step()
+        engine.optimizer_step(engine.train_config.learning_rate)
         for name, weight in engine.weights().items():
             np.testing.assert_allclose(weight, expected[name], rtol=0, atol=1e-5, err_msg=name)
 
@@ -396,7 +396,7 @@ def test_l2_pulls_item_embeddings_towards_zero() -> None:
 def test_clipping_bounds_the_norm_of_the_gradient() -> None:
     engine = engine_of(clip_norm=1e-3)
     engine.forward_backward(first_batch())
-    engine.optimizer_step()
+    engine.optimizer_step(engine.train_config.learning_rate)
     norms = [p.grad.norm() for p in engine.model.parameters() if p.grad is not None]
     assert torch.stack(norms).norm().item() == pytest.approx(1e-3, rel=1e-3)
 
@@ -406,7 +406,7 @@ def test_gradient_below_the_bound_is_left_alone(clip_norm: float) -> None:
     engine = engine_of(clip_norm=clip_norm)
     engine.forward_backward(first_batch())
     before = [p.grad.clone() for p in engine.model.parameters() if p.grad is not None]
-    engine.optimizer_step()
+    engine.optimizer_step(engine.train_config.learning_rate)
     assert all(torch.equal(p.grad, g) for p, g in zip(engine.model.parameters(), before, strict=True))  # type: ignore[arg-type]
 
 
@@ -415,7 +415,7 @@ def test_first_adam_step_moves_each_weight_by_the_learning_rate() -> None:
     before = engine.weights()
     engine.forward_backward(first_batch())
     gradients = {n: p.grad.numpy() for n, p in engine.model.named_parameters() if p.grad is not None}
-    engine.optimizer_step()
+    engine.optimizer_step(engine.train_config.learning_rate)
     for name, weight in engine.weights().items():
         large = np.abs(gradients[name]) > 1e-4
         step = before[name] - weight
@@ -429,7 +429,7 @@ def test_published_padding_can_be_trained_on(padding: str) -> None:
     for epoch in range(12):
         for batch in TrainBatches(SPLIT, 12, 64, 1, 0).epoch(epoch):
             engine.forward_backward(batch)
-            engine.optimizer_step()
+            engine.optimizer_step(engine.train_config.learning_rate)
         losses.append(engine.pop_loss())
     assert losses[-1] < losses[0]
 

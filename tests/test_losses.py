@@ -2,12 +2,14 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from sasrec.batches import ItemDrawer, log_corrections
 from sasrec.config import TrainConfig
 from sasrec.losses import bce, cross_entropy, gbce, sampled_loss, sampled_softmax
 
@@ -69,14 +71,14 @@ def test_beta_of_gbce_is_that_of_gsasrec(n_negatives: int, n_items: int, t: floa
 def test_gbce_without_calibration_is_bce_and_fully_calibrated_it_weighs_by_the_sampling_rate() -> None:
     positive, negative = scores(4, 3)
     none = sampled_loss(TrainConfig(loss="gbce", n_negatives=3, gbce_t=0.0), 40)
-    assert none(positive, negative).item() == bce(positive, negative).item()
+    assert none(positive, negative, torch.zeros(3)).item() == bce(positive, negative).item()
     assert TrainConfig(loss="gbce", n_negatives=3, gbce_t=1.0).positive_weight(40) == pytest.approx(3 / 39)
     assert TrainConfig(loss="bce", n_negatives=3, gbce_t=1.0).positive_weight(40) == 1
 
 
 def test_sampled_softmax_weighs_each_negative_by_the_items_it_stands_for() -> None:
-    value = sampled_softmax(torch.tensor([0.5]), torch.tensor([[0.1, -0.2]]), math.log(7.0)).item()
-    denominator = math.exp(0.5) + 7 * math.exp(0.1) + 7 * math.exp(-0.2)
+    value = sampled_softmax(torch.tensor([0.5]), torch.tensor([[0.1, -0.2]]), torch.tensor([3.0, 7.0]).log()).item()
+    denominator = math.exp(0.5) + 3 * math.exp(0.1) + 7 * math.exp(-0.2)
     assert value == pytest.approx(math.log(denominator) - 0.5, rel=1e-6)
 
 
@@ -85,21 +87,29 @@ def test_sampled_softmax_with_every_item_as_a_negative_is_cross_entropy(shared: 
     rng = torch.Generator().manual_seed(1)
     table, targets = torch.randn(5, 9, generator=rng, dtype=torch.float64), torch.tensor([0, 3, 8, 3, 1])
     config = TrainConfig(loss="sampled_softmax", n_negatives=n_negatives, shared_negatives=shared)
-    assert config.log_correction(9) == 0
+    corrections = torch.from_numpy(log_corrections(9, n_negatives, shared, None))
+    assert not corrections.any()
     hidden = torch.arange(9) == targets.unsqueeze(-1)
     negative = table.masked_fill(hidden, -math.inf) if shared else table[~hidden].view(5, 8)
-    sampled = sampled_loss(config, 9)(table.gather(1, targets.unsqueeze(-1)).squeeze(-1), negative)
+    sampled = sampled_loss(config, 9)(table.gather(1, targets.unsqueeze(-1)).squeeze(-1), negative, corrections[1:2])
     assert sampled.item() == pytest.approx(cross_entropy(table, targets).item(), rel=1e-12)
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_corrected_sum_over_negatives_is_on_average_that_over_all_items_but_the_target(shared: bool) -> None:
-    rng = torch.Generator().manual_seed(2)
-    items, target = torch.randn(12, generator=rng, dtype=torch.float64), 4
-    config = TrainConfig(loss="sampled_softmax", n_negatives=3, shared_negatives=shared)
-    pool = torch.arange(12) if shared else torch.tensor([i for i in range(12) if i != target])
-    drawn = pool[torch.randint(len(pool), (200_000, 3), generator=rng)]
-    estimates = (items[drawn].exp() * (drawn != target)).sum(-1) * math.exp(config.log_correction(12))
+@pytest.mark.parametrize("by_popularity", [False, True])
+def test_corrected_sum_over_negatives_is_on_average_that_over_all_items_but_the_target(
+    shared: bool, by_popularity: bool
+) -> None:
+    rng, target = np.random.default_rng(2), 4
+    items = torch.from_numpy(rng.standard_normal(12))
+    counts = np.arange(1, 13) ** 2 if by_popularity else None
+    corrections = torch.from_numpy(log_corrections(12, 3, shared, counts))[1:]
+    if shared or by_popularity:
+        drawn = torch.from_numpy(ItemDrawer(12, counts).draw(rng, 600_000).reshape(-1, 3)).long() - 1
+    else:
+        others = ItemDrawer(12).draw_among(rng, np.delete(np.arange(1, 13, dtype=np.int32), target), 600_000)
+        drawn = torch.from_numpy(others.reshape(-1, 3)).long() - 1
+    estimates = ((items[drawn] + corrections[drawn]).exp() * (drawn != target)).sum(-1)
     wanted = items.exp().sum() - items[target].exp()
     assert estimates.mean().item() == pytest.approx(wanted.item(), rel=0.01)
 
@@ -119,7 +129,7 @@ def test_gradients_are_those_of_the_naive_formulas(t: int, n: int, seed: int) ->
         (bce(positive, negative), -(p.log() + (1 - q).log().sum(-1)).mean()),
         (gbce(positive, negative, 0.3), -((p**0.3).log() + (1 - q).log().sum(-1)).mean()),
         (
-            sampled_softmax(positive, negative, 1.5),
+            sampled_softmax(positive, negative, torch.tensor(1.5)),
             -(positive.exp() / (positive.exp() + (negative + 1.5).exp().sum(-1))).log().mean(),
         ),
     ]
@@ -134,7 +144,7 @@ def test_gradients_are_those_of_the_naive_formulas(t: int, n: int, seed: int) ->
 def test_losses_and_gradients_stay_finite_for_extreme_scores(loss: str, size: float) -> None:
     positive = torch.tensor([size, -size, size, -size], requires_grad=True)
     negative = torch.tensor([[size], [-size], [-size], [size]], requires_grad=True)
-    value = sampled_loss(TrainConfig(loss=loss), 1000)(positive, negative)  # type: ignore[arg-type]
+    value = sampled_loss(TrainConfig(loss=loss), 1000)(positive, negative, torch.full((1,), 6.9))  # type: ignore[arg-type]
     assert torch.isfinite(value)
     assert value > size / 4
     for gradient in gradients(value, positive, negative):
@@ -153,5 +163,6 @@ def test_score_of_minus_infinity_is_as_if_the_negative_were_not_there(loss: str)
     function = sampled_loss(TrainConfig(loss=loss, n_negatives=2), 50)  # type: ignore[arg-type]
     positive, negative = scores(3, 2)
     hidden = torch.cat([negative, torch.full((3, 1), -math.inf, dtype=torch.float64)], -1)
-    assert function(positive, hidden).item() == pytest.approx(function(positive, negative).item(), rel=1e-12)
-    assert torch.isfinite(gradients(function(positive, hidden), negative)[0]).all()
+    without, corrections = function(positive, negative, torch.zeros(2)), torch.zeros(3)
+    assert function(positive, hidden, corrections).item() == pytest.approx(without.item(), rel=1e-12)
+    assert torch.isfinite(gradients(function(positive, hidden, corrections), negative)[0]).all()

@@ -129,7 +129,7 @@ def test_padding_row_stays_zero_while_training(variant: str) -> None:
             assert table.weight.grad is not None
             assert not table.weight.grad[0].any()
             assert table.weight.grad.any()
-        engine.optimizer_step()
+        engine.optimizer_step(engine.train_config.learning_rate)
     weights = engine.weights()
     assert (weights["item_embedding.weight"][0] == 0).all()
     assert (engine.item_table()[0] == 0).all()
@@ -144,7 +144,7 @@ def test_only_the_published_padding_has_a_position_of_its_own_that_stays_zero(pa
     engine = TorchEngine(config, split.sequences.n_items, TrainConfig(threads=1))
     (batch,) = TrainBatches(split, 9, 3, 1, 0).epoch(0)
     engine.forward_backward(batch)
-    engine.optimizer_step()
+    engine.optimizer_step(engine.train_config.learning_rate)
     row = engine.weights()["position_embedding.weight"][0]
     assert (not row.any()) == stays_zero
 

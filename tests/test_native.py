@@ -36,7 +36,8 @@ def make_batch(
     n = len(inputs.values)
     targets = rng.integers(1, n_items + 1, n).astype(np.int32)
     negatives = rng.integers(1, n_items + 1, n_negatives if shared else (n, n_negatives)).astype(np.int32)
-    return Batch(np.arange(len(lengths)) * 7, inputs, targets, negatives, step)
+    corrections = rng.standard_normal(n_items + 1).astype(np.float32)
+    return Batch(np.arange(len(lengths)) * 7, inputs, targets, negatives, corrections, step)
 
 
 def spread_weights(config: ModelConfig, n_items: int, seed: int = 0, size: float = 0.3) -> Weights:
@@ -234,7 +235,7 @@ def test_every_loss_gives_the_same_bits_at_every_run(isa: str, loss: str, thread
         engine = NativeEngine(config, 99, TrainConfig(threads=threads, **LOSSES[loss]))  # type: ignore[arg-type]
         for step in range(3):
             engine.forward_backward(batch_for(LOSSES[loss], LENGTHS * 4, 99, step, step))
-            engine.optimizer_step()
+            engine.optimizer_step(engine.train_config.learning_rate)
         return engine.weights()
 
     first, second = run(), run()
@@ -374,17 +375,18 @@ def test_share_of_dropped_values_is_the_probability_and_neighbours_are_independe
 
 
 @pytest.mark.parametrize(
-    "train", [{"clip_norm": 0.05}, {"l2_embedding": 0.01}, {"l2_embedding": 0.1, "clip_norm": 1.0}]
+    "train",
+    [{"clip_norm": 0.05}, {"l2_embedding": 0.01}, {"l2_embedding": 0.1, "clip_norm": 1.0}, {"weight_decay": 5.0}],
 )
 @pytest.mark.parametrize("tied", [True, False])
-def test_steps_with_clipping_and_l2_move_the_weights_as_torch_does(train: dict[str, float], tied: bool) -> None:
-    config = ModelConfig(embedding_dim=20, max_seq_len=70, dropout=0.0, tied=tied)
+def test_steps_with_clipping_l2_and_decay_move_the_weights_as_torch_does(train: dict[str, float], tied: bool) -> None:
+    config = ModelConfig(embedding_dim=20, n_heads=2, max_seq_len=70, dropout=0.0, tied=tied)
     reference, native = engines(config, 40, learning_rate=0.01, **train)
     for step in range(5):
         batch = make_batch(LENGTHS, 40, seed=step, step=step)
         for engine in (reference, native):
             engine.forward_backward(batch)
-            engine.optimizer_step()
+            engine.optimizer_step(engine.train_config.learning_rate)
     if load_native().module.bf16:
         pytest.skip("the default variant rounds to bf16")
     expected, got = without_key_biases(reference.weights()), without_key_biases(native.weights())
@@ -393,13 +395,68 @@ def test_steps_with_clipping_and_l2_move_the_weights_as_torch_does(train: dict[s
         assert np.abs(expected[name] - got[name]).max() < 0.02, name
 
 
+def test_weight_decay_shrinks_the_matrices_of_blocks_and_nothing_else() -> None:
+    config = ModelConfig(block="ligr", embedding_dim=20, n_heads=2, ffn_dim=24, max_seq_len=70, dropout=0.0)
+    for kind in (TorchEngine, NativeEngine):
+        decayed, plain = (weights_after_a_step(kind, config, decay) for decay in (2.0, 0.0))
+        before = spread_weights(config, 40)
+        for name in plain:
+            is_matrix = name.startswith("blocks.") and "norm" not in name and plain[name].ndim == 2
+            lost = 0.05 * 2.0 * before[name] if is_matrix else np.zeros_like(before[name])
+            np.testing.assert_allclose(plain[name] - decayed[name], lost, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def weights_after_a_step(kind: type[TorchEngine | NativeEngine], config: ModelConfig, weight_decay: float) -> Weights:
+    engine = kind(config, 40, TrainConfig(threads=1, weight_decay=weight_decay))
+    engine.load_weights(spread_weights(config, 40))
+    engine.forward_backward(make_batch(LENGTHS, 40))
+    engine.optimizer_step(0.05)
+    return engine.weights()
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_average_of_the_weights_is_that_of_its_formula_and_trades_places_with_them(tied: bool) -> None:
+    config = ModelConfig(embedding_dim=20, max_seq_len=70, dropout=0.0, tied=tied)
+    for engine in engines(config, 40):
+        expected: Weights = {}
+        for step, decay in enumerate([0.5, 0.9, 0.75]):
+            engine.forward_backward(make_batch(LENGTHS, 40, seed=step, step=step))
+            engine.optimizer_step(0.01)
+            engine.update_average(decay)
+            now = engine.weights()
+            expected = {n: decay * expected[n] + (1 - decay) * now[n] if expected else now[n] for n in now}
+        features = engine.encode(Ragged.from_lists([[3, 4, 5]]))
+        engine.swap_average()
+        for name, value in engine.weights().items():
+            np.testing.assert_allclose(value, expected[name], rtol=1e-5, atol=1e-6, err_msg=name)
+        assert np.abs(engine.encode(Ragged.from_lists([[3, 4, 5]])) - features).max() > 1e-4
+        engine.swap_average()
+        assert all((engine.weights()[name] == now[name]).all() for name in now)
+        np.testing.assert_array_equal(engine.encode(Ragged.from_lists([[3, 4, 5]])), features)
+
+
+def test_average_goes_with_the_optimizer_state_from_engine_to_engine() -> None:
+    config = ModelConfig(embedding_dim=20, max_seq_len=70, dropout=0.0)
+    pair = engines(config, 40)
+    for first, second in (pair, pair[::-1]):
+        first.forward_backward(make_batch(LENGTHS, 40))
+        for _ in range(2):
+            first.optimizer_step(0.01)
+            first.update_average(0.5)
+        state = first.optimizer_state()
+        second.load_optimizer_state(state)
+        again = second.optimizer_state()
+        assert {name for name in state if name.startswith("average/")} == {f"average/{n}" for n in first.weights()}
+        assert all((again[name] == state[name]).all() for name in state)
+
+
 def test_a_run_started_on_one_engine_goes_on_on_the_other() -> None:
     config = ModelConfig(embedding_dim=20, max_seq_len=70, dropout=0.0)
     reference, native = engines(config, 40)
     batches = [make_batch(LENGTHS, 40, seed=step, step=step) for step in range(6)]
     for batch in batches[:3]:
         reference.forward_backward(batch)
-        reference.optimizer_step()
+        reference.optimizer_step(reference.train_config.learning_rate)
     native.load_weights(reference.weights())
     native.load_optimizer_state(reference.optimizer_state())
     again = NativeEngine(config, 40, TrainConfig(threads=1))
@@ -409,7 +466,7 @@ def test_a_run_started_on_one_engine_goes_on_on_the_other() -> None:
     for batch in batches[3:]:
         for engine in (reference, native, again):
             engine.forward_backward(batch)
-            engine.optimizer_step()
+            engine.optimizer_step(engine.train_config.learning_rate)
     tolerance = 5e-3 if load_native().module.bf16 else 1e-4
     for engine in (native, again):
         got = without_key_biases(engine.weights())
@@ -422,7 +479,7 @@ def train_a_little(threads: int, dropout: float = 0.3) -> Weights:
     engine = NativeEngine(config, 40, TrainConfig(threads=threads, seed=5))
     for step in range(4):
         engine.forward_backward(make_batch(LENGTHS * 4, 40, seed=step, step=step))
-        engine.optimizer_step()
+        engine.optimizer_step(engine.train_config.learning_rate)
     return engine.weights()
 
 
@@ -487,8 +544,8 @@ def test_training_learns_a_log_that_can_be_learnt() -> None:
         inputs = Ragged.from_lists(list(rows[:, :-1].astype(np.int32)))
         targets = rows[:, 1:].ravel().astype(np.int32)
         negatives = ((targets - 1 + rng.integers(1, 20, len(targets))) % 20 + 1).astype(np.int32)[:, None]
-        engine.forward_backward(Batch(np.arange(32), inputs, targets, negatives, step))
-        engine.optimizer_step()
+        engine.forward_backward(Batch(np.arange(32), inputs, targets, negatives, np.zeros(21, np.float32), step))
+        engine.optimizer_step(engine.train_config.learning_rate)
         losses.append(engine.pop_loss())
     assert losses[0] > 1.2
     assert np.mean(losses[-5:]) < 0.5
@@ -512,7 +569,9 @@ def test_training_learns_a_log_that_can_be_learnt() -> None:
 def test_arrays_that_do_not_fit_are_refused_before_anything_is_read(change: dict[str, object], message: str) -> None:
     engine = NativeEngine(ModelConfig(embedding_dim=16, max_seq_len=5), 40, TrainConfig(threads=2))
     inputs = Ragged(np.array([1, 2, 3], np.int32), np.array([0, 2, 3]))
-    batch = Batch(np.arange(2), inputs, np.array([1, 2, 3], np.int32), np.ones((3, 1), np.int32), 0)
+    batch = Batch(
+        np.arange(2), inputs, np.array([1, 2, 3], np.int32), np.ones((3, 1), np.int32), np.zeros(41, np.float32), 0
+    )
     with pytest.raises(ValueError, match=message):
         engine.forward_backward(replace(batch, **change))  # type: ignore[arg-type]
 
@@ -603,7 +662,7 @@ def run_of_steps(n_steps: int, n_items: int, lazy: bool, tied: bool = True, save
     engine = NativeEngine(config, n_items, train)
     for step in range(n_steps):
         engine.forward_backward(make_batch([5, 3, 2], n_items, seed=step % 41, step=step))
-        engine.optimizer_step()
+        engine.optimizer_step(engine.train_config.learning_rate)
         if saves and step == n_steps // 2:
             weights, state = engine.weights(), engine.optimizer_state()
             engine = NativeEngine(config, n_items, train)
@@ -640,10 +699,10 @@ def test_missed_steps_in_closed_form_are_dense_adam_with_zero_gradients() -> Non
     inputs = Ragged(np.array([3, 4], np.int32), np.array([0, 2]))
     for step in range(300):
         negative = np.full((2, 1), 6 + step, np.int32)  # each touched once, and then no more
-        batch = Batch(np.arange(1), inputs, np.array([4, 5], np.int32), negative, step)
+        batch = Batch(np.arange(1), inputs, np.array([4, 5], np.int32), negative, np.zeros(501, np.float32), step)
         for engine in (dense, lazy):
             engine.forward_backward(batch)
-            engine.optimizer_step()
+            engine.optimizer_step(engine.train_config.learning_rate)
     expected, got = (engine.weights()["item_embedding.weight"] for engine in (dense, lazy))
     moved = np.abs(expected - start)[6:300]
     assert (np.abs(expected - got)[6:300] < 0.01 * moved + 1e-5).all()

@@ -133,6 +133,35 @@ def test_interrupted_and_resumed_run_equals_an_uninterrupted_one(markov_log: pl.
     assert losses[0] == pytest.approx(losses[1], rel=1e-12)
 
 
+def test_model_of_an_epoch_is_the_average_where_there_is_one(markov_log: pl.DataFrame) -> None:
+    split = split_of(markov_log)
+    plain, averaged = (run_training(split, replace(TRAIN, ema_decay=decay)) for decay in (0.0, 0.9))
+    assert [line["train_loss"] for line in plain.history] == [line["train_loss"] for line in averaged.history]
+    assert plain.history[-1]["valid"] != averaged.history[-1]["valid"]
+    assert any((plain.weights[name] != averaged.weights[name]).any() for name in plain.weights)
+
+
+def test_learning_rate_of_an_epoch_is_written_to_its_line(markov_log: pl.DataFrame) -> None:
+    config = replace(TRAIN, max_epochs=4, schedule="cosine", warmup_steps=2)
+    rates = [line["learning_rate"] for line in run_training(split_of(markov_log), config).history]
+    assert rates == [config.learning_rate_at(step, 7) for step in (6, 13, 20, 27)]
+
+
+@pytest.mark.parametrize("engine", ["torch", "auto"])
+def test_interrupted_run_with_average_and_schedule_goes_on_as_if_it_had_not_been(engine: str, tmp_path: Path) -> None:
+    split = split_of(make_markov_log())
+    config = replace(TRAIN, ema_decay=0.9, schedule="cosine", weight_decay=0.1, engine=engine)
+    whole = run_training(split, config)
+
+    def interrupt(p: Progress) -> None:
+        if p.epoch == 2 and p.valid is not None:  # the end of the epoch
+            signal.raise_signal(signal.SIGINT)
+
+    run = RunFolder.create(tmp_path / "run")
+    assert run_training(split, config, run=run, progress=interrupt).stopped == "interrupted"
+    assert_same_weights(whole, run_training(split, config, run=run, resume=True))
+
+
 def test_run_killed_in_the_middle_of_an_epoch_and_resumed_ends_in_the_same_weights(tmp_path: Path) -> None:
     log = make_markov_log(n_users=160)
     config = replace(TRAIN, max_epochs=3, batch_size=4, save_every_minutes=1e-9)

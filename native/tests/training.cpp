@@ -93,7 +93,8 @@ class Subject {
   }
 
   double forward_backward(const Batch& batch, float l2 = 0) {
-    return engine.forward_backward(batch.view(), batch.keys.data(), batch.step_key, {LossKind::kBce, 1.0f, 0.0f, 1.0f},
+    return engine.forward_backward(batch.view(), batch.keys.data(), batch.step_key,
+                                   {LossKind::kBce, 1.0f, nullptr, 1.0f},
                                    {batch.targets.data(), batch.negatives.data(), batch.n_negatives, false}, l2);
   }
 

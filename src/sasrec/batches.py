@@ -1,6 +1,6 @@
 """Training batches. In: a Split; out: ragged Batch(inputs, targets, negatives), in a seeded order.
 
-Shape legend: B batch, T real positions of all rows of a batch, N negatives, L max_seq_len.
+Shape legend: B batch, T real positions of all rows of a batch, N negatives, L max_seq_len, V n_items + 1.
 
 A user with train items 4 8 6 9 gives   inputs  4 8 6
                                         targets 8 6 9    (the next item)
@@ -11,15 +11,16 @@ that skips to a step, draws what an uninterrupted run would have drawn.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sasrec.config import ModelConfig, TrainConfig
+from sasrec.config import ModelConfig, Sampling, TrainConfig
 from sasrec.errors import DataError
-from sasrec.sequences import Int32, Int64, Ragged, Split, flat_index
+from sasrec.sequences import Float32, Int32, Int64, Ragged, Split, flat_index
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ class Batch:
     inputs: Ragged  # B rows, T values
     targets: Int32  # (T,) the item that follows each input
     negatives: Int32  # (T, N) items the user has not got in train; (N,) any items, shared by all positions
+    corrections: Float32  # (V,) what sampled_softmax adds to an item's score as a negative; (0,) without negatives
     step: int  # counted over the whole run; keys the dropout masks
 
     def to_padded(self, max_seq_len: int) -> tuple[Int32, Int32, Int32]:
@@ -70,14 +72,22 @@ class TrainBatches:
         batch_size: users per step.
         n_negatives: negatives per position; 0 = none are drawn.
         seed: decides order and negatives.
-        shared: a batch has one set of negatives, uniform over all items: what one user has, another has not.
+        shared: a batch has one set of negatives, drawn from all items: what one user has, another has not.
+        sampling: how likely an item is drawn: all the same, or in proportion to its train events.
 
     Raises:
         DataError: no user has two train items.
     """
 
     def __init__(
-        self, split: Split, max_seq_len: int, batch_size: int, n_negatives: int, seed: int, shared: bool = False
+        self,
+        split: Split,
+        max_seq_len: int,
+        batch_size: int,
+        n_negatives: int,
+        seed: int,
+        shared: bool = False,
+        sampling: Sampling = "uniform",
     ) -> None:
         self.max_seq_len, self.batch_size, self.n_negatives, self.seed = max_seq_len, batch_size, n_negatives, seed
         self.shared = shared
@@ -88,13 +98,22 @@ class TrainBatches:
             raise DataError("no user has two events to train on; a longer log is needed")
         self.starts, self.ends = starts, split.train_ends
         self.steps_per_epoch = -(-len(self.users) // batch_size)
+        counts = split.train_counts[1:] if sampling == "popularity" and n_negatives else None
+        self.drawer = ItemDrawer(self.n_items, counts)
+        self.corrections = log_corrections(self.n_items, n_negatives, shared, counts)
         self.positions_per_epoch = int(np.minimum((self.ends - starts)[self.users] - 1, max_seq_len).sum())
 
     @classmethod
     def of(cls, split: Split, model: ModelConfig, train: TrainConfig) -> TrainBatches:
         """The batches that a configuration trains on."""
         return cls(
-            split, model.max_seq_len, train.batch_size, train.negatives_drawn, train.seed, train.shared_negatives
+            split,
+            model.max_seq_len,
+            train.batch_size,
+            train.negatives_drawn,
+            train.seed,
+            train.shared_negatives,
+            train.negative_sampling,
         )
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
@@ -109,7 +128,7 @@ class TrainBatches:
         starts = np.maximum(self.starts[users], ends - 1 - self.max_seq_len)
         inputs = Ragged.cut(self.items, starts, ends - 1)
         targets = self.items[flat_index(starts + 1, inputs.offsets)]
-        return Batch(users, inputs, targets, self._negatives(users, inputs, step), step)
+        return Batch(users, inputs, targets, self._negatives(users, inputs, step), self.corrections, step)
 
     def _negatives(self, users: Int64, inputs: Ragged, step: int) -> Int32:
         n = self.n_negatives
@@ -117,27 +136,89 @@ class TrainBatches:
             return np.empty((len(inputs.values), 0), np.int32)
         rng = generator(self.seed, NEGATIVES, step)
         if self.shared:
-            return rng.integers(1, self.n_items + 1, n, dtype=np.int32)
+            return self.drawer.draw(rng, n)
         train_items = Ragged.cut(self.items, self.starts[users], self.ends[users])
-        return draw_outside(rng, np.repeat(inputs.row_of, n), train_items, self.n_items).reshape(-1, n)
+        return draw_outside(rng, np.repeat(inputs.row_of, n), train_items, self.drawer).reshape(-1, n)
 
 
-def draw_outside(rng: np.random.Generator, rows: Int64, excluded: Ragged, n_items: int) -> Int32:
-    """Uniform items, with replacement, that the row does not exclude.
+class ItemDrawer:
+    """Draws items with replacement.
+
+    Args:
+        n_items: items are 1..n_items.
+        counts: (n_items,) how likely each item is, in proportion, 0 = never; None = all the same.
+    """
+
+    def __init__(self, n_items: int, counts: Int64 | None = None) -> None:
+        self.n_items = n_items
+        self.bounds = None if counts is None else counts.cumsum()
+
+    def draw(self, rng: np.random.Generator, n: int) -> Int32:
+        """(n,) items."""
+        if self.bounds is None:
+            return rng.integers(1, self.n_items + 1, n, dtype=np.int32)
+        return self._items_at(rng.integers(0, self.bounds[-1], n))
+
+    def draw_among(self, rng: np.random.Generator, items: Int32, n: int) -> Int32:
+        """(n,) items of the ascending `items`, uniform where none of them is ever drawn."""
+        if self.bounds is None:
+            return rng.choice(items, n)
+        counts = self.bounds[items - 1] - np.where(items > 1, self.bounds[items - 2], 0)
+        return rng.choice(items, n, p=counts / counts.sum() if counts.any() else None)
+
+    def _items_at(self, events: Int64) -> Int32:
+        """The items whose events, laid end to end, these are."""
+        assert self.bounds is not None
+        return (np.searchsorted(self.bounds, events, "right") + 1).astype(np.int32)
+
+
+def log_corrections(n_items: int, n_negatives: int, shared: bool, counts: Int64 | None) -> Float32:
+    """What sampled_softmax adds to the score of each item as a negative: the log of how many items it stands for.
+
+    An item drawn with probability q comes n q times among n negatives, and so stands for 1 / (n q). Negatives of a
+    position are drawn from the n_items - 1 that are not its target, shared ones from all. Only hits of the target are
+    left out afterwards, so both make the sum of exp(score) over negatives an unbiased estimate of that over all items
+    but the target (taking the user's own items, which positions do not draw, for average).
+
+    Args:
+        n_items: items are 1..n_items.
+        n_negatives: of a position, or shared by a batch; 0 = none are drawn.
+        shared: whether a batch shares them.
+        counts: (n_items,) how likely each item is, in proportion; None = all the same.
+
+    Returns:
+        (n_items + 1,) corrections, 0 for padding and for what is never drawn; (0,) without negatives.
+
+    Source: Bengio & Senecal 2008, equation 8.
+    """
+    if not n_negatives:
+        return np.zeros(0, np.float32)
+    corrections = np.zeros(n_items + 1, np.float32)
+    if counts is None:
+        corrections[1:] = math.log((n_items if shared else max(1, n_items - 1)) / n_negatives)
+    else:
+        drawn = counts > 0
+        corrections[1:][drawn] = np.log(counts.sum() / (n_negatives * counts[drawn]))
+    return corrections
+
+
+def draw_outside(rng: np.random.Generator, rows: Int64, excluded: Ragged, drawer: ItemDrawer) -> Int32:
+    """Items, with replacement, that the row does not exclude.
 
     Args:
         rng: where the numbers come from.
         rows: (M,) which row of `excluded` each draw belongs to.
         excluded: items that row must not get. A row that excludes every item gets any item, and a warning is logged.
-        n_items: items are 1..n_items.
+        drawer: how likely each item is.
 
     Returns:
         (M,) item indices.
     """
+    n_items = drawer.n_items
     keys = _unique_keys(excluded, n_items)
     ascending = bool((rows[1:] >= rows[:-1]).all()) and n_items < TABLE_CELLS
     full = np.bincount(keys // (n_items + 1), minlength=len(excluded)) >= n_items
-    draws = rng.integers(1, n_items + 1, len(rows), dtype=np.int32)
+    draws = drawer.draw(rng, len(rows))
     pending = np.arange(len(rows))
     if full.any():
         _warn_once(int(full.sum()))
@@ -149,11 +230,11 @@ def draw_outside(rng: np.random.Generator, rows: Int64, excluded: Ragged, n_item
         pending = pending[_in_table(keys, wanted, first, n_items + 1) if by_table else _contains(keys, wanted)]
         if not len(pending):
             return draws
-        draws[pending] = rng.integers(1, n_items + 1, len(pending), dtype=np.int32)
+        draws[pending] = drawer.draw(rng, len(pending))
     for row in np.unique(rows[pending]):  # users who have nearly everything
         mine = pending[rows[pending] == row]
         free = np.setdiff1d(np.arange(1, n_items + 1, dtype=np.int32), excluded.row(row))
-        draws[mine] = rng.choice(free, len(mine))
+        draws[mine] = drawer.draw_among(rng, free, len(mine))
     return draws
 
 

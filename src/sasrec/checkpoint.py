@@ -27,8 +27,8 @@ from safetensors.numpy import save as to_safetensors
 
 from sasrec.config import EvalConfig, ModelConfig, TrainConfig, from_dict, to_dict
 from sasrec.errors import CheckpointError, ConfigError, DataError
-from sasrec.sequences import LogFacts, Sequences, Vocabulary
-from sasrec.weights import Float32, Weights
+from sasrec.sequences import Float32, LogFacts, Sequences, Vocabulary
+from sasrec.weights import Weights
 
 FORMAT = 1
 MAY_CHANGE_ON_RESUME = {
@@ -281,7 +281,8 @@ def check_resumable(saved: RunConfig, now: RunConfig) -> None:
         )
     for part in ("model", "train", "eval"):
         before, after = to_dict(getattr(saved, part)), to_dict(getattr(now, part))
-        changed = [k for k in before if before[k] != after[k] and k not in MAY_CHANGE_ON_RESUME]
+        fixed = {"max_epochs"} if before.get("schedule") == "cosine" else set()  # the learning rate is planned by it
+        changed = [k for k in before if before[k] != after[k] and k not in MAY_CHANGE_ON_RESUME - fixed]
         if changed:
             name = changed[0]
             raise ConfigError(

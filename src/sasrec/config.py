@@ -21,6 +21,8 @@ Loss = Literal["bce", "gbce", "sampled_softmax", "cross_entropy"]
 Protocol = Literal["full", "sampled"]
 Ties = Literal["expected", "strict", "pessimistic"]
 Exclude = Literal["train", "all"]
+Sampling = Literal["uniform", "popularity"]
+Schedule = Literal["constant", "cosine"]
 SplitMethod = Literal["leave_one_out", "temporal"]
 TemporalTargets = Literal["first", "last", "all"]
 FilterSeen = Literal["auto", "yes", "no"]
@@ -90,11 +92,32 @@ class TrainConfig:
     shared_negatives: bool = _setting(
         False, "all positions of a batch share one set of negatives, drawn from all items, also the user's own"
     )
+    negative_sampling: Sampling = _setting(
+        "uniform", "negatives are drawn uniformly, or by popularity: in proportion to an item's train events"
+    )
     gbce_t: float = _setting(
         0.75, "gbce: how far to undo the overconfidence of sampling; 0 = bce, 1 = fully", low=0.0, high=1.0
     )
     batch_size: int = _setting(128, "users per step", low=1, high=1_000_000)
     learning_rate: float = _setting(1e-3, "Adam's learning rate", low=0.0, high=10.0)
+    schedule: Schedule = _setting(
+        "constant", "the learning rate over a run: constant, or half a cosine that reaches zero at max_epochs"
+    )
+    warmup_steps: int = _setting(0, "the learning rate rises linearly over this many first steps", low=0, high=MAX_INT)
+    weight_decay: float = _setting(
+        0.0,
+        "each step shrinks the matrices of the blocks by this times the learning rate (AdamW); embeddings, norms and "
+        "biases are left alone",
+        low=0.0,
+        high=100.0,
+    )
+    ema_decay: float = _setting(
+        0.0,
+        "validate and keep an exponential moving average of the weights, which keeps this share of itself a step; "
+        "0 = the weights themselves",
+        low=0.0,
+        high=0.999999,
+    )
     adam_beta1: float = _setting(0.9, "Adam's decay of the first moment", low=0.0, high=0.999999)
     adam_beta2: float = _setting(0.98, "Adam's decay of the second moment", low=0.0, high=0.999999)
     l2_embedding: float = _setting(
@@ -124,6 +147,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _validate(self)
         parse_metric(self.valid_metric)
+        if self.ema_decay and self.lazy_adam:
+            raise ConfigError("ema_decay averages rows that lazy_adam leaves behind; use one of the two")
 
     @property
     def negatives_drawn(self) -> int:
@@ -141,18 +166,24 @@ class TrainConfig:
         alpha = min(1.0, self.n_negatives / max(1, n_items - 1))
         return 1.0 - self.gbce_t * (1.0 - alpha)
 
-    def log_correction(self, n_items: int) -> float:
-        """What sampled_softmax adds to the scores of negatives: the log of how many items each stands for.
+    def learning_rate_at(self, step: int, steps_per_epoch: int) -> float:
+        """The learning rate of a step (from 0): linear warm-up, and half a cosine if the schedule says so.
 
-        Uniform draws with replacement bring each of m items n_negatives / m times on average. Negatives of a position
-        stand for the n_items - 1 that are not its target; shared ones are drawn from all n_items. Only hits of
-        the target are left out afterwards, so both make the sum of exp(score) over negatives an unbiased estimate of
-        that over all items but the target (taking the user's own items, which positions do not draw, for average).
-
-        Source: Bengio & Senecal 2008, equation 8.
+        Source: Loshchilov & Hutter 2017 (SGDR), equation 5, without restarts and down to zero.
         """
-        stood_for = n_items if self.shared_negatives else max(1, n_items - 1)
-        return math.log(stood_for / self.n_negatives)
+        rate = self.learning_rate * min(1.0, (step + 1) / max(1, self.warmup_steps))
+        if self.schedule == "cosine":
+            rate *= 0.5 + 0.5 * math.cos(math.pi * step / (steps_per_epoch * self.max_epochs))
+        return rate
+
+    def ema_decay_at(self, step: int) -> float:
+        """The share that the average of the weights keeps of itself at a step (from 0).
+
+        Less at first, so that initial weights are forgotten.
+
+        Source: tf.train.ExponentialMovingAverage of TensorFlow, with num_updates.
+        """
+        return min(self.ema_decay, (1 + step) / (10 + step))
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,9 @@ from sasrec.batches import DROPOUT, WEIGHTS, Batch, generator
 from sasrec.config import ModelConfig, TrainConfig
 from sasrec.errors import ConfigError
 from sasrec.native import NativeEngine, load_native, unsupported
-from sasrec.sequences import Int64, Ragged
+from sasrec.sequences import Float32, Int64, Ragged
 from sasrec.threads import set_threads, usable_cpus
-from sasrec.weights import Float32, Weights, check_weights
+from sasrec.weights import Weights, check_weights, is_block_matrix, weight_shapes
 
 if TYPE_CHECKING:
     import torch
@@ -49,8 +49,14 @@ class Engine(Protocol):
     def forward_backward(self, batch: Batch) -> None:
         """Gradients of the batch's loss, which is added to the running mean."""
 
-    def optimizer_step(self) -> None:
+    def optimizer_step(self, learning_rate: float) -> None:
         """Apply the gradients."""
+
+    def update_average(self, decay: float) -> None:
+        """Move the average of all weights towards them, keeping `decay` of itself; the first call copies them."""
+
+    def swap_average(self) -> None:
+        """The weights and their average change places."""
 
     def pop_loss(self) -> float:
         """Mean loss per position since the last call."""
@@ -68,10 +74,10 @@ class Engine(Protocol):
         """Replace all weights."""
 
     def optimizer_state(self) -> Weights:
-        """Adam's moments by name and its step count."""
+        """Adam's moments by name and its step count, and the average of the weights if there is one."""
 
     def load_optimizer_state(self, state: Mapping[str, Float32]) -> None:
-        """Replace Adam's moments."""
+        """Replace Adam's moments and the average of the weights."""
 
 
 def create_engine(
@@ -167,12 +173,10 @@ class TorchEngine:
         self.model = SASRec(model, n_items, generator(train.seed, WEIGHTS)).to(self.device)
         self.sampled_loss = sampled_loss(train, n_items)
         self._head = self._full_loss if train.loss == "cross_entropy" else self._sampled_loss
-        self.optimizer = torch.optim.Adam(
-            self.model.parameters(),
-            lr=train.learning_rate,
-            betas=(train.adam_beta1, train.adam_beta2),
-            fused=True,
+        self.optimizer = torch.optim.AdamW(
+            self._parameter_groups(), betas=(train.adam_beta1, train.adam_beta2), fused=True
         )
+        self._average: dict[str, torch.Tensor] = {}
         self._loss_sum = torch.zeros((), device=self.device, dtype=torch.float64)
         self._n_positions = 0
 
@@ -205,7 +209,10 @@ class TorchEngine:
         else:
             negative = self.model.scores(features, negatives)
         hits = negatives == targets.unsqueeze(-1)
-        return self.sampled_loss(self.model.scores(features, targets), negative.masked_fill(hits, -math.inf))
+        corrections = self._tensor(batch.corrections)[negatives]
+        return self.sampled_loss(
+            self.model.scores(features, targets), negative.masked_fill(hits, -math.inf), corrections
+        )
 
     def _full_loss(self, features: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Cross-entropy over all items, some positions at a time: their scores are computed again going back."""
@@ -234,12 +241,34 @@ class TorchEngine:
 
             torch.cuda.manual_seed(int(rng.integers(2**63)))
 
-    def optimizer_step(self) -> None:
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        """Matrices of the blocks, which weight decay is for, and all others."""
+        shrinks = {name for name in weight_shapes(self.config, self.n_items) if is_block_matrix(name)}
+        named = list(self.model.named_parameters())
+        return [
+            {"params": [p for n, p in named if n in shrinks], "weight_decay": self.train_config.weight_decay},
+            {"params": [p for n, p in named if n not in shrinks], "weight_decay": 0.0},
+        ]
+
+    def optimizer_step(self, learning_rate: float) -> None:
         import torch
 
         if self.train_config.clip_norm:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.train_config.clip_norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
         self.optimizer.step()
+
+    def update_average(self, decay: float) -> None:
+        for name, parameter in self.model.named_parameters():
+            if name in self._average:
+                self._average[name].lerp_(parameter.detach(), 1 - decay)
+            else:
+                self._average[name] = parameter.detach().clone()
+
+    def swap_average(self) -> None:
+        for name, parameter in self.model.named_parameters():
+            parameter.data, self._average[name] = self._average[name], parameter.data
 
     def pop_loss(self) -> float:
         loss = self._loss_sum.item() / max(self._n_positions, 1)
@@ -278,13 +307,16 @@ class TorchEngine:
         for name, parameter in self.model.named_parameters():
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 state[f"{key}/{name}"] = value.detach().cpu().numpy().copy()
-        return state
+        return state | {f"average/{name}": value.cpu().numpy().copy() for name, value in self._average.items()}
 
     def load_optimizer_state(self, state: Mapping[str, Float32]) -> None:
         import torch
 
         for name, parameter in self.model.named_parameters():
             mine = {k.partition("/")[0]: v for k, v in state.items() if k.partition("/")[2] == name}
+            average = mine.pop("average", None)
+            if average is not None:
+                self._average[name] = torch.tensor(average, device=self.device)
             if mine:
                 self.optimizer.state[parameter] = {k: torch.tensor(v, device=self.device) for k, v in mine.items()}
 

@@ -20,13 +20,13 @@ from typing import Any, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from sasrec.batches import CANDIDATES, draw_outside, generator
+from sasrec.batches import CANDIDATES, ItemDrawer, draw_outside, generator
 from sasrec.config import EvalConfig, Exclude, Ties
 from sasrec.errors import ConfigError, DataError
 from sasrec.index import BLOCK_BYTES, ranks_and_lists
-from sasrec.ranking import Float32, Float64, ranks_sampled
+from sasrec.ranking import Float64, ranks_sampled
 from sasrec.scorers import Ranker, Scorer, build_baselines, run_starts
-from sasrec.sequences import Int32, Int64, Ragged, Split, Targets, Vocabulary, hides_seen
+from sasrec.sequences import Float32, Int32, Int64, Ragged, Split, Targets, Vocabulary, hides_seen
 
 MAX_ROWS = 4096  # targets ranked at once
 DRAW_ROWS = 4096  # targets whose candidates are drawn at once; the draws depend on it
@@ -365,7 +365,7 @@ def draw_candidates(split: Split, part: str, n: int, exclude: Exclude, seed: int
         users = targets.users[start : start + DRAW_ROWS]
         excluded = Ragged.cut(sequences.items, sequences.offsets[users], ends[users])
         rows = np.repeat(np.arange(len(users)), n)
-        outside = draw_outside(rng, rows, excluded, sequences.n_items)
+        outside = draw_outside(rng, rows, excluded, ItemDrawer(sequences.n_items))
         drawn[start : start + DRAW_ROWS, 1:] = outside.reshape(len(users), n)
     return drawn
 

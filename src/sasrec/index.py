@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from sasrec.config import Ties
 from sasrec.native import load_native
-from sasrec.ranking import Float32, Float64, check_k, rank_of, ranks_full, ranks_sampled, top_k
-from sasrec.sequences import Int32, Ragged
+from sasrec.ranking import Float64, check_k, rank_of, ranks_full, ranks_sampled, top_k
+from sasrec.sequences import Float32, Int32, Ragged
 
 BLOCK_BYTES = 2**25  # of scores, or of candidates' embeddings, held at once
 GATHER_BYTES = 2**20  # of candidates' embeddings held at once: they stay in the cache

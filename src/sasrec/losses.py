@@ -7,7 +7,6 @@ Shape legend: T positions, N negatives, V n_items + 1.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,7 +14,7 @@ from torch.nn.functional import softplus
 
 from sasrec.config import TrainConfig
 
-SampledLoss = Callable[[Tensor, Tensor], Tensor]
+SampledLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def bce(positive_scores: Tensor, negative_scores: Tensor) -> Tensor:
@@ -46,18 +45,18 @@ def gbce(positive_scores: Tensor, negative_scores: Tensor, beta: float) -> Tenso
     return (beta * softplus(-positive_scores) + softplus(negative_scores).sum(-1)).mean()
 
 
-def sampled_softmax(positive_scores: Tensor, negative_scores: Tensor, log_correction: float) -> Tensor:
+def sampled_softmax(positive_scores: Tensor, negative_scores: Tensor, corrections: Tensor) -> Tensor:
     """Cross-entropy of the target among itself and its negatives, each of which stands for many items.
 
     Args:
         positive_scores: (T,) scores of the targets.
         negative_scores: (T, N) scores of the negatives.
-        log_correction: added to the negatives' scores, -log of the expected count of an item among the draws;
-            TrainConfig.log_correction derives it. The target is always there and gets none.
+        corrections: (T, N) or (N,), added to the negatives' scores, -log of the expected count of an item among the
+            draws; `batches.log_corrections` derives it. The target is always there and gets none.
 
-    Source: Bengio & Senecal 2008, equation 8, with uniform draws.
+    Source: Bengio & Senecal 2008, equation 8.
     """
-    candidates = torch.cat([positive_scores.unsqueeze(-1), negative_scores + log_correction], -1)  # (T, 1 + N)
+    candidates = torch.cat([positive_scores.unsqueeze(-1), negative_scores + corrections], -1)  # (T, 1 + N)
     return -candidates.log_softmax(-1)[:, 0].mean()
 
 
@@ -74,7 +73,8 @@ def cross_entropy(scores: Tensor, targets: Tensor) -> Tensor:
 
 
 def sampled_loss(config: TrainConfig, n_items: int) -> SampledLoss:
-    """The loss of targets and negatives that a configuration asks for, its constants filled in."""
+    """The loss of targets' scores, negatives' scores and the latter's corrections that a configuration asks for."""
     if config.loss == "sampled_softmax":
-        return partial(sampled_softmax, log_correction=config.log_correction(n_items))
-    return partial(gbce, beta=config.positive_weight(n_items))
+        return sampled_softmax
+    beta = config.positive_weight(n_items)
+    return lambda positive_scores, negative_scores, _: gbce(positive_scores, negative_scores, beta)

@@ -22,9 +22,9 @@ import numpy as np
 from sasrec.batches import DROPOUT, WEIGHTS, Batch, generator
 from sasrec.config import ModelConfig, TrainConfig
 from sasrec.errors import ConfigError
-from sasrec.sequences import Ragged
+from sasrec.sequences import Float32, Ragged
 from sasrec.threads import set_threads
-from sasrec.weights import Float32, Weights, check_weights, initial_weights, weight_shapes
+from sasrec.weights import Weights, check_weights, initial_weights, weight_shapes
 
 AVX512 = frozenset({"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"})
 NEEDS: dict[str, frozenset[str]] = {  # the fastest first
@@ -37,6 +37,7 @@ NEEDS: dict[str, frozenset[str]] = {  # the fastest first
 SETTING = "SASREC_ISA"
 LOSSES = {"bce", "gbce", "sampled_softmax", "cross_entropy"}  # that the compiled core has
 MOMENTS = ("exp_avg", "exp_avg_sq")  # Adam's, by torch's names
+AVERAGE = "average"  # of the weights over the steps
 
 
 @dataclass(frozen=True)
@@ -171,19 +172,26 @@ class NativeEngine:
             negatives=batch.negatives,
             loss=self.train_config.loss,
             positive_weight=self.train_config.positive_weight(self.n_items),
-            log_correction=self.train_config.log_correction(self.n_items),
+            corrections=batch.corrections,
             l2_embedding=self.train_config.l2_embedding,
         )
         self._n_positions += len(batch.targets)
 
-    def optimizer_step(self) -> None:
+    def optimizer_step(self, learning_rate: float) -> None:
         config = self.train_config
         self.core.optimizer_step(
-            learning_rate=config.learning_rate,
+            learning_rate=learning_rate,
             beta1=config.adam_beta1,
             beta2=config.adam_beta2,
+            weight_decay=config.weight_decay,
             clip_norm=config.clip_norm,
         )
+
+    def update_average(self, decay: float) -> None:
+        self.core.update_average(decay)
+
+    def swap_average(self) -> None:
+        self.core.swap_average()
 
     def pop_loss(self) -> float:
         loss = self._loss_sum / max(self._n_positions, 1)
@@ -216,6 +224,8 @@ class NativeEngine:
             for name in self.shapes:
                 state[f"step/{name}"] = np.array(self.core.step_count, np.float32)
                 state |= {f"{moment}/{name}": self._read(name, moment) for moment in MOMENTS}
+        if self.core.has_average:
+            state |= {f"{AVERAGE}/{name}": self._read(name, AVERAGE) for name in self.shapes}
         return state
 
     def load_optimizer_state(self, state: Mapping[str, Float32]) -> None:
@@ -223,7 +233,7 @@ class NativeEngine:
             kind, _, name = key.partition("/")
             if kind == "step":
                 self.core.step_count = int(value)
-            elif kind in MOMENTS:
+            elif kind in (*MOMENTS, AVERAGE):
                 self.core.write(name, kind, np.ascontiguousarray(value, np.float32))
 
     def _read(self, name: str, kind: str) -> Float32:

@@ -23,15 +23,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sasrec.config import ModelConfig
 from sasrec.errors import CheckpointError, ConfigError
+from sasrec.sequences import Float32
 
 if TYPE_CHECKING:
     import torch
 
-Float32 = NDArray[np.float32]
 Weights = dict[str, Float32]
 
 LAYOUTS: dict[str, dict[str, Any]] = {

@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 
 from sasrec.config import Ties
 from sasrec.errors import ConfigError, DataError
-from sasrec.sequences import Int32, Int64, Ragged
+from sasrec.sequences import Float32, Int32, Int64, Ragged
 
-Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
 CHUNK = 2**19  # scores looked at together: the passes over them find them in the cache

@@ -30,6 +30,7 @@ from sasrec.ranking import top_k
 from sasrec.reports import RunFacts, write_report
 from sasrec.scorers import ModelScorer
 from sasrec.sequences import (
+    Float32,
     Int32,
     Ragged,
     Sequences,
@@ -41,7 +42,6 @@ from sasrec.sequences import (
     split_sequences,
 )
 from sasrec.trainer import Progress, TrainResult, train
-from sasrec.weights import Float32
 
 logger = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from sasrec.config import Ties
 from sasrec.engine import Engine
 from sasrec.index import Exceptions, PlainLevelIndex, candidate_scores, create_index, create_level_index
-from sasrec.ranking import Float32, Float64, ranks_sampled
-from sasrec.sequences import Int32, Int64, Ragged, Split, flat_index
+from sasrec.ranking import Float64, ranks_sampled
+from sasrec.sequences import Float32, Int32, Int64, Ragged, Split, flat_index
 
 
 class Scorer(Protocol):

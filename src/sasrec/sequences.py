@@ -28,6 +28,7 @@ from sasrec.interactions import canonical_ids
 
 Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]
+Float32 = NDArray[np.float32]
 
 logger = logging.getLogger(__name__)
 

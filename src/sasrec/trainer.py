@@ -191,7 +191,9 @@ class _Loop:
         before = state.epoch_seconds
         for batch in self.batches.epoch(state.epoch, state.step):
             self.engine.forward_backward(batch)
-            self.engine.optimizer_step()
+            self.engine.optimizer_step(self._learning_rate(batch.step))
+            if self.config.ema_decay:
+                self.engine.update_average(self.config.ema_decay_at(batch.step))
             state.step += 1
             state.n_positions += len(batch.targets)
             self.pending_positions += len(batch.targets)
@@ -208,6 +210,21 @@ class _Loop:
                 return self._reason_to_stop(interrupted)
         self._collect_loss()
         return ""
+
+    def _learning_rate(self, step: int) -> float:
+        return self.config.learning_rate_at(step, self.batches.steps_per_epoch)
+
+    @contextlib.contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """The engine holds the average of the weights, where there is one."""
+        if not self.config.ema_decay:
+            yield
+            return
+        self.engine.swap_average()
+        try:
+            yield
+        finally:
+            self.engine.swap_average()
 
     def _collect_loss(self) -> None:
         loss = self.engine.pop_loss()
@@ -227,20 +244,22 @@ class _Loop:
     def _end_epoch(self) -> None:
         """Validate, keep the best, write the epoch's line."""
         state, began = self.state, time.monotonic()
-        weights = self.engine.weights()
-        if not all(np.isfinite(w).all() for w in weights.values()):
-            self._fail("a weight became infinite or not a number")
+        steps = (state.epoch + 1) * self.batches.steps_per_epoch
         line: dict[str, Any] = {
             "epoch": state.epoch + 1,
-            "step": (state.epoch + 1) * self.batches.steps_per_epoch,
+            "step": steps,
             "train_loss": state.loss_sum / max(state.n_positions, 1),
         }
-        valid = self._validate(weights, line)
+        with self._averaged():
+            weights = self.engine.weights()
+            if not all(np.isfinite(w).all() for w in weights.values()):
+                self._fail("a weight became infinite or not a number")
+            valid = self._validate(weights, line)
         n_users = len(self.batches.users)
         line |= {
             "seconds": state.epoch_seconds,
             "users_per_second": n_users / max(state.epoch_seconds, 1e-9),
-            "learning_rate": self.config.learning_rate,
+            "learning_rate": self._learning_rate(steps - 1),
         }
         state.seconds += state.epoch_seconds + time.monotonic() - began
         line["total_seconds"] = state.seconds
@@ -328,7 +347,8 @@ class _Loop:
         """Leave the engine with the best weights and say how it went."""
         state = self.state
         if self.best_weights is None:
-            self._keep(self.engine.weights(), state.epoch)
+            with self._averaged() if state.epoch else contextlib.nullcontext():
+                self._keep(self.engine.weights(), state.epoch)
         assert self.best_weights is not None
         self.engine.load_weights(self.best_weights)
         logger.info("training ended after epoch %d (%s); best epoch %d", state.epoch, stopped, state.best_epoch)

@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sasrec.config import ModelConfig
 from sasrec.errors import CheckpointError
+from sasrec.sequences import Float32
 
-Float32 = NDArray[np.float32]
 Weights = dict[str, Float32]
 
 BLOCKS_WITHOUT_FINAL_NORM = {"ligr"}
@@ -53,6 +52,11 @@ def weight_shapes(config: ModelConfig, n_items: int) -> dict[str, tuple[int, ...
     if not config.tied:
         shapes["output_embedding.weight"] = (n_items + 1, dim)
     return shapes
+
+
+def is_block_matrix(name: str) -> bool:
+    """Whether a weight is what weight decay shrinks: a matrix of a block, no embedding, norm or bias."""
+    return name.startswith("blocks.") and name.endswith(".weight") and "norm" not in name
 
 
 def initial_weights(config: ModelConfig, n_items: int, rng: np.random.Generator) -> Weights:
