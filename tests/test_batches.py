@@ -160,6 +160,28 @@ def test_shared_negatives_are_one_set_a_step_of_any_items_keyed_by_the_step() ->
     assert set(neg[seq > 0].tolist()) == {int(whole[0].negatives[0])}
 
 
+def test_windows_of_long_users_end_anywhere_as_often_as_asked_and_are_full() -> None:
+    split = split_of([list(range(1, 13)), [3, 5, 7, 9, 11]])  # 10 and 3 train events
+    train = TrainConfig(loss="cross_entropy", random_windows=0.6, batch_size=2, seed=4)
+    made = TrainBatches.of(split, ModelConfig(max_seq_len=6), train)
+    ends = []
+    for epoch in range(600):
+        (batch,) = made.epoch(epoch)
+        for row, user in enumerate(batch.users):
+            inputs = batch.inputs.row(row).tolist()
+            targets = batch.targets[batch.inputs.offsets[row] : batch.inputs.offsets[row + 1]].tolist()
+            if user == 0:
+                assert inputs == list(range(inputs[0], inputs[0] + 6))
+                assert targets == list(range(inputs[0] + 1, inputs[0] + 7))
+                ends.append(targets[-1])
+            else:
+                assert (inputs, targets) == ([3, 5], [5, 7])
+    shares = np.bincount(ends, minlength=11)[7:] / 600  # a window of 6 inputs and their targets ends at 7, 8, 9 or 10
+    assert shares == pytest.approx([0.15, 0.15, 0.15, 0.55], abs=0.06)
+    again = TrainBatches.of(split, ModelConfig(max_seq_len=6), train)
+    assert next(again.epoch(3)).targets.tolist() == next(made.epoch(3)).targets.tolist()
+
+
 @pytest.mark.parametrize("shared", [False, True])
 def test_negatives_by_popularity_come_as_often_as_items_do_in_train(shared: bool) -> None:
     rows = [[1, 2, 9, 9], [1, 3, 9, 9], [1, 4, 9, 9], [1, 2, 9, 9]]  # 9 is valid and test only

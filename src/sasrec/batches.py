@@ -24,7 +24,7 @@ from sasrec.sequences import Float32, Int32, Int64, Ragged, Split, flat_index
 
 logger = logging.getLogger(__name__)
 
-WEIGHTS, SHUFFLE, NEGATIVES, DROPOUT, CANDIDATES = range(5)  # purposes of random numbers
+WEIGHTS, SHUFFLE, NEGATIVES, DROPOUT, CANDIDATES, WINDOWS = range(6)  # purposes of random numbers
 MAX_REJECTIONS = 32  # rounds of rejection before drawing from the complement itself
 MANY_DRAWS = 4096  # from here on a table is faster than a search
 TABLE_CELLS = 2**20  # rows times items of a table, a byte each: it stays in the cache
@@ -74,6 +74,7 @@ class TrainBatches:
         seed: decides order and negatives.
         shared: a batch has one set of negatives, drawn from all items: what one user has, another has not.
         sampling: how likely an item is drawn: all the same, or in proportion to its train events.
+        random_windows: how often a user with more inputs than max_seq_len gives a window that ends anywhere.
 
     Raises:
         DataError: no user has two train items.
@@ -88,9 +89,10 @@ class TrainBatches:
         seed: int,
         shared: bool = False,
         sampling: Sampling = "uniform",
+        random_windows: float = 0.0,
     ) -> None:
         self.max_seq_len, self.batch_size, self.n_negatives, self.seed = max_seq_len, batch_size, n_negatives, seed
-        self.shared = shared
+        self.shared, self.random_windows = shared, random_windows
         self.items, self.n_items = split.sequences.items, split.sequences.n_items
         starts = split.sequences.offsets[:-1]
         self.users = np.flatnonzero(split.train_ends - starts >= 2)
@@ -114,6 +116,7 @@ class TrainBatches:
             train.seed,
             train.shared_negatives,
             train.negative_sampling,
+            train.random_windows,
         )
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
@@ -124,11 +127,19 @@ class TrainBatches:
             yield self._batch(users, epoch * self.steps_per_epoch + step)
 
     def _batch(self, users: Int64, step: int) -> Batch:
-        ends = self.ends[users]
+        ends = self._window_ends(users, step) if self.random_windows else self.ends[users]
         starts = np.maximum(self.starts[users], ends - 1 - self.max_seq_len)
         inputs = Ragged.cut(self.items, starts, ends - 1)
         targets = self.items[flat_index(starts + 1, inputs.offsets)]
         return Batch(users, inputs, targets, self._negatives(users, inputs, step), self.corrections, step)
+
+    def _window_ends(self, users: Int64, step: int) -> Int64:
+        """(B,) where each user's window ends: at its last train event, or anywhere that leaves it full."""
+        rng = generator(self.seed, WINDOWS, step)
+        first, last = self.starts[users] + self.max_seq_len + 1, self.ends[users]
+        moved = (last > first) & (rng.random(len(users)) < self.random_windows)
+        ends: Int64 = np.where(moved, rng.integers(first, np.maximum(first, last) + 1), last)
+        return ends
 
     def _negatives(self, users: Int64, inputs: Ragged, step: int) -> Int32:
         n = self.n_negatives

@@ -98,6 +98,13 @@ class TrainConfig:
     gbce_t: float = _setting(
         0.75, "gbce: how far to undo the overconfidence of sampling; 0 = bce, 1 = fully", low=0.0, high=1.0
     )
+    random_windows: float = _setting(
+        0.0,
+        "how often a user with more train events than the model sees gives a window that ends anywhere instead "
+        "of its last events; 0 = never, as published",
+        low=0.0,
+        high=1.0,
+    )
     batch_size: int = _setting(128, "users per step", low=1, high=1_000_000)
     learning_rate: float = _setting(1e-3, "Adam's learning rate", low=0.0, high=10.0)
     schedule: Schedule = _setting(
