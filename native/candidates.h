@@ -3,10 +3,11 @@
 // rows and a chunk's features.
 //
 // Softmax goes over the items twice. The first time it keeps the largest score and the sum of exponentials of each
-// token; the second time it computes the scores again, turns them into gradients G, and adds G^T E to the gradient of
-// the features F and G F to that of the items' rows E. Scores and G lie as (items, tokens): tokens fill the lanes, and
-// nothing is summed across a vector. Each thread adds up the gradients of all candidates over its own chunks; for a
-// catalogue that leaves the L2 they pass through it once a chunk, against four products of every item with every token.
+// token; the second time it computes the scores again (unless they are few enough to stay in the L2 in between), turns
+// them into gradients G, and adds G^T E to the gradient of the features F and G F to that of the items' rows E. Scores
+// and G lie as (items, tokens): tokens fill the lanes, and nothing is summed across a vector. Each thread adds up the
+// gradients of all candidates over its own chunks; for a catalogue that leaves the L2 they pass through it once a
+// chunk, against four products of every item with every token.
 #pragma once
 
 #include <vector>
@@ -18,6 +19,7 @@
 namespace sasrec {
 
 inline constexpr int kBlock = 64;
+inline constexpr std::size_t kKeptScores = 1 << 18;  // of a chunk: 1 MiB, half of an L2
 
 // Rows of a table in the order of the candidates, as operands of products.
 class Candidates {
@@ -89,7 +91,7 @@ class Candidates {
 struct CandidateScratch {
   Array<float> gradients;                      // (padded candidates, width)
   Array<Operand> features, transposed, panel;  // (tokens, width), its transpose's panel, its panel
-  Array<float> scores;                         // (kBlock, tokens), and then their gradients
+  Array<float> scores;                         // (kBlock or all candidates, tokens), and then their gradients
   Array<Operand> weights, strip;               // those as operands; a strip of their transpose
   Array<float> target, largest, total;         // of each token: score, largest score, sum of exponentials
 };
@@ -123,8 +125,10 @@ class CandidateHead {
   void load_features(const float* features) {
     const std::size_t values = static_cast<std::size_t>(stride_) * width_;
     const std::size_t block = static_cast<std::size_t>(kBlock) * stride_;
+    const std::size_t all = static_cast<std::size_t>(candidates_.padded_size()) * stride_;
+    keeps_ = all <= kKeptScores;
     s_.features.reserve(values), s_.transposed.reserve(values), s_.panel.reserve(values);
-    s_.scores.reserve(block), s_.weights.reserve(kDepth > 1 ? block : 0),
+    s_.scores.reserve(keeps_ ? all : block), s_.weights.reserve(kDepth > 1 ? block : 0),
         s_.strip.reserve(16 * round_up(kBlock, kDepth));
     s_.target.reserve(stride_), s_.largest.reserve(stride_), s_.total.reserve(stride_);
     const std::ptrdiff_t real = static_cast<std::ptrdiff_t>(n_) * width_;
@@ -140,9 +144,11 @@ class CandidateHead {
       f(first, std::min(kBlock, candidates_.size() - first));
   }
 
-  // Scores of candidates first .. first + rows, (rows, tokens).
+  // Where the scores of the block of candidates from `first` on lie, (rows, tokens).
+  float* scores(int first) { return s_.scores.data() + (keeps_ ? static_cast<std::ptrdiff_t>(first) * stride_ : 0); }
+
   void score(int first, int rows) {
-    multiply(rows, stride_, depth_, candidates_.rows(first), width_, transposed_, s_.scores.data(), stride_);
+    multiply(rows, stride_, depth_, candidates_.rows(first), width_, transposed_, scores(first), stride_);
     if (loss_.corrections) correct(first, rows);
     if (loss_.kind != LossKind::kCrossEntropy) for_targets(first, rows, [](int, float& score) { score = kHidden; });
   }
@@ -150,7 +156,7 @@ class CandidateHead {
   void correct(int first, int rows) {
     for (int r = 0; r < rows; ++r) {
       const float correction = loss_.corrections[candidates_.items()[first + r]];
-      float* scores = &s_.scores[static_cast<std::ptrdiff_t>(r) * stride_];
+      float* scores = this->scores(first) + static_cast<std::ptrdiff_t>(r) * stride_;
       for (int t = 0; t < stride_; t += kLanes) store(scores + t, load(scores + t) + correction);
     }
   }
@@ -160,15 +166,15 @@ class CandidateHead {
   void for_targets(int first, int rows, F&& f) {
     for (int i = 0; i < n_; ++i)
       candidates_.for_hits(targets_[tokens_[i]], first, rows,
-                           [&](int r) { f(i, s_.scores[static_cast<std::ptrdiff_t>(r) * stride_ + i]); });
+                           [&](int r) { f(i, scores(first)[static_cast<std::ptrdiff_t>(r) * stride_ + i]); });
   }
 
   // With gradients in the place of a block's scores: gradients of features and of the block's candidates.
   void backward(int first, int rows, float* d_features) {
-    const Operand* weights = as_operands(s_.scores.data());
+    const Operand* weights = as_operands(scores(first));
     if (!weights) {
       for (std::ptrdiff_t i = 0; i < static_cast<std::ptrdiff_t>(rows) * stride_; i += kLanes)
-        store_operand(&s_.weights[i], load(&s_.scores[i]));
+        store_operand(&s_.weights[i], load(scores(first) + i));
       weights = s_.weights.data();
     }
     float* d_rows = s_.gradients.data() + static_cast<std::ptrdiff_t>(first) * width_;
@@ -185,10 +191,10 @@ class CandidateHead {
       Floats softplus{};
       for (int r = 0; r < rows; ++r) {
         for (int t = 0; t < stride_; t += kLanes) {
-          const std::ptrdiff_t at = static_cast<std::ptrdiff_t>(r) * stride_ + t;
-          const SigmoidAndSoftplus s = sigmoid_and_softplus(load(&s_.scores[at]));
+          float* at = scores(first) + static_cast<std::ptrdiff_t>(r) * stride_ + t;
+          const SigmoidAndSoftplus s = sigmoid_and_softplus(load(at));
           const Ints real = iota() < n_ - t;
-          store(&s_.scores[at], real ? s.sigmoid * loss_.scale : Floats{});
+          store(at, real ? s.sigmoid * loss_.scale : Floats{});
           softplus += real ? s.softplus : Floats{};
         }
       }
@@ -208,7 +214,7 @@ class CandidateHead {
     for_blocks([&](int first, int rows) {
       score(first, rows);
       if (!beside) for_targets(first, rows, [&](int i, float& score) { s_.target[i] = score; });
-      for (int t = 0; t < stride_; t += kLanes) add_exponentials(rows, t);
+      for (int t = 0; t < stride_; t += kLanes) add_exponentials(scores(first) + t, rows, t);
     });
     double total = 0;
     std::fill_n(s_.total.data() + n_, stride_ - n_, 0.0f);
@@ -220,12 +226,12 @@ class CandidateHead {
       s_.target[i] = beside ? -others * s_.total[i] : 0.0f;
     }
     for_blocks([&](int first, int rows) {
-      score(first, rows);
+      if (!keeps_) score(first, rows);
       for (int r = 0; r < rows; ++r) {
         for (int t = 0; t < stride_; t += kLanes) {
-          const std::ptrdiff_t at = static_cast<std::ptrdiff_t>(r) * stride_ + t;
+          float* at = scores(first) + static_cast<std::ptrdiff_t>(r) * stride_ + t;
           const Floats shift = load(&s_.largest[t]) * kLog2E;
-          store(&s_.scores[at], exp2(load(&s_.scores[at]) * kLog2E - shift) * load(&s_.total[t]));
+          store(at, exp2(load(at) * kLog2E - shift) * load(&s_.total[t]));
         }
       }
       if (!beside) for_targets(first, rows, [&](int, float& gradient) { gradient -= loss_.scale; });
@@ -234,9 +240,8 @@ class CandidateHead {
     return total;
   }
 
-  // Brings the running largest score and sum of exponentials of kLanes tokens up to date with a block.
-  void add_exponentials(int rows, int t) {
-    const float* scores = &s_.scores[t];
+  // Brings the running largest score and sum of exponentials of kLanes tokens, from t on, up to date with a block.
+  void add_exponentials(const float* scores, int rows, int t) {
     const Floats before = load(&s_.largest[t]);
     Floats largest = before;
     for (int r = 0; r < rows; ++r) largest = maximum(largest, load(scores + static_cast<std::ptrdiff_t>(r) * stride_));
@@ -253,6 +258,7 @@ class CandidateHead {
   int width_, depth_;
   CandidateScratch& s_;
   int n_ = 0, stride_ = 0;
+  bool keeps_ = false;  // whether the scores of all blocks are kept from the first pass to the second
   const std::ptrdiff_t* tokens_ = nullptr;
   const std::int32_t* targets_ = nullptr;
   Panel transposed_{}, panel_{};
