@@ -13,47 +13,16 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made import Table, make_split, random_histories
 from numpy.typing import NDArray
 
 from sasrec.config import EvalConfig, Protocol
 from sasrec.errors import ConfigError, DataError
-from sasrec.evaluation import Result, compare, draw_candidates, estimate, evaluate, rank_metrics, read_candidates
+from sasrec.evaluation import Result, draw_candidates, evaluate, rank_metrics, read_candidates
 from sasrec.scorers import LastItem, ModelScorer, Popularity, Ranker, Recency, Scorer, build_baselines
-from sasrec.sequences import Ragged, Split, Vocabulary, build_sequences, split_leave_one_out, split_temporal
+from sasrec.sequences import Ragged, Split, build_sequences, split_leave_one_out, split_temporal
 
 PARTS = ("valid", "test")
-
-
-def make_split(histories: list[list[int]]) -> tuple[Split, Vocabulary]:
-    """Leave-one-out of users 1, 2, ... with these items."""
-    users = [u for u, items in enumerate(histories, 1) for _ in items]
-    log = pl.DataFrame({"user_id": users, "item_id": [i for items in histories for i in items]})
-    sequences, vocabulary = build_sequences(log)
-    return split_leave_one_out(sequences), vocabulary
-
-
-def random_histories(seed: int, n_users: int, n_items: int, longest: int = 12) -> list[list[int]]:
-    """Histories of 3 and more items, without repeats where the catalogue allows it; every item occurs."""
-    rng = np.random.default_rng(seed)
-    longest = max(3, min(longest, n_items))
-    rows = [rng.permutation(n_items)[: rng.integers(3, longest + 1)] + 1 for _ in range(n_users)]
-    return [row.tolist() for row in rows] + [list(range(1, n_items + 1))]
-
-
-class Table:
-    """Gives user row u of the evaluated part the scores of row u of a table; blocks must come in order."""
-
-    name = "table"
-
-    def __init__(self, table: NDArray[np.float32]) -> None:
-        self.table, self.at = table, 0
-
-    def scores(self, histories: Ragged) -> NDArray[np.float32]:
-        self.at += len(histories)
-        return self.table[self.at - len(histories) : self.at]
-
-    def candidate_scores(self, histories: Ragged, candidates: NDArray[np.int32]) -> NDArray[np.float32]:
-        return np.take_along_axis(self.scores(histories), candidates, axis=1)
 
 
 class FakeEngine:
@@ -131,19 +100,6 @@ def test_full_metrics_equal_ranx(monkeypatch: pytest.MonkeyPatch) -> None:
     ours = evaluate(Table(table), SPLIT, "test", EvalConfig(filter_seen="no"), baselines=False)
     for name, theirs_name in (("ndcg@10", "ndcg@10"), ("hr@10", "hit_rate@10"), ("mrr@10", "mrr@10")):
         assert ours.metrics[name]["value"] == pytest.approx(theirs[theirs_name], abs=1e-9)
-
-
-def test_lists_by_hand() -> None:
-    split, _ = make_split([[1, 2, 3], [1, 3, 2], [1, 4, 3]])  # train: item 1 three times
-    table = np.tile(np.array([0, 9, 4, 3, 2], np.float32), (3, 1))
-    result = evaluate(Table(table), split, "test", EvalConfig(k=(1, 2), filter_seen="no"), baselines=False)
-    assert result.metrics["coverage@1"]["value"] == 0.25
-    assert result.metrics["coverage@2"]["value"] == 0.5
-    assert result.metrics["popularity@2"]["value"] == 1.5
-    assert result.metrics["novelty@1"]["value"] == 0
-    assert result.metrics["novelty@2"]["value"] == pytest.approx(math.log2(3) / 2)
-    hidden = evaluate(Table(table), split, "test", EvalConfig(k=(1,), filter_seen="yes"), baselines=False)
-    assert hidden.metrics["coverage@1"]["value"] == 0.5  # item 3 for the first user and the last, 2 or 4 besides
 
 
 # Closed forms
@@ -293,9 +249,8 @@ def test_the_result_carries_its_protocol() -> None:
     assert full.seed is None
     assert full.candidates == f"all {SPLIT.sequences.n_items} items"
     assert full.excluded.startswith("the user's items before the target")
-    assert set(full.metrics) == {
-        f"{name}@{k}" for k in (5, 10) for name in ("ndcg", "hr", "mrr", "coverage", "popularity", "novelty")
-    }
+    of_lists = {"coverage", "gini", "popularity", "popularity_lift", "novelty", "serendipity"}
+    assert set(full.metrics) == {f"{name}@{k}" for k in (5, 10) for name in {"ndcg", "hr", "mrr"} | of_lists}
     assert set(full.baselines["last_item"]) == set(full.metrics)
     with pytest.raises(DataError, match="not a result"):
         Result.from_dict({"split": "test", "k": [10], "warnings": []})
@@ -581,103 +536,6 @@ def test_last_item_learns_a_chain() -> None:
     result = evaluate(model(split), split, "test", EvalConfig(k=(1,)))
     assert result.baselines["last_item"]["hr@1"]["value"] == 1
     assert result.baselines["popularity"]["hr@1"]["value"] < 1
-
-
-# Intervals and comparisons
-
-
-def test_the_standard_error_is_the_usual_one_with_one_target_a_user() -> None:
-    values = np.random.default_rng(0).random(50)
-    result = estimate(values, np.arange(50), 1.0)
-    stderr = values.std(ddof=1) / math.sqrt(50)
-    assert result["value"] == pytest.approx(values.mean())
-    assert result["stderr"] == pytest.approx(stderr)
-    assert result["low"] == pytest.approx(values.mean() - 1.959964 * stderr)
-    assert result["high"] == pytest.approx(values.mean() + 1.959964 * stderr)
-
-
-def test_repeating_each_users_targets_does_not_narrow_the_interval() -> None:
-    values = np.random.default_rng(0).random(50)
-    once, often = estimate(values, np.arange(50)), estimate(np.repeat(values, 9), np.repeat(np.arange(50), 9))
-    assert often["stderr"] == pytest.approx(once["stderr"])
-
-
-def test_intervals_stay_in_range() -> None:
-    result = estimate(np.array([0.0, 0.0, 1.0]), np.arange(3), 1.0)
-    assert (result["low"], result["high"]) == (0.0, pytest.approx(min(1.0, 1 / 3 + 1.959964 / 3)))
-
-
-def test_the_interval_covers_the_truth_95_times_in_100() -> None:
-    values = np.random.default_rng(1).random((2000, 200)) < 0.3
-    covered = 0
-    for row in values.astype(np.float64):
-        result = estimate(row, np.arange(200), 1.0)
-        covered += (result["low"] or 0) <= 0.3 <= (result["high"] or 0)
-    assert covered / 2000 == pytest.approx(0.95, abs=0.02)
-
-
-def result_of(hits: list[int], config: EvalConfig = EvalConfig(filter_seen="no")) -> Result:  # noqa: B008
-    """A result whose users hit (rank 1) or miss (last rank) as told."""
-    split, _ = make_split([[1, 2, 3]] * len(hits))
-    table = np.tile(np.array([0, 1, 1, 0], np.float32), (len(hits), 1))
-    table[np.array(hits) == 1, 3] = 2
-    return evaluate(Table(table), split, "test", config, baselines=False)
-
-
-def test_compare_pairs_users() -> None:
-    a, b = result_of([1, 0, 0, 1] * 10), result_of([1, 1, 0, 1] * 10)
-    comparison = compare(a, b)
-    metric = comparison.metrics["mrr@10"]
-    stderr = np.tile([0, 2 / 3, 0, 0], 10).std(ddof=1) / math.sqrt(40)
-    assert metric["difference"] == pytest.approx(1 / 6)
-    assert metric["stderr"] == pytest.approx(stderr)
-    assert metric["p_value"] == pytest.approx(math.erfc(1 / 6 / stderr / math.sqrt(2)))
-    assert (metric["low"], metric["high"]) == pytest.approx((1 / 6 - 1.959964 * stderr, 1 / 6 + 1.959964 * stderr))
-    reverse = compare(b, a).metrics["mrr@10"]
-    assert reverse["difference"] == -metric["difference"]
-    assert reverse["p_value"] == metric["p_value"]
-    json.dumps(comparison.to_dict(), allow_nan=False)
-    text = comparison.to_text("first", "second")
-    assert "40 users" in text
-    assert "+0.1667" in text
-
-
-def test_a_result_equals_itself() -> None:
-    metric = compare(result_of([1, 0, 1]), result_of([1, 0, 1])).metrics["ndcg@10"]
-    assert (metric["difference"], metric["stderr"], metric["p_value"]) == (0, 0, 1)
-    same_gain = compare(result_of([0] * 3), result_of([1] * 3)).metrics["mrr@10"]
-    assert same_gain["p_value"] == 0
-
-
-def test_comparing_few_users_warns_and_one_user_has_no_p_value() -> None:
-    assert compare(result_of([1] * 5), result_of([0] * 5)).warnings
-    comparison = compare(result_of([1]), result_of([0]))
-    assert comparison.metrics["mrr@10"]["p_value"] is None
-    assert "-" in comparison.to_text("a", "b")
-
-
-def test_compare_wants_the_same_protocol() -> None:
-    a = result_of([1, 0, 1])
-    with pytest.raises(ConfigError, match="differ in ties"):
-        compare(a, result_of([1, 0, 1], EvalConfig(filter_seen="no", ties="strict")))
-    with pytest.raises(ConfigError, match="differ in data"):
-        compare(a, result_of([1, 0, 1, 1]))
-    sampled = EvalConfig(protocol="sampled")
-    drawn = [draw_candidates(SPLIT, "test", 5, "train", seed) for seed in (0, 1)]
-    results = [evaluate(model(SPLIT), SPLIT, "test", sampled, candidates=c) for c in drawn]
-    with pytest.raises(ConfigError, match="differ in candidates"):
-        compare(*results)
-    with pytest.raises(ConfigError, match="evaluate again"):
-        compare(a, Result.from_dict(a.to_dict()))
-
-
-def test_two_random_models_rarely_differ_significantly() -> None:
-    split, _ = make_split(random_histories(9, 400, 50))
-    rng = np.random.default_rng(0)
-    tables = [rng.random((len(split.test), split.sequences.n_items + 1), np.float32) for _ in range(41)]
-    results = [evaluate(Table(t), split, "test", EvalConfig(), baselines=False, lists=False) for t in tables]
-    p_values = [compare(results[0], r).metrics["ndcg@10"]["p_value"] or 0 for r in results[1:]]
-    assert np.mean(np.array(p_values) < 0.001) < 0.1
 
 
 # Real data

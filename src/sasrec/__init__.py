@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from sasrec.comparison import compare
     from sasrec.config import EvalConfig, ModelConfig, TrainConfig
     from sasrec.datasets import load_dataset
     from sasrec.errors import (
@@ -18,15 +19,16 @@ if TYPE_CHECKING:
         TrainingError,
         UnknownItemError,
     )
-    from sasrec.evaluation import Result, compare
+    from sasrec.evaluation import Result
     from sasrec.interactions import filter_k_core, filter_repeats, read_interactions, read_titles
     from sasrec.recommender import Recommendations, Recommender, convert, fit, load
 
 _HOMES = {
+    "comparison": ["compare"],
     "config": ["EvalConfig", "ModelConfig", "TrainConfig"],
     "datasets": ["load_dataset"],
     "errors": ["CheckpointError", "ConfigError", "DataError", "SASRecError", "TrainingError", "UnknownItemError"],
-    "evaluation": ["Result", "compare"],
+    "evaluation": ["Result"],
     "interactions": ["filter_k_core", "filter_repeats", "read_interactions", "read_titles"],
     "recommender": ["Recommendations", "Recommender", "convert", "fit", "load"],
 }

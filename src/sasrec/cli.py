@@ -21,11 +21,11 @@ import yaml
 
 from sasrec import __version__, console
 from sasrec.checkpoint import RunFolder, atomic_file, atomic_write
+from sasrec.comparison import compare
 from sasrec.config import CONFIGS, DEFAULT_PRESET, PRESETS
 from sasrec.datasets import DATASETS
 from sasrec.engine import environment
 from sasrec.errors import ConfigError, DataError, SASRecError
-from sasrec.evaluation import compare
 from sasrec.interactions import filter_k_core, filter_repeats, read_titles
 from sasrec.published import LAYOUTS, dump_published
 from sasrec.recommender import (

@@ -9,13 +9,12 @@ C candidates (column 0 is the target), K the largest cut-off.
 from __future__ import annotations
 
 import hashlib
-import math
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,29 +22,17 @@ from numpy.typing import NDArray
 from sasrec.batches import CANDIDATES, ItemDrawer, draw_outside, generator
 from sasrec.config import EvalConfig, Exclude, Ties
 from sasrec.errors import ConfigError, DataError
+from sasrec.estimates import FEW_USERS, Float64, Metrics, estimate
 from sasrec.index import BLOCK_BYTES, ranks_and_lists
-from sasrec.ranking import Float64, ranks_sampled
+from sasrec.lists import Background, build_background, list_metrics
+from sasrec.ranking import ranks_sampled
 from sasrec.scorers import Ranker, Scorer, build_baselines, run_starts
 from sasrec.sequences import Float32, Int32, Int64, Ragged, Split, Targets, Vocabulary, hides_seen
 
 MAX_ROWS = 4096  # targets ranked at once
 DRAW_ROWS = 4096  # targets whose candidates are drawn at once; the draws depend on it
-FEW_USERS = 30  # below this, intervals and p-values by the normal distribution are rough
-Z95 = 1.959964  # half the width of a 95 % interval, in standard errors
 PART_KEYS = {"valid": 0, "test": 1}  # valid and test draw different negatives
 EXCLUDED: dict[Exclude, str] = {"train": "the user's train items", "all": "all of the user's items"}
-
-
-class Estimate(TypedDict):
-    """A mean over targets with its 95 % interval; None where one user, or a figure of all lists, has none."""
-
-    value: float
-    stderr: float | None
-    low: float | None
-    high: float | None
-
-
-Metrics = dict[str, Estimate]
 
 
 @dataclass(frozen=True)
@@ -100,7 +87,8 @@ class _Task:
     targets: Targets
     candidates: Int32 | None  # (n, C); None = full protocol
     filter_seen: bool
-    with_lists: bool
+    users: Int64  # (n,) numbers from 0 that say whose each target is
+    background: Background | None  # of the lists; None = no lists
     batch_size: int
 
     def blocks(self) -> Iterator[tuple[slice, Ragged]]:
@@ -131,7 +119,7 @@ def evaluate(
         config: protocol, cut-offs, ties, candidates, whether seen items are hidden.
         candidates: (n, C) item indices to rank among in the sampled protocol, column 0 the targets; None draws them.
         baselines: also measure the usual baselines, or these.
-        lists: also measure the top-k lists (coverage, popularity, novelty); full protocol only.
+        lists: also measure what the top-k lists are like (see lists.py); full protocol only.
         batch_size: targets handed to the scorer at once, at most; None = 4,096.
         progress: called with (targets done, targets in all) for the scorer itself.
 
@@ -148,7 +136,7 @@ def evaluate(
     beside = {baseline.name: _measure(baseline, task, None)[0] for baseline in baselines}
     wanted, excluded = _describe(task, candidates)
     n_cold = int((split.train_counts[task.targets.items(split.sequences)] == 0).sum())
-    n_users = int(run_starts(task.targets.users).sum())
+    n_users = int(task.users[-1]) + 1
     return Result(
         split=part,
         protocol=config.protocol,
@@ -184,8 +172,10 @@ def _task(
         _check_candidates(candidates, targets, split)
     elif not full:
         candidates = draw_candidates(split, part, config.n_candidates, config.exclude, config.eval_seed)
+    users = np.cumsum(run_starts(targets.users)) - 1
+    background = build_background(split, targets, users) if full and lists else None
     filter_seen = full and hides_seen(split, config)
-    return _Task(split, part, config, targets, candidates, filter_seen, full and lists, batch_size or MAX_ROWS)
+    return _Task(split, part, config, targets, candidates, filter_seen, users, background, batch_size or MAX_ROWS)
 
 
 def _measure(
@@ -193,21 +183,20 @@ def _measure(
 ) -> tuple[Metrics, dict[str, Float64]]:
     """Metrics of one scorer, and the figures per target they are means of."""
     ranks, lists = _rank(scorer, task, progress)
-    users = np.cumsum(run_starts(task.targets.users)) - 1
     per_user = {"rank": ranks, **rank_metrics(ranks, task.config.k)}
-    metrics = {name: estimate(values, users, 1.0) for name, values in per_user.items() if name != "rank"}
-    if lists is not None:
+    metrics = {name: estimate(values, task.users, 1.0) for name, values in per_user.items() if name != "rank"}
+    if task.background is not None:
         for k in task.config.k:
-            metrics |= _list_metrics(lists[:, :k], k, users, task.split.train_counts)
+            metrics |= list_metrics(lists, task.background, k)
     return metrics, per_user
 
 
-def _rank(scorer: Scorer, task: _Task, progress: Callable[[int, int], None] | None) -> tuple[Float64, Int32 | None]:
-    """(n,) ranks and, where lists are wanted, (n, K) lists that end in 0 when short."""
+def _rank(scorer: Scorer, task: _Task, progress: Callable[[int, int], None] | None) -> tuple[Float64, Int32]:
+    """(n,) ranks, and (n, K) lists that end in 0 when short; K = 0 where none are wanted."""
     items, config, n = task.targets.items(task.split.sequences), task.config, len(task.targets)
     ranker = scorer if isinstance(scorer, Ranker) else _ByScores(scorer, task.split.sequences.n_items + 1)
     ranks = np.empty(n)
-    width = min(max(config.k), task.split.sequences.n_items) if task.with_lists else 0
+    width = min(max(config.k), task.split.sequences.n_items) if task.background is not None else 0
     lists = np.zeros((n, width), np.int32)
     for rows, histories in task.blocks():
         if task.candidates is not None:
@@ -217,7 +206,7 @@ def _rank(scorer: Scorer, task: _Task, progress: Callable[[int, int], None] | No
             ranks[rows], lists[rows] = ranker.rank(histories, items[rows], hidden, config.ties, width)
         if progress is not None:
             progress(rows.stop, n)
-    return ranks, lists if task.with_lists else None
+    return ranks, lists
 
 
 class _ByScores:
@@ -267,49 +256,6 @@ def rank_metrics(ranks: Float64, cutoffs: Sequence[int]) -> dict[str, Float64]:
         hit = (ranks <= k).astype(np.float64)
         metrics |= {f"ndcg@{k}": hit / np.log2(1 + ranks), f"hr@{k}": hit, f"mrr@{k}": hit / ranks}
     return metrics
-
-
-def estimate(values: Float64, users: Int64, upper: float = math.inf) -> Estimate:
-    """The mean over targets with its standard error and 95 % interval (normal, cut to 0 .. upper).
-
-    Targets of one user are not independent, so deviations are summed within users first; with one target a user this
-    is the ordinary standard error of the mean.
-
-    Args:
-        values: (n,) a figure per target, 0 or more.
-        users: (n,) numbers from 0 that say whose each target is.
-        upper: the largest value there can be.
-    """
-    mean = float(values.mean()) if len(values) else 0.0
-    n_users = np.count_nonzero(np.bincount(users))
-    if n_users < 2:
-        return Estimate(value=mean, stderr=None, low=None, high=None)
-    deviations = np.bincount(users, values - mean)
-    stderr = math.sqrt(float(deviations @ deviations) * n_users / (n_users - 1)) / len(values)
-    low, high = max(mean - Z95 * stderr, 0.0), min(mean + Z95 * stderr, upper)
-    return Estimate(value=mean, stderr=stderr, low=low, high=high)
-
-
-def _list_metrics(lists: Int32, k: int, users: Int64, train_counts: Int64) -> Metrics:
-    """What the recommended lists are like.
-
-    coverage    share of all items that are in at least one list
-    popularity  mean train count of the recommended items
-    novelty     mean of -log2(share of train events that are of the item); an item without any counts as one event
-    """
-    given = lists > 0
-    filled = given.any(axis=1)
-    in_list = np.zeros(len(train_counts), bool)
-    in_list[lists[given]] = True
-    counts = train_counts[lists]
-    bits = np.where(given, np.log2(max(train_counts.sum(), 1)) - np.log2(np.maximum(counts, 1)), 0.0)
-    lengths = given.sum(axis=1)[filled]
-    per_list = [(counts * given).sum(axis=1)[filled] / lengths, bits.sum(axis=1)[filled] / lengths]
-    return {
-        f"coverage@{k}": Estimate(value=float(in_list.sum() / (len(in_list) - 1)), stderr=None, low=None, high=None),
-        f"popularity@{k}": estimate(per_list[0], users[filled]),
-        f"novelty@{k}": estimate(per_list[1], users[filled]),
-    }
 
 
 def _describe(task: _Task, given: Int32 | None) -> tuple[str, str]:
@@ -436,91 +382,3 @@ def _check_candidates(candidates: Int32, targets: Targets, split: Split) -> None
     if (candidates[:, 0] != items).any():
         row = int(np.flatnonzero(candidates[:, 0] != items)[0])
         raise DataError(f"row {row} of the candidates begins with {candidates[row, 0]}, the target is {items[row]}")
-
-
-class Difference(TypedDict):
-    """How much better the second of two results is in one metric, target by target."""
-
-    a: float
-    b: float
-    difference: float  # b - a
-    stderr: float | None
-    low: float | None
-    high: float | None
-    p_value: float | None  # two-sided, of no difference
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Two results on the same targets, paired per user."""
-
-    split: str
-    protocol: str
-    n_users: int
-    metrics: dict[str, Difference]
-    warnings: tuple[str, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
-        return {f.name: getattr(self, f.name) for f in fields(self)} | {"warnings": list(self.warnings)}
-
-    def to_text(self, name_a: str, name_b: str) -> str:
-        """A table for people."""
-        lines = [
-            f"a = {name_a}",
-            f"b = {name_b}",
-            f"{self.split}, protocol {self.protocol}, {self.n_users} users, paired; b - a with its 95 % interval",
-            f"{'':10} {'a':>8} {'b':>8} {'b - a':>9}  {'interval':21}  p",
-        ]
-        for name, d in self.metrics.items():
-            interval = "-" if d["low"] is None else f"{d['low']:+.4f} .. {d['high']:+.4f}"
-            p = "-" if d["p_value"] is None else f"{d['p_value']:.2g}"
-            lines.append(f"{name:10} {d['a']:8.4f} {d['b']:8.4f} {d['difference']:+9.4f}  {interval:21}  {p}")
-        return "\n".join([*lines, *(f"warning: {w}" for w in self.warnings)])
-
-
-PROTOCOL_FIELDS = (
-    "data", "split", "split_method", "protocol", "candidates", "excluded", "ties", "seed", "filter_seen",
-    "n_users", "n_targets", "k",
-)  # fmt: skip
-
-
-def compare(a: Result, b: Result) -> Comparison:
-    """Whether b is better than a: mean differences per user with standard errors and p-values.
-
-    The p-value is of the paired t statistic by the normal distribution, which is close from 30 users on.
-
-    Raises:
-        ConfigError: the results were not measured in the same way, or have no figures per user.
-    """
-    for name in PROTOCOL_FIELDS:
-        if getattr(a, name) != getattr(b, name):
-            raise ConfigError(
-                f"the results differ in {name} ({getattr(a, name)!r} and {getattr(b, name)!r}), so they cannot be "
-                "paired; evaluate both in the same way"
-            )
-    if not a.per_user or not b.per_user:
-        raise ConfigError("a result that was read back has no figures per user; evaluate again to compare")
-    users = np.cumsum(run_starts(a.users)) - 1
-    metrics = {n: _difference(a.per_user[n], b.per_user[n], users) for n in a.per_user if n != "rank"}
-    few = [f"only {a.n_users} users: p-values assume {FEW_USERS} or more"] if a.n_users < FEW_USERS else []
-    return Comparison(a.split, a.protocol, a.n_users, metrics, tuple(few))
-
-
-def _difference(a: Float64, b: Float64, users: Int64) -> Difference:
-    difference = float((b - a).mean())
-    stderr = estimate(b - a, users)["stderr"]
-    low = high = p_value = None
-    if stderr is not None:
-        low, high = difference - Z95 * stderr, difference + Z95 * stderr
-        z = abs(difference) / stderr if stderr else (math.inf if difference else 0.0)
-        p_value = math.erfc(z / math.sqrt(2))
-    return Difference(
-        a=float(a.mean()),
-        b=float(b.mean()),
-        difference=difference,
-        stderr=stderr,
-        low=low,
-        high=high,
-        p_value=p_value,
-    )

@@ -6,7 +6,6 @@ they follow light and dark; comparisons are tables with a drawn column, so that 
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,22 +19,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sasrec import charts
 from sasrec.checkpoint import RunConfig, atomic_write
 from sasrec.config import EvalConfig, ModelConfig, Protocol, TrainConfig, to_dict
-from sasrec.evaluation import Z95
+from sasrec.estimates import Z95
 from sasrec.sequences import Int64, LogFacts
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 ResultDict = Mapping[str, Any]  # Result.to_dict()
 Row = tuple[str, Sequence[Any]]  # a class of report.html.template ("" for none) and the cells of a table's row
 
 RANKING_METRICS = ("ndcg", "hr", "mrr")
-MAX_POINTS = 400  # of a line in a chart
 MAX_TEXT = 160  # characters of a title or an id that are shown
-LOG_RATIO = 20  # an axis is logarithmic when its largest value is more than this many times the least
 STOPPED = {
     "max_epochs": "all epochs were done",
     "patience": "the valid metric had stopped improving",
@@ -47,9 +44,6 @@ PUBLISHED_NOTE = (
     '<p class="soft">○ as published. Sources differ in details: ties, the drawn items, how the epoch was chosen, often '
     "the size of the model. They show the neighbourhood to be in.</p>"
 )
-
-INK, SOFT, LINE, BLUE, ORANGE = "#1d2733", "#5b6877", "#dde3ea", "#0b6bcb", "#b4540a"
-VARIABLES = {INK: "ink", SOFT: "soft", LINE: "line", BLUE: "accent", ORANGE: "warm"}  # of report.html.template
 
 
 @dataclass(frozen=True)
@@ -89,7 +83,7 @@ def write_report(folder: Path, facts: RunFacts) -> None:
         CheckpointError: a file cannot be written.
     """
     atomic_write(folder / "report.html", report_page(facts))
-    atomic_write(folder / "curve.png", _png(_curves(facts)))
+    atomic_write(folder / "curve.png", charts.png(charts.both_curves(_curve(facts), f"valid {_valid_in_words(facts)}")))
     atomic_write(folder / "README.md", model_card(facts))
 
 
@@ -382,9 +376,22 @@ def _learning_curve(facts: RunFacts) -> str:
     epochs, losses = _series(facts, _loss)
     loss = f"{losses[0]:.4f} in epoch {epochs[0]}, {losses[-1]:.4f} in epoch {epochs[-1]}." if epochs else "Not known."
     valid = f"{_valid_in_words(facts)}; the model of this epoch was kept."
-    charts = _chart(_drawn(_draw_loss, facts), "Training loss", loss)
-    charts += _chart(_drawn(_draw_valid, facts), "Valid metric", valid)
-    return f'<p>{_html(told)}</p><div class="pair">{charts}</div>'
+    curve = _curve(facts)
+    drawn = _chart(charts.loss_chart(curve), "Training loss", loss)
+    drawn += _chart(charts.valid_chart(curve), "Valid metric", valid)
+    return f'<p>{_html(told)}</p><div class="pair">{drawn}</div>'
+
+
+def _curve(facts: RunFacts) -> charts.LearningCurve:
+    kept = facts.best_epoch if any(line["epoch"] == facts.best_epoch for line in facts.history) else None
+    loss, valid, test = (_series(facts, of) for of in (_loss, _valid, _test))
+    return charts.LearningCurve(loss, valid, test, kept, _best_value(facts))
+
+
+def _chart(figure: Figure, title: str, told: str) -> str:
+    """A figure with its title and what it shows in words."""
+    drawn = charts.svg(figure, _shown(title, None), _shown(told, None))
+    return f"<figure>{drawn}<figcaption><strong>{_html(title)}.</strong> {_html(told, None)}</figcaption></figure>"
 
 
 def _valid_in_words(facts: RunFacts) -> str:
@@ -398,7 +405,7 @@ def _best_value(facts: RunFacts) -> float | None:
     return dict(zip(*_series(facts, _valid), strict=True)).get(facts.best_epoch)
 
 
-def _series(facts: RunFacts, of: Callable[[RunFacts, Mapping[str, Any]], Any]) -> tuple[list[int], list[float]]:
+def _series(facts: RunFacts, of: Callable[[RunFacts, Mapping[str, Any]], Any]) -> charts.Series:
     """Epochs and a figure of each, where there is one."""
     points = [(line["epoch"], of(facts, line)) for line in facts.history]
     points = [(epoch, value) for epoch, value in points if value is not None and isfinite(value)]
@@ -463,8 +470,8 @@ def _data(facts: RunFacts) -> str:
     if data.has_timestamps:
         told["of events have the timestamp of the one before"] = _percent(data.tied_share)
     tiles = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in told.items())
-    charts = _lengths(facts.lengths, facts.config.model.max_seq_len) + _popularity(facts.item_counts)
-    return f'<dl class="tiles">{tiles}</dl><div class="pair">{charts}</div>'
+    drawn = _lengths(facts.lengths, facts.config.model.max_seq_len) + _popularity(facts.item_counts)
+    return f'<dl class="tiles">{tiles}</dl><div class="pair">{drawn}</div>'
 
 
 def _lengths(lengths: Int64, max_seq_len: int) -> str:
@@ -475,7 +482,7 @@ def _lengths(lengths: Int64, max_seq_len: int) -> str:
         f"{lengths.max():,}. {_percent(float((lengths > max_seq_len).mean()))} of users have more than max_seq_len, "
         f"{max_seq_len:,} (dashed): of theirs the model sees the newest only."
     )
-    return _chart(_length_chart(lengths, max_seq_len), "Users by number of events", told)
+    return _chart(charts.length_chart(lengths, max_seq_len), "Users by number of events", told)
 
 
 def _popularity(item_counts: Int64) -> str:
@@ -487,7 +494,7 @@ def _popularity(item_counts: Int64) -> str:
         f"The most popular tenth of the items has {_percent(share)} of the events; half of the items have "
         f"{np.median(counts):,.0f} events or fewer."
     )
-    return _chart(_popularity_chart(counts), "Events per item, by popularity rank", told)
+    return _chart(charts.popularity_chart(counts), "Events per item, by popularity rank", told)
 
 
 def _settings(facts: RunFacts) -> str:
@@ -517,150 +524,6 @@ def _plain(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(_plain, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _axes(figure: Figure, *, columns: int = 1) -> list[Axes]:
-    """Axes without a frame, on faint horizontal lines."""
-    axes: list[Axes] = list(figure.subplots(1, columns, squeeze=False)[0])
-    for ax in axes:
-        ax.spines[["top", "right", "left"]].set_visible(False)
-        ax.spines["bottom"].set_color(SOFT)
-        ax.tick_params(which="both", colors=SOFT, labelsize=9, length=0)
-        ax.grid(axis="y", color=LINE, linewidth=0.8)
-        ax.set_axisbelow(True)
-        ax.patch.set_alpha(0)
-    return axes
-
-
-def _figure(width: float = 4.0, height: float = 2.4) -> Figure:
-    """A figure of its own: nothing of pyplot's state is touched."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    figure.patch.set_alpha(0)
-    return figure
-
-
-def _label(ax: Axes, x: str, y: str = "") -> None:
-    """Axis labels, and ticks as 0.25 or 1,000: SVG viewers drop the superscripts of powers of ten."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    ax.set_xlabel(x, fontsize=9, color=SOFT)
-    ax.set_ylabel(y, fontsize=9, color=SOFT)
-    for axis in (ax.xaxis, ax.yaxis):
-        low, high = axis.get_view_interval()
-        if axis.get_scale() == "log" and high < 100 * low:  # powers of ten alone would label a point or two
-            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
-        axis.set_minor_formatter(NullFormatter())
-
-
-def _drawn(draw: Callable[[Axes, RunFacts], None], facts: RunFacts) -> Figure:
-    figure = _figure()
-    draw(_axes(figure)[0], facts)
-    return figure
-
-
-def _curves(facts: RunFacts) -> Figure:
-    """Both charts of the learning curve in one figure, for curve.png."""
-    figure = _figure(9, 3.2)
-    left, right = _axes(figure, columns=2)
-    _draw_loss(left, facts)
-    _draw_valid(right, facts)
-    left.set_title("training loss", fontsize=10, color=INK)
-    right.set_title(f"valid {_valid_in_words(facts)}", fontsize=10, color=INK)
-    return figure
-
-
-def _draw_loss(ax: Axes, facts: RunFacts) -> None:
-    _draw_line(ax, *_series(facts, _loss), color=ORANGE)
-    _draw_epochs(ax, facts)
-
-
-def _draw_valid(ax: Axes, facts: RunFacts) -> None:
-    tested, best = _series(facts, _test), _best_value(facts)
-    if tested[0]:
-        _draw_line(ax, *tested, color=SOFT, linestyle=":", label="test, not used to choose")
-    _draw_line(ax, *_series(facts, _valid), color=BLUE, label="valid")
-    if best is not None:
-        ax.plot(facts.best_epoch, best, "o", color=BLUE, markersize=6)
-    if tested[0]:
-        ax.legend(frameon=False, fontsize=9, labelcolor=INK)
-    _draw_epochs(ax, facts)
-
-
-def _draw_line(ax: Axes, epochs: list[int], values: list[float], **style: Any) -> None:
-    keep = np.unique(np.linspace(0, max(len(epochs) - 1, 0), min(MAX_POINTS, len(epochs))).astype(int))
-    marker = "o" if len(epochs) == 1 else ""
-    ax.plot(np.array(epochs)[keep], np.array(values)[keep], marker=marker, linewidth=1.8, **style)
-
-
-def _draw_epochs(ax: Axes, facts: RunFacts) -> None:
-    """The axis of epochs, with a line at the one that was kept."""
-    from matplotlib.ticker import MaxNLocator
-
-    if any(line["epoch"] == facts.best_epoch for line in facts.history):
-        ax.axvline(facts.best_epoch, color=SOFT, linewidth=1, linestyle="--")
-    ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
-    _label(ax, "epoch")
-
-
-def _length_chart(lengths: Int64, max_seq_len: int) -> Figure:
-    figure = _figure()
-    ax = _axes(figure)[0]
-    longest, wide = int(lengths.max()), lengths.max() > LOG_RATIO * max(lengths.min(), 1)
-    edges = np.geomspace(max(lengths.min(), 1), longest + 1, 40) if wide else np.linspace(0, longest + 1, 40)
-    counts, _, _ = ax.hist(lengths, bins=np.unique(edges.round()).tolist(), color=BLUE, alpha=0.85)
-    if max_seq_len <= 1.1 * longest:
-        ax.axvline(max_seq_len, color=INK, linewidth=1.4, linestyle="--")
-    if wide:
-        ax.set_xscale("log")
-    drawn = np.asarray(counts)[np.asarray(counts) > 0]
-    if drawn.max() > LOG_RATIO**2 * np.median(drawn):
-        ax.set_yscale("log")
-    _label(ax, "events per user", "users")
-    return figure
-
-
-def _popularity_chart(counts: Int64) -> Figure:
-    """Counts, largest first, by rank; far items are thinned out evenly on the logarithmic axis."""
-    figure = _figure()
-    ax = _axes(figure)[0]
-    ranks = np.unique(np.geomspace(1, len(counts), min(MAX_POINTS, len(counts))).astype(int))
-    ax.plot(ranks, counts[ranks - 1], color=BLUE, linewidth=1.8, marker="o" if len(ranks) == 1 else "")
-    if len(counts) > LOG_RATIO:
-        ax.set_xscale("log")
-    if counts[0] > LOG_RATIO * counts[-1]:
-        ax.set_yscale("log")
-    else:
-        ax.set_ylim(bottom=0)
-    _label(ax, "popularity rank of the item", "events")
-    return figure
-
-
-def _chart(figure: Figure, title: str, told: str) -> str:
-    """A figure as inline SVG in the page's own font and colours, with its title and what it shows in words."""
-    import matplotlib
-
-    buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": title, "svg.fonttype": "none"}):  # ids that differ between charts
-        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(buffer, format="svg", metadata=nothing)
-    svg = buffer.getvalue()
-    svg = re.sub(r' xmlns(:xlink)?="[^"]*"| id="[\w.]+_\d+"', "", svg[svg.index("<svg") :])
-    for colour, variable in VARIABLES.items():
-        svg = svg.replace(colour, f"var(--{variable})")
-    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{_html(f"{title}. {told}", None)}" ', 1)
-    return f"<figure>{svg}<figcaption><strong>{_html(title)}.</strong> {_html(told, None)}</figcaption></figure>"
-
-
-def _png(figure: Figure) -> bytes:
-    """A figure as PNG on white."""
-    buffer = io.BytesIO()
-    figure.patch.set_alpha(1)
-    figure.patch.set_facecolor("white")
-    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
-    return buffer.getvalue()
 
 
 def model_card(facts: RunFacts) -> str:
