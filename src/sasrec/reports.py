@@ -6,6 +6,7 @@ they follow light and dark; comparisons are tables with a drawn column, so that 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -87,46 +88,25 @@ def write_report(folder: Path, facts: RunFacts) -> None:
     atomic_write(folder / "README.md", model_card(facts))
 
 
-# (users, items, events) -> source, protocol, NDCG@10, HR@10. Repositories are pmixer/SASRec.pytorch (two runs in its
-# README, three norms in Result_Norm.md), asash/gSASRec-pytorch, blondered/transformer_benchmark and yueqirex/LRURec.
-_PUBLISHED: dict[tuple[int, int, int], list[tuple[str, Protocol, float, float | None]]] = {
-    (6040, 3416, 999_611): [
-        ("Kang & McAuley 2018, the paper", "sampled", 0.5905, 0.8245),
-        ("SASRec.pytorch, first run", "sampled", 0.5897, 0.8190),
-        ("SASRec.pytorch, second run", "sampled", 0.5918, 0.8225),
-        ("SASRec.pytorch, original norm", "sampled", 0.5946, 0.8242),
-        ("SASRec.pytorch, pre-norm", "sampled", 0.5940, 0.8252),
-        ("SASRec.pytorch, post-norm", "sampled", 0.5995, 0.8270),
-        ("SASRec in gSASRec-pytorch", "full", 0.1259, 0.2392),
-        ("SASRec in Klenitskiy & Vasilev 2023", "full", 0.1341, None),
-        ("gSASRec, gSASRec-pytorch", "full", 0.1726, 0.3003),
-        ("Cross-entropy, Klenitskiy & Vasilev 2023", "full", 0.1821, None),
-        ("3,000 negatives, Klenitskiy & Vasilev 2023", "full", 0.1857, None),
-    ],
-    (31_013, 23_715, 287_107): [
-        ("Kang & McAuley 2018, the paper", "sampled", 0.5360, 0.7410),
-        ("SASRec.pytorch, original norm", "sampled", 0.5308, 0.7318),
-        ("SASRec.pytorch, pre-norm", "sampled", 0.5376, 0.7442),
-        ("SASRec.pytorch, post-norm", "sampled", 0.5297, 0.7350),
-        ("SASRec in LRURec", "full", 0.0583, None),
-        ("LRURec, Yue et al. 2024", "full", 0.0620, None),
-    ],
-    (22_363, 12_101, 198_502): [
-        ("SASRec in S3-Rec and its followers", "full", 0.0318, None),
-        ("eSASRec, transformer_benchmark", "full", 0.0523, 0.0928),
-        ("Sampled softmax, transformer_benchmark", "full", 0.0531, 0.0921),
-        ("SCE, Mezentsev et al. 2024", "full", 0.0544, None),
-        ("Cross-entropy, Time to Split 2025", "full", 0.0588, None),
-    ],
-}
+def known_logs() -> dict[str, dict[str, Any]]:
+    """By name, the logs that figures are published for: their size and the figures, each with its source.
+
+    A figure with the key `differs` was measured on another version of the log, and stands beside none of ours.
+    Repositories are pmixer/SASRec.pytorch (two runs in its README, three norms in Result_Norm.md), asash/gSASRec-pytorch,
+    antklen/sasrec-bert4rec-recsys23, blondered/transformer_benchmark and yueqirex/LRURec.
+    """
+    logs: dict[str, dict[str, Any]] = json.loads(files("sasrec").joinpath("published_figures.json").read_text("utf-8"))
+    return logs
 
 
 def published_figures(data: LogFacts) -> list[PublishedFigure]:
     """What has been published for this log; none when its users, items and events are not those of a known one."""
+    size = (data.n_users, data.n_items, data.n_events)
     return [
-        PublishedFigure(source, protocol, {"ndcg@10": ndcg} | ({} if hr is None else {"hr@10": hr}))
-        for source, protocol, ndcg, hr in _PUBLISHED.get((data.n_users, data.n_items, data.n_events), [])
-    ]
+        PublishedFigure(f["source"], f["protocol"], {name: f[name] for name in ("ndcg@10", "hr@10") if name in f})
+        for log in known_logs().values() if (log["users"], log["items"], log["events"]) == size
+        for f in log["figures"] if "differs" not in f
+    ]  # fmt: skip
 
 
 def _comparable(data: LogFacts, result: ResultDict) -> list[PublishedFigure]:
