@@ -2,7 +2,7 @@
 
 Each side is a process of its own (ours.py, peers.py) that answers a JSON line with a JSON line: a peer keeps its own
 interpreter and its own imports, and the sides take turns, so that the machine's mood meets them alike.
-Only the standard library is used: `serve` also runs under a peer's interpreter.
+`serve` also runs under a peer's interpreter, so that only the standard library is imported at the top.
 """
 
 from __future__ import annotations
@@ -252,6 +252,8 @@ class Session:
 
     def facts(self) -> Answer:
         """What a line says about how it came about."""
+        from sasrec.provenance import command_line, commit, machine  # not at the top: a peer has no sasrec
+
         about = self.ours.about
         return {
             "preset": self.arguments.preset,
@@ -262,7 +264,7 @@ class Session:
             "machine": machine(),
             "versions": about["versions"],
             "commit": commit(),
-            "command": command_line(),
+            "command": command_line(f"python benchmarks/{Path(sys.argv[0]).name}"),
         }
 
 
@@ -326,17 +328,6 @@ def usable_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def machine() -> str:
-    """Processor, CPUs, memory and system, in words."""
-    model = platform.processor() or platform.machine()
-    names = (line for line in _lines("/proc/cpuinfo") if line.startswith("model name"))
-    model = next(names, f": {model}").partition(":")[2].strip()
-    memory = ""
-    if hasattr(os, "sysconf"):
-        memory = f", {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB"
-    return f"{model}, {usable_cpus()} CPUs{memory}, {platform.system()}"
-
-
 def memory_mib(field: str = "VmRSS") -> float | None:
     """Resident memory of this process now (VmRSS) or at its most (VmHWM), where the system tells."""
     found = (line for line in _lines("/proc/self/status") if line.startswith(field + ":"))
@@ -349,26 +340,6 @@ def _lines(path: str) -> Iterable[str]:
         return Path(path).read_text().splitlines()
     except OSError:
         return []
-
-
-def commit() -> str:
-    """The repository's commit; "+" marks changes that are not committed; "" outside a repository."""
-    ask = ["git", "-C", str(HERE), "describe", "--always", "--abbrev=12", "--dirty=+"]
-    try:
-        found = subprocess.run(ask, capture_output=True, text=True, check=False)
-    except OSError:
-        return ""
-    return found.stdout.strip()
-
-
-def command_line() -> str:
-    """The command, without the folders of this machine."""
-    return " ".join(["python", *map(_without_folder, [f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])])
-
-
-def _without_folder(word: str) -> str:
-    head, equals, tail = word.rpartition("=")
-    return f"{head}{equals}{Path(tail).name}" if Path(tail).is_absolute() or tail.startswith("..") else word
 
 
 def seconds_of(work: Callable[[], Any], times: int = 1) -> float:

@@ -9,20 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import Answer, latency, memory_mib, seconds_of, serve, versions
+from harness import Answer, latency, memory_mib, seconds_of, serve
 
-from sasrec import __version__
 from sasrec.batches import TrainBatches
 from sasrec.checkpoint import RunFolder
 from sasrec.config import Protocol, to_dict
 from sasrec.engine import create_engine
 from sasrec.evaluation import evaluate
+from sasrec.provenance import isa_of, versions
 from sasrec.recommender import FitOptions, Recommender, configure, fit_sequences, load_log
 from sasrec.scorers import ModelScorer
 from sasrec.sequences import Split, Targets, split_sequences
 from sasrec.trainer import Progress, train
 
-PACKAGES = ("torch", "numpy", "polars")
 N_CANDIDATES = 101  # the target and 100 negatives, as the published evaluation scores them
 
 
@@ -46,18 +45,10 @@ class Ours:
         """What runs here."""
         return {
             "engine": self.engine.name,
-            "isa": self._isa(),
-            "versions": {"sasrec": __version__, **versions(PACKAGES)},
+            "isa": isa_of(self.engine),
+            "versions": versions(),
             "settings": {**to_dict(self.config.model), **to_dict(self.config.train), "k": list(self.config.eval.k)},
         }
-
-    def _isa(self) -> str:
-        """The instruction set in use: the engine's own word, else torch's."""
-        if hasattr(self.engine, "isa"):
-            return str(self.engine.isa)
-        import torch
-
-        return torch.backends.cpu.get_cpu_capability().lower()
 
     def load(self, source: str | None = None) -> Answer:
         """Read a log, or a folder from `prepare`, to sequences and their split."""

@@ -1,8 +1,9 @@
 """NDCG and HR after training, ours over seeds and, with peers, each peer's in turn by its own evaluation.
 
-Without a peer the lines are those that benchmarks/results/*.jsonl keeps: one for each split and protocol, mean and
-standard deviation over seeds. With a peer, which trains for --peer-epochs without choosing an epoch, a further line
-compares its own test figure with ours of the same protocol: ratio = ours / the peer's, so above 1 ours is better.
+Without a peer the lines are those of `sasrec benchmark`, which benchmarks/results/*.jsonl keeps: one for each split and
+protocol, mean and standard deviation over seeds; that command also goes on after a cut-off. With a peer, which trains
+for --peer-epochs without choosing an epoch, a further line compares its own test figure with ours of the same protocol:
+ratio = ours / the peer's, so above 1 ours is better.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import Any
 
 import harness
 from harness import Answer, BenchmarkError, Session, Worker
+
+from sasrec.study import line_of
 
 METRICS = ("ndcg@10", "hr@10")
 
@@ -51,31 +54,16 @@ def _fit_peer(worker: Worker, epochs: int) -> Answer:
 
 def _results(fits: Sequence[Answer], session: Session) -> list[Answer]:
     """A line for each split and protocol."""
-    lines = []
-    for results in zip(*(fit["results"] for fit in fits), strict=True):
-        first = results[0]
-        metrics = {name: _mean_and_std([r["metrics"][name]["value"] for r in results]) for name in first["metrics"]}
-        same = {k: first[k] for k in ("split", "split_method", "protocol", "candidates", "excluded", "ties", "n_users")}
-        lines.append(
-            {
-                **same,
-                "data": session.data,
-                "seeds": list(range(len(fits))),
-                "metrics": metrics,
-                "baselines": {
-                    name: {m: b[m]["value"] for m in METRICS if m in b} for name, b in first["baselines"].items()
-                },
-                "train_seconds": statistics.mean(fit["train_seconds"] for fit in fits),
-                "best_epochs": [fit["best_epoch"] for fit in fits],
-                **session.facts(),
-            }
-        )
-    return lines
-
-
-def _mean_and_std(values: Sequence[float]) -> dict[str, float | None]:
-    """Mean and sample standard deviation; None for a single value, which has none."""
-    return {"mean": statistics.mean(values), "std": statistics.stdev(values) if len(values) > 1 else None}
+    told = {
+        "data": session.data,
+        "seeds": list(range(len(fits))),
+        "train_seconds": statistics.mean(fit["train_seconds"] for fit in fits),
+        "best_epochs": [fit["best_epoch"] for fit in fits],
+        "overrides": dict(map(harness.setting, session.arguments.set)),
+        "fingerprint": fits[0]["results"][0]["data"],
+        **session.facts(),
+    }
+    return [line_of(results, told) for results in zip(*(fit["results"] for fit in fits), strict=True)]
 
 
 def _compare(session: Session, worker: Worker, fits: Sequence[Answer], peer: Sequence[Answer]) -> None:

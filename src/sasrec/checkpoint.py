@@ -121,7 +121,9 @@ class RunFolder:
         if not path.is_dir():
             raise CheckpointError(f"there is no run folder {path}")
         if not (path / "config.json").is_file():
-            raise CheckpointError(f"{path} is not a run folder: it has no config.json")
+            inside = next((found.parent for found in sorted(path.glob("*/config.json"))), None)
+            hint = f"; it holds run folders: give one of them, such as {inside}" if inside else ""
+            raise CheckpointError(f"{path} is not a run folder: it has no config.json{hint}")
         return cls(path)
 
     def save_config(self, config: RunConfig) -> None:
@@ -247,9 +249,10 @@ class RunFolder:
         lines = self.read_history(last_epoch)
         atomic_write(self.path / "history.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
 
-    def save_metrics(self, results: list[dict[str, Any]]) -> None:
-        """Write metrics.json."""
-        atomic_write(self.path / "metrics.json", json.dumps({"results": results}, indent=1))
+    def save_metrics(self, results: list[dict[str, Any]], training: Mapping[str, Any] | None = None) -> None:
+        """Write metrics.json: results and, of a run that was trained here, how training went and on what."""
+        told = {} if training is None else {"training": dict(training)}
+        atomic_write(self.path / "metrics.json", json.dumps({"results": results, **told}, indent=1))
 
     def load_metrics(self) -> list[dict[str, Any]]:
         """The results in metrics.json; none when nothing has been evaluated.
@@ -257,14 +260,25 @@ class RunFolder:
         Raises:
             CheckpointError: damaged.
         """
+        return self._read_metrics()[0]
+
+    def load_training(self) -> dict[str, Any]:
+        """How training went, as metrics.json tells; empty when it has not ended.
+
+        Raises:
+            CheckpointError: damaged.
+        """
+        return self._read_metrics()[1]
+
+    def _read_metrics(self) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         path = self.path / "metrics.json"
         if not path.exists():
-            return []
+            return [], {}
         try:
-            results: list[dict[str, Any]] = [dict(result) for result in json.loads(_read_text(path))["results"]]
-        except (ValueError, KeyError, TypeError) as error:
+            told = json.loads(_read_text(path))
+            return [dict(result) for result in told["results"]], dict(told.get("training", {}))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{path} is damaged; delete it and evaluate again") from error
-        return results
 
 
 def check_resumable(saved: RunConfig, now: RunConfig) -> None:

@@ -11,22 +11,25 @@ import json
 import operator
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from typing import Annotated, Any, Literal, NoReturn, get_args, get_type_hints
 
 import polars as pl
 import typer
 import yaml
 
 from sasrec import __version__, console
+from sasrec.benchmark import Grid, benchmark_text, lines_of, run_benchmark
 from sasrec.checkpoint import RunFolder, atomic_file, atomic_write
-from sasrec.comparison import compare
-from sasrec.config import CONFIGS, DEFAULT_PRESET, PRESETS
+from sasrec.comparison import compare_all
+from sasrec.config import CONFIGS, DEFAULT_PRESET, PRESETS, TrainConfig
 from sasrec.datasets import DATASETS
 from sasrec.engine import environment
 from sasrec.errors import ConfigError, DataError, SASRecError
+from sasrec.evaluation import Result
 from sasrec.interactions import filter_k_core, filter_repeats, read_titles
+from sasrec.provenance import command_line
 from sasrec.published import LAYOUTS, dump_published
 from sasrec.recommender import (
     FitOptions,
@@ -39,13 +42,14 @@ from sasrec.recommender import (
 )
 from sasrec.reports import metrics_table
 from sasrec.sequences import Sequences, Vocabulary, build_sequences
+from sasrec.study import Log, Watch, load_summary, run_folders, run_study, summary_text
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
 PANELS = {"model": "Model", "train": "Training", "eval": "Evaluation"}
 SHORT_FLAGS = {"k": ["-k"]}
 
-Log = Annotated[str, typer.Argument(help="a log file, a folder from prepare or train, or a data set's name")]
+LogArgument = Annotated[str, typer.Argument(help="a log file, a folder from prepare or train, or a data set's name")]
 Run = Annotated[Path, typer.Argument(help="a run folder")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON for machines")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="the folder to write")]
@@ -90,8 +94,10 @@ def _flag(name: str, kind: Any, text: str, panel: str) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
-def _with_flags(*parts: str, reading: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command's **settings the flags of these configs, and of reading a log."""
+def _with_flags(
+    *parts: str, reading: bool = False, without: tuple[str, ...] = ()
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command's **settings the flags of these configs, but for some, and of reading a log."""
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         signature = inspect.signature(command, eval_str=True)
@@ -99,7 +105,7 @@ def _with_flags(*parts: str, reading: bool = False) -> Callable[[Callable[..., N
         extra = (
             [_flag(name, kind, text, "Reading the log") for name, (kind, text) in READING.items()] if reading else []
         )
-        parameters = [*own, *extra, *_config_parameters(*parts)]
+        parameters = [*own, *extra, *(p for p in _config_parameters(*parts) if p.name not in without)]
         parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         command.__annotations__ = {p.name: p.annotation for p in parameters}
@@ -175,7 +181,7 @@ def _main(
 
 @app.command()
 @_with_flags(reading=True)
-def prepare(log: Log, output: Output, overwrite: Overwrite = False, json_: Json = False, **given: Any) -> None:
+def prepare(log: LogArgument, output: Output, overwrite: Overwrite = False, json_: Json = False, **given: Any) -> None:
     """Read a log once and write it as a folder that train reads without parsing."""
     sequences, vocabulary, _ = _load_log(log, given)
     folder = RunFolder.create(output, overwrite=overwrite)
@@ -196,7 +202,7 @@ def _print_facts(sequences: Sequences, json_: bool) -> None:
 @_with_flags("model", "train", "eval", reading=True)
 def train(
     context: typer.Context,
-    log: Log,
+    log: LogArgument,
     output: Output,
     preset: Annotated[str, typer.Option("--preset", help=", ".join(PRESETS))] = DEFAULT_PRESET,
     config: ConfigFile = None,
@@ -206,23 +212,27 @@ def train(
         bool, typer.Option("--refit", help="afterwards train again on all events for the chosen number of epochs")
     ] = False,
     no_histories: Annotated[bool, typer.Option("--no-histories", help="do not store users' histories")] = False,
+    seeds: Annotated[
+        int,
+        typer.Option(
+            "--seeds", min=1, help="train so often, from --seed upwards: a run folder each in --output, and a summary"
+        ),
+    ] = 1,
     json_: Json = False,
     **given: Any,
 ) -> None:
     """Train on a log, choose the epoch on valid, measure on test, write a run folder with a report."""
     sequences, vocabulary, name = _load_log(log, given)
     options = FitOptions(preset, output, resume, overwrite, refit, not no_histories)
+    if seeds > 1:
+        _train_seeds(context, Log(sequences, vocabulary, name), options, _settings(given, config), seeds, json_)
+        return
     with console.TrainingDisplay(quiet=context.obj["quiet"]) as display:
         recommender = fit_sequences(sequences, vocabulary, name, options, _settings(given, config), display.update)
     result = recommender.train_result
     assert result is not None
     if result.stopped == "interrupted":
-        console.stderr.print(
-            f"stopped in epoch {result.epochs + 1}; everything so far is saved. Go on with: the same command with "
-            "--resume in place of --overwrite",
-            soft_wrap=True,
-        )
-        raise typer.Exit(1)
+        _say_interrupted(f"stopped in epoch {result.epochs + 1}")
     if json_:
         _print_json(_training_summary(recommender, output))
         return
@@ -231,6 +241,83 @@ def train(
         f"\nbest epoch {result.best_epoch} of {result.epochs} ({result.stopped}), "
         f"{console.duration(result.seconds)} of training; report: {output / 'report.html'}"
     )
+
+
+def _say_interrupted(where: str) -> NoReturn:
+    text = f"{where}; everything so far is saved. Go on with: the same command with --resume in place of --overwrite"
+    console.stderr.print(text, soft_wrap=True)
+    raise typer.Exit(1)
+
+
+def _seeds(settings: Mapping[str, Any], n: int) -> list[int]:
+    first = TrainConfig(seed=settings.get("seed", TrainConfig().seed)).seed
+    return list(range(first, first + n))
+
+
+def _train_seeds(
+    context: typer.Context, log: Log, options: FitOptions, settings: dict[str, Any], n: int, json_: bool
+) -> None:
+    """`train` for several seeds."""
+    folder = options.output
+    assert folder is not None
+    with console.TrainingDisplay(quiet=context.obj["quiet"]) as display:
+        watch = Watch(display.begin, display.update)
+        done = run_study(log, options, settings, _seeds(settings, n), command_line("sasrec"), watch)
+    if not done:
+        _say_interrupted("stopped")
+    summary = load_summary(folder)
+    if json_:
+        _print_json(summary)
+        return
+    typer.echo(summary_text(summary))
+    runs = ", ".join(run["folder"] for run in summary["runs"])
+    typer.echo(f"\nsummary: {folder / 'summary.md'}; each of {runs} in {folder} is a run folder of its own")
+
+
+@app.command(name="benchmark")
+@_with_flags("model", "train", "eval", reading=True, without=("split_method", "protocol"))
+def benchmark_(
+    context: typer.Context,
+    log: LogArgument,
+    output: Output,
+    presets: Annotated[str, typer.Option("--presets", help="separated by commas")] = DEFAULT_PRESET,
+    split_methods: Annotated[
+        str, typer.Option("--split-methods", help="leave_one_out, temporal or both, separated by a comma")
+    ] = "leave_one_out",
+    protocols: Annotated[str, typer.Option("--protocols", help="full, sampled or both")] = "full,sampled",
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="runs of each, from --seed upwards")] = 3,
+    results: Annotated[
+        Path | None, typer.Option("--results", help="append the lines to this file; else results.jsonl in --output")
+    ] = None,
+    config: ConfigFile = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on with the benchmark in --output")] = False,
+    overwrite: Overwrite = False,
+    no_histories: Annotated[bool, typer.Option("--no-histories", help="do not store users' histories")] = False,
+    json_: Json = False,
+    **given: Any,
+) -> None:
+    """Train presets by split methods over seeds, measure each by both protocols, keep a line of each result.
+
+    Every split method trains its own models: one trained leave-one-out has seen events after a temporal cut.
+    """
+    told, settings = Log(*_load_log(log, given)), _settings(given, config)
+    owned = sorted({"split_method", "protocol"} & set(settings))
+    if owned:
+        raise ConfigError(f"{owned[0]} in {config} is set by --{owned[0].replace('_', '-')}s here; take it out")
+    chosen, methods, kept = (tuple(_ids(text)) for text in (presets, split_methods, protocols))
+    grid = Grid(chosen, methods, kept, tuple(_seeds(settings, seeds)))
+    options = FitOptions(output=output, resume=resume, overwrite=overwrite, histories=not no_histories)
+    with console.TrainingDisplay(quiet=context.obj["quiet"]) as display:
+        watch = Watch(display.begin, display.update)
+        command = command_line("sasrec")
+        done = run_benchmark(told, grid, options, settings, command=command, results=results, watch=watch)
+    if not done:
+        _say_interrupted("stopped")
+    lines = lines_of(output, grid, settings)
+    for line in lines if json_ else []:
+        _print_json(line)
+    if not json_:
+        typer.echo(benchmark_text(lines))
 
 
 def _training_summary(recommender: Recommender, output: Path) -> dict[str, Any]:
@@ -272,18 +359,34 @@ def evaluate(
 
 @app.command(name="compare")
 @_with_flags("eval")
-def compare_(run_a: Run, run_b: Run, split: Split = "test", json_: Json = False, **given: Any) -> None:
-    """Compare two runs on the same targets by a paired test per user."""
+def compare_(
+    runs: Annotated[list[Path], typer.Argument(help="two or more: run folders, or folders of train --seeds")],
+    split: Split = "test",
+    pairs: Annotated[
+        Literal["first", "all"], typer.Option("--pairs", help="compare each with the first, or each with each")
+    ] = "first",
+    json_: Json = False,
+    **given: Any,
+) -> None:
+    """Compare runs on the same targets by a paired test per user.
+
+    The runs of a folder of several seeds count as one side: their mean per user. With more than two sides p-values are
+    also corrected for the number of comparisons (Holm).
+    """
     settings = _settings(given, None)
-    first, second = load(run_a), load(run_b)
-    if first.config.data.fingerprint != second.config.data.fingerprint:
-        raise ConfigError(f"{run_a} and {run_b} were trained on different logs, so their users cannot be paired")
-    results = [r.evaluate(split, baselines=False, **settings) for r in (first, second)]
-    comparison = compare(*results)
+    names = [str(side) if side not in runs[:i] else f"{side} (again)" for i, side in enumerate(runs)]
+    sides = {name: _measure_side(side, split, settings) for name, side in zip(names, runs, strict=True)}
+    comparisons = compare_all(sides, pairs)
     if json_:
-        _print_json(comparison.to_dict())
+        told = [comparison.to_dict() for comparison in comparisons]
+        _print_json(told[0] if len(runs) == 2 else {"comparisons": told})
     else:
-        typer.echo(comparison.to_text(str(run_a), str(run_b)))
+        typer.echo("\n\n".join(comparison.to_text() for comparison in comparisons))
+
+
+def _measure_side(side: Path, split: str, settings: dict[str, Any]) -> list[Result]:
+    """Results of a run, or of each run of a folder of runs."""
+    return [load(run).evaluate(split, baselines=False, **settings) for run in run_folders(side)]
 
 
 @app.command()

@@ -52,6 +52,7 @@ class TrainingDisplay:
         self.bar = _bar() if stderr.is_terminal and not quiet else None
         self.task = self.bar.add_task("", total=1, text="reading") if self.bar else None
         self.quiet = quiet
+        self.title = ""
         self.estimated = False
         self.last_line = time.monotonic()
 
@@ -66,12 +67,16 @@ class TrainingDisplay:
         if self.bar:
             self.bar.stop()
 
+    def begin(self, title: str) -> None:
+        """Another of several runs begins; its name stands before its progress."""
+        self.title, self.estimated = f"{title}  ", False
+
     def update(self, p: trainer.Progress) -> None:
         """Show where the run stands."""
         if self.quiet:
             return
         self._estimate(p)
-        text = _describe(p)
+        text = self.title + _describe(p)
         if self.bar and self.task is not None:
             done = (p.epoch - 1) * p.steps_per_epoch + p.step
             self.bar.update(self.task, completed=done, total=p.max_epochs * p.steps_per_epoch, text=text)

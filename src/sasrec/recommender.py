@@ -25,6 +25,7 @@ from sasrec.errors import CheckpointError, ConfigError, DataError, UnknownItemEr
 from sasrec.evaluation import Result, evaluate, read_candidates
 from sasrec.index import create_index
 from sasrec.interactions import read_interactions
+from sasrec.provenance import commit, isa_of, machine, versions
 from sasrec.published import read_published
 from sasrec.ranking import top_k
 from sasrec.reports import RunFacts, write_report
@@ -309,7 +310,7 @@ class Recommender:
             settings: fields of EvalConfig that differ from the run's, such as protocol="sampled", ties="strict".
 
         Raises:
-            ConfigError: an unknown setting, or a model that has seen the targets (--refit).
+            ConfigError: an unknown setting, or a model that has seen the targets (--refit, or another split).
             CheckpointError: the model was saved without histories.
         """
         if self.config.refit_epochs:
@@ -319,6 +320,7 @@ class Recommender:
             )
         config = _eval_config(self.config.eval, settings)
         split_ = self.split(config)
+        _check_unseen(self.split(), split_, split)
         drawn = None
         if candidates is not None:
             drawn = read_candidates(Path(candidates), split, split_, self.vocabulary)
@@ -331,6 +333,21 @@ class Recommender:
             baselines=baselines,
             progress=progress,
         )
+
+    def training_facts(self) -> dict[str, Any] | None:
+        """How training went and on what, ready for JSON; None for a model that was not trained here."""
+        result = self.train_result
+        if result is None:
+            return None
+        return {
+            **{name: getattr(result, name) for name in ("best_epoch", "epochs", "seconds", "stopped")},
+            "engine": self.engine.name,
+            "isa": isa_of(self.engine),
+            "threads": self.engine.threads,
+            "machine": machine(),
+            "versions": versions(),
+            "commit": commit(),
+        }
 
     def split(self, config: EvalConfig | None = None) -> Split:
         """The train / valid / test split of the run's log."""
@@ -359,7 +376,7 @@ class Recommender:
         run.save_weights(self.engine.weights(), epoch)
         for line in self.train_result.history if self.train_result else []:
             run.append_history(line)
-        run.save_metrics(self.results)
+        run.save_metrics(self.results, self.training_facts())
         run.save_config(self.config)
         if self.train_result is not None:
             write_reports(self, run.path)
@@ -553,7 +570,7 @@ def fit_sequences(
     logger.info("measuring the model of epoch %d on valid and test, beside baselines", result.best_epoch)
     recommender.results = [r.to_dict() for r in final_results(recommender)]
     if run is not None:
-        run.save_metrics(recommender.results)
+        run.save_metrics(recommender.results, recommender.training_facts())
     if options.refit:
         recommender = _refit(recommender, split, run, progress)
     if run is not None:
@@ -642,6 +659,18 @@ def _sequences_of(log: Any, vocabulary: Vocabulary) -> tuple[Sequences, Vocabula
     sequences, _ = build_sequences(frame, vocabulary)
     counts = np.bincount(sequences.items, minlength=len(vocabulary) + 1)[1:].astype(np.int64)
     return sequences, Vocabulary(vocabulary.item_ids, counts)
+
+
+def _check_unseen(trained: Split, measured: Split, part: str) -> None:
+    """Refuse a split that holds out what the model was trained on, or chosen by: its figures would be too good."""
+    n_seen = int(np.maximum(trained.train_ends - measured.train_ends, 0).sum())
+    chosen_by = np.isin(measured.test.positions, trained.valid.positions).any() if part == "test" else False
+    if n_seen or chosen_by:
+        what = f"was trained on {n_seen:,} events that" if n_seen else "was chosen by valid targets that"
+        raise ConfigError(
+            f"this model ({trained.method} split) {what} the {measured.method} split asked for holds out; train one "
+            "with the settings of that split (sasrec benchmark trains one for each)"
+        )
 
 
 def _eval_config(base: EvalConfig, settings: dict[str, Any]) -> EvalConfig:

@@ -41,6 +41,10 @@ STOPPED = {
     "interrupted": "it was interrupted",
 }
 
+PROTOCOLS_NOTE = (
+    "The two protocols may disagree about which model is better: 100 drawn items are mostly unpopular ones, so sampled "
+    "figures say little about the top of a list (Krichene & Rendle 2020). Choose models by full."
+)
 PUBLISHED_NOTE = (
     '<p class="soft">○ as published. Sources differ in details: ties, the drawn items, how the epoch was chosen, often '
     "the size of the model. They show the neighbourhood to be in.</p>"
@@ -92,8 +96,8 @@ def known_logs() -> dict[str, dict[str, Any]]:
     """By name, the logs that figures are published for: their size and the figures, each with its source.
 
     A figure with the key `differs` was measured on another version of the log, and stands beside none of ours.
-    Repositories are pmixer/SASRec.pytorch (two runs in its README, three norms in Result_Norm.md), asash/gSASRec-pytorch,
-    antklen/sasrec-bert4rec-recsys23, blondered/transformer_benchmark and yueqirex/LRURec.
+    Repositories are pmixer/SASRec.pytorch (two runs in its README, three norms in Result_Norm.md),
+    asash/gSASRec-pytorch, antklen/sasrec-bert4rec-recsys23, blondered/transformer_benchmark and yueqirex/LRURec.
     """
     logs: dict[str, dict[str, Any]] = json.loads(files("sasrec").joinpath("published_figures.json").read_text("utf-8"))
     return logs
@@ -133,9 +137,20 @@ def _text_table(result: ResultDict) -> str:
     for _, group in groupby(result["metrics"], lambda name: (name.partition("@")[2], name.startswith(RANKING_METRICS))):
         names = list(group)
         rows = [["", *names]] + [[scorer, *(_cell(m.get(n)) for n in names)] for scorer, m in _scorers(result)]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines += ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+        lines.append(plain_table(rows))
     return "\n".join(lines)
+
+
+def plain_table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells, the first of them the header, with aligned columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells, the first of them the header, as Markdown; all columns but the first hold numbers."""
+    marks = ["---", *("---:" for _ in rows[0][1:])]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [rows[0], marks, *rows[1:]])
 
 
 def _scorers(result: ResultDict) -> list[tuple[str, Mapping[str, Any]]]:
@@ -156,6 +171,11 @@ def _percent(share: float) -> str:
 
 
 def protocol_in_words(result: ResultDict) -> str:
+    """One line that says how a result was measured, and what its ± is."""
+    return f"{measured_in_words(result)}; ± is a 95 % interval"
+
+
+def measured_in_words(result: ResultDict) -> str:
     """One line that says how a result was measured."""
     seed = "" if result["seed"] is None else f", seed {result['seed']}"
     targets = "" if result["n_targets"] == result["n_users"] else f"{result['n_targets']:,} targets of "
@@ -163,7 +183,7 @@ def protocol_in_words(result: ResultDict) -> str:
     return (
         f"{result['split']} ({result['split_method'].replace('_', ' ')}), {result['protocol']} protocol: "
         f"{result['candidates']}, excluding {result['excluded']}; ties {result['ties']}{seed}; "
-        f"{targets}{result['n_users']:,} users{cold}; ± is a 95 % interval"
+        f"{targets}{result['n_users']:,} users{cold}"
     )
 
 
@@ -237,7 +257,7 @@ def _cards(facts: RunFacts) -> str:
     """The figures to look at first: NDCG and HR of each result on test, and whether they beat the baselines."""
     cards = []
     for result in facts.results:
-        for name in _headline_metrics(result) if result["split"] == "test" else []:
+        for name in headline_metrics(result) if result["split"] == "test" else []:
             estimate = result["metrics"][name]
             kind, verdict = _verdict(result, name)
             cards.append(
@@ -248,7 +268,7 @@ def _cards(facts: RunFacts) -> str:
     return f'<div class="cards">{"".join(cards)}</div>' if cards else ""
 
 
-def _headline_metrics(result: ResultDict) -> list[str]:
+def headline_metrics(result: ResultDict) -> list[str]:
     """NDCG and HR at 10 or, without that cut-off, at the first there is."""
     found = {kind: [n for n in result["metrics"] if n.startswith(f"{kind}@")] for kind in ("ndcg", "hr")}
     return [f"{kind}@10" if f"{kind}@10" in names else names[0] for kind, names in found.items() if names]
@@ -297,7 +317,7 @@ def _results(facts: RunFacts) -> str:
 def _result(data: LogFacts, result: ResultDict) -> str:
     """One result with its protocol; on test the headline metrics stand beside baselines and published figures."""
     title = f"{result['split']}, {result['protocol']} protocol"
-    drawn = _headline_metrics(result) if result["split"] == "test" else []
+    drawn = headline_metrics(result) if result["split"] == "test" else []
     published, scorers = _comparable(data, result), _scorers(result)
     dots = "".join(_dot_table(name, result, published) for name in drawn)
     rows: list[Row] = [
@@ -548,7 +568,6 @@ def _markdown_result(data: LogFacts, result: ResultDict) -> str:
         [f"published: {p.source}", *(f"{p.metrics[name]:.4f}" if name in p.metrics else "-" for name in names)]
         for p in _comparable(data, result)
     ]
-    lines = [["", *map(_metric, names)], ["---", *("---:" for _ in names)]]
-    table = "\n".join(f"| {' | '.join(row)} |" for row in [*lines, *([_markdown(r[0]), *r[1:]] for r in rows)])
+    table = markdown_table([["", *map(_metric, names)], *([_markdown(r[0]), *r[1:]] for r in rows)])
     title = f"### {result['split'].capitalize()}, {result['protocol']} protocol"
     return f"{title}\n\n{_markdown(protocol_in_words(result), None)}.\n\n{table}"

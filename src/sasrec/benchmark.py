@@ -1,0 +1,269 @@
+"""Presets by split methods, over seeds. In: a log and a grid; out: a study for each cell, result lines, a table.
+
+Every cell trains its own models: a model trained leave-one-out has seen events after a temporal cut, so it could not be
+measured there.
+
+DIR/benchmark.json              the grid and the command
+DIR/PRESET-SPLIT_METHOD/ ...    a study each
+DIR/results.jsonl               a line for each cell, split and protocol, as benchmarks/results/*.jsonl keeps them
+DIR/summary.md                  the table
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, get_args
+
+from sasrec.checkpoint import atomic_write
+from sasrec.config import PRESETS, Protocol, SplitMethod
+from sasrec.errors import CheckpointError, ConfigError, DataError
+from sasrec.recommender import FitOptions, configure
+from sasrec.reports import PROTOCOLS_NOTE, headline_metrics, markdown_table, plain_table
+from sasrec.study import Log, Watch, is_study, open_marked_folder, read_runs, result_lines, run_study
+
+logger = logging.getLogger(__name__)
+
+MARKER = "benchmark.json"
+NOT_OVERRIDES = {"seed", "engine", "threads"}  # lines tell these elsewhere
+Line = Mapping[str, Any]  # of benchmarks/results/*.jsonl
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What is measured; checked when it is made.
+
+    Args:
+        presets: names of PRESETS.
+        split_methods: each is trained and measured on its own.
+        protocols: of the test results that are kept; valid keeps that which chose the epoch.
+        seeds: a run each.
+    """
+
+    presets: tuple[str, ...]
+    split_methods: tuple[str, ...]
+    protocols: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        known = {"presets": PRESETS, "split_methods": get_args(SplitMethod), "protocols": get_args(Protocol)}
+        for name, choices in known.items():
+            values = getattr(self, name)
+            unknown = [value for value in values if value not in choices]
+            if unknown or not values or len(set(values)) < len(values):
+                wrong = unknown[0] if unknown else ",".join(values)
+                raise ConfigError(f"{name}={wrong!r} is not a list of different names from: {', '.join(choices)}")
+
+    @property
+    def cells(self) -> list[tuple[str, str]]:
+        """Presets and split methods, in the order of training."""
+        return [(preset, method) for method in self.split_methods for preset in self.presets]
+
+
+def run_benchmark(
+    log: Log,
+    grid: Grid,
+    options: FitOptions,
+    settings: Mapping[str, Any],
+    *,
+    command: str = "",
+    results: Path | None = None,
+    watch: Watch | None = None,
+) -> bool:
+    """Train and measure every cell, add its lines to the results when it has ended, and write the table.
+
+    Args:
+        log: what to train on.
+        grid: the cells.
+        options: `output` is the benchmark's folder; with `resume` what has ended is kept. Its preset is not read.
+        settings: on top of every preset.
+        command: how a person would start it again; part of the lines.
+        results: the file that lines are appended to; None = results.jsonl in the folder. A line is never there twice.
+        watch: told of the runs and of their progress.
+
+    Returns:
+        Whether every cell has ended; False = interrupted, and `resume` goes on.
+
+    Raises:
+        ConfigError: the folder is not empty, or resume with other settings.
+        DataError: a temporal split of a log without timestamps; before anything is trained.
+    """
+    for preset, method in grid.cells:
+        configure(log.sequences, log.name, preset, {**settings, "split_method": method})
+    folder = open_marked_folder(options, MARKER, "benchmark")
+    _save_about(folder, grid, command)
+    file = results or folder / "results.jsonl"
+    for preset, method in grid.cells:
+        cell = folder / f"{preset}-{method}"
+        logger.info("%s, %s", preset, method.replace("_", " "))
+        cell_options = FitOptions(preset, cell, resume=is_study(cell), histories=options.histories)
+        given = {**settings, "split_method": method}
+        if not run_study(log, cell_options, given, grid.seeds, command, watch):
+            return False
+        _append(file, _lines_of_cell(folder, preset, method, grid, settings))
+        atomic_write(folder / "summary.md", benchmark_page(log.name, lines_of(folder, grid, settings)))
+    return True
+
+
+def _save_about(folder: Path, grid: Grid, command: str) -> None:
+    """Write benchmark.json; the first command stays while it describes the grid, also after a resume."""
+    path, told = folder / MARKER, json.loads(json.dumps(asdict(grid)))
+    if not path.exists() or _about(folder).get("grid") != told:
+        atomic_write(path, json.dumps({"grid": told, "command": command}, indent=1))
+
+
+def _about(folder: Path) -> dict[str, Any]:
+    path = folder / MARKER
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{path} is damaged; measure again with --overwrite") from error
+
+
+def lines_of(folder: Path, grid: Grid, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The lines of the cells that have ended: valid, and test by the protocols of the grid.
+
+    Raises:
+        CheckpointError: the folder is damaged.
+    """
+    lines = []
+    for preset, method in grid.cells:
+        lines += _lines_of_cell(folder, preset, method, grid, settings)
+    return lines
+
+
+def _lines_of_cell(
+    folder: Path, preset: str, method: str, grid: Grid, settings: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    cell = folder / f"{preset}-{method}"
+    runs = read_runs(cell) if is_study(cell) else []
+    if [run.seed for run in runs] != list(grid.seeds):
+        return []
+    overrides = {name: value for name, value in settings.items() if name not in NOT_OVERRIDES}
+    lines = result_lines(runs, _about(folder)["command"], overrides)
+    return [line for line in lines if line["split"] == "valid" or line["protocol"] in grid.protocols]
+
+
+def _append(file: Path, lines: Sequence[Line]) -> None:
+    """Add the lines that the file has not got."""
+    before = read_lines(file) if file.exists() else []
+    new = [json.loads(json.dumps(line)) for line in lines]
+    text = file.read_text() if file.exists() else ""
+    text += "" if text.endswith("\n") or not text else "\n"
+    atomic_write(file, text + "".join(json.dumps(line) + "\n" for line in new if line not in before))
+
+
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    """The lines of a results file.
+
+    Raises:
+        DataError: it cannot be read, or a line is not one of these.
+    """
+    try:
+        texts = file.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read the results file {file}: {error}") from error
+    lines = []
+    for number, text in enumerate(texts, 1):
+        try:
+            line = dict(json.loads(text))
+            lines.append({**line, "metrics": dict(line["metrics"])})
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"line {number} of {file} is not a result of a benchmark: {error}") from error
+    return lines
+
+
+def overrides_of(line: Line) -> dict[str, Any]:
+    """What was set on top of the preset; lines of benchmarks/quality.py tell it in their command only."""
+    if "overrides" in line:
+        return dict(line["overrides"])
+    words = line["command"].split()
+    given = [after for word, after in pairwise(words) if word == "--set"]
+    return dict(word.split("=", 1) for word in given)
+
+
+def label(line: Line) -> str:
+    """The preset, and what was set on top of it."""
+    return ", ".join([line["preset"], *(f"{k}={_plain(v)}" for k, v in overrides_of(line).items())])
+
+
+def _plain(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def table_rows(lines: Sequence[Line]) -> list[list[str]]:
+    """Test lines of one log and one split method as a table with both protocols side by side.
+
+    A row a setting: mean over seeds ± standard deviation over seeds. Then a row a baseline.
+    """
+    lines = [line for line in lines if line["split"] == "test"]
+    protocols = sorted({line["protocol"] for line in lines})
+    columns = [(p, name) for p in protocols for name in _headline(lines, p)]
+    header = ["", *(f"{p} {name.upper()}" for p, name in columns), "seeds", "best epochs", "training"]
+    rows = [
+        [label(run[0]), *(_figure(run, p, name) for p, name in columns), *_training(run[0])] for run in _runs(lines)
+    ]
+    rows += [
+        [name, *(_baseline(lines, name, p, metric) for p, metric in columns), "", "", ""]
+        for name in (lines[0]["baselines"] if lines else [])
+    ]
+    return [header, *rows]
+
+
+def _runs(lines: Sequence[Line]) -> list[list[Line]]:
+    """The lines that come from the same training together."""
+    runs: dict[str, list[Line]] = {}
+    for line in lines:
+        key = json.dumps([label(line), line["seeds"], line["train_seconds"], line["best_epochs"], line["commit"]])
+        runs.setdefault(key, []).append(line)
+    return list(runs.values())
+
+
+def _training(line: Line) -> list[str]:
+    epochs = ", ".join(map(str, line["best_epochs"]))
+    return [f"{len(line['seeds'])}", epochs, f"{line['train_seconds']:,.0f} s"]
+
+
+def _headline(lines: Sequence[Line], protocol: str) -> list[str]:
+    return headline_metrics(next(line for line in lines if line["protocol"] == protocol))
+
+
+def _figure(lines: Sequence[Line], protocol: str, name: str) -> str:
+    found = [line["metrics"][name] for line in lines if line["protocol"] == protocol and name in line["metrics"]]
+    if not found:
+        return "-"
+    spread = "" if found[0]["std"] is None else f" ± {found[0]['std']:.4f}"
+    return f"{found[0]['mean']:.4f}{spread}"
+
+
+def _baseline(lines: Sequence[Line], baseline: str, protocol: str, name: str) -> str:
+    found = [line["baselines"].get(baseline, {}) for line in lines if line["protocol"] == protocol]
+    return f"{found[0][name]:.4f}" if found and name in found[0] else "-"
+
+
+def benchmark_text(lines: Sequence[Line]) -> str:
+    """The tables for a terminal."""
+    parts = [f"{title}\n{plain_table(table_rows(part))}" for title, part in _parts(lines)]
+    return "\n\n".join([*parts, _note(lines)])
+
+
+def benchmark_page(name: str, lines: Sequence[Line]) -> str:
+    """The tables as Markdown."""
+    parts = [f"## {title}\n\n{markdown_table(table_rows(part))}\n" for title, part in _parts(lines)]
+    return "\n".join([f"# {name}\n", *parts, _note(lines) + "\n"])
+
+
+def _parts(lines: Sequence[Line]) -> list[tuple[str, list[Line]]]:
+    """A part for each split method, with the title of its table."""
+    methods = dict.fromkeys(line["split_method"] for line in lines)
+    told = [(m, [line for line in lines if line["split_method"] == m]) for m in methods]
+    return [(f"test, {m.replace('_', ' ')}, {part[0]['n_users']:,} users", part) for m, part in told]
+
+
+def _note(lines: Sequence[Line]) -> str:
+    both = {line["protocol"] for line in lines if line["split"] == "test"} == {"full", "sampled"}
+    return "± is the standard deviation over seeds." + (f" {PROTOCOLS_NOTE}" if both else "")
