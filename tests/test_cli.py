@@ -165,6 +165,46 @@ def test_compare_pairs_two_runs(run: Run, trained: Path, log_file: Path, tmp_pat
     assert same["metrics"]["ndcg@10"]["difference"] == 0
 
 
+def test_several_seeds_are_run_folders_with_a_summary(run: Run, log_file: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "runs"
+    command = ["train", log_file, "-o", folder, *SMALL, "--seeds", 2, "--max-epochs", 1, "--seed", 7]
+    outcome = run(*command)
+    assert outcome.code == 0
+    assert "over 2 seeds" in outcome.out
+    assert "seed-7, seed-8" in outcome.out
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["seeds"] == [7, 8]
+    for name in ("seed-7", "seed-8"):
+        assert run("evaluate", folder / name).code == 0
+        assert (folder / name / "report.html").exists()
+    again = run(
+        "train", log_file, "-o", folder, *SMALL, "--seeds", 2, "--max-epochs", 1, "--seed", 7, "--resume", "--json"
+    )
+    assert json.loads(again.out) == summary
+    for arguments in (["evaluate", folder], ["recommend", folder, "--user", 1]):
+        outcome = run(*arguments)
+        assert outcome.code == 1
+        assert f"give one of them, such as {folder / 'seed-7'}" in outcome.err.replace("\n", " ")
+    sides = json.loads(run("compare", folder, folder / "seed-7", folder / "seed-8", "--pairs", "all", "--json").out)
+    assert [(c["name_a"], c["n_runs_a"], c["n_runs_b"]) for c in sides["comparisons"]] == [
+        (str(folder), 2, 1), (str(folder), 2, 1), (str(folder / "seed-7"), 1, 1)
+    ]  # fmt: skip
+    assert all(c["metrics"]["ndcg@10"]["p_holm"] is not None for c in sides["comparisons"])
+
+
+def test_benchmark_prints_a_table_or_its_lines(run: Run, log_file: Path, tmp_path: Path) -> None:
+    arguments = ["benchmark", log_file, "-o", tmp_path / "b", *SMALL, "--seeds", 1, "--max-epochs", 1]
+    outcome = run(*arguments, "--protocols", "full")
+    assert outcome.code == 0
+    assert "full NDCG@10" in outcome.out
+    assert "sampled" not in outcome.out
+    outcome = run(*arguments, "--resume", "--json", "--results", tmp_path / "all.jsonl")
+    lines = [json.loads(text) for text in outcome.out.splitlines()]
+    assert [json.loads(text) for text in (tmp_path / "all.jsonl").read_text().splitlines()] == lines
+    assert len(lines) == 3
+    assert str(tmp_path) not in json.dumps(lines)
+
+
 def test_run_becomes_a_published_checkpoint_and_comes_back(run: Run, log_file: Path, tmp_path: Path) -> None:
     run("train", log_file, "-o", tmp_path / "run", *SMALL, "--block", "post_norm", "--max-epochs", 1)
     layout = ["--layout", "pmixer-2025"]
@@ -245,6 +285,13 @@ BAD = {
     "unknown item": (["similar", "{run}", "9999"], 1, "item '9999' is not in the log"),
     "no layout": (["convert", "{tmp}/x.pth", "-o", "{tmp}/o", "--log", "{log}"], 2, "choose one of"),
     "no file": (["convert", "{tmp}/x.pth", "-o", "{tmp}/o", "--log", "{log}", "--layout", "pmixer-2021"], 1, "x.pth"),
+    "other split": (["evaluate", "{run}", "--min-items", "12", "--split-method", "temporal"], 1, "needs timestamps"),
+    "no preset": (["benchmark", "{log}", "-o", "{tmp}/o", "--presets", "magic"], 2, "presets='magic'"),
+    "benchmark split": (
+        ["benchmark", "{log}", "-o", "{tmp}/o", "--config", "{tmp}/split.yaml"], 2, "set by --split-methods here",
+    ),
+    "no study": (["train", "{log}", "-o", "{tmp}/o", "--seeds", "2", "--resume"], 1, "holds no study of several seeds"),
+    "one run": (["compare", "{run}"], 2, "two sides"),
     "temporal": (["train", "{log}", "-o", "{tmp}/o", "--split-method", "temporal"], 1, "needs timestamps"),
 }  # fmt: skip
 
@@ -259,6 +306,7 @@ def test_bad_input_gives_one_sentence_and_its_exit_code(
     (tmp_path / "log.csv").write_text("user,movie\n" + "1,2\n" * 5)
     (tmp_path / "time.csv").write_text("user_id,item_id,timestamp\n1,2,3\n1,3,soon\n")
     (tmp_path / "bad.yaml").write_text("epochs: 3\n")
+    (tmp_path / "split.yaml").write_text("split_method: temporal\n")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").write_text("dear")
     outcome = run(*(a.format(tmp=tmp_path, log=log_file, run=trained) for a in arguments))

@@ -27,7 +27,6 @@ from sasrec.config import CONFIGS, DEFAULT_PRESET, PRESETS, TrainConfig
 from sasrec.datasets import DATASETS
 from sasrec.engine import environment
 from sasrec.errors import ConfigError, DataError, SASRecError
-from sasrec.evaluation import Result
 from sasrec.interactions import filter_k_core, filter_repeats, read_titles
 from sasrec.provenance import command_line
 from sasrec.published import LAYOUTS, dump_published
@@ -374,8 +373,10 @@ def compare_(
     also corrected for the number of comparisons (Holm).
     """
     settings = _settings(given, None)
-    names = [str(side) if side not in runs[:i] else f"{side} (again)" for i, side in enumerate(runs)]
-    sides = {name: _measure_side(side, split, settings) for name, side in zip(names, runs, strict=True)}
+    names = [str(side) if side not in runs[:i] else f"{side} ({i + 1})" for i, side in enumerate(runs)]
+    folders = {name: run_folders(side) for name, side in zip(names, runs, strict=True)}
+    _check_same_log([run for side in folders.values() for run in side])
+    sides = {name: [load(run).evaluate(split, baselines=False, **settings) for run in f] for name, f in folders.items()}
     comparisons = compare_all(sides, pairs)
     if json_:
         told = [comparison.to_dict() for comparison in comparisons]
@@ -384,9 +385,11 @@ def compare_(
         typer.echo("\n\n".join(comparison.to_text() for comparison in comparisons))
 
 
-def _measure_side(side: Path, split: str, settings: dict[str, Any]) -> list[Result]:
-    """Results of a run, or of each run of a folder of runs."""
-    return [load(run).evaluate(split, baselines=False, **settings) for run in run_folders(side)]
+def _check_same_log(runs: list[Path]) -> None:
+    logs = {run: RunFolder.open(run).load_config().data.fingerprint for run in runs}
+    other = next((run for run in runs if logs[run] != logs[runs[0]]), None)
+    if other is not None:
+        raise ConfigError(f"{runs[0]} and {other} were trained on different logs, so their users cannot be paired")
 
 
 @app.command()
