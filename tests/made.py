@@ -1,12 +1,14 @@
-"""Small made logs, and a scorer with given scores, for tests of evaluation."""
+"""Small made logs, a scorer with given scores and a result, for tests of evaluation and of what is told of it."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from sasrec.sequences import Ragged, Split, Vocabulary, build_sequences, split_leave_one_out
+from sasrec.sequences import LogFacts, Ragged, Split, Vocabulary, build_sequences, split_leave_one_out
 
 
 def make_split(histories: list[list[int]]) -> tuple[Split, Vocabulary]:
@@ -39,3 +41,48 @@ class Table:
 
     def candidate_scores(self, histories: Ragged, candidates: NDArray[np.int32]) -> NDArray[np.float32]:
         return np.take_along_axis(self.scores(histories), candidates, axis=1)
+
+
+ML_1M = LogFacts(999_611, 6040, 3416, 0.0, 0.0, 0, False, "f" * 32)
+
+
+def estimate(value: float, stderr: float | None = 0.01) -> dict[str, float | None]:
+    if stderr is None:
+        return {"value": value, "stderr": None, "low": None, "high": None}
+    return {"value": value, "stderr": stderr, "low": value - 2 * stderr, "high": value + 2 * stderr}
+
+
+def make_result(**changes: Any) -> dict[str, Any]:
+    """A result on test by the full protocol, the model above both baselines."""
+    result = {
+        "split": "test",
+        "protocol": "full",
+        "candidates": "all 12 items",
+        "excluded": "the user's items before the target, but not the target",
+        "ties": "expected",
+        "seed": None,
+        "n_users": 5,
+        "metrics": {"ndcg@10": estimate(0.5), "hr@10": estimate(0.75), "coverage@10": estimate(0.625, None)},
+        "baselines": {
+            "popularity": {"ndcg@10": estimate(0.25), "hr@10": estimate(0.3), "coverage@10": estimate(0.1, None)},
+            "last_item": {"ndcg@10": estimate(0.4), "hr@10": estimate(0.5)},
+        },
+        "n_targets": 5,
+        "n_cold": 0,
+        "cold_share": 0.0,
+        "filter_seen": True,
+        "split_method": "leave_one_out",
+        "k": [10],
+        "data": "0" * 32,
+        "warnings": [],
+    }
+    return result | changes
+
+
+SAMPLED = {
+    "protocol": "sampled",
+    "candidates": "the target and 100 items drawn uniformly with replacement",
+    "excluded": "the user's train items",
+    "seed": 42,
+    "filter_seen": False,
+}

@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src" / "sasrec"
 ORDER = [
     "errors", "config", "interactions", "datasets", "sequences", "batches", "threads", "provenance", "weights",
     "native", "model", "losses", "published", "engine", "checkpoint", "ranking", "index", "scorers", "estimates",
-    "lists", "evaluation", "comparison", "trainer", "charts", "reports", "recommender", "study", "benchmark",
+    "lists", "evaluation", "comparison", "trainer", "charts", "tables", "reports", "recommender", "study", "benchmark",
     "console", "cli", "__main__",
 ]  # fmt: skip
 MAY_IMPORT_TORCH = {"model", "losses", "engine", "published"}

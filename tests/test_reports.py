@@ -15,67 +15,17 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from made import ML_1M, SAMPLED, estimate, make_result
 
 from sasrec.checkpoint import RunConfig
 from sasrec.config import EvalConfig, ModelConfig, TrainConfig
 from sasrec.errors import CheckpointError
 from sasrec.interactions import read_interactions
-from sasrec.reports import (
-    RunFacts,
-    metrics_table,
-    model_card,
-    protocol_in_words,
-    published_figures,
-    report_page,
-    write_report,
-)
+from sasrec.reports import RunFacts, model_card, report_page, write_report
 from sasrec.sequences import LogFacts, build_sequences
 
 VOID = {"meta", "br", "hr", "img", "input", "link", "path", "use", "rect"}
-ML_1M = LogFacts(999_611, 6040, 3416, 0.0, 0.0, 0, False, "f" * 32)
 SMALL = LogFacts(60, 5, 12, 0.1, 0.0, 0, True, "0" * 32)
-
-
-def estimate(value: float, stderr: float | None = 0.01) -> dict[str, float | None]:
-    if stderr is None:
-        return {"value": value, "stderr": None, "low": None, "high": None}
-    return {"value": value, "stderr": stderr, "low": value - 2 * stderr, "high": value + 2 * stderr}
-
-
-def make_result(**changes: Any) -> dict[str, Any]:
-    """A result on test by the full protocol, the model above both baselines."""
-    result = {
-        "split": "test",
-        "protocol": "full",
-        "candidates": "all 12 items",
-        "excluded": "the user's items before the target, but not the target",
-        "ties": "expected",
-        "seed": None,
-        "n_users": 5,
-        "metrics": {"ndcg@10": estimate(0.5), "hr@10": estimate(0.75), "coverage@10": estimate(0.625, None)},
-        "baselines": {
-            "popularity": {"ndcg@10": estimate(0.25), "hr@10": estimate(0.3), "coverage@10": estimate(0.1, None)},
-            "last_item": {"ndcg@10": estimate(0.4), "hr@10": estimate(0.5)},
-        },
-        "n_targets": 5,
-        "n_cold": 0,
-        "cold_share": 0.0,
-        "filter_seen": True,
-        "split_method": "leave_one_out",
-        "k": [10],
-        "data": "0" * 32,
-        "warnings": [],
-    }
-    return result | changes
-
-
-SAMPLED = {
-    "protocol": "sampled",
-    "candidates": "the target and 100 items drawn uniformly with replacement",
-    "excluded": "the user's train items",
-    "seed": 42,
-    "filter_seen": False,
-}
 
 
 def make_example(**changes: Any) -> dict[str, Any]:
@@ -351,13 +301,6 @@ def test_refit_and_conversion_are_told() -> None:
         assert "converted from a pmixer-2021 checkpoint" in text
 
 
-def test_published_figures_are_those_of_the_known_logs() -> None:
-    assert published_figures(ML_1M)[0].metrics == {"ndcg@10": 0.5905, "hr@10": 0.8245}
-    assert len(published_figures(replace(ML_1M, n_users=31_013, n_items=23_715, n_events=287_107))) == 6
-    assert len(published_figures(replace(ML_1M, n_users=22_363, n_items=12_101, n_events=198_502))) == 5
-    assert published_figures(replace(ML_1M, n_events=999_610)) == []
-
-
 @pytest.mark.parametrize(
     ("changes", "shown"),
     [
@@ -376,30 +319,17 @@ def test_published_figures_stand_only_beside_a_comparable_result(changes: dict[s
     assert ('class="published"' in html) == ("as published" in html) == ("published:" in card) == bool(shown)
 
 
-def test_metrics_table_is_a_line_of_protocol_and_aligned_rows() -> None:
-    assert metrics_table([make_result()]).splitlines() == [
-        "test (leave one out), full protocol: all 12 items, excluding the user's items before the target, but not the "
-        "target; ties expected; 5 users; ± is a 95 % interval",
-        "            ndcg@10         hr@10",
-        "model       0.5000 ±0.0196  0.7500 ±0.0196",
-        "popularity  0.2500 ±0.0196  0.3000 ±0.0196",
-        "last_item   0.4000 ±0.0196  0.5000 ±0.0196",
-        "            coverage@10",
-        "model       0.6250",
-        "popularity  0.1000",
-        "last_item   -",
-    ]
-
-
-def test_metrics_table_parts_results_by_an_empty_line() -> None:
-    assert metrics_table([]) == ""
-    assert metrics_table([make_result(), make_result(**SAMPLED)]).count("\n\n") == 1
-
-
-def test_protocol_names_seed_targets_and_cold_items() -> None:
-    words = protocol_in_words(make_result(**SAMPLED, n_targets=8, n_cold=2, cold_share=0.25, split_method="temporal"))
-    assert "test (temporal), sampled protocol: the target and 100 items" in words
-    assert "seed 42; 8 targets of 5 users, 25 % of targets never in train" in words
+def test_both_protocols_stand_side_by_side_with_the_reason_why_they_may_disagree() -> None:
+    both = [make_result(), make_result(**SAMPLED)]
+    html, card = report_page(make_facts(results=both)), model_card(make_facts(results=both))
+    assert "Both protocols side by side" in Page(html).text
+    for text in (Page(html).text, card):
+        assert "Krichene & Rendle 2020" in text
+        assert "full NDCG@10" in text
+        assert "sampled HR@10" in text
+    for results in (both[:1], [both[0], make_result(**SAMPLED, split="valid")]):
+        facts = make_facts(results=results)
+        assert "side by side" not in report_page(facts) + model_card(facts)
 
 
 def test_model_card_says_what_data_how_trained_how_good_and_how_to_load() -> None:

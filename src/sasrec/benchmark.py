@@ -23,8 +23,8 @@ from sasrec.checkpoint import atomic_write
 from sasrec.config import PRESETS, Protocol, SplitMethod
 from sasrec.errors import CheckpointError, ConfigError, DataError
 from sasrec.recommender import FitOptions, configure
-from sasrec.reports import PROTOCOLS_NOTE, headline_metrics, markdown_table, plain_table
 from sasrec.study import Log, Watch, is_study, open_marked_folder, read_runs, result_lines, run_study
+from sasrec.tables import PROTOCOLS_NOTE, headline_metrics, markdown_table, plain_table
 
 logger = logging.getLogger(__name__)
 

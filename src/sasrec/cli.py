@@ -39,9 +39,9 @@ from sasrec.recommender import (
     load_log,
     read_log,
 )
-from sasrec.reports import metrics_table
 from sasrec.sequences import Sequences, Vocabulary, build_sequences
 from sasrec.study import Log, Watch, load_summary, run_folders, run_study, summary_text
+from sasrec.tables import metrics_table
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 

@@ -6,13 +6,11 @@ they follow light and dark; comparisons are tables with a drawn column, so that 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from importlib.resources import files
-from itertools import groupby
 from math import isfinite
 from pathlib import Path
 from string import Template
@@ -22,17 +20,29 @@ import numpy as np
 
 from sasrec import charts
 from sasrec.checkpoint import RunConfig, atomic_write
-from sasrec.config import EvalConfig, ModelConfig, Protocol, TrainConfig, to_dict
-from sasrec.estimates import Z95
+from sasrec.config import EvalConfig, ModelConfig, TrainConfig, to_dict
 from sasrec.sequences import Int64, LogFacts
+from sasrec.tables import (
+    PublishedFigure,
+    ResultDict,
+    agreement,
+    both_protocols,
+    cell,
+    comparable,
+    headline_metrics,
+    markdown_table,
+    metric_title,
+    pair_rows,
+    percent,
+    protocol_in_words,
+    scorers_of,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-ResultDict = Mapping[str, Any]  # Result.to_dict()
 Row = tuple[str, Sequence[Any]]  # a class of report.html.template ("" for none) and the cells of a table's row
 
-RANKING_METRICS = ("ndcg", "hr", "mrr")
 MAX_TEXT = 160  # characters of a title or an id that are shown
 STOPPED = {
     "max_epochs": "all epochs were done",
@@ -41,10 +51,6 @@ STOPPED = {
     "interrupted": "it was interrupted",
 }
 
-PROTOCOLS_NOTE = (
-    "The two protocols may disagree about which model is better: 100 drawn items are mostly unpopular ones, so sampled "
-    "figures say little about the top of a list (Krichene & Rendle 2020). Choose models by full."
-)
 PUBLISHED_NOTE = (
     '<p class="soft">○ as published. Sources differ in details: ties, the drawn items, how the epoch was chosen, often '
     "the size of the model. They show the neighbourhood to be in.</p>"
@@ -72,15 +78,6 @@ class RunFacts:
     warnings: Sequence[str] = field(default_factory=tuple)
 
 
-@dataclass(frozen=True)
-class PublishedFigure:
-    """What a paper or a repository reports for a known log, leave-one-out, on test."""
-
-    source: str
-    protocol: Protocol
-    metrics: Mapping[str, float]  # ndcg@10 and, where it is reported, hr@10
-
-
 def write_report(folder: Path, facts: RunFacts) -> None:
     """Write report.html, curve.png and README.md into an existing run folder.
 
@@ -90,101 +87,6 @@ def write_report(folder: Path, facts: RunFacts) -> None:
     atomic_write(folder / "report.html", report_page(facts))
     atomic_write(folder / "curve.png", charts.png(charts.both_curves(_curve(facts), f"valid {_valid_in_words(facts)}")))
     atomic_write(folder / "README.md", model_card(facts))
-
-
-def known_logs() -> dict[str, dict[str, Any]]:
-    """By name, the logs that figures are published for: their size and the figures, each with its source.
-
-    A figure with the key `differs` was measured on another version of the log, and stands beside none of ours.
-    Repositories are pmixer/SASRec.pytorch (two runs in its README, three norms in Result_Norm.md),
-    asash/gSASRec-pytorch, antklen/sasrec-bert4rec-recsys23, blondered/transformer_benchmark and yueqirex/LRURec.
-    """
-    logs: dict[str, dict[str, Any]] = json.loads(files("sasrec").joinpath("published_figures.json").read_text("utf-8"))
-    return logs
-
-
-def published_figures(data: LogFacts) -> list[PublishedFigure]:
-    """What has been published for this log; none when its users, items and events are not those of a known one."""
-    size = (data.n_users, data.n_items, data.n_events)
-    return [
-        PublishedFigure(f["source"], f["protocol"], {name: f[name] for name in ("ndcg@10", "hr@10") if name in f})
-        for log in known_logs().values() if (log["users"], log["items"], log["events"]) == size
-        for f in log["figures"] if "differs" not in f
-    ]  # fmt: skip
-
-
-def _comparable(data: LogFacts, result: ResultDict) -> list[PublishedFigure]:
-    """Published figures of the same protocol: test, leave-one-out, 100 drawn items or all but those seen."""
-    same = {  # a result tells its number of candidates in words only
-        "sampled": str(result["candidates"]).startswith("the target and 100 "),
-        "full": bool(result["filter_seen"]),
-    }
-    if result["split"] != "test" or result["split_method"] != "leave_one_out" or not same[result["protocol"]]:
-        return []
-    return [figure for figure in published_figures(data) if figure.protocol == result["protocol"]]
-
-
-def metrics_table(results: Sequence[ResultDict]) -> str:
-    """Results as plain text: a line with the protocol, then a row for the model and for each baseline.
-
-    The metrics of a cut-off stand side by side, ranking metrics before those of the lists, to stay within a terminal.
-    """
-    return "\n\n".join(_text_table(result) for result in results)
-
-
-def _text_table(result: ResultDict) -> str:
-    lines = [protocol_in_words(result)]
-    for _, group in groupby(result["metrics"], lambda name: (name.partition("@")[2], name.startswith(RANKING_METRICS))):
-        names = list(group)
-        rows = [["", *names]] + [[scorer, *(_cell(m.get(n)) for n in names)] for scorer, m in _scorers(result)]
-        lines.append(plain_table(rows))
-    return "\n".join(lines)
-
-
-def plain_table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells, the first of them the header, with aligned columns."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
-
-
-def markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells, the first of them the header, as Markdown; all columns but the first hold numbers."""
-    marks = ["---", *("---:" for _ in rows[0][1:])]
-    return "\n".join(f"| {' | '.join(row)} |" for row in [rows[0], marks, *rows[1:]])
-
-
-def _scorers(result: ResultDict) -> list[tuple[str, Mapping[str, Any]]]:
-    return [("model", result["metrics"]), *result["baselines"].items()]
-
-
-def _cell(estimate: Mapping[str, Any] | None) -> str:
-    """A mean with half its 95 % interval."""
-    if estimate is None:
-        return "-"
-    value, stderr = estimate["value"], estimate.get("stderr")
-    digits = 4 if abs(value) < 1 else 3 if abs(value) < 100 else 1
-    return f"{value:.{digits}f}" if stderr is None else f"{value:.{digits}f} ±{Z95 * stderr:.{digits}f}"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.3g} %"
-
-
-def protocol_in_words(result: ResultDict) -> str:
-    """One line that says how a result was measured, and what its ± is."""
-    return f"{measured_in_words(result)}; ± is a 95 % interval"
-
-
-def measured_in_words(result: ResultDict) -> str:
-    """One line that says how a result was measured."""
-    seed = "" if result["seed"] is None else f", seed {result['seed']}"
-    targets = "" if result["n_targets"] == result["n_users"] else f"{result['n_targets']:,} targets of "
-    cold = f", {_percent(result['cold_share'])} of targets never in train" if result["n_cold"] else ""
-    return (
-        f"{result['split']} ({result['split_method'].replace('_', ' ')}), {result['protocol']} protocol: "
-        f"{result['candidates']}, excluding {result['excluded']}; ties {result['ties']}{seed}; "
-        f"{targets}{result['n_users']:,} users{cold}"
-    )
 
 
 def report_page(facts: RunFacts) -> str:
@@ -261,17 +163,11 @@ def _cards(facts: RunFacts) -> str:
             estimate = result["metrics"][name]
             kind, verdict = _verdict(result, name)
             cards.append(
-                f'<div class="card"><div>test {_metric(name)} <span class="soft">{result["protocol"]}</span></div>'
+                f'<div class="card"><div>test {metric_title(name)} <span class="soft">{result["protocol"]}</span></div>'
                 f'<div class="value">{estimate["value"]:.4f}</div><div class="soft">{_interval(estimate)}</div>'
                 f'<div class="{kind}">{_html(verdict)}</div></div>'
             )
     return f'<div class="cards">{"".join(cards)}</div>' if cards else ""
-
-
-def headline_metrics(result: ResultDict) -> list[str]:
-    """NDCG and HR at 10 or, without that cut-off, at the first there is."""
-    found = {kind: [n for n in result["metrics"] if n.startswith(f"{kind}@")] for kind in ("ndcg", "hr")}
-    return [f"{kind}@10" if f"{kind}@10" in names else names[0] for kind, names in found.items() if names]
 
 
 def _interval(estimate: Mapping[str, Any]) -> str:
@@ -303,25 +199,31 @@ def _verdict(result: ResultDict, name: str) -> tuple[str, str]:
     return "even", f"≈ overlaps with the best baseline, {beside}"
 
 
-def _metric(name: str) -> str:
-    return name.upper() if name.startswith(RANKING_METRICS) else name
-
-
 def _results(facts: RunFacts) -> str:
     if not facts.results:
         return "<p>Nothing has been evaluated.</p>"
     in_order = sorted(facts.results, key=lambda result: result["split"] != "test")
-    return "".join(_result(facts.config.data, result) for result in in_order)
+    return _side_by_side(facts.results) + "".join(_result(facts.config.data, result) for result in in_order)
+
+
+def _side_by_side(results: Sequence[ResultDict]) -> str:
+    """NDCG and HR by both protocols in one table, and why they may disagree."""
+    pair = both_protocols(results)
+    if not pair:
+        return ""
+    rows: list[Row] = [("", row) for row in pair_rows(pair)[1:]]
+    table = _table(pair_rows(pair)[0], rows, "test, both protocols")
+    return f'<h3>Both protocols side by side</h3>{table}<p class="soft">{_html(agreement(pair), None)}</p>'
 
 
 def _result(data: LogFacts, result: ResultDict) -> str:
     """One result with its protocol; on test the headline metrics stand beside baselines and published figures."""
     title = f"{result['split']}, {result['protocol']} protocol"
     drawn = headline_metrics(result) if result["split"] == "test" else []
-    published, scorers = _comparable(data, result), _scorers(result)
+    published, scorers = comparable(data, result), scorers_of(result)
     dots = "".join(_dot_table(name, result, published) for name in drawn)
     rows: list[Row] = [
-        ("", [_metric(name), *(_cell(metrics.get(name)) for _, metrics in scorers)])
+        ("", [metric_title(name), *(cell(metrics.get(name)) for _, metrics in scorers)])
         for name in result["metrics"] if name not in drawn
     ]  # fmt: skip
     caption = f"{'Other metrics' if drawn else 'Metrics'}: {title}"
@@ -336,7 +238,7 @@ def _dot_table(name: str, result: ResultDict, published: Sequence[PublishedFigur
     """A metric of the model, its baselines and published figures, each with a dot and its interval on a line from 0."""
     rows = [
         ("model" if scorer == "model" else "baseline", scorer, metrics[name])
-        for scorer, metrics in _scorers(result) if name in metrics
+        for scorer, metrics in scorers_of(result) if name in metrics
     ]  # fmt: skip
     rows += [("published", p.source, {"value": p.metrics[name]}) for p in published if name in p.metrics]
     scale = 100 / (max(_bounds(estimate)[1] for _, _, estimate in rows) or 1.0)
@@ -347,10 +249,10 @@ def _dot_table(name: str, result: ResultDict, published: Sequence[PublishedFigur
         if low < high:
             track = f'<i style="left:{scale * low:.2f}%;width:{scale * (high - low):.2f}%"></i>{track}'
         body.append(
-            f'<tr class="{kind}"><th scope="row">{_html(label)}</th><td class="number">{_cell(estimate)}</td>'
+            f'<tr class="{kind}"><th scope="row">{_html(label)}</th><td class="number">{cell(estimate)}</td>'
             f'<td class="plot"><div class="track" aria-hidden="true">{track}</div></td></tr>'
         )
-    head = f'<th scope="col"></th><th scope="col" class="number">{_metric(name)}</th><th scope="col">from 0</th>'
+    head = f'<th scope="col"></th><th scope="col" class="number">{metric_title(name)}</th><th scope="col">from 0</th>'
     return f'<table class="dots"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
 
 
@@ -397,7 +299,7 @@ def _chart(figure: Figure, title: str, told: str) -> str:
 def _valid_in_words(facts: RunFacts) -> str:
     train, best = facts.config.train, _best_value(facts)
     reached = "" if best is None else f": {best:.4f}"
-    return f"{_metric(train.valid_metric)}, {train.valid_protocol} protocol{reached} at epoch {facts.best_epoch}"
+    return f"{metric_title(train.valid_metric)}, {train.valid_protocol} protocol{reached} at epoch {facts.best_epoch}"
 
 
 def _best_value(facts: RunFacts) -> float | None:
@@ -462,13 +364,13 @@ def _data(facts: RunFacts) -> str:
         "events": f"{data.n_events:,}",
         "users": f"{data.n_users:,}",
         "items": f"{data.n_items:,}",
-        "of all pairs of a user and an item": _percent(data.n_events / (data.n_users * data.n_items)),
-        "of events repeat an item of the user": _percent(data.repeat_share),
+        "of all pairs of a user and an item": percent(data.n_events / (data.n_users * data.n_items)),
+        "of events repeat an item of the user": percent(data.repeat_share),
         "users with fewer than 3 events": f"{data.n_short_users:,}",
         "order of events": "by timestamp" if data.has_timestamps else "as in the input",
     }
     if data.has_timestamps:
-        told["of events have the timestamp of the one before"] = _percent(data.tied_share)
+        told["of events have the timestamp of the one before"] = percent(data.tied_share)
     tiles = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in told.items())
     drawn = _lengths(facts.lengths, facts.config.model.max_seq_len) + _popularity(facts.item_counts)
     return f'<dl class="tiles">{tiles}</dl><div class="pair">{drawn}</div>'
@@ -479,7 +381,7 @@ def _lengths(lengths: Int64, max_seq_len: int) -> str:
         return ""
     told = (
         f"{lengths.mean():,.1f} events a user on average, {np.median(lengths):,.0f} at the median, at most "
-        f"{lengths.max():,}. {_percent(float((lengths > max_seq_len).mean()))} of users have more than max_seq_len, "
+        f"{lengths.max():,}. {percent(float((lengths > max_seq_len).mean()))} of users have more than max_seq_len, "
         f"{max_seq_len:,} (dashed): of theirs the model sees the newest only."
     )
     return _chart(charts.length_chart(lengths, max_seq_len), "Users by number of events", told)
@@ -491,7 +393,7 @@ def _popularity(item_counts: Int64) -> str:
         return ""
     share = counts[: -(-len(counts) // 10)].sum() / counts.sum()
     told = (
-        f"The most popular tenth of the items has {_percent(share)} of the events; half of the items have "
+        f"The most popular tenth of the items has {percent(share)} of the events; half of the items have "
         f"{np.median(counts):,.0f} events or fewer."
     )
     return _chart(charts.popularity_chart(counts), "Events per item, by popularity rank", told)
@@ -530,7 +432,7 @@ def model_card(facts: RunFacts) -> str:
     """README.md of a run folder."""
     config, data, train = facts.config, facts.config.data, facts.config.train
     chosen = (
-        f"Epoch {facts.best_epoch} of {len(facts.history)} was kept, by {_metric(train.valid_metric)} on valid "
+        f"Epoch {facts.best_epoch} of {len(facts.history)} was kept, by {metric_title(train.valid_metric)} on valid "
         f"({train.valid_protocol} protocol); {facts.seconds / 60:,.1f} minutes, until "
         f"{STOPPED.get(facts.stopped, facts.stopped)}." if facts.history else "No epoch was completed."
     )  # fmt: skip
@@ -540,17 +442,17 @@ def model_card(facts: RunFacts) -> str:
         events=f"{data.n_events:,}",
         users=f"{data.n_users:,}",
         items=f"{data.n_items:,}",
-        order=f"ordered by timestamp ({_percent(data.tied_share)} have the timestamp of the event before)"
+        order=f"ordered by timestamp ({percent(data.tied_share)} have the timestamp of the event before)"
         if data.has_timestamps
         else "in the order of the input",
-        repeats=_percent(data.repeat_share),
+        repeats=percent(data.repeat_share),
         fingerprint=_markdown(data.fingerprint),
         settings=_markdown(_model_in_words(config)),
         n_heads=config.model.n_heads,
         max_seq_len=config.model.max_seq_len,
         dropout=f"{config.model.dropout:g}",
         chosen=_markdown(chosen) + (f"\n\n{_refit_note(config)}" if config.refit_epochs else ""),
-        results="\n\n".join(_markdown_result(data, result) for result in facts.results) or "Not evaluated.",
+        results="\n\n".join(_markdown_results(data, facts.results)) or "Not evaluated.",
         warnings="".join(f"- {_markdown(text, None)}\n" for text in facts.warnings),
         environment=_markdown("; ".join(f"{name} {_plain(value)}" for name, value in facts.environment.items()), None),
     )
@@ -561,13 +463,21 @@ def _markdown(value: object, limit: int | None = MAX_TEXT) -> str:
     return re.sub(r"([\\`*_\[\]<>|#~$])", r"\\\1", _shown(value, limit))
 
 
+def _markdown_results(data: LogFacts, results: Sequence[ResultDict]) -> list[str]:
+    parts, pair = [_markdown_result(data, result) for result in results], both_protocols(results)
+    if pair:
+        table = markdown_table([[_markdown(row[0]), *row[1:]] for row in pair_rows(pair)])
+        parts.append(f"### Both protocols side by side\n\n{table}\n\n{_markdown(agreement(pair), None)}")
+    return parts
+
+
 def _markdown_result(data: LogFacts, result: ResultDict) -> str:
     names = list(result["metrics"])
-    rows = [[scorer, *(_cell(metrics.get(name)) for name in names)] for scorer, metrics in _scorers(result)]
+    rows = [[scorer, *(cell(metrics.get(name)) for name in names)] for scorer, metrics in scorers_of(result)]
     rows += [
         [f"published: {p.source}", *(f"{p.metrics[name]:.4f}" if name in p.metrics else "-" for name in names)]
-        for p in _comparable(data, result)
+        for p in comparable(data, result)
     ]
-    table = markdown_table([["", *map(_metric, names)], *([_markdown(r[0]), *r[1:]] for r in rows)])
+    table = markdown_table([["", *map(metric_title, names)], *([_markdown(r[0]), *r[1:]] for r in rows)])
     title = f"### {result['split'].capitalize()}, {result['protocol']} protocol"
     return f"{title}\n\n{_markdown(protocol_in_words(result), None)}.\n\n{table}"

@@ -21,8 +21,8 @@ from sasrec.checkpoint import RunConfig, RunFolder, atomic_write, check_resumabl
 from sasrec.config import to_dict
 from sasrec.errors import CheckpointError, ConfigError
 from sasrec.recommender import FitOptions, configure, fit_sequences
-from sasrec.reports import PROTOCOLS_NOTE, markdown_table, measured_in_words, plain_table
 from sasrec.sequences import Sequences, Vocabulary
+from sasrec.tables import PROTOCOLS_NOTE, markdown_table, measured_in_words, plain_table
 from sasrec.trainer import Progress
 
 logger = logging.getLogger(__name__)
