@@ -1,4 +1,4 @@
-"""Write docs/cli.md from the commands' --help, and docs/config.md from the config fields.
+"""Write docs/cli.md from --help, docs/config.md from the config fields and docs/reproduction.md from measured results.
 
 `--check` writes nothing and fails when a page is not what it would write.
 """
@@ -12,12 +12,14 @@ import sys
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+from reproduction import reproduction_page
+
 from sasrec.config import CONFIGS, PRESETS, LogStatistics
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 COMMANDS = [
-    "prepare", "train", "evaluate", "compare", "recommend", "score", "similar", "explain", "convert", "datasets",
-    "info", "demo",
+    "prepare", "train", "benchmark", "evaluate", "compare", "recommend", "score", "similar", "explain", "convert",
+    "datasets", "info", "demo",
 ]  # fmt: skip
 NOTICE = "<!-- made by tools/generate_docs.py; edit the source, not this page -->\n"
 
@@ -74,7 +76,7 @@ def _row(field: dataclasses.Field[Any], kind: Any) -> str:
     return f"| `{field.name}` | {type_text} | {default} | {field.metadata['help']}{limits} |"
 
 
-PAGES = {"cli.md": cli_page, "config.md": config_page}
+PAGES = {"cli.md": cli_page, "config.md": config_page, "reproduction.md": lambda: NOTICE + "\n" + reproduction_page()}
 
 
 def main() -> int:

@@ -205,16 +205,17 @@ def table_rows(lines: Sequence[Line]) -> list[list[str]]:
     columns = [(p, name) for p in protocols for name in _headline(lines, p)]
     header = ["", *(f"{p} {name.upper()}" for p, name in columns), "seeds", "best epochs", "training"]
     rows = [
-        [label(run[0]), *(_figure(run, p, name) for p, name in columns), *_training(run[0])] for run in _runs(lines)
+        [label(run[0]), *(figure_cell(run, p, name) for p, name in columns), *training_cells(run[0])]
+        for run in runs_of(lines)
     ]
     rows += [
-        [name, *(_baseline(lines, name, p, metric) for p, metric in columns), "", "", ""]
+        [name, *(baseline_cell(lines, name, p, metric) for p, metric in columns), "", "", ""]
         for name in (lines[0]["baselines"] if lines else [])
     ]
     return [header, *rows]
 
 
-def _runs(lines: Sequence[Line]) -> list[list[Line]]:
+def runs_of(lines: Sequence[Line]) -> list[list[Line]]:
     """The lines that come from the same training together."""
     runs: dict[str, list[Line]] = {}
     for line in lines:
@@ -223,7 +224,8 @@ def _runs(lines: Sequence[Line]) -> list[list[Line]]:
     return list(runs.values())
 
 
-def _training(line: Line) -> list[str]:
+def training_cells(line: Line) -> list[str]:
+    """Seeds, best epochs and mean seconds of training."""
     epochs = ", ".join(map(str, line["best_epochs"]))
     return [f"{len(line['seeds'])}", epochs, f"{line['train_seconds']:,.0f} s"]
 
@@ -232,7 +234,8 @@ def _headline(lines: Sequence[Line], protocol: str) -> list[str]:
     return headline_metrics(next(line for line in lines if line["protocol"] == protocol))
 
 
-def _figure(lines: Sequence[Line], protocol: str, name: str) -> str:
+def figure_cell(lines: Sequence[Line], protocol: str, name: str) -> str:
+    """A metric of a run's lines: mean over seeds ± their standard deviation; a dash where it was not measured."""
     found = [line["metrics"][name] for line in lines if line["protocol"] == protocol and name in line["metrics"]]
     if not found:
         return "-"
@@ -240,7 +243,8 @@ def _figure(lines: Sequence[Line], protocol: str, name: str) -> str:
     return f"{found[0]['mean']:.4f}{spread}"
 
 
-def _baseline(lines: Sequence[Line], baseline: str, protocol: str, name: str) -> str:
+def baseline_cell(lines: Sequence[Line], baseline: str, protocol: str, name: str) -> str:
+    """A baseline's metric; it does not depend on the run."""
     found = [line["baselines"].get(baseline, {}) for line in lines if line["protocol"] == protocol]
     return f"{found[0][name]:.4f}" if found and name in found[0] else "-"
 

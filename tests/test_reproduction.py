@@ -1,0 +1,87 @@
+"""The page of results shows what was measured, what was published and what is missing, and makes nothing up."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _tools(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+
+
+def line(**changes: Any) -> dict[str, Any]:
+    told = {
+        "data": "ml-100k", "split": "test", "split_method": "temporal", "protocol": "full", "n_users": 321,
+        "preset": "paper", "overrides": {}, "seeds": [0, 1, 2], "best_epochs": [3, 5, 4], "train_seconds": 61.5,
+        "metrics": {"ndcg@10": {"mean": 0.1234, "std": 0.0056}, "serendipity@10": {"mean": 0.0123, "std": 0.0004}},
+        "baselines": {"popularity": {"ndcg@10": 0.0789}}, "commit": "0123abc", "command": "sasrec benchmark ml-100k",
+        "engine": "native", "isa": "avx2", "threads": 2, "machine": "a machine", "versions": {"sasrec": "9.9"},
+    }  # fmt: skip
+    return told | changes
+
+
+def page(folder: Path, *lines: dict[str, Any]) -> str:
+    from reproduction import reproduction_page
+
+    (folder / "made.jsonl").write_text("".join(json.dumps(told) + "\n" for told in lines))
+    return reproduction_page(folder)
+
+
+def section(text: str, title: str) -> str:
+    return text.split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def test_the_committed_page_is_what_the_committed_results_say() -> None:
+    from reproduction import reproduction_page
+
+    assert (ROOT / "docs" / "reproduction.md").read_text().endswith(reproduction_page())
+
+
+def test_a_result_stands_in_its_place_with_how_it_came_about(tmp_path: Path) -> None:
+    text = section(page(tmp_path, line()), "ml-100k")
+    assert "### Temporal, 321 users" in text
+    assert "| paper | 0.1234 ± 0.0056 | - | - | - | 3 | 3, 5, 4 | 62 s |" in text
+    assert "| popularity | 0.0789 | - | - | - |" in text
+    assert "| paper | 0.0123 ± 0.0004 |" in text  # the lists
+    assert "native (avx2), threads 2; a machine | sasrec 9.9 | `sasrec benchmark ml-100k` |" in text
+    assert "0123abc" in text
+
+
+def test_what_was_not_measured_is_said(tmp_path: Path) -> None:
+    text = page(tmp_path, line())
+    assert "paper: not measured" in section(text, "ml-100k").split("### Temporal")[0]
+    assert "paper: not measured" not in section(text, "ml-100k").split("### Temporal")[1]
+    assert "paper: not measured" in section(text, "Beauty-5core")
+    assert "How they were made" not in section(text, "ml-1m")
+
+
+def test_every_figure_of_the_page_is_a_result_or_published(tmp_path: Path) -> None:
+    import re
+
+    from sasrec.tables import known_logs
+
+    figures = {float(number) for number in re.findall(r"\d\.\d{4}", page(tmp_path, line()))}
+    published = {f[name] for log in known_logs().values() for f in log["figures"] for name in f if "@" in name}
+    assert figures == published | {0.1234, 0.0056, 0.0123, 0.0004, 0.0789}
+
+
+def test_published_figures_stand_in_the_column_of_their_protocol(tmp_path: Path) -> None:
+    text = section(page(tmp_path, line()), "ml-1m")
+    assert "| published: Kang & McAuley 2018, the paper |  |  | 0.5905 | 0.8245 |" in text
+    assert "| published: gSASRec, gSASRec-pytorch | 0.1726 | 0.3003 |  |  |" in text
+    assert "| published: HSTU" not in text
+    assert "0.2164 (ML-1M with 3,706 items and times as features)" in text
+    assert "no timestamps, so there is no temporal split" in text
+
+
+def test_valid_figures_are_left_out_and_unknown_logs_come_last(tmp_path: Path) -> None:
+    text = page(tmp_path, line(split="valid", metrics={"ndcg@10": {"mean": 0.9999, "std": None}}), line(data="mine"))
+    assert "0.9999" not in text
+    assert text.index("## mine") > text.index("## ml-100k")

@@ -1,0 +1,143 @@
+"""docs/reproduction.md, made of benchmarks/results/*.jsonl and what has been published.
+
+A preset without a result is shown as not measured; nothing is filled in. tools/generate_docs.py writes the page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sasrec.benchmark import Line, baseline_cell, figure_cell, label, read_lines, runs_of, training_cells
+from sasrec.config import PRESETS
+from sasrec.tables import PROTOCOLS_NOTE, known_logs, markdown_table
+
+RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
+METHODS = ("leave_one_out", "temporal")
+COLUMNS = [("full", "ndcg@10"), ("full", "hr@10"), ("sampled", "ndcg@10"), ("sampled", "hr@10")]
+LISTS = ("coverage@10", "gini@10", "popularity_lift@10", "novelty@10", "serendipity@10")
+INTRODUCTION = f"""# Reproduction
+
+What this package reaches on known logs, beside what has been published for the same files. A row is one setting: the
+mean over its seeds ± the standard deviation over them, on test, with the epoch that valid chose. `full` ranks all items
+that the user has not had; `sampled` ranks among 100 drawn items, as the paper. Ties count by their expected rank.
+Published figures are as printed by their source; sources differ in details. A temporal split cuts all users at the same
+time, so its figures are not comparable with leave-one-out. Standard errors over users are in the lines of
+`benchmarks/results/`.
+
+{PROTOCOLS_NOTE}
+
+To measure again and add to `benchmarks/results/` (data sets have to be had from their publishers):
+
+```
+sasrec benchmark ml-1m.txt --presets {",".join(PRESETS)} --seeds 3 \\
+  --output runs/ml-1m --results benchmarks/results/ml-1m.jsonl
+sasrec benchmark ml-100k --presets {",".join(PRESETS)} --split-methods leave_one_out,temporal --seeds 3 \\
+  --output runs/ml-100k --results benchmarks/results/ml-100k.jsonl
+python tools/generate_docs.py
+```
+
+A benchmark that was cut off goes on with `--resume`.
+"""
+
+
+def reproduction_page(results: Path = RESULTS) -> str:
+    """The page of the result files in a folder."""
+    lines = [line for file in sorted(results.glob("*.jsonl")) for line in read_lines(file)]
+    names = [*known_logs(), *sorted({line["data"] for line in lines} - set(known_logs()))]
+    parts = [_log(name, [line for line in lines if line["data"] == name]) for name in names]
+    return "\n".join([INTRODUCTION, *parts])
+
+
+def _log(name: str, lines: Sequence[Line]) -> str:
+    known: dict[str, Any] = known_logs().get(name, {})
+    parts = [f"## {name}\n"]
+    if known:
+        size = f"{known['events']:,} events of {known['users']:,} users on {known['items']:,} items"
+        parts.append(f"{known['about']}: {size}.\n")
+    for method in METHODS:
+        of_method = [line for line in lines if line["split_method"] == method]
+        if of_method or method == "leave_one_out" or known.get("timestamps"):
+            published = known.get("figures", []) if method == "leave_one_out" else []
+            parts.append(_method(method, of_method, published))
+        else:
+            parts.append("The file has no timestamps, so there is no temporal split.\n")
+    if lines:
+        parts.append(_made(lines))
+    return "\n".join(parts)
+
+
+def _method(method: str, lines: Sequence[Line], published: Sequence[dict[str, Any]]) -> str:
+    """The tables of one split method."""
+    tested = [line for line in lines if line["split"] == "test"]
+    runs = _in_order(tested)
+    users = f", {tested[0]['n_users']:,} users" if tested else ""
+    parts = [f"### {method.replace('_', ' ').capitalize()}{users}\n"]
+    header = ["", *(f"{protocol} {name.upper()}" for protocol, name in COLUMNS), "seeds", "best epochs", "training"]
+    rows = [
+        *([label(run[0]), *(figure_cell(run, *column) for column in COLUMNS), *training_cells(run[0])] for run in runs),
+        *([f"{preset}: not measured", *[""] * (len(header) - 1)] for preset in _missing(runs)),
+        *(
+            [name, *(baseline_cell(tested, name, *column) for column in COLUMNS), "", "", ""]
+            for name in _baselines(tested)
+        ),
+        *(_published(figure) for figure in published if "differs" not in figure),
+    ]
+    parts += [markdown_table([header, *rows]) + "\n", _lists(runs, tested)]
+    other = [f"{f['source']}: {f['ndcg@10']:.4f} ({f['differs']})" for f in published if "differs" in f]
+    parts.append(f"Not comparable, full NDCG@10: {'; '.join(other)}.\n" if other else "")
+    return "\n".join(part for part in parts if part)
+
+
+def _in_order(lines: Sequence[Line]) -> list[list[Line]]:
+    """Runs by preset, in the order of presets; those of a preset in the order of the file."""
+    places = {preset: i for i, preset in enumerate(PRESETS)}
+    return sorted(runs_of(lines), key=lambda run: places.get(run[0]["preset"], len(places)))
+
+
+def _missing(runs: Sequence[Sequence[Line]]) -> list[str]:
+    measured = {run[0]["preset"] for run in runs}
+    return [preset for preset in PRESETS if preset not in measured]
+
+
+def _baselines(lines: Sequence[Line]) -> list[str]:
+    return list(lines[0]["baselines"]) if lines else []
+
+
+def _published(figure: dict[str, Any]) -> list[str]:
+    cells = [f"{figure[name]:.4f}" if p == figure["protocol"] and name in figure else "" for p, name in COLUMNS]
+    return [f"published: {figure['source']}", *cells, "", "", ""]
+
+
+def _lists(runs: Sequence[Sequence[Line]], lines: Sequence[Line]) -> str:
+    """What the top-10 lists are like, where it was measured."""
+    names = [n for n in LISTS if any(figure_cell(run, "full", n) != "-" for run in runs)]
+    if not names:
+        return ""
+    rows = [[label(run[0]), *(figure_cell(run, "full", name) for name in names)] for run in runs]
+    rows += [[b, *(baseline_cell(lines, b, "full", name) for name in names)] for b in _baselines(lines)]
+    return f"The lists themselves ([metrics](evaluation.md#metrics)):\n\n{markdown_table([['', *names], *rows])}\n"
+
+
+def _made(lines: Sequence[Line]) -> str:
+    """How each figure came about."""
+    rows = [["setting", "split", "commit", "engine, machine", "versions", "command"]]
+    rows += [
+        [
+            label(run[0]),
+            run[0]["split_method"].replace("_", " "),
+            run[0]["commit"] or "-",
+            f"{run[0]['engine']} ({run[0]['isa']}), threads {run[0]['threads']}; {run[0]['machine']}",
+            _versions(run[0]["versions"]),
+            f"`{run[0]['command']}`",
+        ]
+        for run in _in_order(lines)
+    ]
+    marks = ["---"] * len(rows[0])
+    table = "\n".join(f"| {' | '.join(row)} |" for row in [rows[0], marks, *rows[1:]])
+    return f"### How they were made\n\n{table}\n"
+
+
+def _versions(versions: Any) -> str:
+    return ", ".join(f"{k} {v}" for k, v in versions.items()) if isinstance(versions, dict) else str(versions)
