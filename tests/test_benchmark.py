@@ -191,7 +191,7 @@ def line(**changes: Any) -> dict[str, Any]:
     told = {
         "split": "test", "split_method": "leave_one_out", "protocol": "full", "n_users": 9, "preset": "paper",
         "overrides": {}, "seeds": [0, 1], "best_epochs": [3, 5], "train_seconds": 61.5, "commit": "abc",
-        "metrics": {"ndcg@10": {"mean": 0.5, "std": 0.01}, "hr@10": {"mean": 0.75, "std": None}},
+        "metrics": {"ndcg@10": {"mean": 0.5, "std": 0.01, "users_stderr": 0.03}, "hr@10": {"mean": 0.75, "std": None}},
         "baselines": {"popularity": {"ndcg@10": 0.25, "hr@10": 0.5}},
     }  # fmt: skip
     return told | changes
@@ -201,10 +201,19 @@ def test_the_table_sets_both_protocols_side_by_side() -> None:
     sampled = {"protocol": "sampled", "metrics": {"ndcg@10": {"mean": 0.9, "std": 0.02}}}
     rows = table_rows([line(split="valid"), line(), line(**sampled), line(overrides={"dropout": 0.1})])
     assert rows == [
-        ["", "full NDCG@10", "full HR@10", "sampled NDCG@10", "seeds", "best epochs", "training"],
-        ["paper", "0.5000 ± 0.0100", "0.7500", "0.9000 ± 0.0200", "2", "3, 5", "62 s"],
-        ["paper, dropout=0.1", "0.5000 ± 0.0100", "0.7500", "-", "2", "3, 5", "62 s"],
-        ["popularity", "0.2500", "0.5000", "0.2500", "", "", ""],
+        [
+            "",
+            "full NDCG@10",
+            "full HR@10",
+            "sampled NDCG@10",
+            "users' error of full NDCG@10",
+            "seeds",
+            "best epochs",
+            "training",
+        ],
+        ["paper", "0.5000 ± 0.0100", "0.7500", "0.9000 ± 0.0200", "0.0300", "2", "3, 5", "62 s"],
+        ["paper, dropout=0.1", "0.5000 ± 0.0100", "0.7500", "-", "0.0300", "2", "3, 5", "62 s"],
+        ["popularity", "0.2500", "0.5000", "0.2500", "", "", "", ""],
     ]
 
 
@@ -215,6 +224,7 @@ def test_why_protocols_disagree_is_said_where_both_stand() -> None:
     page = benchmark_page("made", [*both, line(split_method="temporal")])
     assert page.startswith("# made\n")
     assert "## test, temporal, 9 users" in page
+    assert "8 users" not in benchmark_text([line(split="valid", n_users=8), line()])
 
 
 def test_settings_of_earlier_lines_are_told_by_their_command() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sasrec.benchmark import Line, baseline_cell, figure_cell, label, read_lines, runs_of, training_cells
+from sasrec.benchmark import Line, baseline_cell, figure_cell, header_cells, label, read_lines, run_cells, runs_of
 from sasrec.config import PRESETS
 from sasrec.tables import PROTOCOLS_NOTE, known_logs, markdown_table
 
@@ -23,8 +23,8 @@ What this package reaches on known logs, beside what has been published for the 
 mean over its seeds ± the standard deviation over them, on test, with the epoch that valid chose. `full` ranks all items
 that the user has not had; `sampled` ranks among 100 drawn items, as the paper. Ties count by their expected rank.
 Published figures are as printed by their source; sources differ in details. A temporal split cuts all users at the same
-time, so its figures are not comparable with leave-one-out. Standard errors over users are in the lines of
-`benchmarks/results/`.
+time, so its figures are not comparable with leave-one-out. The users' error is the standard error over users: what
+other users like these would do to the first figure; for all figures it is in the lines of `benchmarks/results/`.
 
 {PROTOCOLS_NOTE}
 
@@ -74,17 +74,15 @@ def _method(method: str, lines: Sequence[Line], published: Sequence[dict[str, An
     runs = _in_order(tested)
     users = f", {tested[0]['n_users']:,} users" if tested else ""
     parts = [f"### {method.replace('_', ' ').capitalize()}{users}\n"]
-    header = ["", *(f"{protocol} {name.upper()}" for protocol, name in COLUMNS), "seeds", "best epochs", "training"]
+    blank = [""] * 4
     rows = [
-        *([label(run[0]), *(figure_cell(run, *column) for column in COLUMNS), *training_cells(run[0])] for run in runs),
-        *([f"{preset}: not measured", *[""] * (len(header) - 1)] for preset in _missing(runs)),
-        *(
-            [name, *(baseline_cell(tested, name, *column) for column in COLUMNS), "", "", ""]
-            for name in _baselines(tested)
-        ),
-        *(_published(figure) for figure in published if "differs" not in figure),
+        ["", *header_cells(COLUMNS)],
+        *([label(run[0]), *run_cells(run, COLUMNS)] for run in runs),
+        *([f"{preset}: not measured", *[""] * len(COLUMNS), *blank] for preset in _missing(runs)),
+        *([b, *(baseline_cell(tested, b, *column) for column in COLUMNS), *blank] for b in _baselines(tested)),
+        *([*_published(figure), *blank] for figure in published if "differs" not in figure),
     ]
-    parts += [markdown_table([header, *rows]) + "\n", _lists(runs, tested)]
+    parts += [markdown_table(rows) + "\n", _lists(runs, tested)]
     other = [f"{f['source']}: {f['ndcg@10']:.4f} ({f['differs']})" for f in published if "differs" in f]
     parts.append(f"Not comparable, full NDCG@10: {'; '.join(other)}.\n" if other else "")
     return "\n".join(part for part in parts if part)
@@ -107,7 +105,7 @@ def _baselines(lines: Sequence[Line]) -> list[str]:
 
 def _published(figure: dict[str, Any]) -> list[str]:
     cells = [f"{figure[name]:.4f}" if p == figure["protocol"] and name in figure else "" for p, name in COLUMNS]
-    return [f"published: {figure['source']}", *cells, "", "", ""]
+    return [f"published: {figure['source']}", *cells]
 
 
 def _lists(runs: Sequence[Sequence[Line]], lines: Sequence[Line]) -> str:

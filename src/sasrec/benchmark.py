@@ -198,21 +198,38 @@ def _plain(value: Any) -> str:
 def table_rows(lines: Sequence[Line]) -> list[list[str]]:
     """Test lines of one log and one split method as a table with both protocols side by side.
 
-    A row a setting: mean over seeds ± standard deviation over seeds. Then a row a baseline.
+    A row a setting: mean over seeds ± standard deviation over seeds, and the standard error over users of the first
+    metric. Then a row a baseline.
     """
     lines = [line for line in lines if line["split"] == "test"]
     protocols = sorted({line["protocol"] for line in lines})
     columns = [(p, name) for p in protocols for name in _headline(lines, p)]
-    header = ["", *(f"{p} {name.upper()}" for p, name in columns), "seeds", "best epochs", "training"]
-    rows = [
-        [label(run[0]), *(figure_cell(run, p, name) for p, name in columns), *training_cells(run[0])]
-        for run in runs_of(lines)
-    ]
+    rows = [[label(run[0]), *run_cells(run, columns)] for run in runs_of(lines)]
     rows += [
-        [name, *(baseline_cell(lines, name, p, metric) for p, metric in columns), "", "", ""]
+        [name, *(baseline_cell(lines, name, p, metric) for p, metric in columns), "", "", "", ""]
         for name in (lines[0]["baselines"] if lines else [])
     ]
-    return [header, *rows]
+    return [["", *header_cells(columns)], *rows]
+
+
+def header_cells(columns: Sequence[tuple[str, str]]) -> list[str]:
+    """What stands above the cells of a run, for columns of (protocol, metric)."""
+    titles = [f"{protocol} {name.upper()}" for protocol, name in columns]
+    return [*titles, f"users' error of {titles[0]}" if titles else "", "seeds", "best epochs", "training"]
+
+
+def run_cells(lines: Sequence[Line], columns: Sequence[tuple[str, str]]) -> list[str]:
+    """The figures of a run, the users' standard error of the first, seeds, best epochs, mean seconds of training."""
+    first = lines[0]
+    epochs = ", ".join(map(str, first["best_epochs"]))
+    of_users = [_users_error(lines, *columns[0]) if columns else ""]
+    told = [str(len(first["seeds"])), epochs, f"{first['train_seconds']:,.0f} s"]
+    return [*(figure_cell(lines, *column) for column in columns), *of_users, *told]
+
+
+def _users_error(lines: Sequence[Line], protocol: str, name: str) -> str:
+    found = [line["metrics"].get(name, {}).get("users_stderr") for line in lines if line["protocol"] == protocol]
+    return f"{found[0]:.4f}" if found and found[0] is not None else "-"
 
 
 def runs_of(lines: Sequence[Line]) -> list[list[Line]]:
@@ -222,12 +239,6 @@ def runs_of(lines: Sequence[Line]) -> list[list[Line]]:
         key = json.dumps([label(line), line["seeds"], line["train_seconds"], line["best_epochs"], line["commit"]])
         runs.setdefault(key, []).append(line)
     return list(runs.values())
-
-
-def training_cells(line: Line) -> list[str]:
-    """Seeds, best epochs and mean seconds of training."""
-    epochs = ", ".join(map(str, line["best_epochs"]))
-    return [f"{len(line['seeds'])}", epochs, f"{line['train_seconds']:,.0f} s"]
 
 
 def _headline(lines: Sequence[Line], protocol: str) -> list[str]:
@@ -264,10 +275,13 @@ def benchmark_page(name: str, lines: Sequence[Line]) -> str:
 def _parts(lines: Sequence[Line]) -> list[tuple[str, list[Line]]]:
     """A part for each split method, with the title of its table."""
     methods = dict.fromkeys(line["split_method"] for line in lines)
-    told = [(m, [line for line in lines if line["split_method"] == m]) for m in methods]
+    tested = [line for line in lines if line["split"] == "test"]
+    told = [(m, [line for line in tested if line["split_method"] == m]) for m in methods]
     return [(f"test, {m.replace('_', ' ')}, {part[0]['n_users']:,} users", part) for m, part in told]
 
 
 def _note(lines: Sequence[Line]) -> str:
     both = {line["protocol"] for line in lines if line["split"] == "test"} == {"full", "sampled"}
-    return "± is the standard deviation over seeds." + (f" {PROTOCOLS_NOTE}" if both else "")
+    return "± is the standard deviation over seeds, the users' error what other users would do." + (
+        f" {PROTOCOLS_NOTE}" if both else ""
+    )

@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from sasrec.estimates import Float64, Metrics, estimate, without_interval
 from sasrec.sequences import Int32, Int64, Split, Targets
 
+BLOCK = 4096  # histories looked at at once
+
 
 @dataclass(frozen=True)
 class Background:
@@ -35,11 +37,14 @@ class Background:
 
 def build_background(split: Split, targets: Targets, users: Int64) -> Background:
     """The background of lists that are made for these targets."""
-    counts, sequences = split.train_counts, split.sequences
-    total = np.concatenate([[0], np.cumsum(counts[sequences.items])])
-    starts = sequences.offsets[targets.users]
-    profiles = (total[targets.positions] - total[starts]) / (targets.positions - starts)
-    return Background(counts, popularity_ranks(counts), profiles, targets.items(sequences), users)
+    counts = split.train_counts
+    profiles = np.empty(len(targets))
+    for start in range(0, len(targets), BLOCK):  # a log may be larger than memory
+        rows = slice(start, start + BLOCK)
+        histories = Targets(targets.users[rows], targets.positions[rows]).histories(split.sequences)
+        total = np.concatenate([[0], np.cumsum(counts[histories.values])])
+        profiles[rows] = np.diff(total[histories.offsets]) / np.maximum(histories.lengths, 1)
+    return Background(counts, popularity_ranks(counts), profiles, targets.items(split.sequences), users)
 
 
 def popularity_ranks(counts: Int64) -> Int64:
