@@ -67,6 +67,7 @@ def test_weights_and_state_round_trips_are_bit_exact(run: RunFolder) -> None:
 def test_nothing_saved_is_told_from_something_damaged(run: RunFolder) -> None:
     assert run.load_state() is None
     assert run.load_metrics() == []
+    assert run.load_training() == {}
     assert run.load_sequences() is None
     with pytest.raises(CheckpointError, match=r"there is no .*model\.safetensors"):
         run.load_weights()
@@ -178,10 +179,18 @@ def test_table_of_other_columns_or_without_an_id_is_no_vocabulary(run: RunFolder
 def test_metrics_round_trip(run: RunFolder) -> None:
     results = [{"split": "test", "seed": None, "metrics": {"ndcg@10": {"value": 0.1 + 0.2}}}]
     run.save_metrics(results)
-    assert run.load_metrics() == results
+    assert (run.load_metrics(), run.load_training()) == (results, {})
+    run.save_metrics(results, {"best_epoch": 3, "seconds": 0.1 + 0.2})
+    assert (run.load_metrics(), run.load_training()) == (results, {"best_epoch": 3, "seconds": 0.1 + 0.2})
     (run.path / "metrics.json").write_text('{"results": 5}')
     with pytest.raises(CheckpointError, match="delete it and evaluate again"):
         run.load_metrics()
+
+
+def test_a_folder_of_runs_says_which_runs_it_holds(run: RunFolder) -> None:
+    run.save_config(CONFIG)
+    with pytest.raises(CheckpointError, match=f"it holds run folders: give one of them, such as {run.path}"):
+        RunFolder.open(run.path.parent)
 
 
 def test_config_of_a_later_format_or_with_unknown_settings_is_refused(run: RunFolder) -> None:

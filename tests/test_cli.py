@@ -172,6 +172,7 @@ def test_several_seeds_are_run_folders_with_a_summary(run: Run, log_file: Path, 
     assert outcome.code == 0
     assert "over 2 seeds" in outcome.out
     assert "seed-7, seed-8" in outcome.out
+    assert "seed 8 (2 of 2)  epoch 1/1" in outcome.err
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["seeds"] == [7, 8]
     for name in ("seed-7", "seed-8"):

@@ -14,8 +14,9 @@ from typing import Any, Literal, TypedDict
 import numpy as np
 
 from sasrec.errors import ConfigError
-from sasrec.estimates import FEW_USERS, Z95, Float64, estimate
+from sasrec.estimates import FEW_USERS, Z95, estimate
 from sasrec.evaluation import Result
+from sasrec.ranking import Float64
 from sasrec.scorers import run_starts
 from sasrec.sequences import Int64
 

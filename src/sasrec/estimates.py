@@ -6,11 +6,9 @@ import math
 from typing import TypedDict
 
 import numpy as np
-from numpy.typing import NDArray
 
+from sasrec.ranking import Float64
 from sasrec.sequences import Int64
-
-Float64 = NDArray[np.float64]
 
 Z95 = 1.959964  # half the width of a 95 % interval, in standard errors
 FEW_USERS = 30  # below this, intervals and p-values by the normal distribution are rough

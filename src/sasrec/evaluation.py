@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from sasrec.batches import CANDIDATES, ItemDrawer, draw_outside, generator
 from sasrec.config import EvalConfig, Exclude, Ties
 from sasrec.errors import ConfigError, DataError
-from sasrec.estimates import FEW_USERS, Float64, Metrics, estimate
+from sasrec.estimates import FEW_USERS, Metrics, estimate
 from sasrec.index import BLOCK_BYTES, ranks_and_lists
 from sasrec.lists import Background, build_background, list_metrics
-from sasrec.ranking import ranks_sampled
+from sasrec.ranking import Float64, ranks_sampled
 from sasrec.scorers import Ranker, Scorer, build_baselines, run_starts
 from sasrec.sequences import Float32, Int32, Int64, Ragged, Split, Targets, Vocabulary, hides_seen
 

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sasrec.estimates import Float64, Metrics, estimate, without_interval
+from sasrec.estimates import Metrics, estimate, without_interval
+from sasrec.ranking import Float64
 from sasrec.sequences import Int32, Int64, Split, Targets
 
 BLOCK = 4096  # histories looked at at once
