@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made import Table, make_split
+from made import Table, make_split, random_histories
 
+from sasrec import lists as lists_module
 from sasrec.config import EvalConfig
 from sasrec.evaluation import evaluate
 from sasrec.lists import build_background, gini, list_metrics, popularity_ranks
@@ -74,6 +75,17 @@ def test_lift_is_nought_for_those_who_get_what_they_had_and_has_the_ratios_stand
     assert lift["value"] == pytest.approx(in_lists.mean() / in_profiles.mean() - 1)
     jackknife = [np.delete(in_lists, i).mean() / np.delete(in_profiles, i).mean() for i in range(6)]
     assert lift["stderr"] == pytest.approx(np.std(jackknife) * math.sqrt(5), rel=0.2)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 7, 1000])
+def test_profiles_are_the_mean_popularity_of_each_history(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lists_module, "CHUNK", chunk)
+    split, _ = make_split(random_histories(0, 20, 9))
+    for targets in (split.valid, split.test):
+        found = build_background(split, targets, np.arange(len(targets))).profile_popularity
+        histories = targets.histories(split.sequences)
+        expected = [split.train_counts[histories.row(i)].mean() for i in range(len(histories))]
+        assert found == pytest.approx(expected)
 
 
 def test_gini_by_hand() -> None:

@@ -13,6 +13,7 @@ V n_items + 1 (column 0 is padding).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +23,7 @@ from sasrec.estimates import Metrics, estimate, without_interval
 from sasrec.ranking import Float64
 from sasrec.sequences import Int32, Int64, Split, Targets
 
-BLOCK = 4096  # histories looked at at once
+CHUNK = 1 << 16  # events looked at at once
 
 
 @dataclass(frozen=True)
@@ -38,14 +39,23 @@ class Background:
 
 def build_background(split: Split, targets: Targets, users: Int64) -> Background:
     """The background of lists that are made for these targets."""
-    counts = split.train_counts
-    profiles = np.empty(len(targets))
-    for start in range(0, len(targets), BLOCK):  # a log may be larger than memory
-        rows = slice(start, start + BLOCK)
-        histories = Targets(targets.users[rows], targets.positions[rows]).histories(split.sequences)
-        total = np.concatenate([[0], np.cumsum(counts[histories.values])])
-        profiles[rows] = np.diff(total[histories.offsets]) / np.maximum(histories.lengths, 1)
+    counts, starts = split.train_counts, split.sequences.offsets[targets.users]
+    before_start, before_target = _counted_before(split, [starts, targets.positions])
+    profiles = (before_target - before_start) / np.maximum(targets.positions - starts, 1)
     return Background(counts, popularity_ranks(counts), profiles, targets.items(split.sequences), users)
+
+
+def _counted_before(split: Split, wanted: Sequence[Int64]) -> list[Int64]:
+    """For ascending arrays of events: the train counts of the items of all events before each of them, added up."""
+    items, counts = split.sequences.items, split.train_counts
+    sums, so_far = [np.zeros(len(events), np.int64) for events in wanted], 0
+    for start in range(0, len(items), CHUNK):  # in parts that stay in cache
+        running = so_far + np.cumsum(counts[items[start : start + CHUNK]])
+        for events, found in zip(wanted, sums, strict=True):
+            rows = slice(*np.searchsorted(events, [start + 1, start + CHUNK + 1]))
+            found[rows] = running[events[rows] - start - 1]
+        so_far = int(running[-1])
+    return sums
 
 
 def popularity_ranks(counts: Int64) -> Int64:
