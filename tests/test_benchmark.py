@@ -77,7 +77,7 @@ def test_there_is_a_line_for_each_cell_split_and_protocol(made: Path) -> None:
     found = [(line["split_method"], line["split"], line["protocol"]) for line in lines]
     parts = [("valid", "sampled"), ("test", "full"), ("test", "sampled")]
     assert found == [(method, *part) for method in BOTH for part in parts]
-    assert lines == json.loads(json.dumps(lines_of(made, grid(), SETTINGS)))
+    assert lines == json.loads(json.dumps(lines_of(made, grid())))
     assert {line["command"] for line in lines} == {"sasrec it"}
     assert all(line["overrides"] == {k: v for k, v in SETTINGS.items() if k != "threads"} for line in lines)
 
@@ -150,8 +150,19 @@ def test_lines_are_appended_to_a_file_of_results(made: Path, tmp_path: Path) -> 
     assert read_lines(file)[0]["command"] == "an earlier command"
 
 
+def test_other_threads_or_more_cells_leave_the_lines_of_finished_cells_as_they_are(made: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "more"
+    assert measure(folder, grid(split_methods=BOTH[:1]))
+    before = read_lines(folder / "results.jsonl")
+    options = FitOptions(output=folder, resume=True)
+    assert run_benchmark(LOG, grid(), options, {**SETTINGS, "threads": 2}, command="another command")
+    after = read_lines(folder / "results.jsonl")
+    assert after[:3] == before
+    assert [line["command"] for line in after[3:]] == ["another command"] * 3
+
+
 def test_protocols_choose_the_test_lines(made: Path) -> None:
-    only = lines_of(made, grid(protocols=("full",)), SETTINGS)
+    only = lines_of(made, grid(protocols=("full",)))
     assert {(line["split"], line["protocol"]) for line in only} == {("valid", "sampled"), ("test", "full")}
 
 
@@ -182,8 +193,7 @@ def test_damaged_files_say_which(made: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.jsonl").write_text((made / "results.jsonl").read_text() + "{}\n")
     with pytest.raises(DataError, match=r"line 7 of .*bad\.jsonl is not a result"):
         read_lines(tmp_path / "bad.jsonl")
-    (tmp_path / "benchmark.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"benchmark\.json is damaged"):
+    with pytest.raises(CheckpointError, match="holds no benchmark to go on with"):
         measure(tmp_path, grid(), resume=True)
 
 

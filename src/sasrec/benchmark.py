@@ -3,7 +3,7 @@
 Every cell trains its own models: a model trained leave-one-out has seen events after a temporal cut, so it could not be
 measured there.
 
-DIR/benchmark.json              the grid and the command
+DIR/benchmark.json              the grid and the last command
 DIR/PRESET-SPLIT_METHOD/ ...    a study each
 DIR/results.jsonl               a line for each cell, split and protocol, as benchmarks/results/*.jsonl keeps them
 DIR/summary.md                  the table
@@ -21,15 +21,14 @@ from typing import Any, get_args
 
 from sasrec.checkpoint import atomic_write
 from sasrec.config import PRESETS, Protocol, SplitMethod
-from sasrec.errors import CheckpointError, ConfigError, DataError
+from sasrec.errors import ConfigError, DataError
 from sasrec.recommender import FitOptions, configure
-from sasrec.study import Log, Watch, is_study, open_marked_folder, read_runs, result_lines, run_study
+from sasrec.study import Log, Watch, is_study, open_marked_folder, result_lines, run_study
 from sasrec.tables import PROTOCOLS_NOTE, headline_metrics, markdown_table, plain_table
 
 logger = logging.getLogger(__name__)
 
 MARKER = "benchmark.json"
-NOT_OVERRIDES = {"seed", "engine", "threads"}  # lines tell these elsewhere
 Line = Mapping[str, Any]  # of benchmarks/results/*.jsonl
 
 
@@ -92,60 +91,39 @@ def run_benchmark(
         ConfigError: the folder is not empty, or resume with other settings.
         DataError: a temporal split of a log without timestamps; before anything is trained.
     """
-    for preset, method in grid.cells:
+    for preset, method in grid.cells:  # before anything is trained
         configure(log.sequences, log.name, preset, {**settings, "split_method": method})
     folder = open_marked_folder(options, MARKER, "benchmark")
-    _save_about(folder, grid, command)
+    atomic_write(folder / MARKER, json.dumps({**asdict(grid), "command": command}, indent=1))
     file = results or folder / "results.jsonl"
     for preset, method in grid.cells:
-        cell = folder / f"{preset}-{method}"
+        cell = folder / _name((preset, method))
         logger.info("%s, %s", preset, method.replace("_", " "))
         cell_options = FitOptions(preset, cell, resume=is_study(cell), histories=options.histories)
         given = {**settings, "split_method": method}
         if not run_study(log, cell_options, given, grid.seeds, command, watch):
             return False
-        _append(file, _lines_of_cell(folder, preset, method, grid, settings))
-        atomic_write(folder / "summary.md", benchmark_page(log.name, lines_of(folder, grid, settings)))
+        _append(file, _lines_of_cell(cell, grid))
+        atomic_write(folder / "summary.md", benchmark_page(log.name, lines_of(folder, grid)))
     return True
 
 
-def _save_about(folder: Path, grid: Grid, command: str) -> None:
-    """Write benchmark.json; the first command stays while it describes the grid, also after a resume."""
-    path, told = folder / MARKER, json.loads(json.dumps(asdict(grid)))
-    if not path.exists() or _about(folder).get("grid") != told:
-        atomic_write(path, json.dumps({"grid": told, "command": command}, indent=1))
-
-
-def _about(folder: Path) -> dict[str, Any]:
-    path = folder / MARKER
-    try:
-        return dict(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{path} is damaged; measure again with --overwrite") from error
-
-
-def lines_of(folder: Path, grid: Grid, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+def lines_of(folder: Path, grid: Grid) -> list[dict[str, Any]]:
     """The lines of the cells that have ended: valid, and test by the protocols of the grid.
 
     Raises:
-        CheckpointError: the folder is damaged.
+        CheckpointError: a cell is damaged.
     """
-    lines = []
-    for preset, method in grid.cells:
-        lines += _lines_of_cell(folder, preset, method, grid, settings)
-    return lines
+    return [line for cell in grid.cells for line in _lines_of_cell(folder / _name(cell), grid)]
 
 
-def _lines_of_cell(
-    folder: Path, preset: str, method: str, grid: Grid, settings: Mapping[str, Any]
-) -> list[dict[str, Any]]:
-    cell = folder / f"{preset}-{method}"
-    runs = read_runs(cell) if is_study(cell) else []
-    if [run.seed for run in runs] != list(grid.seeds):
-        return []
-    overrides = {name: value for name, value in settings.items() if name not in NOT_OVERRIDES}
-    lines = result_lines(runs, _about(folder)["command"], overrides)
+def _lines_of_cell(cell: Path, grid: Grid) -> list[dict[str, Any]]:
+    lines = result_lines(cell) if is_study(cell) else []
     return [line for line in lines if line["split"] == "valid" or line["protocol"] in grid.protocols]
+
+
+def _name(cell: tuple[str, str]) -> str:
+    return "-".join(cell)
 
 
 def _append(file: Path, lines: Sequence[Line]) -> None:

@@ -312,7 +312,7 @@ def benchmark_(
         done = run_benchmark(told, grid, options, settings, command=command, results=results, watch=watch)
     if not done:
         _say_interrupted("stopped")
-    lines = lines_of(output, grid, settings)
+    lines = lines_of(output, grid)
     for line in lines if json_ else []:
         _print_json(line)
     if not json_:

@@ -33,6 +33,7 @@ SEED_FOLDER = "seed-"
 LINE_KEYS = (
     "split", "split_method", "protocol", "candidates", "excluded", "ties", "n_users", "metrics", "baselines",
 )  # fmt: skip
+TOLD_ELSEWHERE = {"seed", "engine", "threads", "split_method"}  # by lines and runs: no settings on top of the preset
 ENDS_TRAINING = ("max_epochs", "max_minutes", "patience")  # may change on resume, and then training goes on
 
 
@@ -90,7 +91,8 @@ def run_study(
     """
     folder = open_marked_folder(options, MARKER, "study of several seeds")
     _check_runs(folder, log, options, settings, seeds)
-    _save_about(folder, {"preset": options.preset, "settings": dict(settings), "seeds": list(seeds)}, command)
+    told = {name: value for name, value in settings.items() if name not in TOLD_ELSEWHERE}
+    _save_about(folder, {"preset": options.preset, "settings": told, "seeds": list(seeds)}, command)
     for number, seed in enumerate(seeds, 1):
         path, given = folder / f"{SEED_FOLDER}{seed}", {**settings, "seed": seed}
         if _has_ended(path, configure(log.sequences, log.name, options.preset, given)[1], options.refit):
@@ -169,10 +171,10 @@ def _has_ended(path: Path, config: RunConfig, refit: bool) -> bool:
 
 def _save_about(folder: Path, about: dict[str, Any], command: str) -> None:
     """Write study.json; the first command stays while it describes the study."""
-    path = folder / MARKER
-    if path.exists() and {**_load_about(folder), "command": ""} == {"format": FORMAT, **about, "command": ""}:
+    path, told = folder / MARKER, json.loads(json.dumps({"format": FORMAT, **about}))
+    if path.exists() and {**_load_about(folder), "command": command} == {**told, "command": command}:
         return
-    atomic_write(path, json.dumps({"format": FORMAT, **about, "command": command}, indent=1))
+    atomic_write(path, json.dumps({**told, "command": command}, indent=1))
 
 
 def _load_about(folder: Path) -> dict[str, Any]:
@@ -259,14 +261,17 @@ def load_summary(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is missing or damaged; train with --resume to make it") from error
 
 
-def result_lines(runs: Sequence[SeedRun], command: str, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+def result_lines(folder: Path) -> list[dict[str, Any]]:
     """The lines that benchmarks/results/*.jsonl keeps of a study: one for each split and protocol.
 
-    Args:
-        runs: of one study.
-        command: how to make the lines again.
-        settings: what was set on top of the preset.
+    None before all of its runs have ended. What they say comes from the folder alone, so it is the same each time.
+
+    Raises:
+        CheckpointError: not a study, or a run is damaged.
     """
+    about, runs = _load_about(folder), read_runs(folder)
+    if len(runs) < len(about["seeds"]):
+        return []
     config = runs[0].config
     told = {
         "data": config.data_name,
@@ -274,11 +279,11 @@ def result_lines(runs: Sequence[SeedRun], command: str, settings: Mapping[str, A
         "train_seconds": statistics.fmean(run.training["seconds"] for run in runs),
         "best_epochs": [run.training["best_epoch"] for run in runs],
         "preset": config.preset,
-        "overrides": dict(settings),
+        "overrides": about["settings"],
         "settings": {**to_dict(config.model), **to_dict(config.train), "k": list(config.eval.k)},
         "fingerprint": config.data.fingerprint,
         **{name: _distinct(runs, name) for name in ("engine", "isa", "threads", "machine", "versions", "commit")},
-        "command": command,
+        "command": about["command"],
     }
     return [line_of(results, told) for results in zip(*(run.results for run in runs), strict=True)]
 
