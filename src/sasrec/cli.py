@@ -1,19 +1,17 @@
 """The command line: thin, one function a command. In: flags; out: results on stdout, progress and logs on stderr.
 
-Every config field is a flag, made from the field itself. Exit codes: 0 done, 1 failed, 2 wrong usage.
+Exit codes: 0 done, 1 failed, 2 wrong usage.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import json
-import operator
 import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, get_args, get_type_hints
+from typing import Annotated, Any, Literal, NoReturn
 
 import polars as pl
 import typer
@@ -23,11 +21,24 @@ from sasrec import __version__, console
 from sasrec.benchmark import Grid, benchmark_text, lines_of, run_benchmark
 from sasrec.checkpoint import RunFolder, atomic_file, atomic_write
 from sasrec.comparison import compare_all
-from sasrec.config import CONFIGS, DEFAULT_PRESET, PRESETS, TrainConfig
+from sasrec.config import DEFAULT_PRESET, PRESETS, TrainConfig
 from sasrec.datasets import DATASETS
 from sasrec.engine import environment
 from sasrec.errors import ConfigError, DataError, SASRecError
-from sasrec.interactions import filter_k_core, filter_repeats, read_titles
+from sasrec.flags import (
+    ConfigFile,
+    History,
+    Json,
+    K,
+    LogArgument,
+    Output,
+    Overwrite,
+    Run,
+    Split,
+    load_log_of,
+    settings_of,
+    with_flags,
+)
 from sasrec.provenance import command_line
 from sasrec.published import LAYOUTS, dump_published
 from sasrec.recommender import (
@@ -37,130 +48,12 @@ from sasrec.recommender import (
     fit_sequences,
     load,
     load_log,
-    read_log,
 )
-from sasrec.sequences import Sequences, Vocabulary, build_sequences
+from sasrec.sequences import Sequences, Vocabulary
 from sasrec.study import Log, Watch, load_summary, run_folders, run_study, summary_text
 from sasrec.tables import metrics_table
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
-
-PANELS = {"model": "Model", "train": "Training", "eval": "Evaluation"}
-SHORT_FLAGS = {"k": ["-k"]}
-
-LogArgument = Annotated[str, typer.Argument(help="a log file, a folder from prepare or train, or a data set's name")]
-Run = Annotated[Path, typer.Argument(help="a run folder")]
-Json = Annotated[bool, typer.Option("--json", help="print JSON for machines")]
-Output = Annotated[Path, typer.Option("--output", "-o", help="the folder to write")]
-History = Annotated[str | None, typer.Option("--history", help="item ids, oldest first, separated by commas")]
-K = Annotated[int, typer.Option("-k", "--k", help="how many items")]
-Split = Annotated[Literal["valid", "test"], typer.Option("--split", help="which targets")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace the run in --output")]
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file of settings; flags win")]
-READING: dict[str, Any] = {
-    "format": (str | None, "pairs, sequences, triples, ratings, csv, jsonl, parquet, inter, ...; told by the file"),
-    "user_column": (str | None, "the column that holds the user"),
-    "item_column": (str | None, "the column that holds the item"),
-    "timestamp_column": (str | None, "the column that holds the time"),
-    "repeats": (Literal["keep", "first", "last", "consecutive"] | None, "keep = all events; first or last of each item of a user; consecutive = without immediate repeats"),  # noqa: E501
-    "k_core": (int | None, "drop users and items with fewer events than this, until none is left"),
-    "one_pass": (bool | None, "with --k-core: count once, as the paper did"),
-    "titles": (Path | None, "file with item ids and titles"),
-}  # fmt: skip
-
-
-def _config_parameters(*parts: str) -> list[inspect.Parameter]:
-    """A flag for each field of these configs; None = not given."""
-    parameters = []
-    for part in parts:
-        cls = CONFIGS[part]
-        hints = get_type_hints(cls)
-        for field in dataclasses.fields(cls):
-            kind = hints[field.name]
-            if get_args(kind) == (int, ...):
-                kind = list[int]
-            default = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
-            text = f"{field.metadata['help']} (unless set: the preset's, or {default})"
-            parameters.append(_flag(field.name, kind, text, PANELS[part]))
-    return parameters
-
-
-def _flag(name: str, kind: Any, text: str, panel: str) -> inspect.Parameter:
-    dashed = "--" + name.replace("_", "-")
-    declaration = f"{dashed}/--no-{dashed[2:]}" if kind in (bool, bool | None) else dashed
-    option = typer.Option(declaration, *SHORT_FLAGS.get(name, []), help=text, rich_help_panel=panel, show_default=False)
-    annotation = operator.getitem(Annotated, (kind | None, option))  # built, not written: it is not static
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-
-
-def _with_flags(
-    *parts: str, reading: bool = False, without: tuple[str, ...] = ()
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command's **settings the flags of these configs, but for some, and of reading a log."""
-
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        signature = inspect.signature(command, eval_str=True)
-        own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-        extra = (
-            [_flag(name, kind, text, "Reading the log") for name, (kind, text) in READING.items()] if reading else []
-        )
-        parameters = [*own, *extra, *(p for p in _config_parameters(*parts) if p.name not in without)]
-        parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
-        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        command.__annotations__ = {p.name: p.annotation for p in parameters}
-        return command
-
-    return decorate
-
-
-def _settings(given: dict[str, Any], config: Path | None) -> dict[str, Any]:
-    """The settings that were given: those of the YAML file, with flags on top."""
-    flags = {k: v for k, v in given.items() if v is not None and v != []}
-    return {**_read_yaml(config), **flags}
-
-
-def _read_yaml(path: Path | None) -> dict[str, Any]:
-    if path is None:
-        return {}
-    try:
-        values = yaml.safe_load(path.read_text()) or {}
-    except OSError as error:
-        raise ConfigError(f"cannot read the settings file {path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path} does not hold settings; write lines such as 'max_epochs: 50'")
-    return values
-
-
-def _load_log(source: str, given: dict[str, Any]) -> tuple[Sequences, Vocabulary, str]:
-    """Take the reading flags out of `given` and read the log they describe."""
-    reading = {name: given.pop(name, None) for name in READING}
-    titles_file, core = reading.pop("titles"), reading.pop("k_core")
-    repeats, one_pass = reading.pop("repeats"), reading.pop("one_pass")
-    reading = {k: v for k, v in reading.items() if v is not None}
-    if repeats or core:
-        sequences, vocabulary, name = _filtered(source, reading, repeats or "keep", core, bool(one_pass))
-    else:
-        sequences, vocabulary, name = load_log(source, **reading)
-    if titles_file is not None:
-        vocabulary = vocabulary.with_titles(read_titles(titles_file))
-    return sequences, vocabulary, name
-
-
-def _filtered(
-    source: str, reading: dict[str, Any], repeats: Any, core: int | None, one_pass: bool
-) -> tuple[Sequences, Vocabulary, str]:
-    if Path(source).is_dir():
-        raise ConfigError(f"--repeats and --k-core filter a log file, and {source} is a prepared folder")
-    log, titles, name = read_log(source, **reading)
-    log = filter_repeats(log, repeats)
-    if core:
-        log = filter_k_core(log, core, core, iterated=not one_pass)
-        if not len(log):
-            raise DataError(f"no event is left after the {core}-core filter of {source}; use a smaller --k-core")
-    sequences, vocabulary = build_sequences(log)
-    return sequences, vocabulary if titles is None else vocabulary.with_titles(titles), name
 
 
 @app.callback(invoke_without_command=True)
@@ -179,10 +72,10 @@ def _main(
 
 
 @app.command()
-@_with_flags(reading=True)
+@with_flags(reading=True)
 def prepare(log: LogArgument, output: Output, overwrite: Overwrite = False, json_: Json = False, **given: Any) -> None:
     """Read a log once and write it as a folder that train reads without parsing."""
-    sequences, vocabulary, _ = _load_log(log, given)
+    sequences, vocabulary, _ = load_log_of(log, given)
     folder = RunFolder.create(output, overwrite=overwrite)
     folder.save_data(vocabulary, sequences)
     _print_facts(sequences, json_)
@@ -198,7 +91,7 @@ def _print_facts(sequences: Sequences, json_: bool) -> None:
 
 
 @app.command()
-@_with_flags("model", "train", "eval", reading=True)
+@with_flags("model", "train", "eval", reading=True)
 def train(
     context: typer.Context,
     log: LogArgument,
@@ -221,13 +114,13 @@ def train(
     **given: Any,
 ) -> None:
     """Train on a log, choose the epoch on valid, measure on test, write a run folder with a report."""
-    sequences, vocabulary, name = _load_log(log, given)
+    sequences, vocabulary, name = load_log_of(log, given)
     options = FitOptions(preset, output, resume, overwrite, refit, not no_histories)
     if seeds > 1:
-        _train_seeds(context, Log(sequences, vocabulary, name), options, _settings(given, config), seeds, json_)
+        _train_seeds(context, Log(sequences, vocabulary, name), options, settings_of(given, config), seeds, json_)
         return
     with console.TrainingDisplay(quiet=context.obj["quiet"]) as display:
-        recommender = fit_sequences(sequences, vocabulary, name, options, _settings(given, config), display.update)
+        recommender = fit_sequences(sequences, vocabulary, name, options, settings_of(given, config), display.update)
     result = recommender.train_result
     assert result is not None
     if result.stopped == "interrupted":
@@ -274,7 +167,7 @@ def _train_seeds(
 
 
 @app.command(name="benchmark")
-@_with_flags("model", "train", "eval", reading=True, without=("split_method", "protocol"))
+@with_flags("model", "train", "eval", reading=True, without=("split_method", "protocol"))
 def benchmark_(
     context: typer.Context,
     log: LogArgument,
@@ -299,7 +192,7 @@ def benchmark_(
 
     Every split method trains its own models: one trained leave-one-out has seen events after a temporal cut.
     """
-    told, settings = Log(*_load_log(log, given)), _settings(given, config)
+    told, settings = Log(*load_log_of(log, given)), settings_of(given, config)
     owned = sorted({"split_method", "protocol"} & set(settings))
     if owned:
         raise ConfigError(f"{owned[0]} in {config} is set by --{owned[0].replace('_', '-')}s here; take it out")
@@ -334,7 +227,7 @@ def _training_summary(recommender: Recommender, output: Path) -> dict[str, Any]:
 
 
 @app.command()
-@_with_flags("eval")
+@with_flags("eval")
 def evaluate(
     run: Run,
     split: Split = "test",
@@ -344,7 +237,7 @@ def evaluate(
     **given: Any,
 ) -> None:
     """Measure a run on valid or test, beside popularity and last-item co-occurrence."""
-    settings = _settings(given, None)
+    settings = settings_of(given, None)
     if seed is not None:
         settings["eval_seed"] = seed
     if candidates is not None:
@@ -357,7 +250,7 @@ def evaluate(
 
 
 @app.command(name="compare")
-@_with_flags("eval")
+@with_flags("eval")
 def compare_(
     runs: Annotated[list[Path], typer.Argument(help="two or more: run folders, or folders of train --seeds")],
     split: Split = "test",
@@ -372,7 +265,7 @@ def compare_(
     The runs of a folder of several seeds count as one side: their mean per user. With more than two sides p-values are
     also corrected for the number of comparisons (Holm).
     """
-    settings = _settings(given, None)
+    settings = settings_of(given, None)
     names = [str(side) if side not in runs[:i] else f"{side} ({i + 1})" for i, side in enumerate(runs)]
     folders = {name: run_folders(side) for name, side in zip(names, runs, strict=True)}
     _check_same_log([run for side in folders.values() for run in side])
