@@ -149,7 +149,7 @@ class RunFolder:
     def _save_sequences(self, sequences: Sequences) -> None:
         temporary = Path(tempfile.mkdtemp(prefix=".sequences-", dir=self.path))
         try:
-            with _disk_errors(self.path / "sequences"):
+            with disk_errors(self.path / "sequences"):
                 sequences.save(temporary)
             target = self.path / "sequences"
             if target.exists():
@@ -231,7 +231,7 @@ class RunFolder:
 
     def append_history(self, line: Mapping[str, Any]) -> None:
         """Add an epoch to history.jsonl."""
-        with _disk_errors(self.path / "history.jsonl"), (self.path / "history.jsonl").open("a") as file:
+        with disk_errors(self.path / "history.jsonl"), (self.path / "history.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
 
     def read_history(self, last_epoch: int | None = None) -> list[dict[str, Any]]:
@@ -320,7 +320,7 @@ def atomic_file(path: Path) -> Any:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with _disk_errors(path):
+        with disk_errors(path):
             yield temporary
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
@@ -340,7 +340,12 @@ def atomic_write(path: Path, data: bytes | str) -> None:
 
 
 @contextlib.contextmanager
-def _disk_errors(path: Path) -> Any:
+def disk_errors(path: Path) -> Any:
+    """Say in one sentence that a path cannot be written.
+
+    Raises:
+        CheckpointError: the body met a full disk or a folder that cannot be written.
+    """
     try:
         yield
     except (OSError, pl.exceptions.PolarsError) as error:  # Polars reports a full disk as one of its own
@@ -359,6 +364,9 @@ def _read_safetensors(path: Path) -> tuple[Weights, dict[str, str]]:
     try:
         with safe_open(path, framework="numpy") as file:
             arrays: dict[str, Float32] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            for name, array in arrays.items():
+                if array.dtype.kind != "f":  # where ml_dtypes is installed, bfloat16 is a type too
+                    raise TypeError(f"{name} is of type {array.dtype}")
             return arrays, file.metadata() or {}
     except FileNotFoundError as error:
         raise CheckpointError(f"there is no {path}") from error
