@@ -5,10 +5,12 @@ Frames out have user_id, item_id, score, rank (from 1). Between the borders ther
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +93,16 @@ class Recommender:
         data = f"{self.config.data_name}, {len(self.vocabulary)} items"
         return f"Recommender({data}; block {model.block}, D={model.embedding_dim})"
 
+    @cached_property
+    def model_version(self) -> str:
+        """Twelve characters that are equal for equal weights and item ids, wherever they are stored."""
+        digest = hashlib.sha256()
+        for name, array in sorted(self.engine.weights().items()):
+            digest.update(f"{name}{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        digest.update("\n".join(map(str, self.vocabulary.item_ids.to_list())).encode())
+        return digest.hexdigest()[:12]
+
     def recommend(
         self,
         histories: Any,
@@ -168,6 +180,40 @@ class Recommender:
         frame, _ = self._recommend(histories, sequences.user_ids.gather(rows), k, allow, deny, keep_seen)
         return _as_pandas(frame) if as_pandas else frame
 
+    def recommend_rows(
+        self,
+        rows: slice,
+        k: int = 10,
+        *,
+        allow: Iterable[Any] | None = None,
+        deny: Iterable[Any] | None = None,
+        keep_seen: bool | None = None,
+    ) -> pl.DataFrame:
+        """As `recommend_users` for the users at these rows of the log, in ascending order of user id.
+
+        Raises:
+            CheckpointError: the model was saved without histories.
+        """
+        sequences = self._known_sequences()
+        first, last, _ = rows.indices(len(sequences))
+        offsets = sequences.offsets[first : last + 1]
+        histories = Ragged(np.asarray(sequences.items[offsets[0] : offsets[-1]]), offsets - offsets[0])
+        return self._recommend(histories, sequences.user_ids[first:last], k, allow, deny, keep_seen)[0]
+
+    def top_indices(self, histories: Ragged, k: int = 10, *, keep_seen: bool | None = None) -> tuple[Int32, Float32]:
+        """As `recommend`, in item indices.
+
+        Args:
+            histories: B rows of item indices from 1; an empty row gets popular items.
+            k: how many.
+            keep_seen: as in `recommend`.
+
+        Returns:
+            Indices and scores, (B, K); index 0 fills up where K items cannot be recommended.
+        """
+        hide = self.hides_seen if keep_seen is None else not keep_seen
+        return self._tops(histories, histories.lengths == 0, k, hide, None)
+
     def _recommend(
         self,
         histories: Ragged,
@@ -238,11 +284,22 @@ class Recommender:
         Raises:
             UnknownItemError: an item is not known, or a history has no known item.
         """
-        rows, _, _ = _read_histories(histories)
         candidates = self.vocabulary.known_indices(items)
-        return self._features(rows) @ self._table[candidates].T
+        return self.features(histories) @ self._table[candidates].T
 
-    def _features(self, rows: Histories) -> Float32:
+    def features(self, histories: Any) -> Float32:
+        """What the model makes of each history: the vector that is multiplied with those of the items.
+
+        Args:
+            histories: as in `recommend`.
+
+        Returns:
+            (n, D) float32.
+
+        Raises:
+            UnknownItemError: a history has no known item.
+        """
+        rows, _, _ = _read_histories(histories)
         known = [index[index > 0] for index in map(self.vocabulary.indices_of, rows)]
         for position, row in enumerate(known):
             if not len(row):
@@ -357,6 +414,15 @@ class Recommender:
     def hides_seen(self) -> bool:
         """Whether items of the history are left out of recommendations by default, as in evaluation."""
         return hides_repeats(self.config.data, self.config.eval)
+
+    @property
+    def n_users(self) -> int:
+        """Users whose histories are known.
+
+        Raises:
+            CheckpointError: the model was saved without histories.
+        """
+        return len(self._known_sequences())
 
     def _known_sequences(self) -> Sequences:
         if self.sequences is None:
