@@ -9,7 +9,7 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -19,12 +19,14 @@ import yaml
 
 from sasrec import __version__, console
 from sasrec.benchmark import Grid, benchmark_text, lines_of, run_benchmark
+from sasrec.bulk import recommend_all, writer_of
 from sasrec.checkpoint import RunFolder, atomic_file, atomic_write
 from sasrec.comparison import compare_all
 from sasrec.config import DEFAULT_PRESET, PRESETS, TrainConfig
 from sasrec.datasets import DATASETS
 from sasrec.engine import environment
 from sasrec.errors import ConfigError, DataError, SASRecError
+from sasrec.export import export_embeddings, export_onnx
 from sasrec.flags import (
     ConfigFile,
     History,
@@ -287,11 +289,14 @@ def _check_same_log(runs: list[Path]) -> None:
 
 @app.command()
 def recommend(
+    context: typer.Context,
     run: Run,
     users: Annotated[Path | None, typer.Option("--users", help="file with a user id a line")] = None,
     user: Annotated[list[str] | None, typer.Option("--user", help="a user id; may be repeated")] = None,
     history: History = None,
-    all_users: Annotated[bool, typer.Option("--all-users", help="every user of the log")] = False,
+    all_users: Annotated[
+        bool, typer.Option("--all-users", help="every user of the log; into --output part by part")
+    ] = False,
     k: K = 10,
     allow: Annotated[
         Path | None, typer.Option("--allow", help="file with the only item ids allowed, one a line")
@@ -311,6 +316,9 @@ def recommend(
         raise ConfigError("give one of --users FILE, --user ID, --history ID,ID,... or --all-users")
     recommender = load(run)
     filters: dict[str, Any] = {"allow": _lines(allow), "deny": _lines(deny), "keep_seen": keep_seen}
+    if all_users and output is not None:
+        _recommend_all(recommender, output, k, filters, quiet=context.obj["quiet"])
+        return
     if history is not None:
         details = recommender.recommend_detailed([_ids(history)], k, **filters)
         frame = details.frame
@@ -320,6 +328,16 @@ def recommend(
         wanted = _lines(users) if users is not None else user or None
         frame = recommender.recommend_users(wanted, k, **filters)
     _write_frame(frame, output, json_, recommender.vocabulary)
+
+
+def _recommend_all(recommender: Recommender, output: Path, k: int, filters: dict[str, Any], *, quiet: bool) -> None:
+    try:
+        with console.UsersDisplay(quiet=quiet) as display:
+            summary = recommend_all(recommender, output, k, progress=display.update, **filters)
+    except KeyboardInterrupt:
+        console.stderr.print("stopped; what is done is kept, and the same command goes on from there", soft_wrap=True)
+        raise typer.Exit(1) from None
+    typer.echo(f"wrote the lists of {summary.n_users:,} users to {output}")
 
 
 @app.command()
@@ -375,6 +393,48 @@ def convert_(
             raise ConfigError("--log is needed: the log that the checkpoint was trained on, for its items and users")
         convert(source, layout, log, n_heads=n_heads).save(output, overwrite=overwrite)
     typer.echo(f"wrote {output}")
+
+
+@app.command()
+def export(
+    run: Run,
+    format_: Annotated[
+        Literal["onnx", "embeddings"], typer.Option("--format", help="onnx = the model; embeddings = the item vectors")
+    ] = "onnx",
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="the folder to write; else onnx, onnx-int8 or embeddings in RUN"),
+    ] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="onnx: keep the item tables as bytes")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the export in --output")] = False,
+    json_: Json = False,
+) -> None:
+    """Write a model that others can serve: an ONNX graph, checked against this package, or vectors to search."""
+    if int8 and format_ != "onnx":
+        raise ConfigError("--int8 is for --format onnx; vector databases have their own compression")
+    folder = output or run / (f"{format_}-int8" if int8 else format_)
+    recommender = load(run)
+    if format_ == "onnx":
+        facts = export_onnx(recommender, folder, int8=int8, overwrite=overwrite)
+    else:
+        facts = export_embeddings(recommender, folder, overwrite=overwrite)
+    if json_:
+        _print_json({"output": str(folder), **facts})
+        return
+    typer.echo(f"wrote {folder}: model {facts['model_version']}, {facts['n_items']:,} items")
+    if "check" in facts:
+        typer.echo(_check_sentence(facts["check"], int8))
+
+
+def _check_sentence(check: dict[str, Any], int8: bool) -> str:
+    if int8:
+        return (
+            f"recall@{check['k']} against float32 {check['recall']:.4f} on {check['n_histories']} histories; scores "
+            f"differ by up to {check['largest_difference']:.2g}"
+        )
+    return (
+        f"scores and lists as this package's on {check['n_histories']} histories, to {check['largest_difference']:.1g}"
+    )
 
 
 @app.command()
@@ -454,13 +514,9 @@ def _lines(path: Path | None) -> list[str] | None:
 def _write_frame(frame: pl.DataFrame, output: Path | None, json_: bool, vocabulary: Vocabulary) -> None:
     """A frame into a file, or onto stdout as JSON or as a table with titles."""
     if output is not None:
-        writers: dict[str, Callable[[Path], Any]] = {
-            ".parquet": frame.write_parquet, ".csv": frame.write_csv, ".jsonl": frame.write_ndjson
-        }  # fmt: skip
-        if output.suffix not in writers:
-            raise ConfigError(f"output {output} must end in {', '.join(writers)}")
+        write = writer_of(output)
         with atomic_file(output) as temporary:
-            writers[output.suffix](temporary)
+            write(frame, temporary)
         typer.echo(f"wrote {len(frame):,} rows to {output}")
     elif json_:
         _print_json(frame.to_dicts())

@@ -102,6 +102,41 @@ class TrainingDisplay:
             )
 
 
+class UsersDisplay:
+    """Shows how many users are done: use as a context manager and pass `update` as progress."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.bar = _bar() if stderr.is_terminal and not quiet else None
+        self.task = self.bar.add_task("", total=1, text="") if self.bar else None
+        self.quiet = quiet
+        self.began = self.last_line = time.monotonic()
+        self.first: int | None = None  # users that were done at the first call: the rate is of what followed
+
+    def __enter__(self) -> UsersDisplay:
+        if self.bar:
+            self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.bar:
+            self.bar.stop()
+
+    def update(self, done: int, total: int) -> None:
+        """Show where it stands."""
+        now = time.monotonic()
+        if self.first is None:
+            self.first, self.began = done, now
+        rate = (done - self.first) / max(now - self.began, 1e-9)
+        text = f"{done:,} of {total:,} users" + (f"  {rate:,.0f} users/s" if rate else "")
+        if self.bar and self.task is not None:
+            self.bar.update(self.task, completed=done, total=total, text=text)
+        elif not self.quiet and now - self.last_line > PLAIN_SECONDS:
+            self.last_line = now
+            stderr.print(text, soft_wrap=True)
+
+
 def _bar() -> Progress:
     return Progress(
         SpinnerColumn(),
