@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from dataclasses import replace
 from itertools import islice
@@ -12,6 +13,7 @@ import numpy as np
 from harness import Answer, latency, memory_mib, seconds_of, serve
 
 from sasrec.batches import TrainBatches
+from sasrec.bulk import PART_USERS, recommend_all
 from sasrec.checkpoint import RunFolder
 from sasrec.config import Protocol, to_dict
 from sasrec.engine import create_engine
@@ -113,6 +115,19 @@ class Ours:
         """Seconds to find the top 10 of all items for one user, over n users."""
         recommender = self._recommender()
         return latency(lambda history: recommender.recommend([history], k=10), self._histories(n))
+
+    def recommend_users(self, users: int | None = None) -> Answer:
+        """Seconds until all users, or the first few, have their top 10, as parts of `recommend_all`."""
+        recommender, n = self._recommender(), min(users or len(self.sequences), len(self.sequences))
+        parts = [slice(start, min(start + PART_USERS, n)) for start in range(0, n, PART_USERS)]
+        return {"seconds": seconds_of(lambda: [recommender.recommend_rows(rows, 10) for rows in parts]), "n_users": n}
+
+    def recommend_all(self, users: int | None = None) -> Answer:
+        """Seconds until the lists of all users, however few are asked for, lie in a Parquet file."""
+        with tempfile.TemporaryDirectory() as folder:
+            summary = recommend_all(self._recommender(), Path(folder) / "lists.parquet", 10)
+        seconds = summary.seconds + summary.seconds_writing
+        return {"seconds": seconds, "n_users": summary.n_users, "seconds_writing": summary.seconds_writing}
 
     def _recommender(self) -> Recommender:
         return Recommender(self.engine, self.vocabulary, self.config, self.sequences)

@@ -8,7 +8,8 @@ Each adapter has    about() -> versions, what differs from our setting
                     load() -> seconds from the file to what the peer trains on
                     train(steps, epochs) -> mean seconds of an epoch or of its first steps, steps per epoch
                     evaluate(protocol, users) -> seconds, users, ndcg@10 and hr@10
-and, where the peer can, score_user(n) and recommend_user(n).
+and, where the peer can, score_user(n), recommend_user(n) and
+                    recommend_users(users) -> seconds for the top 10 of all users or the first few, after all they had
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import sys
 import tempfile
 import time
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from harness import Answer, latency, seconds_of, serve, versions
 
 K = 10
 EVALUATION_BATCH = 512
+RECOMMEND_BATCH = 128
 N_CANDIDATES = 101
 
 
@@ -143,6 +146,36 @@ class Pmixer:
         items = np.arange(1, self.n_items + 1)
         self.model.eval()
         return latency(lambda user: self.torch.topk(self._predict(user, items)[0], K), self._users(n))
+
+    def recommend_users(self, users: int | None = None) -> Answer:
+        """Its predict() for batches of users and all items, their own items hidden, then the best 10.
+
+        predict() multiplies the table with each user by itself; the details have the rate with one product instead.
+        """
+        histories = {u: [*self.user_train[u], *self.dataset[1][u], *self.user_test[u]] for u in self.user_train}
+        chosen = [histories[u] for u in list(histories)[:users]]
+        items = np.arange(1, self.n_items + 1)
+        self.model.eval()
+        seconds = seconds_of(lambda: self._tops(chosen, lambda seq: self.model.predict(None, seq, items)))
+        better = seconds_of(lambda: self._tops(chosen, self._product))
+        return {"seconds": seconds, "n_users": len(chosen), "users/s as one product": len(chosen) / better}
+
+    def _product(self, seq: Any) -> Any:
+        return self.model.log2feats(seq)[:, -1] @ self.model.item_emb.weight[1:].T
+
+    def _tops(self, histories: list[list[int]], scores_of: Callable[[Any], Any]) -> None:
+        for start in range(0, len(histories), RECOMMEND_BATCH):
+            batch = histories[start : start + RECOMMEND_BATCH]
+            seq = np.zeros([len(batch), self.args.maxlen], np.int32)
+            for row, history in enumerate(batch):
+                recent = history[-self.args.maxlen :]
+                seq[row, -len(recent) :] = recent
+            rows = np.repeat(np.arange(len(batch)), [len(history) for history in batch])
+            with self.torch.no_grad():
+                scores = scores_of(seq)
+                scores[rows, np.concatenate(batch) - 1] = -np.inf
+                best = self.torch.topk(scores, K)
+            best.indices.numpy() + 1, best.values.numpy()
 
     def _users(self, n: int) -> list[int]:
         return random.Random(0).choices([u for u in self.user_test if self.user_test[u]], k=n)
@@ -351,6 +384,13 @@ class Rectools:
         metrics = _metrics(hits["rank"].to_numpy(), len(wanted))
         seconds = time.perf_counter() - began
         return {"seconds": seconds, "n_users": len(wanted), "metrics": metrics}
+
+    def recommend_users(self, users: int | None = None) -> Answer:
+        """Its recommend() of 10 items, seen ones hidden."""
+        dataset = importlib.import_module("rectools.dataset").Dataset.construct(self.log)
+        wanted = self.log["user_id"].unique()[:users]
+        seconds = seconds_of(lambda: self.model.recommend(wanted, dataset, k=K, filter_viewed=True))
+        return {"seconds": seconds, "n_users": len(wanted)}
 
     def recommend_user(self, n: int) -> Answer:
         users = np.random.default_rng(0).choice(self.test.index.to_numpy(), n)

@@ -15,6 +15,7 @@ SMALL = ["--threads", "1", "--json", "--set", "max_seq_len=8", "--set", "embeddi
 RUNS = {
     "train_speed": ["--repeats", "2", "--steps", "1", "--peer-steps", "2", "--peer"],  # the peer's folder follows
     "eval_speed": ["--repeats", "2", "--users", "50", "--requests", "4"],
+    "batch_recommend": ["--repeats", "2", "--users", "50", "--peer-users", "40", "--peer"],  # likewise
     "load_speed": ["--repeats", "2"],
     "quality": ["--seeds", "1", "--set", "max_epochs=1"],
     "roofline": ["--repeats", "1"],
@@ -42,8 +43,11 @@ class SASRec(torch.nn.Module):
         seq, pos, neg = (self.item_emb(torch.LongTensor(part)) for part in (seq, pos, neg))
         return (seq * pos).sum(-1), (seq * neg).sum(-1)
 
+    def log2feats(self, seq):
+        return self.item_emb(torch.LongTensor(seq))
+
     def predict(self, users, seq, items):
-        return self.item_emb(torch.LongTensor(items)).matmul(self.item_emb(torch.LongTensor(seq))[:, -1].T).T
+        return self.item_emb(torch.LongTensor(items)).matmul(self.log2feats(seq)[:, -1].T).T
 """
 PEER_UTILS = """
 import queue
@@ -95,7 +99,7 @@ def peer(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def lines(log, peer) -> dict[str, list[dict]]:
     """The JSON lines of all benchmarks, which run side by side: only their form is looked at."""
-    runs = {**RUNS, "train_speed": [*RUNS["train_speed"], f"pmixer={peer}"]}
+    runs = {name: [*flags, f"pmixer={peer}"] if flags[-1] == "--peer" else flags for name, flags in RUNS.items()}
     started = {name: _start(name, log, flags) for name, flags in runs.items()}
     printed = {name: process.communicate(timeout=120) for name, process in started.items()}
     failed = {name: printed[name][1] for name, process in started.items() if process.returncode}
@@ -168,6 +172,16 @@ def test_a_peer_is_timed_in_turn_and_scaled_to_an_epoch(lines):
     assert (ours["steps"], ours["steps_per_epoch"]) == (1, 2)
     by_round = [p / o for p, o in zip(peer["runs"], ours["runs"], strict=True)]
     assert (ratio["min"], ratio["max"]) == (min(by_round), max(by_round))
+
+
+def test_lists_for_many_users_are_timed_for_both_sides_and_as_a_file_for_ours(lines):
+    many, file = lines["batch_recommend"]
+    assert (many["ours"]["unit"], many["ours"]["n_users"], many["peer"]["n_users"]) == ("users/s", 50, 40)
+    assert many["peer"]["users/s as one product"] > 0
+    by_round = [o / p for o, p in zip(many["ours"]["runs"], many["peer"]["runs"], strict=True)]
+    assert (many["ratio"]["min"], many["ratio"]["max"]) == (min(by_round), max(by_round))
+    assert (file["what"], file["peer"], file["ours"]["n_users"]) == ("top 10 of all users as a file", None, 200)
+    assert file["ours"]["seconds_writing"] > 0
 
 
 def test_no_line_names_a_folder_of_this_machine(lines, log):
