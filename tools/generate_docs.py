@@ -19,7 +19,7 @@ from sasrec.config import CONFIGS, PRESETS, LogStatistics
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 COMMANDS = [
     "prepare", "train", "benchmark", "evaluate", "compare", "recommend", "score", "similar", "explain", "convert",
-    "datasets", "info", "demo",
+    "export", "datasets", "info", "demo",
 ]  # fmt: skip
 NOTICE = "<!-- made by tools/generate_docs.py; edit the source, not this page -->\n"
 
