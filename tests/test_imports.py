@@ -18,7 +18,8 @@ ORDER = [
     "errors", "config", "interactions", "datasets", "sequences", "batches", "threads", "provenance", "weights",
     "native", "model", "losses", "published", "engine", "checkpoint", "ranking", "index", "scorers", "estimates",
     "lists", "evaluation", "comparison", "trainer", "charts", "tables", "reports", "recommender", "study", "benchmark",
-    "graph", "export", "bulk", "console", "flags", "cli", "__main__",
+    "graph", "export", "bulk", "api", "batching", "telemetry", "events", "serving", "server", "workers", "console",
+    "flags", "cli", "__main__",
 ]  # fmt: skip
 MAY_IMPORT_TORCH = {"model", "losses", "engine", "published"}
 

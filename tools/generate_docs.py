@@ -14,12 +14,12 @@ from typing import Any, get_args, get_type_hints
 
 from reproduction import reproduction_page
 
-from sasrec.config import CONFIGS, PRESETS, LogStatistics
+from sasrec.config import CONFIGS, PRESETS, LogStatistics, ServerConfig
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 COMMANDS = [
-    "prepare", "train", "benchmark", "evaluate", "compare", "recommend", "score", "similar", "explain", "convert",
-    "export", "datasets", "info", "demo",
+    "prepare", "train", "benchmark", "evaluate", "compare", "recommend", "score", "similar", "explain", "serve",
+    "convert", "export", "datasets", "info", "demo",
 ]  # fmt: skip
 NOTICE = "<!-- made by tools/generate_docs.py; edit the source, not this page -->\n"
 
@@ -48,7 +48,7 @@ def config_page() -> str:
         "Each is a flag of `sasrec train` (dashes for underscores), a keyword of `sasrec.fit` and a key of the YAML",
         "file given to `--config`. Flags win over the file, both win over the preset.\n",
     ]
-    for name, cls in CONFIGS.items():
+    for name, cls in {**CONFIGS, "flags of `sasrec serve`": ServerConfig}.items():
         parts += [f"## {cls.__name__} ({name})\n", "| setting | type | default | meaning |", "|---|---|---|---|"]
         hints = get_type_hints(cls)
         parts += [_row(field, hints[field.name]) for field in dataclasses.fields(cls)]

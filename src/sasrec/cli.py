@@ -22,7 +22,7 @@ from sasrec.benchmark import Grid, benchmark_text, lines_of, run_benchmark
 from sasrec.bulk import recommend_all, writer_of
 from sasrec.checkpoint import RunFolder, atomic_file, atomic_write
 from sasrec.comparison import compare_all
-from sasrec.config import DEFAULT_PRESET, PRESETS, TrainConfig
+from sasrec.config import DEFAULT_PRESET, PRESETS, ServerConfig, TrainConfig, from_dict
 from sasrec.datasets import DATASETS
 from sasrec.engine import environment
 from sasrec.errors import ConfigError, DataError, SASRecError
@@ -371,6 +371,15 @@ def explain(
     """Which items of a history speak for an item: how its score falls when one is left out."""
     recommender = load(run)
     _write_frame(recommender.explain(_ids(history), item), None, json_, recommender.vocabulary)
+
+
+@app.command()
+@with_flags("server")
+def serve(run: Run, config: ConfigFile = None, **given: Any) -> None:
+    """Answer over HTTP, with a web page at /: history in, recommendations out. docs/serving.md has the operation."""
+    from sasrec.workers import serve as serve_run_folder
+
+    serve_run_folder(run, from_dict(ServerConfig, settings_of(given, config)))
 
 
 @app.command(name="convert")

@@ -29,7 +29,7 @@ FilterSeen = Literal["auto", "yes", "no"]
 EngineName = Literal["auto", "torch", "native"]
 
 MAX_INT = 2**31 - 1
-Config = TypeVar("Config", "ModelConfig", "TrainConfig", "EvalConfig")
+Config = TypeVar("Config", "ModelConfig", "TrainConfig", "EvalConfig", "ServerConfig")
 
 
 def _setting(default: Any, text: str, *, low: float | None = None, high: float | None = None) -> Any:
@@ -226,6 +226,56 @@ class EvalConfig:
             raise ConfigError("valid_fraction + test_fraction must leave some of the log to train on")
 
 
+@dataclass(frozen=True)
+class ServerConfig:
+    """How a model is served: addresses, limits and times. Nothing here changes an answer."""
+
+    host: str = _setting("127.0.0.1", "address to listen on; 0.0.0.0 = all of this machine's")
+    port: int = _setting(8000, "port to listen on; 0 = any free one, which the log tells", low=0, high=65535)
+    workers: int = _setting(1, "processes that share the port, each with the model in its memory", low=1, high=1024)
+    threads: int = _setting(1, "CPU threads that each worker computes with; 0 = all", low=0, high=4096)
+    batch_size: int = _setting(32, "histories computed together at most", low=1, high=65536)
+    batch_window_ms: float = _setting(
+        0.0,
+        "wait so long for more requests before computing; 0 = compute at once, together with what came meanwhile",
+        low=0.0,
+        high=1000.0,
+    )
+    queue_size: int = _setting(512, "histories that may wait; more are answered with 503", low=1, high=1_000_000)
+    max_k: int = _setting(1000, "longest list that may be asked for", low=1, high=MAX_INT)
+    max_history: int = _setting(10_000, "longest history of a request", low=1, high=MAX_INT)
+    max_filter: int = _setting(10_000, "most items in each of allow and deny", low=1, high=MAX_INT)
+    max_requests: int = _setting(128, "most histories in one request body", low=1, high=1_000_000)
+    max_body_bytes: int = _setting(2**20, "longest request body", low=1, high=MAX_INT)
+    max_connections: int = _setting(4096, "open connections of each worker; more are closed", low=1, high=1_000_000)
+    request_timeout: float = _setting(
+        5.0, "seconds until a request that waits is answered with 503", low=0.01, high=3600
+    )
+    read_timeout: float = _setting(10.0, "seconds within which a request must have arrived", low=0.1, high=3600)
+    keep_alive: float = _setting(75.0, "seconds until an idle connection is closed", low=0.0, high=86400)
+    drain_seconds: float = _setting(30.0, "seconds that requests have to end after SIGTERM", low=0.0, high=86400)
+    reload_seconds: float = _setting(
+        5.0,
+        "look this often whether RUN is another folder now (a changed link), and load it; 0 = only on SIGHUP",
+        low=0.0,
+        high=86400,
+    )
+    access_log: bool = _setting(True, "a JSON line on stdout for each request")
+    api_key_file: str = _setting("", "file with an API key a line; or set SASREC_API_KEY; clients send X-API-Key")
+    trusted_proxies: str = _setting("", "addresses, separated by commas, whose X-Forwarded-For is believed")
+    events: str = _setting("", "SQLite file of events that POST /v1/events adds to users' histories; empty = off")
+    max_events: int = _setting(1_000_000, "events kept in that file", low=1, high=2**53)
+    max_user_events: int = _setting(1000, "newest events kept of each user", low=1, high=1_000_000)
+
+    def __post_init__(self) -> None:
+        _validate(self)
+        if self.max_requests > self.queue_size:
+            raise ConfigError(
+                f"max_requests={self.max_requests} is more than queue_size={self.queue_size}, so such a body could "
+                "never be answered; use a longer queue"
+            )
+
+
 def parse_metric(name: str) -> tuple[str, int]:
     """Split "ndcg@10" into ("ndcg", 10).
 
@@ -285,7 +335,7 @@ def from_dict(cls: type[Config], values: Mapping[str, Any]) -> Config:
     return cls(**given)
 
 
-def to_dict(config: ModelConfig | TrainConfig | EvalConfig) -> dict[str, Any]:
+def to_dict(config: ModelConfig | TrainConfig | EvalConfig | ServerConfig) -> dict[str, Any]:
     """A JSON-ready dict that `from_dict` reads back to an equal config."""
     return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(config).items()}
 

@@ -5,7 +5,8 @@ SASRecError
 |- ConfigError        a setting is unknown, out of range or contradicts another
 |- CheckpointError    a run folder or checkpoint is missing, damaged or of another layout
 |- UnknownItemError   an item (or user) that the vocabulary does not hold
-`- TrainingError      training cannot go on (a loss that is not a number)
+|- TrainingError      training cannot go on (a loss that is not a number)
+`- RequestError       a request to the server that it does not answer, with its HTTP status
 
 Every message says what is wrong, where, the value, and what to do about it, in one sentence.
 """
@@ -36,3 +37,16 @@ class UnknownItemError(SASRecError, KeyError):
 
 class TrainingError(SASRecError):
     """Training cannot go on; the last good checkpoint is kept."""
+
+
+class RequestError(SASRecError):
+    """A request that the server does not answer.
+
+    Args:
+        status: of the HTTP response; 503 is worth trying again.
+        message: what is wrong, without any of the request's own text.
+    """
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status

@@ -15,13 +15,13 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 import typer
 import yaml
 
-from sasrec.config import CONFIGS
+from sasrec.config import CONFIGS, ServerConfig
 from sasrec.errors import ConfigError, DataError
 from sasrec.interactions import filter_k_core, filter_repeats, read_titles
 from sasrec.recommender import load_log, read_log
 from sasrec.sequences import Sequences, Vocabulary, build_sequences
 
-PANELS = {"model": "Model", "train": "Training", "eval": "Evaluation"}
+PANELS = {"model": "Model", "train": "Training", "eval": "Evaluation", "server": "Server"}
 SHORT_FLAGS = {"k": ["-k"]}
 
 LogArgument = Annotated[str, typer.Argument(help="a log file, a folder from prepare or train, or a data set's name")]
@@ -69,14 +69,15 @@ def _config_parameters(*parts: str) -> list[inspect.Parameter]:
     """A flag for each field of these configs; None = not given."""
     parameters = []
     for part in parts:
-        cls = CONFIGS[part]
+        cls = ServerConfig if part == "server" else CONFIGS[part]
         hints = get_type_hints(cls)
         for field in dataclasses.fields(cls):
             kind = hints[field.name]
             if get_args(kind) == (int, ...):
                 kind = list[int]
             default = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
-            text = f"{field.metadata['help']} (unless set: the preset's, or {default})"
+            unless = "unless set:" if part == "server" else "unless set: the preset's, or"
+            text = f"{field.metadata['help']} ({unless} {default if default != '' else 'none'})"
             parameters.append(_flag(field.name, kind, text, PANELS[part]))
     return parameters
 

@@ -86,7 +86,7 @@ class Recommender:
         self.engine, self.vocabulary, self.config, self.sequences = engine, vocabulary, config, sequences
         self.results, self.train_result = list(results), train_result
         self._table = engine.item_table()
-        self._index = create_index(self._table, engine.threads)
+        self.index = create_index(self._table, engine.threads)
 
     def __repr__(self) -> str:
         model = self.config.model
@@ -236,7 +236,7 @@ class Recommender:
     ) -> tuple[Int32, Float32]:
         """(B, K) indices and scores, of popular items where a history is empty; index 0 fills up."""
         known = histories.take(np.flatnonzero(~fallback)) if fallback.any() else histories
-        best = self._index.top_k(self.engine.encode(known), k, hidden=known if hide else None, allowed=allowed)
+        best = self.index.top_k(self.engine.encode(known), k, hidden=known if hide else None, allowed=allowed)
         if len(known) == len(histories):
             return best
         counts = np.concatenate([[0.0], self.vocabulary.counts]).astype(np.float32)

@@ -113,12 +113,13 @@ class Vocabulary:
         return len(self.item_ids)
 
     @cached_property
-    def _ids(self) -> list[int | str]:
+    def ids(self) -> list[int | str]:
+        """All ids as a list: that of item_index i is ids[i - 1]."""
         return self.item_ids.to_list()
 
     @cached_property
     def _index(self) -> dict[int | str, int]:
-        return dict(zip(self._ids, range(1, len(self) + 1), strict=True))
+        return dict(zip(self.ids, range(1, len(self) + 1), strict=True))
 
     @property
     def has_integer_ids(self) -> bool:
@@ -163,7 +164,7 @@ class Vocabulary:
         if len(rows) > FEW_IDS:
             ids: pl.Series = self.item_ids.gather(rows)
             return ids
-        own = self._ids  # for a few ids, Polars' own gather takes longer than all the rest of an answer
+        own = self.ids  # for a few ids, Polars' own gather takes longer than all the rest of an answer
         return pl.Series("item_id", [own[row] for row in rows.tolist()], self.item_ids.dtype)
 
     def titles_of(self, indices: Int32) -> list[str]:

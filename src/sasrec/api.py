@@ -1,0 +1,433 @@
+"""What the HTTP API takes and gives. In: bodies and query strings; out: checked requests, and errors in one sentence.
+
+The classes are decoded, encoded and described (OpenAPI) by msgspec, so that what is checked is what is documented.
+An error never repeats any of the request's own text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import parse_qsl
+
+import msgspec
+from msgspec import Struct
+
+from sasrec import __version__
+from sasrec.config import ServerConfig
+from sasrec.errors import RequestError
+
+ItemId = int | str
+DEFAULT_K = 10
+MAX_TEXT = 200  # characters of a search
+INVALID = 422
+TRUTH = {"true": True, "1": True, "false": False, "0": False}
+
+
+class Query(Struct, forbid_unknown_fields=True):
+    """One history, and what to recommend after it."""
+
+    history: list[ItemId]
+    k: int = DEFAULT_K
+    allow: list[ItemId] | None = None
+    deny: list[ItemId] | None = None
+    keep_seen: bool | None = None
+
+
+class Queries(Struct, forbid_unknown_fields=True):
+    """Several histories, answered in order."""
+
+    requests: list[Query]
+
+
+class ExplainQuery(Struct, forbid_unknown_fields=True):
+    """A history, and the item whose place is to be explained."""
+
+    history: list[ItemId]
+    item_id: ItemId
+
+
+class Event(Struct, forbid_unknown_fields=True):
+    """A known user met an item."""
+
+    user_id: ItemId
+    item_id: ItemId
+
+
+class Events(Struct, forbid_unknown_fields=True):
+    """Several events, in the order they happened."""
+
+    events: list[Event]
+
+
+class Recommendation(Struct, omit_defaults=True):
+    """An item with its score; ranks are from 1. `title` is there when the model knows it."""
+
+    item_id: ItemId
+    score: float
+    rank: int
+    title: str | None = None
+
+
+class Answer(Struct):
+    """The best items. `fallback`: nothing of the history was known, so these are popular items (scores are counts)."""
+
+    items: list[Recommendation]
+    unknown_items: list[ItemId]
+    fallback: bool
+    model_version: str
+
+
+class Answers(Struct):
+    """An answer for each history."""
+
+    results: list[Answer]
+
+
+class SimilarItems(Struct):
+    """The items nearest to one by the cosine of their embeddings."""
+
+    items: list[Recommendation]
+    model_version: str
+
+
+class Item(Struct, omit_defaults=True):
+    """An item of the catalogue, with its events in the log."""
+
+    item_id: ItemId
+    count: int
+    title: str | None = None
+
+
+class Items(Struct):
+    """Items found."""
+
+    items: list[Item]
+    model_version: str
+
+
+class Reason(Struct, omit_defaults=True):
+    """An item of the history (position from 0, the oldest known) and how much the score falls without it."""
+
+    item_id: ItemId
+    position: int
+    contribution: float
+    title: str | None = None
+
+
+class Explanation(Struct):
+    """Why an item: its score, and the items of the history that speak for it, the strongest first."""
+
+    item: Item
+    score: float
+    reasons: list[Reason]
+    unknown_items: list[ItemId]
+    model_version: str
+
+
+class Stored(Struct):
+    """Events that are on disk now; `unknown_items` count once a model knows them."""
+
+    stored: int
+    unknown_items: list[ItemId]
+
+
+class Problem(Struct):
+    """What is wrong, in one sentence."""
+
+    error: str
+
+
+class Health(Struct):
+    """Whether requests are answered. `reload_error`: why the newest model was not taken; the one before it answers."""
+
+    status: str
+    model_version: str | None
+    reload_error: str | None
+
+
+Body = TypeVar("Body")
+_query = msgspec.json.Decoder(Query)
+_queries = msgspec.json.Decoder(Queries)
+_explain = msgspec.json.Decoder(ExplainQuery)
+_event = msgspec.json.Decoder(Event)
+_events = msgspec.json.Decoder(Events)
+encode = msgspec.json.Encoder().encode
+
+
+def read_queries(body: bytes, limits: ServerConfig) -> Query | list[Query]:
+    """The body of POST /v1/recommend.
+
+    Raises:
+        RequestError: 422.
+    """
+    found = _either(body, _query, _queries, b'"requests"')
+    if isinstance(found, Query):
+        check_query(found, limits, "")
+        return found
+    _check_length(found.requests, limits.max_requests, "requests")
+    for position, query in enumerate(found.requests):
+        check_query(query, limits, f"requests[{position}].")
+    return found.requests
+
+
+def read_explain(body: bytes, limits: ServerConfig) -> ExplainQuery:
+    """The body of POST /v1/explain.
+
+    Raises:
+        RequestError: 422.
+    """
+    query = _decode(body, _explain)
+    _check_length(query.history, limits.max_history, "history")
+    return query
+
+
+def read_events(body: bytes, limits: ServerConfig) -> list[Event]:
+    """The body of POST /v1/events.
+
+    Raises:
+        RequestError: 422.
+    """
+    found = _either(body, _event, _events, b'"events"')
+    events = [found] if isinstance(found, Event) else found.events
+    _check_length(events, limits.max_requests, "events")
+    return events
+
+
+def check_query(query: Query, limits: ServerConfig, where: str) -> None:
+    """Its sizes.
+
+    Raises:
+        RequestError: 422.
+    """
+    if not 1 <= query.k <= limits.max_k:
+        raise RequestError(INVALID, f"{where}k is not a number of items from 1 to {limits.max_k}")
+    _check_length(query.history, limits.max_history, f"{where}history")
+    if query.allow is not None:
+        _check_length(query.allow, limits.max_filter, f"{where}allow")
+    if query.deny is not None:
+        _check_length(query.deny, limits.max_filter, f"{where}deny")
+
+
+def _check_length(values: Sequence[object], most: int, name: str) -> None:
+    if len(values) > most:
+        raise RequestError(INVALID, f"{name} has {len(values)} elements, and at most {most} are taken; send fewer")
+
+
+First = TypeVar("First")
+Second = TypeVar("Second")
+
+
+def _either(
+    body: bytes, first: msgspec.json.Decoder[First], second: msgspec.json.Decoder[Second], mark: bytes
+) -> First | Second:
+    """The body as the first kind, or, if that does not fit and the mark of the second occurs, as the second."""
+    try:
+        return first.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return _decode(body, second) if mark in body else _decode(body, first)
+
+
+def _decode(body: bytes, decoder: msgspec.json.Decoder[Body]) -> Body:
+    try:
+        return decoder.decode(body)
+    except UnicodeDecodeError as error:
+        raise RequestError(INVALID, "the request body is not UTF-8") from error
+    except msgspec.MsgspecError as error:
+        raise RequestError(INVALID, f"the request body does not fit: {_described(str(error), decoder)}") from error
+
+
+def _described(text: str, decoder: msgspec.json.Decoder[Any]) -> str:
+    """The decoder's words, but for the names of unknown fields, which are the client's own text."""
+    if "unknown field" in text:
+        fields = Query if "$.requests" in text else Event if "$.events" in text else decoder.type
+        return f"it has a field that is not one of {', '.join(fields.__struct_fields__)}"
+    return text[0].lower() + text[1:].replace("`", "")
+
+
+class Parameters:
+    """The query string of a GET.
+
+    Args:
+        query_string: as sent.
+        names: that this route knows.
+
+    Raises:
+        RequestError: 422, it has another name, or too many of them.
+    """
+
+    def __init__(self, query_string: bytes, *names: str) -> None:
+        self._values: dict[str, list[str]] = {}
+        try:
+            pairs = parse_qsl(query_string.decode("latin-1"), keep_blank_values=True, max_num_fields=100_000)
+        except ValueError as error:
+            raise RequestError(INVALID, "the query string has too many fields") from error
+        for name, value in pairs:
+            if name not in names:
+                raise RequestError(INVALID, f"a parameter is not one of {', '.join(names) or 'those known (none)'}")
+            self._values.setdefault(name, []).append(value)
+
+    def _one(self, name: str) -> str | None:
+        values = self._values.get(name, [])
+        if len(values) > 1:
+            raise RequestError(INVALID, f"{name} is given more than once")
+        return values[0] if values else None
+
+    def integer(self, name: str, default: int, most: int) -> int:
+        """A number from 1 to most."""
+        text = self._one(name)
+        if text is None:
+            return default
+        number = int(text) if text.isascii() and text.isdigit() and len(text) < 20 else 0
+        if not 1 <= number <= most:
+            raise RequestError(INVALID, f"{name} is not a number of items from 1 to {most}")
+        return number
+
+    def flag(self, name: str) -> bool | None:
+        """True or false; None when it is not given."""
+        text = self._one(name)
+        if text is None:
+            return None
+        if text not in TRUTH:
+            raise RequestError(INVALID, f"{name} is neither true nor false")
+        return TRUTH[text]
+
+    def ids(self, name: str) -> list[ItemId] | None:
+        """The ids of a parameter that is given once for each; None when it is not given."""
+        values = self._values.get(name)
+        return None if values is None else list(values)
+
+    def text(self, name: str) -> str:
+        """Words; empty when not given."""
+        text = self._one(name) or ""
+        if len(text) > MAX_TEXT:
+            raise RequestError(INVALID, f"{name} is longer than {MAX_TEXT} characters")
+        return text
+
+
+class Operation(NamedTuple):
+    """A route in the OpenAPI document."""
+
+    method: str
+    path: str
+    summary: str
+    gives: type[Struct] | None  # None = text
+    takes: tuple[type[Struct], ...] = ()
+    parameters: tuple[str, ...] = ()
+    codes: tuple[int, ...] = ()
+    example: Any = None
+
+
+FILTERS = ("k", "allow", "deny", "keep_seen")
+OPERATIONS = [
+    Operation("post", "/v1/recommend", "The best next items after a history, or after each of several", Answer,
+              (Query, Queries), codes=(422, 503), example={"history": [1, 2, 3], "k": 5}),
+    Operation("get", "/v1/users/{user_id}/recommendations", "The best next items of a user of the log", Answer,
+              parameters=("user_id", *FILTERS), codes=(404, 422, 503)),
+    Operation("get", "/v1/items/{item_id}/similar", "The items nearest to an item", SimilarItems,
+              parameters=("item_id", "k"), codes=(404, 422, 503)),
+    Operation("get", "/v1/items", "Items whose title or id has these words; without any, the most popular", Items,
+              parameters=("query", "k"), codes=(422, 503)),
+    Operation("post", "/v1/explain", "Which items of a history speak for an item", Explanation,
+              (ExplainQuery,), codes=(422, 503), example={"history": [1, 2, 3], "item_id": 4}),
+    Operation("post", "/v1/events", "Store events of known users, so that their next recommendations know them", Stored,
+              (Event, Events), codes=(404, 422, 503), example={"user_id": 1, "item_id": 2}),
+    Operation("get", "/v1/model", "The model and the limits of this server", None, codes=(503,)),
+    Operation("get", "/health/live", "Whether the process runs", Health),
+    Operation("get", "/health/ready", "Whether requests are answered", Health, codes=(503,)),
+    Operation("get", "/metrics", "Metrics in Prometheus' text format", None),
+]  # fmt: skip
+MEANINGS = {
+    401: "The API key is missing or wrong",
+    404: "No such user or item",
+    422: "The request does not fit",
+    503: "Not now: no model yet, draining, or more requests than can be answered; try again after Retry-After seconds",
+}
+
+
+def openapi(limits: ServerConfig, *, with_key: bool, with_events: bool) -> dict[str, Any]:
+    """The OpenAPI document of a server with these limits."""
+    types = [Query, Queries, ExplainQuery, Event, Events, Answer, Answers, SimilarItems, Items, Explanation, Stored,
+             Problem, Health]  # fmt: skip
+    _, schemas = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
+    _add_limits(schemas, limits)
+    paths: dict[str, Any] = {}
+    for operation in OPERATIONS:
+        if operation.path != "/v1/events" or with_events:
+            paths[operation.path] = {operation.method: _described_operation(operation, limits, with_key)}
+    components: dict[str, Any] = {"schemas": schemas}
+    if with_key:
+        components["securitySchemes"] = {"key": {"type": "apiKey", "in": "header", "name": "X-API-Key"}}
+    about = "Sequential recommendation by a trained SASRec model. Item ids: an integer and its text are the same id."
+    info = {"title": "sasrec", "version": __version__, "description": about}
+    return {"openapi": "3.1.0", "info": info, "paths": paths, "components": components}
+
+
+def _add_limits(schemas: dict[str, Any], limits: ServerConfig) -> None:
+    for name in ("Query", "ExplainQuery"):
+        schemas[name]["properties"]["history"]["maxItems"] = limits.max_history
+    query = schemas["Query"]["properties"]
+    query["k"] |= {"minimum": 1, "maximum": limits.max_k}
+    for name in ("allow", "deny"):
+        query[name]["anyOf"][0]["maxItems"] = limits.max_filter
+    schemas["Queries"]["properties"]["requests"]["maxItems"] = limits.max_requests
+    schemas["Events"]["properties"]["events"]["maxItems"] = limits.max_requests
+
+
+def _described_operation(operation: Operation, limits: ServerConfig, with_key: bool) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "summary": operation.summary,
+        "operationId": operation.path.strip("/").replace("/", "_").replace("{", "").replace("}", ""),
+        "responses": {"200": _success(operation)},
+    }
+    is_protected = with_key and operation.path.startswith("/v1/")
+    for code in (*((401,) if is_protected else ()), *operation.codes):
+        gives = Health if operation.path.startswith("/health") else Problem
+        described["responses"][str(code)] = {"description": MEANINGS[code], "content": _json(_reference(gives))}
+    if operation.takes:
+        schemas = [_reference(taken) for taken in operation.takes]
+        content = _json(schemas[0] if len(schemas) == 1 else {"anyOf": schemas})
+        content["application/json"]["example"] = operation.example
+        described["requestBody"] = {"required": True, "content": content}
+    if operation.parameters:
+        described["parameters"] = [_parameter(name, limits) for name in operation.parameters]
+    if is_protected:
+        described["security"] = [{"key": []}]
+    return described
+
+
+def _success(operation: Operation) -> dict[str, Any]:
+    if operation.path == "/metrics":
+        content: dict[str, Any] = {"text/plain": {"schema": {"type": "string"}}}
+    elif operation.gives is None:
+        content = _json({"type": "object"})
+    elif Queries in operation.takes:
+        content = _json({"anyOf": [_reference(Answer), _reference(Answers)]})
+    else:
+        content = _json(_reference(operation.gives))
+    return {"description": "The answer", "content": content}
+
+
+def _reference(kind: type[Struct]) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{kind.__name__}"}
+
+
+def _json(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"application/json": {"schema": schema}}
+
+
+def _parameter(name: str, limits: ServerConfig) -> dict[str, Any]:
+    schemas: dict[str, dict[str, Any]] = {
+        "k": {"type": "integer", "minimum": 1, "maximum": limits.max_k, "default": DEFAULT_K},
+        "keep_seen": {"type": "boolean"},
+        "query": {"type": "string", "maxLength": MAX_TEXT},
+        "allow": {"type": "array", "items": {"type": "string"}, "maxItems": limits.max_filter},
+        "deny": {"type": "array", "items": {"type": "string"}, "maxItems": limits.max_filter},
+    }
+    where = "path" if name.endswith("_id") else "query"
+    return {
+        "name": name,
+        "in": where,
+        "required": where == "path",
+        "schema": schemas.get(name, {"type": "string", "minLength": 1}),
+    }

@@ -1,0 +1,120 @@
+"""What a server tells about itself. In: requests, batches, models; out: Prometheus metrics and a JSON line a request.
+
+With several workers the metrics lie in files that all of them share (PROMETHEUS_MULTIPROC_DIR, set before this module
+is imported), and each worker tells the sum.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from typing import IO, Any
+
+import msgspec
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+SECONDS = (0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+FLUSH_SECONDS = 0.2  # access log lines are written together, this often
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Metrics:
+    """The server's Prometheus metrics, in a registry of their own."""
+
+    def __init__(self) -> None:
+        registry = self.registry = CollectorRegistry()
+        self.is_shared = SHARED_FOLDER in os.environ
+        if not self.is_shared:
+            ProcessCollector(registry=registry)
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"sasrec_{name}", text, labels, registry=registry)
+
+        def gauge(name: str, text: str, mode: Any, *labels: str) -> Gauge:
+            return Gauge(f"sasrec_{name}", text, labels, multiprocess_mode=mode, registry=registry)
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+            return Histogram(f"sasrec_{name}", text, labels, buckets=buckets, registry=registry)
+
+        self.requests = counter("requests_total", "requests answered, by route and status", "route", "code")
+        self.seconds = histogram("request_seconds", "seconds from a request's head to its answer", SECONDS, "route")
+        self.batch_rows = histogram("batch_rows", "histories computed together", ROWS)
+        self.in_flight = gauge("requests_in_flight", "requests that are not answered yet", "livesum")
+        self.queued = gauge("queue_rows", "histories that wait or are computed", "livesum")
+        self.history_items = counter("history_items_total", "items of histories asked about")
+        self.unknown_items = counter("unknown_items_total", "items of histories that the model does not know")
+        self.answers = counter("answers_total", "lists of recommendations given")
+        self.fallbacks = counter("fallback_answers_total", "of which popular items, as no item was known")
+        self.events = counter("events_total", "events stored")
+        self.event_failures = counter("event_failures_total", "reads and writes of the event file that failed")
+        self.refused = counter("connections_refused_total", "connections closed, by reason", "reason")
+        self.model = gauge("model_info", "1 for the model that answers", "livemax", "version")
+        self.loaded = gauge("model_loaded_timestamp_seconds", "when the model was loaded", "livemin")
+        self.age = gauge("model_age_seconds", "seconds since the model was loaded", "livemax")
+        self.reloads = counter("reloads_total", "attempts to load another model, by outcome", "outcome")
+        self.reload_ok = gauge("last_reload_ok", "0 when the last attempt to load another model failed", "livemin")
+        self.reload_ok.set(1)
+        self._version = ""
+        self._loaded_at = time.time()
+        self._of_request: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
+
+    def request(self, route: str, code: int, seconds: float) -> None:
+        """Count an answered request."""
+        pair = self._of_request.get((route, code))
+        if pair is None:
+            pair = self.requests.labels(route, str(code)), self.seconds.labels(route)
+            self._of_request[route, code] = pair
+        pair[0].inc()
+        pair[1].observe(seconds)
+
+    def serving(self, version: str) -> None:
+        """This model answers from now on."""
+        if self._version:
+            self.model.labels(self._version).set(0)
+        self.model.labels(version).set(1)
+        self._version, self._loaded_at = version, time.time()
+        self.loaded.set(self._loaded_at)
+
+    def exposition(self) -> bytes:
+        """All metrics in Prometheus' text format."""
+        self.age.set(time.time() - self._loaded_at if self._version else 0)
+        if not self.is_shared:
+            return generate_latest(self.registry)
+        together = CollectorRegistry()
+        MultiProcessCollector(together)  # type: ignore[no-untyped-call]
+        return generate_latest(together)
+
+
+class AccessLog:
+    """Writes a JSON line for each request, in one go for all of a moment.
+
+    Args:
+        file: where to; None writes nothing.
+    """
+
+    def __init__(self, file: IO[bytes] | None) -> None:
+        self._file = file
+        self._lines: list[bytes] = []
+        self._encode = msgspec.json.Encoder().encode
+
+    def __bool__(self) -> bool:
+        return self._file is not None
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Add a line; called on the event loop."""
+        if not self._lines:
+            asyncio.get_running_loop().call_later(FLUSH_SECONDS, self.flush)
+        self._lines.append(self._encode(line))
+
+    def flush(self) -> None:
+        """Write what has gathered; a reader that has gone loses its log, not the server."""
+        lines, self._lines = self._lines, []
+        if self._file is not None and lines:
+            with contextlib.suppress(OSError, ValueError):
+                self._file.write(b"\n".join(lines) + b"\n")
+                self._file.flush()

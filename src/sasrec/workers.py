@@ -1,0 +1,439 @@
+"""The server's processes. In: a run folder and a ServerConfig; out: a port that answers, until SIGTERM.
+
+One process loads the model and answers. With more, this one holds the port and looks after workers: it starts one
+again that died, and passes signals on. Run as a module it is such a worker.
+
+SIGTERM, SIGINT   take no new connection, answer what has come, end within `drain_seconds`; a second one ends at once
+SIGHUP            load the run folder and the API keys again
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+import uvloop
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from sasrec.checkpoint import RunFolder
+from sasrec.config import ServerConfig, from_dict, to_dict
+from sasrec.errors import CheckpointError, ConfigError, SASRecError
+from sasrec.server import Application, create_app
+from sasrec.serving import Service
+from sasrec.telemetry import SHARED_FOLDER, Metrics
+
+logger = logging.getLogger("sasrec.workers")  # also when it runs as a module
+
+KEY_VARIABLE = "SASREC_API_KEY"
+MAX_HEAD_BYTES = 2**16
+SWEEP_SECONDS = 0.5
+LINGER_SECONDS = 1.0  # while draining, connections may bring requests that are on their way
+SWITCH_SECONDS = 0.0005  # between threads of the interpreter: the model's must not wait 5 ms for the event loop
+BACKLOG = 2048
+RESTART_SECONDS = (0.1, 10.0)  # before a worker that died is started again: at first, and at most
+HEALTHY_SECONDS = 30.0  # a worker that lived so long is started again at once
+
+
+class Protocol(HttpToolsProtocol):
+    """HTTP that knows since when a request has been arriving, and how long its head is."""
+
+    reading_since: float | None = None
+    head_bytes = 0
+    in_head = False
+
+    def connection_made(self, transport: Any) -> None:
+        """Refuse a connection too many."""
+        super().connection_made(transport)
+        self.reading_since = self.loop.time()
+        state: Any = self.server_state
+        if len(self.connections) > state.max_connections:
+            state.metrics.refused.labels("too_many").inc()
+            transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came."""
+        if self.reading_since is None:
+            self.reading_since = self.loop.time()
+        super().data_received(data)
+        if self.in_head:
+            self.head_bytes += len(data)
+            if self.head_bytes > MAX_HEAD_BYTES:
+                self.transport.abort()
+
+    def on_message_begin(self) -> None:
+        """A request's first byte."""
+        super().on_message_begin()
+        self.reading_since, self.in_head, self.head_bytes = self.loop.time(), True, 0
+
+    def on_headers_complete(self) -> None:
+        """A request's head has come."""
+        self.in_head = False
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """A request has come whole."""
+        super().on_message_complete()
+        self.reading_since = None
+
+
+class Server(uvicorn.Server):
+    """Uvicorn with a bound on slow clients, and a drain that answers all that has come.
+
+    Args:
+        app: the application.
+        config: its times.
+    """
+
+    def __init__(self, app: Application, config: ServerConfig) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=Protocol,
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                backlog=BACKLOG,
+                timeout_keep_alive=config.keep_alive,  # type: ignore[arg-type]  # seconds, whole or not
+                timeout_graceful_shutdown=config.drain_seconds,  # type: ignore[arg-type]
+                proxy_headers=bool(config.trusted_proxies),
+                forwarded_allow_ips=config.trusted_proxies or None,
+            )
+        )
+        self.app, self.times = app, config
+        state: Any = self.server_state
+        state.max_connections, state.metrics = config.max_connections, app.metrics
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to `serve_run`."""
+        yield
+
+    def stop(self) -> None:
+        """Drain; called again, end at once."""
+        if self.should_exit:
+            self.force_exit = True
+        self.app.is_draining = True
+        self.should_exit = True
+
+    async def sweep(self) -> None:
+        """Close connections whose request does not arrive in time, again and again."""
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            now = asyncio.get_running_loop().time()
+            for connection in list(self.server_state.connections):
+                since = getattr(connection, "reading_since", None)
+                if since is not None and now - since > self.times.read_timeout:
+                    self.app.metrics.refused.labels("slow").inc()
+                    connection.transport.abort()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop accepting, let connections end with the answers they wait for, and only then close the idle ones.
+
+        A client that keeps its connection busy is told to close it by its next answer (`is_draining`), so that no
+        request meets a closed connection.
+        """
+        await asyncio.sleep(0)  # accept those that the system has completed already
+        for server in self.servers:
+            server.close()
+        until = time.monotonic() + min(LINGER_SECONDS, self.times.drain_seconds)
+        while self.server_state.connections and time.monotonic() < until and not self.force_exit:
+            await asyncio.sleep(0.02)
+        await super().shutdown(sockets)
+
+
+def serve(run: Path, config: ServerConfig) -> None:
+    """Serve a run folder until SIGTERM or SIGINT.
+
+    Raises:
+        CheckpointError: the run folder cannot be served.
+        ConfigError: the port or a file of the config cannot be used.
+    """
+    RunFolder.open(run).load_config()
+    read_keys(config)
+    with _listen(config) as listener:
+        if config.workers == 1:
+            serve_run(run, config, listener)
+        else:
+            Supervisor(run, config, listener).run()
+
+
+def _listen(config: ServerConfig) -> socket.socket:
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((config.host, config.port))
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(
+            f"cannot listen on {config.host} port {config.port}: {error.strerror}; choose another --host or --port"
+        ) from error
+    return listener
+
+
+def read_keys(config: ServerConfig) -> list[str]:
+    """The API keys of the file and of the environment; none = everybody is admitted.
+
+    Raises:
+        ConfigError: the file cannot be read, or holds no key.
+    """
+    keys = [key for key in [os.environ.get(KEY_VARIABLE, "").strip()] if key]
+    if not config.api_key_file:
+        return keys
+    try:
+        lines = Path(config.api_key_file).read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the API keys in {config.api_key_file} cannot be read: {error}") from error
+    found = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    if not found:
+        raise ConfigError(f"{config.api_key_file} holds no API key; write one a line")
+    return keys + found
+
+
+def serve_run(run: Path, config: ServerConfig, listener: socket.socket, parent: int = 0) -> None:
+    """Answer at a socket that listens, in this process, until a signal.
+
+    Args:
+        run: the run folder, or a link to one.
+        config: limits and times.
+        listener: bound and listening.
+        parent: the supervisor's process id, without which a worker ends; 0 = there is none.
+
+    Raises:
+        SASRecError: the run folder cannot be served.
+    """
+    sys.setswitchinterval(SWITCH_SECONDS)
+    _raise_file_limit()
+    for name in ("uvicorn", "uvicorn.error"):
+        logging.getLogger(name).setLevel(logging.ERROR)  # else each malformed request writes a line
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(run, config, listener, parent))
+
+
+def _raise_file_limit() -> None:
+    """As many open connections as the system allows; its default of 1,024 is for other programs."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+async def _serve(run: Path, config: ServerConfig, listener: socket.socket, parent: int) -> None:
+    service = Service(Metrics(), path=run, threads=config.threads)
+    app = create_app(None, config, service=service, keys=read_keys(config))
+    server = Server(app, config)
+    reloading = _Reloading(app, config)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, server.stop)
+    loop.add_signal_handler(signal.SIGHUP, reloading.start)
+    answering = asyncio.ensure_future(server.serve([listener]))
+    helpers = [asyncio.ensure_future(server.sweep())]
+    try:
+        await asyncio.to_thread(service.load)
+        if not server.should_exit:
+            address, port = listener.getsockname()[:2]
+            where = f"[{address}]" if ":" in address else address
+            logger.info("serving %s (model %s) at http://%s:%d", run, app.service.model.version, where, port)  # type: ignore[union-attr]
+            _tell_systemd(b"READY=1")
+        helpers.append(asyncio.ensure_future(reloading.watch()))
+        if parent:
+            helpers.append(asyncio.ensure_future(_follow(parent, server)))
+        await answering
+    finally:
+        for helper in helpers:
+            helper.cancel()
+        if not answering.done():
+            server.stop()
+            server.stop()
+            await answering
+        app.close()
+
+
+class _Reloading:
+    """Loads the run folder again, in a thread, when told to or when it has moved."""
+
+    def __init__(self, app: Application, config: ServerConfig) -> None:
+        self.app, self.config = app, config
+        self._running: asyncio.Future[None] | None = None
+        self._again = False
+
+    def start(self) -> None:
+        """Load now, or once more when it is loading already."""
+        if self._running is not None and not self._running.done():
+            self._again = True
+            return
+        self._running = asyncio.ensure_future(self._reload())
+
+    async def _reload(self) -> None:
+        self._again = True
+        while self._again:
+            self._again = False
+            try:
+                self.app.set_keys(read_keys(self.config))
+            except ConfigError as error:
+                logger.error("the API keys stay as they are: %s", error)
+            await asyncio.to_thread(self.app.service.reload)
+
+    async def watch(self) -> None:
+        """Look now and then whether the path leads elsewhere."""
+        while self.config.reload_seconds:
+            await asyncio.sleep(self.config.reload_seconds)
+            if await asyncio.to_thread(self.app.service.has_moved):
+                self.start()
+
+
+async def _follow(parent: int, server: Server) -> None:
+    """End when the supervisor has died: nobody would start this worker again, or stop it."""
+    while os.getppid() == parent:
+        await asyncio.sleep(1.0)
+    logger.error("the supervisor has died; this worker ends")
+    server.stop()
+
+
+def _tell_systemd(state: bytes) -> None:
+    """sd_notify, for units of Type=notify."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if address:
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+            channel.sendto(state, address.replace("@", "\0", 1) if address.startswith("@") else address)
+
+
+class Supervisor:
+    """Starts workers, starts them again when they die, and passes signals on to them.
+
+    Args:
+        run: the run folder.
+        config: limits and times.
+        listener: the socket that all workers accept from.
+    """
+
+    def __init__(self, run: Path, config: ServerConfig, listener: socket.socket) -> None:
+        self.run_folder, self.config, self.listener = run, config, listener
+        self._workers: dict[int, tuple[subprocess.Popen[bytes], float]] = {}  # by slot, with the time of its start
+        self._failures = 0
+        self._wake = threading.Event()
+        self._hang_up = self._stopping = False
+
+    def run(self) -> None:
+        """Look after the workers until SIGTERM or SIGINT.
+
+        Raises:
+            CheckpointError: workers die again and again before they answer.
+        """
+        signal.signal(signal.SIGTERM, self._on_stop)
+        signal.signal(signal.SIGINT, self._on_stop)
+        signal.signal(signal.SIGHUP, self._on_hang_up)
+        with tempfile.TemporaryDirectory(prefix="sasrec-metrics-") as folder:
+            self._environment = {**os.environ, SHARED_FOLDER: folder}
+            try:
+                while not self._stopping:
+                    self._tend(folder)
+                    self._wake.wait(0.1)
+                    self._wake.clear()
+                    if self._hang_up:
+                        self._hang_up = False
+                        self._send(signal.SIGHUP)
+            finally:
+                self._end()
+
+    def _on_stop(self, *_: Any) -> None:
+        if self._stopping:
+            self._send(signal.SIGTERM)  # a second one: workers end at once
+        self._stopping = True
+        self._wake.set()
+
+    def _on_hang_up(self, *_: Any) -> None:
+        self._hang_up = True
+        self._wake.set()
+
+    def _tend(self, folder: str) -> None:
+        """Start the workers that are missing."""
+        for slot in range(self.config.workers):
+            found = self._workers.get(slot)
+            if found is None:
+                self._workers[slot] = self._start(), time.monotonic()
+            elif found[0].poll() is not None:
+                self._bury(slot, *found, folder)
+
+    def _bury(self, slot: int, worker: subprocess.Popen[bytes], started: float, folder: str) -> None:
+        forget_worker(folder, worker.pid)
+        lived = time.monotonic() - started
+        self._failures = 0 if lived > HEALTHY_SECONDS else self._failures + 1
+        if worker.returncode == 1 and self._failures >= self.config.workers:
+            raise CheckpointError("the workers end before they answer; the lines above say why")
+        first, most = RESTART_SECONDS
+        pause = min(first * 2 ** min(self._failures, 10), most) if self._failures else 0.0
+        logger.error("worker %d ended (code %s); another is started in %.1f s", worker.pid, worker.returncode, pause)
+        self._wake.wait(pause)
+        del self._workers[slot]
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        told = {"run": str(self.run_folder), "fd": self.listener.fileno(), "config": to_dict(self.config)}
+        return subprocess.Popen(
+            [sys.executable, "-m", "sasrec.workers", json.dumps(told)],
+            pass_fds=[self.listener.fileno()],
+            env=self._environment,
+        )
+
+    def _send(self, number: signal.Signals) -> None:
+        for worker, _ in self._workers.values():
+            if worker.poll() is None:
+                worker.send_signal(number)
+
+    def _end(self) -> None:
+        """Let the workers drain; those that do not end in time are killed."""
+        self._send(signal.SIGTERM)
+        until = time.monotonic() + self.config.drain_seconds + LINGER_SECONDS + 5.0
+        for worker, _ in self._workers.values():
+            try:
+                worker.wait(max(until - time.monotonic(), 0.1))
+            except subprocess.TimeoutExpired:
+                worker.kill()
+                worker.wait()
+
+
+def forget_worker(folder: str, process: int) -> None:
+    """Drop what a worker that died told about itself at this moment; its counts stay."""
+    for kind in ("livesum", "livemax", "livemin", "livemostrecent"):
+        with contextlib.suppress(FileNotFoundError):
+            (Path(folder) / f"gauge_{kind}_{process}.db").unlink()
+
+
+def main(text: str) -> int:
+    """A worker's life; the exit code."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    logging.getLogger("sasrec").addHandler(handler)
+    logging.getLogger("sasrec").setLevel(logging.INFO)
+    told = json.loads(text)
+    config = from_dict(ServerConfig, told["config"])
+    listener = socket.socket(fileno=told["fd"])
+    try:
+        serve_run(Path(told["run"]), replace(config, workers=1), listener, os.getppid())
+    except SASRecError as error:
+        logger.error("%s", error)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
