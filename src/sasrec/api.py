@@ -147,66 +147,80 @@ class Health(Struct):
 
 
 Body = TypeVar("Body")
-_query = msgspec.json.Decoder(Query)
-_queries = msgspec.json.Decoder(Queries)
-_explain = msgspec.json.Decoder(ExplainQuery)
-_event = msgspec.json.Decoder(Event)
-_events = msgspec.json.Decoder(Events)
+Single = TypeVar("Single")
+Several = TypeVar("Several")
 encode = msgspec.json.Encoder().encode
 
 
-def read_queries(body: bytes, limits: ServerConfig) -> Query | list[Query]:
-    """The body of POST /v1/recommend.
+class Reader:
+    """Reads request bodies.
 
-    Raises:
-        RequestError: 422.
+    Args:
+        limits: of what is taken.
     """
-    found = _either(body, _query, _queries, b'"requests"')
-    if isinstance(found, Query):
-        check_query(found, limits, "")
-        return found
-    _check_length(found.requests, limits.max_requests, "requests")
-    for position, query in enumerate(found.requests):
-        check_query(query, limits, f"requests[{position}].")
-    return found.requests
 
+    def __init__(self, limits: ServerConfig) -> None:
+        self.limits = limits
+        self.default_k = min(DEFAULT_K, limits.max_k)
+        query, queries = Query, Queries
+        if self.default_k != DEFAULT_K:
+            query = msgspec.defstruct("Query", [("k", int, self.default_k)], bases=(Query,), forbid_unknown_fields=True)  # type: ignore[assignment]
+            several = [("requests", list[query])]  # type: ignore[valid-type]
+            queries = msgspec.defstruct("Queries", several, bases=(Queries,), forbid_unknown_fields=True)  # type: ignore[assignment]
+        self._query, self._queries = msgspec.json.Decoder(query), msgspec.json.Decoder(queries)
+        self._explain = msgspec.json.Decoder(ExplainQuery)
+        self._event, self._events = msgspec.json.Decoder(Event), msgspec.json.Decoder(Events)
 
-def read_explain(body: bytes, limits: ServerConfig) -> ExplainQuery:
-    """The body of POST /v1/explain.
+    def queries(self, body: bytes) -> Query | list[Query]:
+        """The body of POST /v1/recommend.
 
-    Raises:
-        RequestError: 422.
-    """
-    query = _decode(body, _explain)
-    _check_length(query.history, limits.max_history, "history")
-    return query
+        Raises:
+            RequestError: 422.
+        """
+        found = _either(body, self._query, self._queries, b'"requests"')
+        if isinstance(found, Query):
+            self.check(found)
+            return found
+        _check_length(found.requests, self.limits.max_requests, "requests")
+        for position, query in enumerate(found.requests):
+            self.check(query, f"requests[{position}].")
+        return found.requests
 
+    def explain(self, body: bytes) -> ExplainQuery:
+        """The body of POST /v1/explain.
 
-def read_events(body: bytes, limits: ServerConfig) -> list[Event]:
-    """The body of POST /v1/events.
+        Raises:
+            RequestError: 422.
+        """
+        query = _decode(body, self._explain)
+        _check_length(query.history, self.limits.max_history, "history")
+        return query
 
-    Raises:
-        RequestError: 422.
-    """
-    found = _either(body, _event, _events, b'"events"')
-    events = [found] if isinstance(found, Event) else found.events
-    _check_length(events, limits.max_requests, "events")
-    return events
+    def events(self, body: bytes) -> list[Event]:
+        """The body of POST /v1/events.
 
+        Raises:
+            RequestError: 422.
+        """
+        found = _either(body, self._event, self._events, b'"events"')
+        events = [found] if isinstance(found, Event) else found.events
+        _check_length(events, self.limits.max_requests, "events")
+        return events
 
-def check_query(query: Query, limits: ServerConfig, where: str) -> None:
-    """Its sizes.
+    def check(self, query: Query, where: str = "") -> None:
+        """The sizes of a query; `where` is what its fields are called by.
 
-    Raises:
-        RequestError: 422.
-    """
-    if not 1 <= query.k <= limits.max_k:
-        raise RequestError(INVALID, f"{where}k is not a number of items from 1 to {limits.max_k}")
-    _check_length(query.history, limits.max_history, f"{where}history")
-    if query.allow is not None:
-        _check_length(query.allow, limits.max_filter, f"{where}allow")
-    if query.deny is not None:
-        _check_length(query.deny, limits.max_filter, f"{where}deny")
+        Raises:
+            RequestError: 422.
+        """
+        limits = self.limits
+        if not 1 <= query.k <= limits.max_k:
+            raise RequestError(INVALID, f"{where}k is not a number of items from 1 to {limits.max_k}")
+        _check_length(query.history, limits.max_history, f"{where}history")
+        if query.allow is not None:
+            _check_length(query.allow, limits.max_filter, f"{where}allow")
+        if query.deny is not None:
+            _check_length(query.deny, limits.max_filter, f"{where}deny")
 
 
 def _check_length(values: Sequence[object], most: int, name: str) -> None:
@@ -214,18 +228,14 @@ def _check_length(values: Sequence[object], most: int, name: str) -> None:
         raise RequestError(INVALID, f"{name} has {len(values)} elements, and at most {most} are taken; send fewer")
 
 
-First = TypeVar("First")
-Second = TypeVar("Second")
-
-
 def _either(
-    body: bytes, first: msgspec.json.Decoder[First], second: msgspec.json.Decoder[Second], mark: bytes
-) -> First | Second:
-    """The body as the first kind, or, if that does not fit and the mark of the second occurs, as the second."""
+    body: bytes, single: msgspec.json.Decoder[Single], several: msgspec.json.Decoder[Several], mark: bytes
+) -> Single | Several:
+    """The body as the single kind, or, if that does not fit and the mark of the other occurs, as several."""
     try:
-        return first.decode(body)
+        return single.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError):
-        return _decode(body, second) if mark in body else _decode(body, first)
+        return _decode(body, several) if mark in body else _decode(body, single)
 
 
 def _decode(body: bytes, decoder: msgspec.json.Decoder[Body]) -> Body:
@@ -367,7 +377,7 @@ def _add_limits(schemas: dict[str, Any], limits: ServerConfig) -> None:
     for name in ("Query", "ExplainQuery"):
         schemas[name]["properties"]["history"]["maxItems"] = limits.max_history
     query = schemas["Query"]["properties"]
-    query["k"] |= {"minimum": 1, "maximum": limits.max_k}
+    query["k"] |= {"minimum": 1, "maximum": limits.max_k, "default": min(DEFAULT_K, limits.max_k)}
     for name in ("allow", "deny"):
         query[name]["anyOf"][0]["maxItems"] = limits.max_filter
     schemas["Queries"]["properties"]["requests"]["maxItems"] = limits.max_requests
@@ -418,7 +428,7 @@ def _json(schema: dict[str, Any]) -> dict[str, Any]:
 
 def _parameter(name: str, limits: ServerConfig) -> dict[str, Any]:
     schemas: dict[str, dict[str, Any]] = {
-        "k": {"type": "integer", "minimum": 1, "maximum": limits.max_k, "default": DEFAULT_K},
+        "k": {"type": "integer", "minimum": 1, "maximum": limits.max_k, "default": min(DEFAULT_K, limits.max_k)},
         "keep_seen": {"type": "boolean"},
         "query": {"type": "string", "maxLength": MAX_TEXT},
         "allow": {"type": "array", "items": {"type": "string"}, "maxItems": limits.max_filter},

@@ -22,18 +22,15 @@ import msgspec
 from starlette.routing import Route, Router
 
 from sasrec.api import (
-    DEFAULT_K,
     Health,
     ItemId,
     Parameters,
     Problem,
     Query,
-    check_query,
+    Reader,
+    Stored,
     encode,
     openapi,
-    read_events,
-    read_explain,
-    read_queries,
 )
 from sasrec.batching import Batcher
 from sasrec.config import ServerConfig
@@ -208,6 +205,7 @@ class Application:
         self.is_draining = False
         self.in_flight = 0
         self.set_keys(keys)
+        self.reader = Reader(config)
         self.batcher: Batcher[Job, bytes] = Batcher(
             service.answer,
             name="model",
@@ -318,7 +316,7 @@ class Application:
 
     async def recommend(self, call: Call) -> Reply:
         """POST /v1/recommend."""
-        found = read_queries(await call.body(self.config.max_body_bytes), self.config)
+        found = self.reader.queries(await call.body(self.config.max_body_bytes))
         if isinstance(found, Query):
             return Reply(200, await self.batcher.submit(RecommendJob([Row(found)])))
         if not found:
@@ -331,29 +329,29 @@ class Application:
         given = call.parameters("k", "allow", "deny", "keep_seen")
         query = Query(
             [],
-            given.integer("k", min(DEFAULT_K, self.config.max_k), self.config.max_k),
+            given.integer("k", self.reader.default_k, self.config.max_k),
             given.ids("allow"),
             given.ids("deny"),
             given.flag("keep_seen"),
         )
-        check_query(query, self.config, "")
+        self.reader.check(query)
         return Reply(200, await self.batcher.submit(RecommendJob([Row(query, call.in_path("user_id"))])))
 
     async def similar(self, call: Call) -> Reply:
         """GET /v1/items/{item_id}/similar."""
         item: ItemId = call.in_path("item_id")
-        k = call.parameters("k").integer("k", min(DEFAULT_K, self.config.max_k), self.config.max_k)
+        k = call.parameters("k").integer("k", self.reader.default_k, self.config.max_k)
         return await self._ask(lambda model: model.similar(item, k))
 
     async def search(self, call: Call) -> Reply:
         """GET /v1/items?query=."""
         given = call.parameters("query", "k")
-        text, k = given.text("query"), given.integer("k", min(DEFAULT_K, self.config.max_k), self.config.max_k)
+        text, k = given.text("query"), given.integer("k", self.reader.default_k, self.config.max_k)
         return await self._ask(lambda model: model.search(text, k))
 
     async def explain(self, call: Call) -> Reply:
         """POST /v1/explain."""
-        query = read_explain(await call.body(self.config.max_body_bytes), self.config)
+        query = self.reader.explain(await call.body(self.config.max_body_bytes))
         return await self._ask(lambda model: model.explain(query.history, query.item_id))
 
     async def model(self, call: Call) -> Reply:
@@ -369,7 +367,7 @@ class Application:
 
     async def add_events(self, call: Call) -> Reply:
         """POST /v1/events."""
-        events = read_events(await call.body(self.config.max_body_bytes), self.config)
+        events = self.reader.events(await call.body(self.config.max_body_bytes))
         model = self.service.model
         if model is None or self.events is None:
             raise RequestError(503, "the model is being loaded; try again in a second")
@@ -379,7 +377,7 @@ class Application:
         await self.events.add([(event.user_id, event.item_id) for event in events])
         self.metrics.events.inc(len(events))
         unknown = [event.item_id for event in events if not model.vocabulary.index_of(event.item_id)]
-        return Reply(200, encode({"stored": len(events), "unknown_items": unknown}))
+        return Reply(200, encode(Stored(len(events), unknown)))
 
     async def live(self, call: Call) -> Reply:
         """GET /health/live."""

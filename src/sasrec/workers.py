@@ -23,7 +23,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,10 @@ LINGER_SECONDS = 1.0  # while draining, connections may bring requests that are 
 SWITCH_SECONDS = 0.0005  # between threads of the interpreter: the model's must not wait 5 ms for the event loop
 BACKLOG = 2048
 RESTART_SECONDS = (0.1, 10.0)  # before a worker that died is started again: at first, and at most
-HEALTHY_SECONDS = 30.0  # a worker that lived so long is started again at once
+HEALTHY_SECONDS = 30.0  # a worker that lived so long has served
+TEND_SECONDS = 0.1  # the supervisor looks after its workers this often
+PATIENCE_SECONDS = 5.0  # beyond a worker's own deadline, before it is killed
+FAILED = 1  # exit code of a worker that could not serve
 
 
 class Protocol(HttpToolsProtocol):
@@ -317,6 +320,16 @@ def _tell_systemd(state: bytes) -> None:
             channel.sendto(state, address.replace("@", "\0", 1) if address.startswith("@") else address)
 
 
+@dataclass(eq=False)
+class _Slot:
+    """The place of one worker."""
+
+    worker: subprocess.Popen[bytes] | None = None
+    started: float = 0.0
+    failures: int = 0  # in a row, to serve at all
+    due: float = 0.0  # when an empty place is to be filled
+
+
 class Supervisor:
     """Starts workers, starts them again when they die, and passes signals on to them.
 
@@ -328,8 +341,7 @@ class Supervisor:
 
     def __init__(self, run: Path, config: ServerConfig, listener: socket.socket) -> None:
         self.run_folder, self.config, self.listener = run, config, listener
-        self._workers: dict[int, tuple[subprocess.Popen[bytes], float]] = {}  # by slot, with the time of its start
-        self._failures = 0
+        self._slots = [_Slot() for _ in range(config.workers)]
         self._wake = threading.Event()
         self._hang_up = self._stopping = False
 
@@ -337,7 +349,7 @@ class Supervisor:
         """Look after the workers until SIGTERM or SIGINT.
 
         Raises:
-            CheckpointError: workers die again and again before they answer.
+            CheckpointError: no worker lives long enough to answer.
         """
         signal.signal(signal.SIGTERM, self._on_stop)
         signal.signal(signal.SIGINT, self._on_stop)
@@ -347,7 +359,7 @@ class Supervisor:
             try:
                 while not self._stopping:
                     self._tend(folder)
-                    self._wake.wait(0.1)
+                    self._wake.wait(TEND_SECONDS)
                     self._wake.clear()
                     if self._hang_up:
                         self._hang_up = False
@@ -366,25 +378,27 @@ class Supervisor:
         self._wake.set()
 
     def _tend(self, folder: str) -> None:
-        """Start the workers that are missing."""
-        for slot in range(self.config.workers):
-            found = self._workers.get(slot)
-            if found is None:
-                self._workers[slot] = self._start(), time.monotonic()
-            elif found[0].poll() is not None:
-                self._bury(slot, *found, folder)
+        """Start the workers that are missing and due."""
+        for slot in self._slots:
+            if slot.worker is not None and slot.worker.poll() is not None:
+                self._bury(slot, slot.worker, folder)
+            if slot.worker is None and time.monotonic() >= slot.due:
+                slot.worker, slot.started = self._start(), time.monotonic()
 
-    def _bury(self, slot: int, worker: subprocess.Popen[bytes], started: float, folder: str) -> None:
+    def _bury(self, slot: _Slot, worker: subprocess.Popen[bytes], folder: str) -> None:
+        """Note a worker's death, and when its slot is filled again."""
         forget_worker(folder, worker.pid)
-        lived = time.monotonic() - started
-        self._failures = 0 if lived > HEALTHY_SECONDS else self._failures + 1
-        if worker.returncode == 1 and self._failures >= self.config.workers:
-            raise CheckpointError("the workers end before they answer; the lines above say why")
+        slot.worker = None
+        if time.monotonic() - slot.started > HEALTHY_SECONDS:
+            slot.failures = 0
+        if worker.returncode == FAILED:
+            slot.failures += 1
+        if all(other.worker is None and other.failures for other in self._slots):
+            raise CheckpointError("no worker could serve the run folder; the lines above say why")
         first, most = RESTART_SECONDS
-        pause = min(first * 2 ** min(self._failures, 10), most) if self._failures else 0.0
-        logger.error("worker %d ended (code %s); another is started in %.1f s", worker.pid, worker.returncode, pause)
-        self._wake.wait(pause)
-        del self._workers[slot]
+        pause = min(first * 2**slot.failures, most)
+        slot.due = time.monotonic() + pause
+        logger.error("worker %d ended (code %s); another starts in %.1f s", worker.pid, worker.returncode, pause)
 
     def _start(self) -> subprocess.Popen[bytes]:
         told = {"run": str(self.run_folder), "fd": self.listener.fileno(), "config": to_dict(self.config)}
@@ -395,15 +409,15 @@ class Supervisor:
         )
 
     def _send(self, number: signal.Signals) -> None:
-        for worker, _ in self._workers.values():
-            if worker.poll() is None:
-                worker.send_signal(number)
+        for slot in self._slots:
+            if slot.worker is not None and slot.worker.poll() is None:
+                slot.worker.send_signal(number)
 
     def _end(self) -> None:
         """Let the workers drain; those that do not end in time are killed."""
         self._send(signal.SIGTERM)
-        until = time.monotonic() + self.config.drain_seconds + LINGER_SECONDS + 5.0
-        for worker, _ in self._workers.values():
+        until = time.monotonic() + self.config.drain_seconds + LINGER_SECONDS + PATIENCE_SECONDS
+        for worker in [slot.worker for slot in self._slots if slot.worker is not None]:
             try:
                 worker.wait(max(until - time.monotonic(), 0.1))
             except subprocess.TimeoutExpired:
@@ -431,7 +445,7 @@ def main(text: str) -> int:
         serve_run(Path(told["run"]), replace(config, workers=1), listener, os.getppid())
     except SASRecError as error:
         logger.error("%s", error)
-        return 1
+        return FAILED
     return 0
 
 
