@@ -166,14 +166,14 @@ def test_similar_items_and_explanations_are_the_librarys(recommender: Recommende
 
 
 def test_questions_about_unknown_items_are_refused_without_repeating_them(model: ServedModel) -> None:
-    for ask, status in (
-        (lambda: model.similar("secret", 3), 404),
-        (lambda: model.explain([1], "secret"), 422),
-        (lambda: model.explain(["secret"], 1), 422),
+    for ask in (
+        lambda: model.similar("secret", 3),
+        lambda: model.explain([1], "secret"),
+        lambda: model.explain(["secret"], 1),
     ):
         with pytest.raises(RequestError) as refused:
             ask()
-        assert refused.value.status == status
+        assert refused.value.status == 404
         assert "secret" not in str(refused.value)
 
 

@@ -233,18 +233,39 @@ def _either(
 ) -> Single | Several:
     """The body as the single kind, or, if that does not fit and the mark of the other occurs, as several."""
     try:
-        return single.decode(body)
+        return _exact(body, single)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return _decode(body, several) if mark in body else _decode(body, single)
 
 
 def _decode(body: bytes, decoder: msgspec.json.Decoder[Body]) -> Body:
     try:
-        return decoder.decode(body)
+        return _exact(body, decoder)
     except UnicodeDecodeError as error:
         raise RequestError(INVALID, "the request body is not UTF-8") from error
     except msgspec.MsgspecError as error:
         raise RequestError(INVALID, f"the request body does not fit: {_described(str(error), decoder)}") from error
+
+
+def _exact(body: bytes, decoder: msgspec.json.Decoder[Body]) -> Body:
+    """The body in its type; 3.0 is the integer 3, as in JSON's schemas."""
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        if "got `float`" not in str(error):
+            raise
+        try:
+            return msgspec.convert(_with_integers(msgspec.json.decode(body)), decoder.type)
+        except RecursionError:
+            raise error from None
+
+
+def _with_integers(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _with_integers(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_with_integers(part) for part in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _described(text: str, decoder: msgspec.json.Decoder[Any]) -> str:
@@ -339,7 +360,7 @@ OPERATIONS = [
     Operation("get", "/v1/items", "Items whose title or id has these words; without any, the most popular", Items,
               parameters=("query", "k"), codes=(422, 503)),
     Operation("post", "/v1/explain", "Which items of a history speak for an item", Explanation,
-              (ExplainQuery,), codes=(422, 503), example={"history": [1, 2, 3], "item_id": 4}),
+              (ExplainQuery,), codes=(404, 422, 503), example={"history": [1, 2, 3], "item_id": 4}),
     Operation("post", "/v1/events", "Store events of known users, so that their next recommendations know them", Stored,
               (Event, Events), codes=(404, 422, 503), example={"user_id": 1, "item_id": 2}),
     Operation("get", "/v1/model", "The model and the limits of this server", None, codes=(503,)),

@@ -6,6 +6,7 @@ No model code: a request is checked (`api`), answered in a batch with others (`b
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import itertools
@@ -161,6 +162,8 @@ class Endpoint:
             reply = await self._reply(Call(scope, receive, request_id), key)
         except ClientGoneError:
             pass
+        except asyncio.CancelledError:  # the deadline of a drain has come
+            reply = problem(503, "the server ends, and this request took too long; send it to another")
         except SASRecError as error:
             reply = problem(error.status if isinstance(error, RequestError) else 500, str(error))
         except Exception:
@@ -397,9 +400,13 @@ class Application:
     async def exposition(self, call: Call) -> Reply:
         """GET /metrics."""
         call.parameters()
-        self.metrics.in_flight.set(self.in_flight)
-        self.metrics.queued.set(self.batcher.rows)
+        self.observe(less=1)  # this request itself
         return Reply(200, self.metrics.exposition(), CONTENT_TYPE.encode())
+
+    def observe(self, less: int = 0) -> None:
+        """Tell the metrics how busy the server is at this moment; `less` requests do not count."""
+        self.metrics.in_flight.set(self.in_flight - less)
+        self.metrics.queued.set(self.batcher.rows)
 
     async def openapi(self, call: Call) -> Reply:
         """GET /openapi.json."""

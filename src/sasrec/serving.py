@@ -226,17 +226,16 @@ class ServedModel:
         Raises:
             RequestError: 404, the item is not known.
         """
-        self._known(item, 404)
+        self._known(item)
         frame = self.recommender.similar_items(item, k)
         indices = self.vocabulary.indices_of(frame["item_id"].to_list()).tolist()
         return SimilarItems(self._listed(indices, frame["score"].to_list(), k), self.version)
 
-    def _known(self, item: ItemId, status: int) -> int:
+    def _known(self, item: ItemId) -> int:
         index = self.vocabulary.index_of(item)
         if not index:
-            raise RequestError(
-                status, f"this item is not in the log this model was trained on ({len(self.vocabulary)} items)"
-            )
+            n_items = len(self.vocabulary)
+            raise RequestError(404, f"this item is not in the log this model was trained on ({n_items} items)")
         return index
 
     def _item(self, index: int) -> Item:
@@ -247,12 +246,12 @@ class ServedModel:
         """Which items of a history speak for an item.
 
         Raises:
-            RequestError: 422, the item, or all of the history, is not known.
+            RequestError: 404, the item, or all of the history, is not known.
         """
-        target = self._known(item, 422)
+        target = self._known(item)
         indices = self.vocabulary.indices_of(history)
         if not indices.any():
-            raise RequestError(422, "the history has no item that this model knows, so there is nothing to explain")
+            raise RequestError(404, "the history has no item that this model knows, so there is nothing to explain")
         frame = self.recommender.explain(history, item)
         rows = frame.select("item_id", "position", "contribution").iter_rows()
         titles, index_of = self._titles, self.vocabulary.index_of

@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import resource
+import select
 import signal
 import socket
 import subprocess
@@ -23,7 +24,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +48,8 @@ LINGER_SECONDS = 1.0  # while draining, connections may bring requests that are 
 SWITCH_SECONDS = 0.0005  # between threads of the interpreter: the model's must not wait 5 ms for the event loop
 BACKLOG = 2048
 RESTART_SECONDS = (0.1, 10.0)  # before a worker that died is started again: at first, and at most
-HEALTHY_SECONDS = 30.0  # a worker that lived so long has served
 TEND_SECONDS = 0.1  # the supervisor looks after its workers this often
 PATIENCE_SECONDS = 5.0  # beyond a worker's own deadline, before it is killed
-FAILED = 1  # exit code of a worker that could not serve
 
 
 class Protocol(HttpToolsProtocol):
@@ -137,9 +136,10 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     async def sweep(self) -> None:
-        """Close connections whose request does not arrive in time, again and again."""
+        """Close connections whose request does not arrive in time, again and again; and tell how busy we are."""
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
+            self.app.observe()
             now = asyncio.get_running_loop().time()
             for connection in list(self.server_state.connections):
                 since = getattr(connection, "reading_since", None)
@@ -153,13 +153,30 @@ class Server(uvicorn.Server):
         A client that keeps its connection busy is told to close it by its next answer (`is_draining`), so that no
         request meets a closed connection.
         """
-        await asyncio.sleep(0)  # accept those that the system has completed already
+        spares = [listener.dup() for listener in sockets or []]
         for server in self.servers:
             server.close()
+        for listener in sockets or []:
+            listener.close()
+        await asyncio.sleep(0.01)  # the loop closes its own a moment later; the spare must be the last one open
+        for spare in spares:
+            await self._accept_rest(spare)
         until = time.monotonic() + min(LINGER_SECONDS, self.times.drain_seconds)
         while self.server_state.connections and time.monotonic() < until and not self.force_exit:
             await asyncio.sleep(0.02)
         await super().shutdown(sockets)
+
+    async def _accept_rest(self, listener: socket.socket) -> None:
+        """Take the connections that the system has completed already: their clients believe to be heard."""
+        loop = asyncio.get_running_loop()
+        listener.setblocking(False)
+        with listener, contextlib.suppress(OSError):  # BlockingIOError: there are no more
+            while True:
+                connection, _ = listener.accept()
+                await loop.connect_accepted_socket(self._protocol, connection)
+
+    def _protocol(self) -> Protocol:
+        return Protocol(self.config, self.server_state, {})
 
 
 def serve(run: Path, config: ServerConfig) -> None:
@@ -212,14 +229,14 @@ def read_keys(config: ServerConfig) -> list[str]:
     return keys + found
 
 
-def serve_run(run: Path, config: ServerConfig, listener: socket.socket, parent: int = 0) -> None:
+def serve_run(run: Path, config: ServerConfig, listener: socket.socket, parent: Parent | None = None) -> None:
     """Answer at a socket that listens, in this process, until a signal.
 
     Args:
         run: the run folder, or a link to one.
         config: limits and times.
         listener: bound and listening.
-        parent: the supervisor's process id, without which a worker ends; 0 = there is none.
+        parent: the supervisor, when this process is a worker.
 
     Raises:
         SASRecError: the run folder cannot be served.
@@ -239,7 +256,7 @@ def _raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-async def _serve(run: Path, config: ServerConfig, listener: socket.socket, parent: int) -> None:
+async def _serve(run: Path, config: ServerConfig, listener: socket.socket, parent: Parent | None) -> None:
     service = Service(Metrics(), path=run, threads=config.threads)
     app = create_app(None, config, service=service, keys=read_keys(config))
     server = Server(app, config)
@@ -248,18 +265,16 @@ async def _serve(run: Path, config: ServerConfig, listener: socket.socket, paren
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, server.stop)
     loop.add_signal_handler(signal.SIGHUP, reloading.start)
-    answering = asyncio.ensure_future(server.serve([listener]))
-    helpers = [asyncio.ensure_future(server.sweep())]
+    if parent is not None:
+        await asyncio.to_thread(service.load)  # a worker without a model leaves connections to those that have one
+    tasks = [server.serve([listener]), server.sweep(), reloading.watch()]
+    answering, *helpers = map(asyncio.ensure_future, tasks)
     try:
-        await asyncio.to_thread(service.load)
-        if not server.should_exit:
-            address, port = listener.getsockname()[:2]
-            where = f"[{address}]" if ":" in address else address
-            logger.info("serving %s (model %s) at http://%s:%d", run, app.service.model.version, where, port)  # type: ignore[union-attr]
-            _tell_systemd(b"READY=1")
-        helpers.append(asyncio.ensure_future(reloading.watch()))
-        if parent:
-            helpers.append(asyncio.ensure_future(_follow(parent, server)))
+        if parent is None:
+            await asyncio.to_thread(service.load)  # meanwhile /health/live answers, and all else is 503
+        else:
+            helpers.append(asyncio.ensure_future(parent.follow(server)))
+        _tell_ready(run, service, listener)
         await answering
     finally:
         for helper in helpers:
@@ -269,6 +284,38 @@ async def _serve(run: Path, config: ServerConfig, listener: socket.socket, paren
             server.stop()
             await answering
         app.close()
+
+
+def _tell_ready(run: Path, service: Service, listener: socket.socket) -> None:
+    assert service.model is not None
+    if listener.fileno() < 0:
+        return  # it has been told to end meanwhile
+    address, port = listener.getsockname()[:2]
+    where = f"[{address}]" if ":" in address else address
+    logger.info("serving %s (model %s) at http://%s:%d", run, service.model.version, where, port)
+    _tell_systemd(b"READY=1")
+
+
+class Parent:
+    """What a worker knows of its supervisor.
+
+    Args:
+        process: its id.
+        channel: a pipe's end; a byte in it says that this worker answers.
+    """
+
+    def __init__(self, process: int, channel: int) -> None:
+        self.process, self.channel = process, channel
+
+    async def follow(self, server: Server) -> None:
+        """Say that this worker answers; end when the supervisor has died, as nobody else would end it."""
+        while not server.started:
+            await asyncio.sleep(0.01)
+        os.write(self.channel, b".")
+        while os.getppid() == self.process:
+            await asyncio.sleep(1.0)
+        logger.error("the supervisor has died; this worker ends")
+        server.stop()
 
 
 class _Reloading:
@@ -304,14 +351,6 @@ class _Reloading:
                 self.start()
 
 
-async def _follow(parent: int, server: Server) -> None:
-    """End when the supervisor has died: nobody would start this worker again, or stop it."""
-    while os.getppid() == parent:
-        await asyncio.sleep(1.0)
-    logger.error("the supervisor has died; this worker ends")
-    server.stop()
-
-
 def _tell_systemd(state: bytes) -> None:
     """sd_notify, for units of Type=notify."""
     address = os.environ.get("NOTIFY_SOCKET", "")
@@ -325,8 +364,9 @@ class _Slot:
     """The place of one worker."""
 
     worker: subprocess.Popen[bytes] | None = None
-    started: float = 0.0
-    failures: int = 0  # in a row, to serve at all
+    channel: int = -1  # where it says that it answers
+    is_ready: bool = False
+    failures: int = 0  # in a row, to answer at all
     due: float = 0.0  # when an empty place is to be filled
 
 
@@ -380,19 +420,19 @@ class Supervisor:
     def _tend(self, folder: str) -> None:
         """Start the workers that are missing and due."""
         for slot in self._slots:
-            if slot.worker is not None and slot.worker.poll() is not None:
-                self._bury(slot, slot.worker, folder)
+            if slot.worker is not None:
+                slot.is_ready = slot.is_ready or _has_byte(slot.channel)
+                if slot.worker.poll() is not None:
+                    self._bury(slot, slot.worker, folder)
             if slot.worker is None and time.monotonic() >= slot.due:
-                slot.worker, slot.started = self._start(), time.monotonic()
+                self._start(slot)
 
     def _bury(self, slot: _Slot, worker: subprocess.Popen[bytes], folder: str) -> None:
-        """Note a worker's death, and when its slot is filled again."""
+        """Note a worker's death, and when its place is filled again."""
         forget_worker(folder, worker.pid)
-        slot.worker = None
-        if time.monotonic() - slot.started > HEALTHY_SECONDS:
-            slot.failures = 0
-        if worker.returncode == FAILED:
-            slot.failures += 1
+        os.close(slot.channel)
+        slot.failures = 0 if slot.is_ready else slot.failures + 1
+        slot.worker, slot.is_ready = None, False
         if all(other.worker is None and other.failures for other in self._slots):
             raise CheckpointError("no worker could serve the run folder; the lines above say why")
         first, most = RESTART_SECONDS
@@ -400,13 +440,18 @@ class Supervisor:
         slot.due = time.monotonic() + pause
         logger.error("worker %d ended (code %s); another starts in %.1f s", worker.pid, worker.returncode, pause)
 
-    def _start(self) -> subprocess.Popen[bytes]:
-        told = {"run": str(self.run_folder), "fd": self.listener.fileno(), "config": to_dict(self.config)}
-        return subprocess.Popen(
+    def _start(self, slot: _Slot) -> None:
+        listener = self.listener.fileno()
+        slot.channel, its_end = os.pipe()
+        told = {
+            "run": str(self.run_folder), "listener": listener, "channel": its_end, "config": to_dict(self.config),
+        }  # fmt: skip
+        slot.worker = subprocess.Popen(
             [sys.executable, "-m", "sasrec.workers", json.dumps(told)],
-            pass_fds=[self.listener.fileno()],
+            pass_fds=[listener, its_end],
             env=self._environment,
         )
+        os.close(its_end)
 
     def _send(self, number: signal.Signals) -> None:
         for slot in self._slots:
@@ -415,6 +460,11 @@ class Supervisor:
 
     def _end(self) -> None:
         """Let the workers drain; those that do not end in time are killed."""
+        for slot in self._slots:
+            if slot.worker is not None and not slot.is_ready and not _has_byte(slot.channel):
+                slot.worker.kill()  # it holds the port and accepts nobody
+                slot.worker.wait()
+        self.listener.close()  # nor must this process
         self._send(signal.SIGTERM)
         until = time.monotonic() + self.config.drain_seconds + LINGER_SECONDS + PATIENCE_SECONDS
         for worker in [slot.worker for slot in self._slots if slot.worker is not None]:
@@ -423,6 +473,10 @@ class Supervisor:
             except subprocess.TimeoutExpired:
                 worker.kill()
                 worker.wait()
+
+
+def _has_byte(channel: int) -> bool:
+    return bool(select.select([channel], [], [], 0)[0]) and bool(os.read(channel, 1))
 
 
 def forget_worker(folder: str, process: int) -> None:
@@ -440,12 +494,12 @@ def main(text: str) -> int:
     logging.getLogger("sasrec").setLevel(logging.INFO)
     told = json.loads(text)
     config = from_dict(ServerConfig, told["config"])
-    listener = socket.socket(fileno=told["fd"])
+    listener = socket.socket(fileno=told["listener"])
     try:
-        serve_run(Path(told["run"]), replace(config, workers=1), listener, os.getppid())
+        serve_run(Path(told["run"]), config, listener, Parent(os.getppid(), told["channel"]))
     except SASRecError as error:
         logger.error("%s", error)
-        return FAILED
+        return 1
     return 0
 
 
