@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -47,6 +48,8 @@ SWEEP_SECONDS = 0.5
 LINGER_SECONDS = 1.0  # while draining, connections may bring requests that are on their way
 SWITCH_SECONDS = 0.0005  # between threads of the interpreter: the model's must not wait 5 ms for the event loop
 BACKLOG = 2048
+ACCEPTS = 64  # connections taken in one turn of the loop
+SHARED_ACCEPTS = 2  # the same where workers share the port: each should get its part
 RESTART_SECONDS = (0.1, 10.0)  # before a worker that died is started again: at first, and at most
 TEND_SECONDS = 0.1  # the supervisor looks after its workers this often
 PATIENCE_SECONDS = 5.0  # beyond a worker's own deadline, before it is killed
@@ -112,7 +115,6 @@ class Server(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 server_header=False,
-                backlog=BACKLOG,
                 timeout_keep_alive=config.keep_alive,  # type: ignore[arg-type]  # seconds, whole or not
                 timeout_graceful_shutdown=config.drain_seconds,  # type: ignore[arg-type]
                 proxy_headers=bool(config.trusted_proxies),
@@ -120,6 +122,7 @@ class Server(uvicorn.Server):
             )
         )
         self.app, self.times = app, config
+        self._connecting: set[asyncio.Task[Any]] = set()
         state: Any = self.server_state
         state.max_connections, state.metrics = config.max_connections, app.metrics
 
@@ -147,36 +150,58 @@ class Server(uvicorn.Server):
                     self.app.metrics.refused.labels("slow").inc()
                     connection.transport.abort()
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept connections, many at a time.
+
+        Uvloop's own servers accept one in each turn of the loop. With hundreds of busy clients a turn takes long, and
+        a new client would wait for seconds.
+        """
+        await super().startup(sockets=[])
+        for listener in sockets or []:
+            listener.setblocking(False)
+            asyncio.get_running_loop().add_reader(listener, self._accept, listener)
+
+    def _accept(self, listener: socket.socket) -> None:
+        """Take the connections that wait, up to a bound."""
+        loop = asyncio.get_running_loop()
+        for _ in range(ACCEPTS if self.times.workers == 1 else SHARED_ACCEPTS):
+            try:
+                connection, _ = listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:  # no file descriptor is left, or the client has gone again
+                if error.errno in (errno.EMFILE, errno.ENFILE):
+                    loop.remove_reader(listener)
+                    loop.call_later(SWEEP_SECONDS, self._accept_again, listener)
+                return
+            task = loop.create_task(loop.connect_accepted_socket(self._protocol, connection))
+            self._connecting.add(task)
+            task.add_done_callback(self._connecting.discard)
+
+    def _accept_again(self, listener: socket.socket) -> None:
+        if listener.fileno() >= 0:
+            asyncio.get_running_loop().add_reader(listener, self._accept, listener)
+
+    def _protocol(self) -> Protocol:
+        return Protocol(self.config, self.server_state, {})
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop accepting, let connections end with the answers they wait for, and only then close the idle ones.
 
         A client that keeps its connection busy is told to close it by its next answer (`is_draining`), so that no
         request meets a closed connection.
         """
-        spares = [listener.dup() for listener in sockets or []]
-        for server in self.servers:
-            server.close()
         for listener in sockets or []:
+            asyncio.get_running_loop().remove_reader(listener)
+            n_accepted = -1
+            while n_accepted < len(self._connecting):  # those that the system has completed already
+                n_accepted = len(self._connecting)
+                self._accept(listener)
             listener.close()
-        await asyncio.sleep(0.01)  # the loop closes its own a moment later; the spare must be the last one open
-        for spare in spares:
-            await self._accept_rest(spare)
         until = time.monotonic() + min(LINGER_SECONDS, self.times.drain_seconds)
-        while self.server_state.connections and time.monotonic() < until and not self.force_exit:
+        while (self._connecting or self.server_state.connections) and time.monotonic() < until and not self.force_exit:
             await asyncio.sleep(0.02)
-        await super().shutdown(sockets)
-
-    async def _accept_rest(self, listener: socket.socket) -> None:
-        """Take the connections that the system has completed already: their clients believe to be heard."""
-        loop = asyncio.get_running_loop()
-        listener.setblocking(False)
-        with listener, contextlib.suppress(OSError):  # BlockingIOError: there are no more
-            while True:
-                connection, _ = listener.accept()
-                await loop.connect_accepted_socket(self._protocol, connection)
-
-    def _protocol(self) -> Protocol:
-        return Protocol(self.config, self.server_state, {})
+        await super().shutdown([])
 
 
 def serve(run: Path, config: ServerConfig) -> None:
@@ -200,6 +225,7 @@ def _listen(config: ServerConfig) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # its connections inherit it
         listener.bind((config.host, config.port))
         listener.listen(BACKLOG)
     except OSError as error:
