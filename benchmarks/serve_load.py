@@ -13,6 +13,7 @@ usual framework.
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -49,7 +50,8 @@ class Server:
     """
 
     def __init__(self, name: str, command: Sequence[str], pattern: str, threads: int) -> None:
-        self.name, self.lines, self.began = name, [], time.perf_counter()
+        self.name, self.began = name, time.perf_counter()
+        self.lines: list[str] = []
         self.process = subprocess.Popen(
             command,
             stdout=subprocess.DEVNULL if name == "sasrec" else subprocess.PIPE,
@@ -62,8 +64,6 @@ class Server:
         self._reader.start()
         self.port = int(self._wait_for(pattern))
         self.ready_seconds = time.perf_counter() - self.began
-
-    lines: list[str]
 
     def _wait_for(self, pattern: str) -> str:
         while time.perf_counter() - self.began < START_SECONDS:
@@ -81,14 +81,20 @@ class Server:
         with urllib.request.urlopen(request, timeout=30) as reply:
             return json.load(reply)
 
-    def status(self, field: str) -> float:
-        """A field of /proc/PID/status, in MiB."""
-        text = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(re.search(rf"^{field}:\s+(\d+)", text, re.MULTILINE)[1]) / 1024  # type: ignore[index]
+    def _processes(self) -> list[str]:
+        """Its process and the workers of that."""
+        own = str(self.process.pid)
+        return [own, *Path(f"/proc/{own}/task/{own}/children").read_text().split()]
+
+    def memory_mib(self) -> float:
+        """Resident now."""
+        pages = [int(Path(f"/proc/{process}/statm").read_text().split()[1]) for process in self._processes()]
+        return sum(pages) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
     def cpu_seconds(self) -> float:
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / 100
+        """Spent so far."""
+        stats = [Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split() for process in self._processes()]
+        return sum(int(stat[11]) + int(stat[12]) for stat in stats) / os.sysconf("SC_CLK_TCK")
 
     def close(self) -> None:
         if self.process.poll() is None:
@@ -111,7 +117,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         log = _log(arguments, Path(folder))
         run = Path(arguments.run) if arguments.run else _train(arguments, log, Path(folder) / "run")
-        _measure(arguments, run, _bodies(log), json.loads((run / "config.json").read_text()))
+        bodies, highest_id = _bodies(log)
+        config = json.loads((run / "config.json").read_text())
+        _measure(arguments, run, bodies, {**config, "highest_id": highest_id})
 
 
 def _flags() -> Any:
@@ -136,7 +144,7 @@ def _log(arguments: Namespace, folder: Path) -> Path:
     pairs = [tuple(map(int, line.split()[:2])) for line in source.read_text().splitlines()]
     parts = max(1, round(arguments.items / len({item for _, item in pairs})))
     made = folder / f"{source.stem}-{arguments.items}.txt"
-    made.write_text("".join(f"{user} {item * parts + user % parts}\n" for user, item in pairs))
+    made.write_text("".join(f"{user} {(item - 1) * parts + user % parts + 1}\n" for user, item in pairs))
     return made
 
 
@@ -150,16 +158,16 @@ def _train(arguments: Namespace, log: Path, run: Path) -> Path:
     return run
 
 
-def _bodies(log: Path) -> list[str]:
-    """The whole histories of the first users, as request bodies."""
+def _bodies(log: Path) -> tuple[list[str], int]:
+    """The whole histories of the first users as request bodies, and the highest item id: a peer's number of items."""
     histories: dict[str, list[int]] = defaultdict(list)
-    with log.open() as lines:
-        for line in lines:
-            user, item = line.split()[:2]
-            if user not in histories and len(histories) == N_BODIES:
-                break
+    highest_id = 0
+    for line in log.read_text().splitlines():
+        user, item = line.split()[:2]
+        highest_id = max(highest_id, int(item))
+        if user in histories or len(histories) < N_BODIES:
             histories[user].append(int(item))
-    return [json.dumps({"history": history, "k": 10}) for history in histories.values()]
+    return [json.dumps({"history": history, "k": 10}) for history in histories.values()], highest_id
 
 
 def _start_ours(run: Path, arguments: Namespace, *flags: str) -> Server:
@@ -167,11 +175,11 @@ def _start_ours(run: Path, arguments: Namespace, *flags: str) -> Server:
     return Server("sasrec", [*command, *flags], r"at http://127\.0\.0\.1:(\d+)", 1)
 
 
-def _start_other(name: str, source: str, config: Answer, n_items: int, arguments: Namespace) -> Server:
+def _start_other(name: str, source: str, config: Answer, arguments: Namespace) -> Server:
     setup = {
         "source": source,
         "model": config["model"],
-        "n_items": n_items,
+        "n_items": config["highest_id"],
         "threads": arguments.threads or harness.usable_cpus(),
     }
     python = arguments.peer_python or sys.executable
@@ -185,14 +193,14 @@ def _measure(arguments: Namespace, run: Path, bodies: list[str], config: Answer)
     try:
         about = ours.ask("/v1/model")
         facts = _facts(arguments, config, about)
-        started = {"value": ours.ready_seconds, "rss_mib": ours.status("VmRSS")}
+        started = {"value": ours.ready_seconds, "rss_mib": ours.memory_mib()}
         _print(arguments, facts, "serve, start to ready", harness.summary([started], "s"), None, None)
         others = [] if arguments.no_echo else [("echo", "")]
         others += [(name.lower(), source) for name, _, source in (peer.partition("=") for peer in arguments.peer)]
         for name, source in others:
             if name not in ("echo", "pmixer"):
                 raise BenchmarkError(f"there is no handler for {name!r}; there is one for pmixer")
-            servers.append(_start_other(name, source, config, about["n_items"], arguments))
+            servers.append(_start_other(name, source, config, arguments))
         _load(arguments, facts, servers, bodies)
     finally:
         for server in servers:
@@ -224,16 +232,13 @@ def _load(arguments: Namespace, facts: Answer, servers: list[Server], bodies: li
 
 
 def _round(arguments: Namespace, server: Server, bodies: list[str], seconds: int) -> Answer:
-    before, cpu = server.status("VmRSS"), server.cpu_seconds()
-    found = measure(
-        port=server.port,
-        bodies=bodies,
-        connections=arguments.connections,
-        seconds=seconds,
-        generator=arguments.generator,
-    )
+    before, cpu = server.memory_mib(), server.cpu_seconds()
+    wanted = {"connections": arguments.connections, "seconds": seconds, "generator": arguments.generator}
+    found = measure(port=server.port, bodies=bodies, **wanted)
+    if found["status"] or found["lost"]:
+        raise BenchmarkError(f"{server.name}: {found['status']} errors and {found['lost']} lost answers in {found}")
     used = server.cpu_seconds() - cpu
-    more = {"rss_before_mib": before, "rss_mib": server.status("VmRSS"), "cpu_us": 1e6 * used / found["requests"]}
+    more = {"rss_before_mib": before, "rss_mib": server.memory_mib(), "cpu_us": 1e6 * used / found["requests"]}
     return {**found, **more}
 
 

@@ -21,7 +21,11 @@ RUNS = {
     "roofline": ["--repeats", "1"],
     "time_to_quality": ["--seeds", "1", "--ndcg", "0", "--hr", "0", "--set", "max_epochs=2"],
     "scale": ["--repeats", "1", "--epochs", "2", "--max-steps", "1"],
-}
+    "serve_load": [
+        "--repeats", "1", "--seconds", "1", "--overload-seconds", "1", "--generator", "python", "--connections", "4",
+        "--items", "60", "--peer",
+    ],  # the peer's folder follows
+}  # fmt: skip
 SIDE = {"median", "min", "max", "unit", "runs"}
 FACTS = {"data", "preset", "engine", "settings", "threads", "isa", "machine", "versions", "commit", "command"}
 
@@ -182,6 +186,33 @@ def test_lists_for_many_users_are_timed_for_both_sides_and_as_a_file_for_ours(li
     assert (many["ratio"]["min"], many["ratio"]["max"]) == (min(by_round), max(by_round))
     assert (file["what"], file["peer"], file["ours"]["n_users"]) == ("top 10 of all users as a file", None, 200)
     assert file["ours"]["seconds_writing"] > 0
+
+
+def test_the_server_is_loaded_beside_the_peer_and_the_framework_and_overloaded(lines):
+    started, echo, peer, overload = lines["serve_load"]
+    for line in (started, echo, peer, overload):
+        assert set(line) >= FACTS
+        assert set(line["ours"]) >= SIDE
+        assert line["n_items"] == 60
+    assert 0 < started["ours"]["median"] < 60
+    assert started["ours"]["rss_mib"] > 0
+    assert [line["peer"]["name"] for line in (echo, peer)] == ["echo", "pmixer"]
+    for side in (peer["ours"], peer["peer"]):
+        assert (side["status"], side["lost"], side["wrong"]) == (0, 0, 0)
+        assert 0 < side["p50"] <= side["p99"] <= side["slowest"]
+        assert side["median"] == side["requests"] / side["seconds"]
+    assert peer["ratio"]["median"] == peer["ours"]["median"] / peer["peer"]["median"]
+    assert set(overload["ours"]["codes"]) <= {"200", "503"}
+    assert (overload["ours"]["lost"], overload["ours"]["wrong"]) == (0, 0)
+    assert overload["ours"]["recovery_seconds"] < 5
+
+
+def test_a_load_generator_that_is_missing_is_named(benchmark_modules, monkeypatch):
+    import serve_load
+
+    monkeypatch.setattr(serve_load, "has_wrk", lambda: False)
+    with pytest.raises(serve_load.BenchmarkError, match="apt-get install wrk"):
+        serve_load.main(["--data", "log.txt", "--generator", "wrk"])
 
 
 def test_no_line_names_a_folder_of_this_machine(lines, log):
