@@ -148,6 +148,22 @@ def test_score_similar_and_explain_print_tables(run: Run, trained: Path) -> None
     assert header == ["item_id", "position", "contribution"]
 
 
+def test_serve_takes_its_settings_from_flags_over_a_file_and_refuses_what_cannot_be(
+    run: Run, trained: Path, tmp_path: Path
+) -> None:
+    outcome = run("serve", trained, "--max-requests", 600)
+    assert outcome.code == 2
+    assert "max_requests=600 is more than queue_size=512" in " ".join(outcome.err.split())
+    (tmp_path / "server.yaml").write_text("queue_size: 10\nmax_requests: 20\n")
+    outcome = run("serve", trained, "--config", tmp_path / "server.yaml", "--max-requests", 11)
+    assert "max_requests=11 is more than queue_size=10" in " ".join(outcome.err.split())
+    (tmp_path / "server.yaml").write_text("batch: 10\n")
+    outcome = run("serve", trained, "--config", tmp_path / "server.yaml")
+    assert outcome.code == 2
+    assert "unknown setting 'batch'; ServerConfig has: host, port" in " ".join(outcome.err.split())
+    assert run("serve", tmp_path / "nothing").code == 1
+
+
 def test_titles_are_shown(run: Run, log_file: Path, tmp_path: Path) -> None:
     titles = pl.DataFrame({"item_id": range(1, 31), "title": [f"Film {i}" for i in range(1, 31)]})
     titles.write_csv(tmp_path / "titles.csv")

@@ -13,6 +13,7 @@ from sasrec.config import (
     LogStatistics,
     ModelConfig,
     Padding,
+    ServerConfig,
     TrainConfig,
     from_dict,
     parse_metric,
@@ -66,6 +67,15 @@ def test_config_survives_a_round_trip_through_json_values(cls: type[Any]) -> Non
     assert from_dict(cls, json.loads(json.dumps(to_dict(config)))) == config
 
 
+def test_a_servers_config_survives_the_same_and_names_an_unknown_key() -> None:
+    config = ServerConfig(port=0, read_timeout=0.3, access_log=False, events="e.db")
+    assert from_dict(ServerConfig, json.loads(json.dumps(to_dict(config)))) == config
+    with pytest.raises(ConfigError, match="unknown setting 'prot'; ServerConfig has: host, port"):
+        from_dict(ServerConfig, {"prot": 1})
+    with pytest.raises(ConfigError, match="max_requests=11 is more than queue_size=10"):
+        ServerConfig(queue_size=10, max_requests=11)
+
+
 def test_one_cutoff_may_be_given_bare() -> None:
     assert EvalConfig(k=5).k == (5,)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="k=0 is too small"):
@@ -80,7 +90,7 @@ def test_cutoff_that_is_no_integer_is_refused(value: object) -> None:
         EvalConfig(k=value)  # type: ignore[arg-type]
 
 
-FIELDS = [(cls, field) for cls in CONFIGS.values() for field in dataclasses.fields(cls)]
+FIELDS = [(cls, field) for cls in (*CONFIGS.values(), ServerConfig) for field in dataclasses.fields(cls)]
 RANGES = [(cls, f) for cls, f in FIELDS if f.metadata["low"] is not None]
 CHOICES = [(cls, f) for cls, f in FIELDS if get_args(get_type_hints(cls)[f.name]) not in ((), (int, ...))]
 
@@ -88,7 +98,12 @@ CHOICES = [(cls, f) for cls, f in FIELDS if get_args(get_type_hints(cls)[f.name]
 @pytest.mark.parametrize(("cls", "field"), RANGES, ids=[f.name for _, f in RANGES])
 def test_both_ends_of_a_range_are_allowed_and_nothing_beyond(cls: type[Any], field: Any) -> None:
     low, high = field.metadata["low"], field.metadata["high"]
-    rest = {"embedding_dim": 256} if field.name == "n_heads" else {}
+    needs = {
+        "n_heads": {"embedding_dim": 256},
+        "max_requests": {"queue_size": 10**6},
+        "queue_size": {"max_requests": 1},
+    }
+    rest = needs.get(field.name, {})
     for value in (low, high):
         assert getattr(cls(**rest, **{field.name: value}), field.name) in (value, (value,))
     with pytest.raises(ConfigError, match=f"^{field.name}=.* is too small"):

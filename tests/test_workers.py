@@ -12,6 +12,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -72,8 +73,10 @@ class Running:
     """A server in a process of its own."""
 
     def __init__(self, run: Path, *flags: object, **environment: str) -> None:
+        self.out = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "sasrec", "serve", str(run), "--port", "0", "--no-access-log", *map(str, flags)],
+            [sys.executable, "-m", "sasrec", "serve", str(run), "--port", "0", *map(str, flags)],
+            stdout=self.out,
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, **environment},
@@ -126,6 +129,9 @@ class Running:
             self._reader.join()
             assert self.process.stderr is not None
             self.process.stderr.close()
+            self.out.seek(0)
+            self.log = [json.loads(line) for line in self.out]
+            self.out.close()
 
 
 @contextlib.contextmanager
@@ -193,6 +199,19 @@ def test_it_answers_and_ends_cleanly_without_torch_and_matplotlib(run: Path, tmp
         assert status == 200
         expected = sasrec.load(run).recommend([[1, 2, 3]])["item_id"].to_list()
         assert [item["item_id"] for item in answer["items"]] == expected
+
+
+def test_it_tells_systemd_and_logs_the_client_that_a_trusted_proxy_names(run: Path, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(PATIENCE)
+        with serving(run, "--trusted-proxies", "127.0.0.1", NOTIFY_SOCKET=str(tmp_path / "notify")) as server:
+            assert systemd.recv(100) == b"READY=1"
+            server.ask("GET", "/health/live", **{"X-Forwarded-For": "192.0.2.7"})
+    assert [line["client"] for line in server.log] == ["192.0.2.7"]
+    with serving(run) as server:
+        server.ask("GET", "/health/live", **{"X-Forwarded-For": "192.0.2.7"})
+    assert [line["client"] for line in server.log] == ["127.0.0.1"]
 
 
 @pytest.mark.parametrize(("workers", "keep_alive"), [(1, True), (2, False)])

@@ -155,25 +155,29 @@ class Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
         app, began = self.app, time.perf_counter()
-        app.in_flight += 1
         request_id, key = app.identify(scope)
-        reply: Reply | None = None
+        app.in_flight += 1
         try:
-            reply = await self._reply(Call(scope, receive, request_id), key)
-        except ClientGoneError:
-            pass
-        except asyncio.CancelledError:  # the deadline of a drain has come
-            reply = problem(503, "the server ends, and this request took too long; send it to another")
-        except SASRecError as error:
-            reply = problem(error.status if isinstance(error, RequestError) else 500, str(error))
-        except Exception:
-            logger.exception("request %s failed", request_id.decode())
-            reply = problem(500, "the server failed; its log has the reason under this answer's X-Request-ID")
-        finally:
-            app.in_flight -= 1
+            reply = await self._answer(Call(scope, receive, request_id), key)
             if reply is not None:
                 await app.send(reply, request_id, send)
-            app.record(self.name, scope, reply, request_id, time.perf_counter() - began)
+        finally:
+            app.in_flight -= 1
+        app.record(self.name, scope, reply, request_id, time.perf_counter() - began)
+
+    async def _answer(self, call: Call, key: bytes | None) -> Reply | None:
+        """The reply, whatever happens; None when nobody waits for it."""
+        try:
+            return await self._reply(call, key)
+        except ClientGoneError:
+            return None
+        except asyncio.CancelledError:  # the deadline of a drain has come
+            return problem(503, "the server ends, and this request took too long; send it to another")
+        except SASRecError as error:
+            return problem(error.status if isinstance(error, RequestError) else 500, str(error))
+        except Exception:
+            logger.exception("request %s failed", call.request_id.decode())
+            return problem(500, "the server failed; its log has the reason under this answer's X-Request-ID")
 
     async def _reply(self, call: Call, key: bytes | None) -> Reply:
         if self.is_protected and not self.app.admits(key):
@@ -355,7 +359,10 @@ class Application:
     async def explain(self, call: Call) -> Reply:
         """POST /v1/explain."""
         query = self.reader.explain(await call.body(self.config.max_body_bytes))
-        return await self._ask(lambda model: model.explain(query.history, query.item_id))
+        model = self.service.model  # each item is left out once, so the request weighs as so many
+        n_left_out = min(len(query.history), model.recommender.config.model.max_seq_len) if model else 0
+        rows = min(1 + n_left_out, self.config.queue_size)
+        return await self._ask(lambda model: model.explain(query.history, query.item_id), rows)
 
     async def model(self, call: Call) -> Reply:
         """GET /v1/model."""
@@ -365,8 +372,8 @@ class Application:
         more = {"limits": limits, "accepts_events": bool(config.events), "reload_error": self.service.reload_error}
         return await self._ask(lambda model: {**model.facts(), **more})
 
-    async def _ask(self, question: Callable[[ServedModel], Any]) -> Reply:
-        return Reply(200, await self.batcher.submit(question))
+    async def _ask(self, question: Callable[[ServedModel], Any], rows: int = 1) -> Reply:
+        return Reply(200, await self.batcher.submit(question, rows))
 
     async def add_events(self, call: Call) -> Reply:
         """POST /v1/events."""

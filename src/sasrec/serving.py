@@ -94,11 +94,14 @@ class ServedModel:
         """
         ids = self.vocabulary.ids
         rows = [Row(Query([ids[j % len(ids)] for j in range(i + 1)])) for i in range(WARM_UP_ROWS)]
-        for batch in (rows, rows[:1], [Row(Query([])), Row(Query(ids[:2], allow=ids[:3], keep_seen=True))]):
+        users = [] if self.sequences is None else [Row(Query([]), user) for user in self.sequences.user_ids[:1]]
+        special = [Row(Query([])), Row(Query(ids[:2], allow=ids[:3], keep_seen=True)), *users]
+        for batch in (rows, rows[:1], special):
             for answer in self.answer(batch):
                 if isinstance(answer, Exception):
                     raise answer
                 encode(answer)
+        self.search("a", 1)
 
     def answer(self, rows: Sequence[Row]) -> list[Answer | RequestError]:
         """An answer to each row, computed together; an error for a row that has none."""
