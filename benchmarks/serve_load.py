@@ -32,6 +32,8 @@ import harness
 from harness import Answer, BenchmarkError
 from loadgen import HOST, has_wrk, measure
 
+from sasrec.provenance import command_line, commit, machine
+
 N_BODIES = 1000  # users whose histories are sent
 START_SECONDS = 120.0
 OVERLOAD_QUEUE = 32
@@ -277,12 +279,12 @@ def _facts(arguments: Namespace, config: Answer, about: Answer) -> Answer:
         "generator": arguments.generator,
         "threads": arguments.threads or harness.usable_cpus(),
         "isa": about["isa"],
-        "machine": harness.machine(),
+        "machine": machine(),
         "versions": harness.versions(
             ["sasrec", "uvicorn", "uvloop", "httptools", "starlette", "fastapi", "torch", "numpy"]
         ),
-        "commit": harness.commit(),
-        "command": harness.command_line(),
+        "commit": commit(),
+        "command": command_line(f"python benchmarks/{Path(__file__).name}"),
     }
 
 

@@ -160,7 +160,7 @@ class Endpoint:
         try:
             reply = await self._answer(Call(scope, receive, request_id), key)
             if reply is not None:
-                await app.send(reply, request_id, send)
+                await app.send(reply, request_id, began, send)
         finally:
             app.in_flight -= 1
         app.record(self.name, scope, reply, request_id, time.perf_counter() - began)
@@ -285,13 +285,14 @@ class Application:
             admitted |= hmac.compare_digest(digest, own)
         return admitted
 
-    async def send(self, reply: Reply, request_id: bytes, send: Send) -> None:
-        """Send a reply; while draining, the last one on its connection."""
+    async def send(self, reply: Reply, request_id: bytes, began: float, send: Send) -> None:
+        """Send a reply, with the time it took; while draining, the last one on its connection."""
         headers = [
             (b"content-type", reply.content_type),
             (b"content-length", b"%d" % len(reply.body)),
             (b"x-content-type-options", b"nosniff"),
             (b"x-request-id", request_id),
+            (b"server-timing", b"app;dur=%.3f" % (1000 * (time.perf_counter() - began))),
             *reply.headers,
         ]
         if self.is_draining:
