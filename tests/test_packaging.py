@@ -40,7 +40,9 @@ def test_wheel_without_the_core_needs_no_compiler_and_trains_on_torch(source: Pa
     assert done.returncode == 0, done.stdout + done.stderr
     [wheel] = tmp_path.glob("*.whl")
     assert wheel.name.endswith("-py3-none-any.whl")
-    assert not [name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".so")]
+    names = zipfile.ZipFile(wheel).namelist()
+    assert not [name for name in names if name.endswith(".so")]
+    assert "sasrec/web/index.html" in names  # the server's page
     assert "torch (the compiled core is not part of this installation" in build_wheel.check(wheel, "torch")
 
 
