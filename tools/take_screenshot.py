@@ -65,17 +65,16 @@ def invented_log(seed: int = 0) -> pl.DataFrame:
 def serving(run: Path) -> Iterator[str]:
     """A server of a run folder, on a port of its own; gives its address."""
     command = [sys.executable, "-m", "sasrec", "serve", str(run), "--port", "0", "--no-access-log"]
-    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    assert server.stderr is not None
-    try:
-        for line in server.stderr:
-            if found := re.search(r"http://\S+:\d+", line):
-                yield found[0]
-                return
-        raise RuntimeError("the server did not start")
-    finally:
-        server.terminate()
-        server.wait()
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stderr is not None
+        try:
+            for line in server.stderr:
+                if found := re.search(r"http://\S+:\d+", line):
+                    yield found[0]
+                    return
+            raise RuntimeError("the server did not start")
+        finally:
+            server.terminate()
 
 
 def main() -> None:

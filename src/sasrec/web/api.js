@@ -27,7 +27,7 @@ export class Api {
   /**
    * @param askKey (sentence) => Promise of a key, or null when nobody wants to give one
    * @param onCall called after each call with {method, path, histories, status, ms, serverMs}
-   * @param onWait called with the seconds until a refused call is sent again, and the sentence
+   * @param onWait called with the seconds until a refused call is sent again, and the sentence; with 0 when it is
    */
   constructor(askKey, onCall, onWait) {
     this.askKey = askKey;
@@ -74,7 +74,7 @@ export class Api {
         tries += 1;
         const seconds = Math.min(retryAfter * tries, LONGEST_WAIT_S);
         this.onWait(seconds, problem.message);
-        await pause(1000 * seconds, call.signal);
+        await pause(1000 * seconds, call.signal).finally(() => this.onWait(0, ""));
       } else {
         throw problem;
       }

@@ -12,7 +12,7 @@ import { Store } from "./state.js";
 const TYPING_MS = 250;
 
 const calls = new Calls();
-const api = new Api(askKey, (call) => showCall(call), showWait);
+const api = new Api(askKey, (call) => calls.add(call), showWait);
 const catalogue = new Catalogue(api, takeModel, renderNames);
 const store = new Store(changed);
 const sheet = new ItemSheet({ catalogue, store });
@@ -159,13 +159,8 @@ function removeChip(list, id) {
   fields[list].input.focus();
 }
 
-function showCall(call) {
-  calls.add(call);
-  if (call.status === 200) showNotice(null);
-}
-
 function showWait(seconds, message) {
-  showNotice({ message: `The server says: ${message}. Trying again in ${seconds} s.` });
+  showNotice(seconds ? { message: `The server says: ${message}. Trying again in ${seconds} s.` } : null);
 }
 
 function showNotice(problem) {

@@ -46,7 +46,7 @@ function results(all) {
     const scorers = [["model", result.metrics], ...Object.entries(result.baselines)];
     const names = Object.keys(result.metrics).filter((name) => /^(ndcg|hr|mrr)@/.test(name)).slice(0, 6);
     const caption = `On ${result.split}, ${result.protocol}: ${result.candidates}; without ${result.excluded}; ties ${result.ties}; ${plural(result.n_users, "user")}`;
-    return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `Metrics on ${result.split}` },
+    return h("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": `Metrics on ${result.split}, ${result.protocol}` },
       h("table", {},
         h("caption", {}, caption),
         h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Scorer"), names.map((name) => h("th", { scope: "col", class: "figure" }, name)))),
