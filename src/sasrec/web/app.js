@@ -111,6 +111,7 @@ function fillHistoryRow(row, { id, place, note }, n) {
   row.classList.toggle("off", note !== "");
   row.querySelector(".rank").textContent = place + 1;
   row.querySelector(".name").textContent = name;
+  row.querySelector(".id").classList.toggle("note", note !== "");
   row.querySelector(".id").textContent = note || (catalogue.hasTitle(id) ? id : "");
   const [up, down, close] = row.querySelectorAll(".acts button");
   nameButton(up, `Make ${name} newer`);
