@@ -11,9 +11,11 @@ comma = ,
 # The core's own tests, in a build folder, with further settings of CMake.
 core_tests = cmake -S native/tests -B $(1) -DCMAKE_COMPILE_WARNING_AS_ERROR=ON $(2) && \
   cmake --build $(1) --parallel 2 && ctest --test-dir $(1) --output-on-failure
+CHROMIUM = $(or $(shell command -v chromium),$(shell command -v chromium-browser),$(shell command -v google-chrome))
+AS_ROOT = $(if $(filter-out 0,$(shell id -u)),sudo -n)
 ARM = $(and $(shell command -v aarch64-linux-gnu-g++),$(shell command -v qemu-aarch64))
 
-.PHONY: demo test lint types tests docs native-test sanitize wheel clean
+.PHONY: demo test lint types tests browser docs native-test sanitize wheel clean
 
 demo: $(VENV)/.installed
 	$(BIN)/sasrec demo --output runs/ml-100k --overwrite
@@ -30,6 +32,12 @@ types: $(VENV)/.tested
 
 tests: $(VENV)/.tested
 	$(BIN)/pytest
+
+# For tests/test_page.py, which is skipped without it: Debian's chromium, where this user may install it.
+browser:
+	@[ -n "$(CHROMIUM)" ] || { $(AS_ROOT) apt-get update -qq && \
+	  $(AS_ROOT) env DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends chromium; } > /dev/null 2>&1 || \
+	  echo "chromium could not be installed, so the tests of the web page will be skipped"
 
 docs: $(VENV)/.tested  # the generated pages: docs/cli.md and docs/config.md
 	$(BIN)/python tools/generate_docs.py
