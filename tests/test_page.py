@@ -33,8 +33,9 @@ SETTINGS: dict[str, Any] = {
 }  # fmt: skip
 SCRIPT = """<img src=x onerror="document.title='owned'">"""
 TITLES = {3: SCRIPT, 4: 'O\'Brien & "Sons" </script>', 5: "Émile au café", 6: "The Sting", 7: "The Stingray"}
+expect.set_options(timeout=10_000)
 PHONE = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
-KEY = "s3cret key"
+KEY = "s3cret kéy"
 
 
 def title_of(item: int) -> str:
@@ -93,6 +94,8 @@ def open_page(browser: Browser) -> Iterator[Open]:
 
     yield opened
     for context in contexts:
+        for page in context.pages:
+            page.unroute_all(behavior="ignoreErrors")  # calls may be on their way
         context.close()
     assert not faults
 
@@ -274,10 +277,12 @@ def test_an_items_sheet_tells_why_and_what_is_like_it(server: str, open_page: Op
     page.keyboard.press("Escape")
     expect(sheet).to_be_hidden()
     expect(opener).to_be_focused()
-    assert "i=" not in page.url
+    expect(page).to_have_url(f"{server}/#h=10,20")
 
 
 def test_a_sheet_changes_history_and_filters_and_keeps_the_focus(server: str, open_page: Open) -> None:
+    page = open_page(server, "#i=12")
+    expect(page.locator("#sheet-title")).to_contain_text("Film 12")
     page = open_page(server, "#h=10&i=12")
     expect(page.locator("#sheet-title")).to_contain_text("Film 12")
     never = page.get_by_role("button", name="Never recommend", exact=True)
@@ -305,10 +310,11 @@ def test_filters_do_what_they_say(server: str, open_page: Open) -> None:
         expect(page.locator("#allow-chips .name").last).to_have_text(title_of(item))
     allow = [10, 6, 21, 22, 23]
     expect(results(page)).to_have_text(recommended(server, [10, 11], k=4, keep_seen=True, allow=allow))
-    worst = results(page).first.inner_text()
-    page.get_by_role("button", name=f"Never recommend {worst}").click()
+    worst, second = results(page).all_inner_texts()[:2]
+    page.get_by_role("button", name=f"Never recommend {worst}").press("Enter")
     expect(page.locator("#deny-chips .name")).to_have_text([worst])
-    expect(results(page)).not_to_contain_text([worst])
+    expect(results(page).first).to_have_text(second)
+    expect(page.get_by_role("button", name=f"Never recommend {second}")).to_be_focused()  # it took the row's place
     expect(page.locator("#filter-count")).to_have_text("8 set")
     page.get_by_role("button", name=f"Take {worst} off the list").last.click()
     expect(page.locator("#deny-chips .name")).to_have_count(0)

@@ -82,7 +82,7 @@ export class Api {
   }
 
   async #once({ method, url, body, signal, histories }, key) {
-    const headers = { ...(body && { "Content-Type": "application/json" }), ...(key && { "X-API-Key": key }) };
+    const headers = { ...(body && { "Content-Type": "application/json" }), ...(key && { "X-API-Key": utf8(key) }) };
     const began = performance.now();
     let response, text;
     try {
@@ -109,6 +109,11 @@ export class Api {
     this.key = key;
     return true;
   }
+}
+
+/** A text whose characters are the bytes of another, as headers are sent. */
+function utf8(text) {
+  return String.fromCharCode(...new TextEncoder().encode(text));
 }
 
 function sentence(status, text) {

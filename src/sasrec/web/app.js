@@ -66,6 +66,7 @@ function render(state) {
 function renderNames() {
   render(store.state);
   results.render();
+  sheet.showTitle();
 }
 
 /** Leave a field alone while somebody types into it. */
@@ -134,12 +135,9 @@ function move(place, by) {
 function remove(place) {
   const history = [...store.state.history];
   const [id] = history.splice(place, 1);
-  const row = history.length - place; // of the next older item, which takes its place
   store.set({ history });
   announce(`${catalogue.name(id)} removed from the history`);
-  const rows = at("history").children;
-  const next = rows[Math.min(row, rows.length - 1)];
-  (next?.querySelector(".acts button:last-child") ?? fields.search.input).focus();
+  if (!history.length) fields.search.input.focus();
 }
 
 function renderChips(list, ids) {
@@ -157,7 +155,7 @@ function renderChips(list, ids) {
 
 function removeChip(list, id) {
   store.toggle(list, id);
-  fields[list].input.focus();
+  if (!store.state[list].length) fields[list].input.focus();
 }
 
 function showWait(seconds, message) {
@@ -191,7 +189,7 @@ function askKey(reason) {
   at("key").value = "";
   return new Promise((resolve) => {
     dialog.returnValue = "";
-    dialog.addEventListener("close", () => resolve(dialog.returnValue === "use" ? at("key").value : null), { once: true });
+    dialog.addEventListener("close", () => resolve(dialog.returnValue === "use" ? at("key").value.trim() : null), { once: true });
     dialog.showModal();
     at("key").focus();
   });

@@ -116,7 +116,7 @@ export class Catalogue {
    */
   async learnTitles(ids) {
     if (!this.facts?.has_titles) return;
-    const missing = [...new Set(ids)].filter((id) => !this.titles.has(id));
+    const missing = [...new Set(ids)].filter((id) => id && !this.titles.has(id));
     if (!missing.length) return;
     const { max_k, max_history, max_filter, max_requests } = this.facts.limits;
     const size = Math.min(max_k, max_history, max_filter);

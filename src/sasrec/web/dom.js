@@ -57,11 +57,12 @@ export function setBar(element, from, to) {
 }
 
 /**
- * Make a list show these items: rows are found again by their key, so that focus and place survive an update.
+ * Make a list show these items: rows are found again by their key, so that focus and place survive an update; where
+ * the row in focus goes, the one in its place gets the focus.
  * `create(item)` makes a row, `update(row, item, position)` fills it.
  */
 export function showRows(list, items, keyOf, create, update) {
-  const focused = list.contains(document.activeElement) ? document.activeElement : null;
+  const focus = focusIn(list);
   const rows = new Map([...list.children].map((row) => [row.dataset.key, row]));
   const keys = items.map(keyOf);
   const kept = new Set(keys);
@@ -72,7 +73,18 @@ export function showRows(list, items, keyOf, create, update) {
     update(row, item, position);
     if (list.children[position] !== row) list.insertBefore(row, list.children[position] ?? null);
   });
-  if (focused?.isConnected && document.activeElement !== focused) focused.focus({ preventScroll: true });
+  if (!focus) return;
+  const row = list.children[Math.min(focus.row, list.children.length - 1)];
+  const target = focus.element.isConnected ? focus.element : row?.querySelectorAll("button")[focus.control];
+  if (target && document.activeElement !== target) target.focus({ preventScroll: true });
+}
+
+/** Which control of which row has the focus; null = none of this list. */
+function focusIn(list) {
+  const element = document.activeElement;
+  if (!list.contains(element)) return null;
+  const row = element.closest("li");
+  return { element, row: [...list.children].indexOf(row), control: [...row.querySelectorAll("button")].indexOf(element) };
 }
 
 const still = matchMedia("(prefers-reduced-motion: reduce)");
@@ -95,10 +107,8 @@ export function arrowsMove(list) {
   list.addEventListener("keydown", (event) => {
     const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
     if (!step || event.altKey || event.ctrlKey || event.metaKey) return;
-    const row = event.target.closest("li");
-    const control = [...row.querySelectorAll("button")].indexOf(event.target);
-    const next = list.children[[...list.children].indexOf(row) + step];
-    const target = next?.querySelectorAll("button")[control];
+    const { row, control } = focusIn(list);
+    const target = list.children[row + step]?.querySelectorAll("button")[control];
     if (!target) return;
     event.preventDefault();
     target.focus();

@@ -36,7 +36,7 @@ export class Results {
       const answer = await this.catalogue.recommend(state, signal);
       if (signal.aborted) return;
       this.#take(state, answer);
-      await this.catalogue.learnTitles([...state.history, ...state.allow, ...state.deny]);
+      await this.catalogue.learnTitles([...state.history, ...state.allow, ...state.deny, state.item]);
     } catch (error) {
       if (!signal.aborted) this.fail(error);
     } finally {
