@@ -380,8 +380,12 @@ def test_markup_in_titles_and_ids_is_text_everywhere(server: str, open_page: Ope
     expect(page.locator("#deny-chips .name")).to_have_text([SCRIPT])
     page.locator("#search-field").press_sequentially("onerror")
     expect(page.get_by_role("option").first).to_contain_text(SCRIPT)
-    assert page.locator("img").count() == 0
-    assert "owned" not in page.title()
+    listed = open_page(server, "#h=3&a=3,4&s=show")
+    expect(results(listed)).to_have_text(recommended(server, [3], allow=[3, 4], keep_seen=True))
+    expect(listed.locator("#results .why").first).to_have_text(f"because of {SCRIPT}")
+    for seen in (page, listed):
+        assert seen.locator("img").count() == 0
+        assert "owned" not in seen.title()
 
 
 def test_each_call_is_shown_with_its_time_in_browser_and_server(server: str, open_page: Open) -> None:
