@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,7 @@ def test_parts_of_other_settings_are_not_gone_on_with(
     settings: dict[str, Any] = {"k": 5, "part_users": 30}
     if change == "model":
         weights = recommender.engine.weights()
-        weights["norm.weight"] *= -1
+        weights["item_embedding.weight"] *= -1
         recommender.engine.load_weights(weights)
     else:
         settings[change] = {"k": 3, "deny": [1], "keep_seen": True, "part_users": 45}[change]
@@ -191,6 +192,15 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     return 0
 
 
+@pytest.fixture
+def heeds_ctrl_c() -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt, also where a shell started the tests in the background, deaf to it."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
+@pytest.mark.usefixtures("heeds_ctrl_c")
 def test_ctrl_c_keeps_what_is_done(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -191,6 +191,18 @@ def test_histories_are_long_from_a_mean_of_fifty_on(mean_train_len: float, max_s
     assert model.max_seq_len == max_seq_len
 
 
+@pytest.mark.parametrize(("events_per_item", "dropout"), [(1, 0.5), (20, 0.5), (63.2, 0.35), (200, 0.2), (9000, 0.2)])
+def test_dropout_of_best_falls_with_events_per_item(events_per_item: float, dropout: float) -> None:
+    statistics = dataclasses.replace(LONG, n_items=100, n_events=round(100 * events_per_item))
+    assert resolve("best", statistics, {})[0].dropout == pytest.approx(dropout, abs=0.005)
+
+
+@pytest.mark.parametrize("preset", ["fast", "best"])
+def test_presets_draw_no_more_negatives_than_there_are_items(preset: str) -> None:
+    for statistics in (LONG, SHORT):
+        assert resolve(preset, dataclasses.replace(statistics, n_items=7), {})[1].n_negatives == 7
+
+
 def test_own_settings_win_over_the_preset() -> None:
     model, train, _ = resolve("paper", LONG, {"max_seq_len": 20, "seed": 5})
     assert (model.max_seq_len, train.seed) == (20, 5)

@@ -75,7 +75,7 @@ def test_model_version_is_that_of_weights_and_items(texts: Recommender, tmp_path
     texts.save(tmp_path / "run")
     assert sasrec.load(tmp_path / "run").model_version == texts.model_version
     weights = texts.engine.weights()
-    weights["norm.bias"][0] += 1e-6
+    weights["blocks.0.ffn_norm.bias"][0] += 1e-6
     assert _with_weights(texts, weights).model_version != texts.model_version
 
 
@@ -143,8 +143,8 @@ def test_a_graph_that_lists_other_items_disagrees(texts: Recommender, exported: 
 
 def test_weights_that_are_not_finite_are_refused(texts: Recommender, tmp_path: Path) -> None:
     weights = texts.engine.weights()
-    weights["norm.bias"][0] = np.nan
-    with pytest.raises(DataError, match=r"weight norm.bias has values that are not finite"):
+    weights["blocks.0.ffn_norm.bias"][0] = np.nan
+    with pytest.raises(DataError, match=r"weight blocks.0.ffn_norm.bias has values that are not finite"):
         export_onnx(_with_weights(texts, weights), tmp_path / "onnx")
     assert not list(tmp_path.iterdir())
 

@@ -215,7 +215,7 @@ def test_run_folders_are_found_in_the_order_of_seeds(made: Path, tmp_path: Path)
 def test_lines_have_what_result_files_promise(made: Path) -> None:
     lines = result_lines(made)
     assert [(line["split"], line["protocol"]) for line in lines] == [
-        ("valid", "sampled"), ("test", "full"), ("test", "sampled")
+        ("valid", "full"), ("test", "full"), ("test", "sampled")
     ]  # fmt: skip
     for line in lines:
         assert {

@@ -57,7 +57,7 @@ def config_page() -> str:
     for name, preset in PRESETS.items():
         long, short = (preset(LogStatistics(1000, 1000, 1000 * n, float(n))) for n in (100, 8))
         parts += [f"### {name}\n", "| setting | long | short |", "|---|---|---|"]
-        parts += [f"| `{key}` | {long[key]} | {short[key]} |" for key in long]
+        parts += [f"| `{key}` | {long.get(key, '')} | {short.get(key, '')} |" for key in {**long, **short}]
         parts.append("")
     return "\n".join(parts)
 
