@@ -64,7 +64,7 @@ def test_an_item_may_be_called_as_a_field_is() -> None:
         (b'{"history": [1.5]}', "$.history[0]"),
         (b'{"history": [null]}', "$.history[0]"),
         (b'{"history": [true]}', "$.history[0]"),
-        (b'{"history": [NaN]}', "malformed"),
+        (b'{"history": [NaN]}', "does not fit: JSON is malformed"),
         (b'{"history": ["\xff"]}', "UTF-8"),
         (b'{"history": ["\\ud800"]}', "truncated"),
         (b'{"history": [1], "k": 0}', "k is not a number of items from 1 to 20"),

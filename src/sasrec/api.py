@@ -273,7 +273,8 @@ def _described(text: str, decoder: msgspec.json.Decoder[Any]) -> str:
     if "unknown field" in text:
         fields = Query if "$.requests" in text else Event if "$.events" in text else decoder.type
         return f"it has a field that is not one of {', '.join(fields.__struct_fields__)}"
-    return text[0].lower() + text[1:].replace("`", "")
+    text = text.replace("`", "")
+    return text if text[:2].isupper() else text[0].lower() + text[1:]
 
 
 class Parameters:
