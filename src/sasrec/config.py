@@ -421,10 +421,10 @@ def best(statistics: LogStatistics) -> dict[str, Any]:
 
 
 def fast(statistics: LogStatistics) -> dict[str, Any]:
-    """`best` in a fifth of its epochs: about 90 seconds on two cores for a log like ml-1m."""
-    long = statistics.mean_train_len >= LONG_TRAIN_LEN
-    hurried = {"max_epochs": 11, "schedule": "cosine", "valid_every": 2, "random_windows": 0.0}
-    return best(statistics) | hurried | {"ema_decay": 0.998 if long else 0.99}
+    """`best` with fewer epochs: about 90 seconds on two cores for a log like ml-1m."""
+    if statistics.mean_train_len < LONG_TRAIN_LEN:
+        return best(statistics) | {"max_epochs": 20}
+    return best(statistics) | {"max_epochs": 11, "valid_every": 2, "random_windows": 0.0, "ema_decay": 0.998}
 
 
 def _dropout(statistics: LogStatistics) -> float:
