@@ -143,7 +143,7 @@ class Load:
         began = time.perf_counter()
         loop = asyncio.get_running_loop()
         port, n = self.wanted["port"], self.wanted["connections"]
-        pairs = [await loop.create_connection(lambda i=i: Client(self, i), HOST, port) for i in range(n)]  # type: ignore[misc]
+        pairs = [await loop.create_connection(lambda i=i: Client(self, i), HOST, port) for i in range(n)]
         _, unanswered = await asyncio.wait(
             [client.ended for _, client in pairs], timeout=self.until - began + GRACE_SECONDS
         )

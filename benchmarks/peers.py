@@ -628,7 +628,7 @@ class _Bounded:
 def _epoch_timer(base: Any) -> Any:
     """A Lightning callback class that adds up the wall seconds of training epochs; base is the peer's Callback."""
 
-    class EpochTimer(base):  # type: ignore[misc]
+    class EpochTimer(base):
         seconds = began = 0.0
 
         def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:

@@ -44,7 +44,7 @@ def pmixer(setup: dict[str, Any]) -> FastAPI:
 
     torch.set_num_threads(setup["threads"])
     sys.path.insert(0, setup["source"])
-    from model import SASRec  # type: ignore[import-not-found]
+    from model import SASRec
 
     shape, n_items = setup["model"], setup["n_items"]
     arguments = Namespace(

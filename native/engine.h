@@ -193,11 +193,16 @@ class Engine {
     std::lock_guard working(working_);
     const float rest = has_average() ? 1 - decay : 1.0f;
     reserve_average();
-    for_weights([&](Array<float>& weight, Array<float>& average, std::size_t begin, std::size_t end) {
-      for (std::size_t i = begin; i < end; i += kLanes) {
-        const Floats old = load(&average[i]);
-        store(&average[i], old + (load(&weight[i]) - old) * rest);
-      }
+    pool_.run([&](int t) {
+      const auto move = [&](const Array<float>& weight, Array<float>& average) {
+        const auto [begin, end] = range(weight.size() / 16, t);
+        for (std::size_t i = 16 * begin; i < 16 * end; i += kLanes) {
+          const Floats old = load(&average[i]);
+          store(&average[i], old + (load(&weight[i]) - old) * rest);
+        }
+      };
+      move(weights_, average_);
+      for (Table& table : tables_) move(table.weight, table.average);
     });
   }
   // Room for an average; zeros where there was none.
@@ -270,19 +275,6 @@ class Engine {
     for (int c = 0; c < width; c += kLanes)
       missed_.apply(decay, &table.weight[at + c], &table.first_moment[at + c], &table.second_moment[at + c]);
     table.last_step[row] = step_count_;
-  }
-
-  // Calls f(weight, average, begin, end) for parts of all arrays of weights, in parallel.
-  template <typename F>
-  void for_weights(F&& f) {
-    pool_.run([&](int t) {
-      const auto part = [&](Array<float>& weight, Array<float>& average) {
-        const auto [begin, end] = range(weight.size() / 16, t);
-        f(weight, average, 16 * begin, 16 * end);
-      };
-      part(weights_, average_);
-      for (Table& table : tables_) part(table.weight, table.average);
-    });
   }
 
   void shrink_matrices(float factor) {

@@ -10,6 +10,11 @@ from numpy.typing import NDArray
 
 from sasrec.sequences import LogFacts, Ragged, Split, Vocabulary, build_sequences, split_leave_one_out
 
+SETTINGS: dict[str, Any] = {  # of runs that take a moment
+    "embedding_dim": 8, "n_blocks": 1, "max_seq_len": 8, "max_epochs": 2, "batch_size": 32, "threads": 1,
+}  # fmt: skip
+OVERRIDES = {name: value for name, value in SETTINGS.items() if name != "threads"}  # what a line tells of them
+
 
 def make_split(histories: list[list[int]]) -> tuple[Split, Vocabulary]:
     """Leave-one-out of users 1, 2, ... with these items."""

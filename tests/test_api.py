@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sasrec.api import DEFAULT_K, Event, Parameters, Query, Reader, openapi
+from sasrec.api import DEFAULT_K, Event, Parameters, Query, Reader
 from sasrec.config import ServerConfig
 from sasrec.errors import RequestError
+from sasrec.openapi import openapi
 
 LIMITS = ServerConfig(max_k=20, max_history=5, max_filter=3, max_requests=2)
 READER = Reader(LIMITS)
@@ -42,7 +43,7 @@ def test_a_whole_number_is_an_integer_however_it_is_written() -> None:
     assert (query.history, query.k) == ([1, 20, "1.0"], 3)
     assert type(query.history[0]) is int
     assert READER.explain(b'{"history": [2], "item_id": 3.0}').item_id == 3
-    [query] = READER.queries(b'{"requests": [{"history": [], "k": 3.0}]}')  # type: ignore[misc]
+    [query] = READER.queries(b'{"requests": [{"history": [], "k": 3.0}]}')
     assert refusal(b'{"history": [1.0, ' + b"[" * 100_000 + b"]" * 100_000 + b"]}")
 
 
@@ -127,7 +128,7 @@ def test_any_json_is_refused_unless_it_keeps_all_limits(fields: dict[str, Any]) 
 
 def test_the_default_k_is_never_above_the_most() -> None:
     reader = Reader(ServerConfig(max_k=4))
-    for query in (reader.queries(b'{"history": []}'), *reader.queries(b'{"requests": [{"history": []}]}')):  # type: ignore[misc]
+    for query in (reader.queries(b'{"history": []}'), *reader.queries(b'{"requests": [{"history": []}]}')):
         assert isinstance(query, Query)
         assert query.k == 4
     with pytest.raises(RequestError, match="from 1 to 4"):

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 from conftest import make_markov_log
+from made import OVERRIDES, SETTINGS
 
 import sasrec
 from sasrec.benchmark import (
@@ -30,9 +31,6 @@ from sasrec.sequences import build_sequences
 from sasrec.study import Log, Watch, read_runs
 from sasrec.trainer import Progress
 
-SETTINGS: dict[str, Any] = {
-    "embedding_dim": 8, "n_blocks": 1, "max_seq_len": 8, "max_epochs": 2, "batch_size": 32, "threads": 1,
-}  # fmt: skip
 BOTH = ("leave_one_out", "temporal")
 
 
@@ -79,7 +77,7 @@ def test_there_is_a_line_for_each_cell_split_and_protocol(made: Path) -> None:
     assert found == [(method, *part) for method in BOTH for part in parts]
     assert lines == json.loads(json.dumps(lines_of(made, grid())))
     assert {line["command"] for line in lines} == {"sasrec it"}
-    assert all(line["overrides"] == {k: v for k, v in SETTINGS.items() if k != "threads"} for line in lines)
+    assert all(line["overrides"] == OVERRIDES for line in lines)
 
 
 def test_each_split_method_trains_models_of_its_own(made: Path) -> None:

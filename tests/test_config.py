@@ -77,7 +77,7 @@ def test_a_servers_config_survives_the_same_and_names_an_unknown_key() -> None:
 
 
 def test_one_cutoff_may_be_given_bare() -> None:
-    assert EvalConfig(k=5).k == (5,)  # type: ignore[arg-type]
+    assert EvalConfig(k=5).k == (5,)
     with pytest.raises(ConfigError, match="k=0 is too small"):
         EvalConfig(k=(10, 0))
     with pytest.raises(ConfigError, match="k is empty"):
@@ -87,7 +87,7 @@ def test_one_cutoff_may_be_given_bare() -> None:
 @pytest.mark.parametrize("value", [5.5, None, "10", True, [1.5], (3, "5")])
 def test_cutoff_that_is_no_integer_is_refused(value: object) -> None:
     with pytest.raises(ConfigError, match=r"k=.* is not of type int"):
-        EvalConfig(k=value)  # type: ignore[arg-type]
+        EvalConfig(k=value)
 
 
 FIELDS = [(cls, field) for cls in (*CONFIGS.values(), ServerConfig) for field in dataclasses.fields(cls)]

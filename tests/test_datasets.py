@@ -29,7 +29,7 @@ class Publisher(BaseHTTPRequestHandler):
     """Serves the files of its server; can ignore ranges and cut answers short."""
 
     def do_GET(self) -> None:
-        server: Server = self.server  # type: ignore[assignment]
+        server: Server = self.server
         server.ranges.append(self.headers.get("Range"))
         if server.chunked:
             self.send_response(200)

@@ -40,7 +40,7 @@ def first_batch(n_negatives: int = 1, batch_size: int = 64) -> Batch:
 
 
 def engine_of(model: ModelConfig = MODEL, **train: object) -> TorchEngine:
-    return TorchEngine(model, SPLIT.sequences.n_items, TrainConfig(threads=1, **train))  # type: ignore[arg-type]
+    return TorchEngine(model, SPLIT.sequences.n_items, TrainConfig(threads=1, **train))
 
 
 def group_cost(groups: list[tuple[int, int, int]]) -> float:
@@ -99,7 +99,7 @@ def test_chunks_hold_each_row_once_and_no_more_tokens_than_allowed(
 
 @pytest.mark.parametrize("padding", ["none", "attended", "zeroed"])
 def test_encoding_in_small_pieces_changes_nothing(padding: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = engine_of(ModelConfig(embedding_dim=16, max_seq_len=10, padding=padding))  # type: ignore[arg-type]
+    engine = engine_of(ModelConfig(embedding_dim=16, max_seq_len=10, padding=padding))
     histories = SPLIT.test.histories(SPLIT.sequences).take(slice(0, 50))
     whole = engine.encode(histories)
     monkeypatch.setattr("sasrec.engine.ENCODE_TOKENS", 25)
@@ -112,7 +112,7 @@ def test_encoding_in_small_pieces_changes_nothing(padding: str, monkeypatch: pyt
 def test_loss_equals_the_equations_written_in_numpy(block: str, padding: str) -> None:
     width = 14
     settings = {"block": block, "padding": padding, "n_heads": 2, "embedding_dim": 16, "max_seq_len": width}
-    engine = engine_of(ModelConfig(**settings, dropout=0.0))  # type: ignore[arg-type]
+    engine = engine_of(ModelConfig(**settings, dropout=0.0))
     reference = Reference(engine.weights(), block, n_heads=2)
     batch = mixed_batch()
     engine.forward_backward(batch)
@@ -235,7 +235,7 @@ def test_padding_is_no_candidate_of_cross_entropy(tied: bool) -> None:
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("name", ["torch", "auto"])
 def test_markov_log_is_learnt_with_every_loss(loss: str, name: str) -> None:
-    train = TrainConfig(threads=1, engine=name, batch_size=50, learning_rate=0.01, **LOSSES[loss])  # type: ignore[arg-type]
+    train = TrainConfig(threads=1, engine=name, batch_size=50, learning_rate=0.01, **LOSSES[loss])
     engine = create_engine(MODEL, 30, train)
     batches, losses = TrainBatches.of(SPLIT, MODEL, train), []
     for epoch in range(25):
@@ -386,11 +386,11 @@ def test_l2_pulls_item_embeddings_towards_zero() -> None:
     plain, pulled = engine_of(), engine_of(l2_embedding=0.5)
     for engine in (plain, pulled):
         engine.forward_backward(batch)
-    difference = pulled.model.item_embedding.weight.grad - plain.model.item_embedding.weight.grad  # type: ignore[operator]
+    difference = pulled.model.item_embedding.weight.grad - plain.model.item_embedding.weight.grad
     torch.testing.assert_close(difference, plain.model.item_embedding.weight.detach(), rtol=1e-3, atol=1e-5)
     assert plain.pop_loss() == pulled.pop_loss()
     for (name, a), b in zip(plain.model.named_parameters(), pulled.model.parameters(), strict=True):
-        assert name == "item_embedding.weight" or torch.equal(a.grad, b.grad)  # type: ignore[arg-type]
+        assert name == "item_embedding.weight" or torch.equal(a.grad, b.grad)
 
 
 def test_clipping_bounds_the_norm_of_the_gradient() -> None:
@@ -407,7 +407,7 @@ def test_gradient_below_the_bound_is_left_alone(clip_norm: float) -> None:
     engine.forward_backward(first_batch())
     before = [p.grad.clone() for p in engine.model.parameters() if p.grad is not None]
     engine.optimizer_step(engine.train_config.learning_rate)
-    assert all(torch.equal(p.grad, g) for p, g in zip(engine.model.parameters(), before, strict=True))  # type: ignore[arg-type]
+    assert all(torch.equal(p.grad, g) for p, g in zip(engine.model.parameters(), before, strict=True))
 
 
 def test_first_adam_step_moves_each_weight_by_the_learning_rate() -> None:
@@ -424,7 +424,7 @@ def test_first_adam_step_moves_each_weight_by_the_learning_rate() -> None:
 
 @pytest.mark.parametrize("padding", ["attended", "zeroed"])
 def test_published_padding_can_be_trained_on(padding: str) -> None:
-    engine = engine_of(ModelConfig(embedding_dim=16, max_seq_len=12, padding=padding))  # type: ignore[arg-type]
+    engine = engine_of(ModelConfig(embedding_dim=16, max_seq_len=12, padding=padding))
     losses = []
     for epoch in range(12):
         for batch in TrainBatches(SPLIT, 12, 64, 1, 0).epoch(epoch):
@@ -461,7 +461,7 @@ def test_auto_takes_torch_where_there_is_no_core(
 )
 def test_engine_or_device_that_is_not_to_be_had_is_refused(settings: dict[str, str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        create_engine(MODEL, 5, TrainConfig(**settings))  # type: ignore[arg-type]
+        create_engine(MODEL, 5, TrainConfig(**settings))
 
 
 def test_cuda_without_a_device_is_refused() -> None:

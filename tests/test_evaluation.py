@@ -559,7 +559,7 @@ def test_the_published_candidates_of_ml_1m_are_read(shared: Path, part: str, cap
     popularity, last_item = build_baselines(split)
     ranks = {}
     for ties in ("strict", "pessimistic"):
-        config = EvalConfig(protocol="sampled", ties=ties)  # type: ignore[arg-type]
+        config = EvalConfig(protocol="sampled", ties=ties)
         result = evaluate(popularity, split, part, config, candidates=candidates, baselines=[last_item])
         ranks[ties] = result.per_user["rank"]
         assert result.baselines["last_item"]["ndcg@10"]["value"] > result.metrics["ndcg@10"]["value"] > 0.2

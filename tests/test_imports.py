@@ -17,9 +17,9 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src" / "sasrec"
 ORDER = [
     "errors", "config", "interactions", "datasets", "sequences", "batches", "threads", "provenance", "weights",
     "native", "model", "losses", "published", "engine", "checkpoint", "ranking", "index", "scorers", "estimates",
-    "lists", "evaluation", "comparison", "trainer", "charts", "tables", "reports", "recommender", "study", "benchmark",
-    "graph", "export", "bulk", "api", "batching", "telemetry", "events", "serving", "server", "workers", "console",
-    "flags", "cli", "__main__",
+    "tables", "lists", "evaluation", "comparison", "trainer", "charts", "reports", "recommender", "study", "benchmark",
+    "graph", "export", "bulk", "api", "openapi", "batching", "telemetry", "events", "serving", "server", "connections",
+    "workers", "console", "flags", "cli", "__main__",
 ]  # fmt: skip
 MAY_IMPORT_TORCH = {"model", "losses", "engine", "published"}
 

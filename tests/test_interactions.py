@@ -381,7 +381,7 @@ def test_repeats_are_kept_or_dropped_by_time_then_input_order() -> None:
     # by time user 1 had 5, 6, 6, 5, 5
     assert filter_repeats(REPEATED, "consecutive").rows() == [(1, 5, 3), (1, 5, 1), (1, 6, 2), (2, 5, 1)]
     with pytest.raises(ConfigError, match="repeats='none'"):
-        filter_repeats(REPEATED, "none")  # type: ignore[arg-type]
+        filter_repeats(REPEATED, "none")
 
 
 def brute_force_core(rows: list[tuple[int, int]], n: int) -> list[tuple[int, int]]:

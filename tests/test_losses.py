@@ -144,7 +144,7 @@ def test_gradients_are_those_of_the_naive_formulas(t: int, n: int, seed: int) ->
 def test_losses_and_gradients_stay_finite_for_extreme_scores(loss: str, size: float) -> None:
     positive = torch.tensor([size, -size, size, -size], requires_grad=True)
     negative = torch.tensor([[size], [-size], [-size], [size]], requires_grad=True)
-    value = sampled_loss(TrainConfig(loss=loss), 1000)(positive, negative, torch.full((1,), 6.9))  # type: ignore[arg-type]
+    value = sampled_loss(TrainConfig(loss=loss), 1000)(positive, negative, torch.full((1,), 6.9))
     assert torch.isfinite(value)
     assert value > size / 4
     for gradient in gradients(value, positive, negative):
@@ -160,7 +160,7 @@ def test_cross_entropy_stays_finite_for_extreme_scores() -> None:
 
 @pytest.mark.parametrize("loss", SAMPLED)
 def test_score_of_minus_infinity_is_as_if_the_negative_were_not_there(loss: str) -> None:
-    function = sampled_loss(TrainConfig(loss=loss, n_negatives=2), 50)  # type: ignore[arg-type]
+    function = sampled_loss(TrainConfig(loss=loss, n_negatives=2), 50)
     positive, negative = scores(3, 2)
     hidden = torch.cat([negative, torch.full((3, 1), -math.inf, dtype=torch.float64)], -1)
     without, corrections = function(positive, negative, torch.zeros(2)), torch.zeros(3)

@@ -27,7 +27,7 @@ VARIANTS: dict[str, dict[str, object]] = {
 
 
 def make_engine(variant: str = "sasrec", n_items: int = N_ITEMS, **settings: object) -> TorchEngine:
-    config = ModelConfig(**{"embedding_dim": 16, "max_seq_len": LENGTH, **VARIANTS[variant], **settings})  # type: ignore[arg-type]
+    config = ModelConfig(**{"embedding_dim": 16, "max_seq_len": LENGTH, **VARIANTS[variant], **settings})
     engine = TorchEngine(config, n_items, TrainConfig(threads=1))
     weights = engine.weights()
     rng = np.random.default_rng(1)
@@ -140,7 +140,7 @@ def test_padding_row_stays_zero_while_training(variant: str) -> None:
 def test_only_the_published_padding_has_a_position_of_its_own_that_stays_zero(padding: str, stays_zero: bool) -> None:
     log = pl.DataFrame({"user_id": [1] * 12 + [2] * 6, "item_id": [*range(12), *range(6)]})
     split = split_leave_one_out(build_sequences(log)[0])
-    config = ModelConfig(embedding_dim=8, max_seq_len=9, padding=padding)  # type: ignore[arg-type]
+    config = ModelConfig(embedding_dim=8, max_seq_len=9, padding=padding)
     engine = TorchEngine(config, split.sequences.n_items, TrainConfig(threads=1))
     (batch,) = TrainBatches(split, 9, 3, 1, 0).epoch(0)
     engine.forward_backward(batch)
@@ -151,7 +151,7 @@ def test_only_the_published_padding_has_a_position_of_its_own_that_stays_zero(pa
 
 @pytest.mark.parametrize("block", BLOCKS)
 def test_gradients_agree_with_finite_differences(block: str) -> None:
-    config = ModelConfig(block=block, embedding_dim=4, n_heads=2, max_seq_len=5, dropout=0.0)  # type: ignore[arg-type]
+    config = ModelConfig(block=block, embedding_dim=4, n_heads=2, max_seq_len=5, dropout=0.0)
     model = SASRec(config, 6, generator(0)).double().eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -226,7 +226,7 @@ def test_dropout_acts_on_embeddings_attention_and_both_maps_of_the_feed_forward(
 ) -> None:
     shapes: list[tuple[int, ...]] = []
     monkeypatch.setattr(Dropout, "forward", lambda self, x: shapes.append(tuple(x.shape)) or x)
-    config = ModelConfig(block=block, embedding_dim=8, n_heads=2, ffn_dim=12, n_blocks=1)  # type: ignore[arg-type]
+    config = ModelConfig(block=block, embedding_dim=8, n_heads=2, ffn_dim=12, n_blocks=1)
     model = SASRec(config, 9, generator(0)).train()
     model(torch.tensor([1, 2, 3]), torch.tensor([0, 1, 2]), [Group(1, 3, torch.tensor([2]))])
     branch = [(3, 8)] if block == "ligr" else []

@@ -54,7 +54,7 @@ def spread_weights(config: ModelConfig, n_items: int, seed: int = 0, size: float
 def engines(
     config: ModelConfig, n_items: int, seed: int = 0, size: float = 0.3, **train: object
 ) -> tuple[TorchEngine, NativeEngine]:
-    settings = TrainConfig(threads=2, **train)  # type: ignore[arg-type]
+    settings = TrainConfig(threads=2, **train)
     weights = spread_weights(config, n_items, seed, size)
     pair = TorchEngine(config, n_items, settings), NativeEngine(config, n_items, settings)
     for engine in pair:
@@ -107,7 +107,7 @@ def compare_gradients(config: ModelConfig, batch: Batch, n_items: int, tolerance
 def test_gradients_and_features_are_those_of_torch(
     isa: str, block: str, shape: dict[str, object], lengths: list[int], n_negatives: int
 ) -> None:
-    config = ModelConfig(**{"block": block, "max_seq_len": 70, "dropout": 0.0, **shape})  # type: ignore[arg-type]
+    config = ModelConfig(**{"block": block, "max_seq_len": 70, "dropout": 0.0, **shape})
     if load_native().module.bf16:  # a value near zero falls on the other side of ReLU, and takes its gradient with it
         config = replace(config, activation="identity")
     batch = make_batch(lengths, 97, n_negatives)
@@ -136,7 +136,7 @@ def test_any_shape_gives_the_gradients_of_torch(
     tied: bool,
 ) -> None:
     config = ModelConfig(
-        block=block,  # type: ignore[arg-type]
+        block=block,
         embedding_dim=head_dim * n_heads,
         n_heads=n_heads,
         ffn_dim=ffn_dim,
@@ -169,7 +169,7 @@ LOSSES: dict[str, dict[str, object]] = {
 
 
 def batch_for(train: dict[str, object], lengths: list[int], n_items: int, seed: int = 0, step: int = 3) -> Batch:
-    config = TrainConfig(**train)  # type: ignore[arg-type]
+    config = TrainConfig(**train)
     return make_batch(lengths, n_items, config.negatives_drawn, seed, step, config.shared_negatives)
 
 
@@ -178,7 +178,7 @@ def batch_for(train: dict[str, object], lengths: list[int], n_items: int, seed: 
     ("block", "tied"), [("sasrec", True), ("post_norm", False), ("pre_norm", True), ("ligr", False)]
 )
 def test_every_loss_of_every_block_has_the_gradients_of_torch(isa: str, loss: str, block: str, tied: bool) -> None:
-    config = ModelConfig(block=block, embedding_dim=50, max_seq_len=70, dropout=0.0, tied=tied)  # type: ignore[arg-type]
+    config = ModelConfig(block=block, embedding_dim=50, max_seq_len=70, dropout=0.0, tied=tied)
     if load_native().module.bf16:
         config = replace(config, activation="identity")
     batch = batch_for(LOSSES[loss], LENGTHS, 211)
@@ -232,7 +232,7 @@ def test_losses_are_those_of_torch_for_extreme_scores(isa: str, loss: str, size:
 def test_every_loss_gives_the_same_bits_at_every_run(isa: str, loss: str, threads: int) -> None:
     def run() -> Weights:
         config = ModelConfig(embedding_dim=20, max_seq_len=70, dropout=0.3)
-        engine = NativeEngine(config, 99, TrainConfig(threads=threads, **LOSSES[loss]))  # type: ignore[arg-type]
+        engine = NativeEngine(config, 99, TrainConfig(threads=threads, **LOSSES[loss]))
         for step in range(3):
             engine.forward_backward(batch_for(LOSSES[loss], LENGTHS * 4, 99, step, step))
             engine.optimizer_step(engine.train_config.learning_rate)
@@ -247,7 +247,7 @@ def test_another_number_of_threads_gives_the_gradients_to_rounding_for_every_los
     config = ModelConfig(embedding_dim=20, max_seq_len=70, dropout=0.3)
     gradients = []
     for threads in (1, 3):
-        engine = NativeEngine(config, 99, TrainConfig(threads=threads, **LOSSES[loss]))  # type: ignore[arg-type]
+        engine = NativeEngine(config, 99, TrainConfig(threads=threads, **LOSSES[loss]))
         engine.load_weights(spread_weights(config, 99))
         engine.forward_backward(batch_for(LOSSES[loss], LENGTHS * 4, 99))
         gradients.append(without_key_biases(engine.gradients()))
@@ -262,7 +262,7 @@ def test_a_loss_can_change_from_step_to_step() -> None:
     used.load_weights(spread_weights(config, 99))
     for train in [*LOSSES.values(), *reversed(LOSSES.values())]:
         batch = batch_for(train, LENGTHS, 99)
-        fresh = NativeEngine(config, 99, TrainConfig(threads=2, **train))  # type: ignore[arg-type]
+        fresh = NativeEngine(config, 99, TrainConfig(threads=2, **train))
         fresh.load_weights(used.weights())
         used.train_config = fresh.train_config
         for engine in (used, fresh):
@@ -325,7 +325,7 @@ class FedDropout(torch.nn.Module):
 def test_gradients_with_dropout_are_those_of_torch_with_the_same_masks(isa: str, block: str) -> None:
     n_items, length, p = 50, 21, 0.3
     config = ModelConfig(
-        block=block,  # type: ignore[arg-type]
+        block=block,
         embedding_dim=40,
         n_heads=2,
         ffn_dim=70,
@@ -573,7 +573,7 @@ def test_arrays_that_do_not_fit_are_refused_before_anything_is_read(change: dict
         np.arange(2), inputs, np.array([1, 2, 3], np.int32), np.ones((3, 1), np.int32), np.zeros(41, np.float32), 0
     )
     with pytest.raises(ValueError, match=message):
-        engine.forward_backward(replace(batch, **change))  # type: ignore[arg-type]
+        engine.forward_backward(replace(batch, **change))
 
 
 def test_a_fork_and_a_thread_can_use_an_engine() -> None:

@@ -429,7 +429,7 @@ def test_503_is_tried_again_as_the_server_says(server: str, open_page: Open) -> 
     page = open_page(server, "#h=10", faults_expected="503")
     expect(results(page)).to_have_count(10)
     refusal = {"status": 503, "headers": {"Retry-After": "1"}, "body": '{"error": "too many requests wait"}'}
-    page.route("**/v1/recommend", lambda route: route.fulfill(**refusal), times=1)  # type: ignore[arg-type]
+    page.route("**/v1/recommend", lambda route: route.fulfill(**refusal), times=1)
     add(page, "11")
     expect(page.locator("#notice")).to_have_text("The server says: too many requests wait. Trying again in 1 s.")
     expect(results(page)).to_have_text(recommended(server, [10, 11]))

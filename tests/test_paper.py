@@ -39,7 +39,7 @@ def random_engine(config: ModelConfig, seed: int = 0) -> TorchEngine:
 @pytest.mark.parametrize(("n_heads", "attention_output"), [(1, True), (2, True), (4, False)])
 def test_features_equal_the_equations_written_in_numpy(block: str, n_heads: int, attention_output: bool) -> None:
     config = ModelConfig(
-        block=block,  # type: ignore[arg-type]
+        block=block,
         embedding_dim=DIM, max_seq_len=LENGTH, n_heads=n_heads, attention_output=attention_output, dropout=0.3,
     )  # fmt: skip
     engine = random_engine(config)
@@ -54,7 +54,7 @@ def test_features_equal_the_equations_written_in_numpy(block: str, n_heads: int,
 
 @pytest.mark.parametrize("block", ["sasrec", "post_norm", "pre_norm", "ligr"])
 def test_features_of_all_positions_equal_the_equations(block: str) -> None:
-    config = ModelConfig(block=block, embedding_dim=DIM, max_seq_len=LENGTH, n_heads=2, ffn_dim=12)  # type: ignore[arg-type]
+    config = ModelConfig(block=block, embedding_dim=DIM, max_seq_len=LENGTH, n_heads=2, ffn_dim=12)
     engine = random_engine(config)
     engine.model.eval()
     items, positions = np.array([3, 9, 9, 1]), np.arange(LENGTH - 4, LENGTH)
@@ -114,11 +114,11 @@ class PublishedModel(torch.nn.Module):
             x = self.block(x, mask, norm1, attention, norm2, forward) * keep
         return self.last_layernorm(x)[-1]
 
-    def block(self, x, mask, norm1, attention, norm2, forward):  # type: ignore[no-untyped-def]
-        def attend(query, context):  # type: ignore[no-untyped-def]
+    def block(self, x, mask, norm1, attention, norm2, forward):
+        def attend(query, context):
             return attention(query[:, None], context[:, None], context[:, None], attn_mask=mask)[0][:, 0]
 
-        def transform(h):  # type: ignore[no-untyped-def]
+        def transform(h):
             hidden = forward.conv1(h.T[None])
             hidden = hidden if self.layout == "pmixer-2020" else hidden.relu()
             return forward.conv2(hidden)[0].T

@@ -13,7 +13,7 @@ def test_commands_name_files_but_no_folders(monkeypatch: pytest.MonkeyPatch) -> 
     words = [
         "benchmark",
         "/home/me/data/ml-1m.txt",
-        "--output=/tmp/run",
+        "--output=/home/me/run",
         "--config",
         "../s.yaml",
         "--dropout",

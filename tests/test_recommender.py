@@ -85,7 +85,7 @@ def test_k_larger_than_the_candidates_gives_what_there_is(recommender: Recommend
 @pytest.mark.parametrize("k", [0, -1, 2.5, True])
 def test_k_that_is_no_number_of_items_is_refused(numbers: Recommender, k: object) -> None:
     with pytest.raises(ConfigError, match=r"use 1 or more"):
-        numbers.recommend([[1]], k=k)  # type: ignore[arg-type]
+        numbers.recommend([[1]], k=k)
 
 
 def test_denied_items_never_come_and_unknown_denied_ids_do_not_matter(recommender: Recommender) -> None:

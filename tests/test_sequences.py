@@ -313,7 +313,7 @@ def test_temporal_split_cuts_all_users_at_one_time(
     targets: str, valid: list[tuple[int, int]], test: list[tuple[int, int]]
 ) -> None:
     sequences, vocabulary = build_sequences(TIMED)
-    split = split_temporal(sequences, valid_cut=4, test_cut=6, targets=targets)  # type: ignore[arg-type]
+    split = split_temporal(sequences, valid_cut=4, test_cut=6, targets=targets)
 
     def pairs(part: Targets) -> list[tuple[int, int]]:
         return list(zip(part.users.tolist(), vocabulary.ids_of(part.items(sequences)).to_list(), strict=True))
@@ -348,9 +348,9 @@ def test_temporal_split_equals_each_user_cut_by_hand(
     train = [[item for _, item, time in events if time < cuts[0]] for events in by_user]
     if not any(train) or not expected["valid"] or not expected["test"]:
         with pytest.raises(DataError, match=r"nothing to train on|leaves no (valid|test) targets"):
-            split_temporal(sequences, *cuts, targets)  # type: ignore[arg-type]
+            split_temporal(sequences, *cuts, targets)
         return
-    split = split_temporal(sequences, *cuts, targets)  # type: ignore[arg-type]
+    split = split_temporal(sequences, *cuts, targets)
     assert [vocabulary.ids_of(split.train.row(u)).to_list() for u in range(len(by_user))] == train
     for name, events in expected.items():
         part = split.part(name)

@@ -192,7 +192,7 @@ def test_a_failure_of_ours_is_a_500_that_tells_nothing_and_the_log_has_it(
     async def broken(call: Any) -> Any:
         raise ZeroDivisionError("secret")
 
-    app._router.routes[0].app.handler = broken  # type: ignore[attr-defined]
+    app._router.routes[0].app.handler = broken
     reply = ask(app, "POST", "/v1/recommend", json={})
     assert reply.status_code == 500
     assert "secret" not in reply.text
@@ -343,7 +343,7 @@ def test_only_http_is_spoken(app: Application) -> None:
 
 def test_the_description_is_valid_openapi_with_every_route(app: Application) -> None:
     described = ask(app, "GET", "/openapi.json").json()
-    templates = {endpoint.path.replace(":path", "") for endpoint in app._router.routes}  # type: ignore[attr-defined]
+    templates = {endpoint.path.replace(":path", "") for endpoint in app._router.routes}
     assert set(described["paths"]) == templates - {"/", "/static/{name}", "/openapi.json"}
     schemathesis.openapi.from_dict(described).validate()
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from conftest import make_markov_log
+from made import OVERRIDES, SETTINGS
 
 import sasrec
 from sasrec.checkpoint import RunFolder
@@ -34,10 +35,6 @@ from sasrec.study import (
 )
 from sasrec.trainer import Progress
 
-SETTINGS: dict[str, Any] = {
-    "embedding_dim": 8, "n_blocks": 1, "max_seq_len": 8, "max_epochs": 2, "batch_size": 32, "threads": 1,
-}  # fmt: skip
-OVERRIDES = {name: value for name, value in SETTINGS.items() if name != "threads"}
 LOG = Log(*build_sequences(make_markov_log(60)), "made")
 
 

@@ -33,7 +33,7 @@ def split_of(log: pl.DataFrame) -> Split:
 
 def run_training(split: Split, config: TrainConfig = TRAIN, **options: object) -> TrainResult:
     engine = create_engine(MODEL, split.sequences.n_items, config)
-    return train(engine, split, MODEL, config, EVAL, **options)  # type: ignore[arg-type]
+    return train(engine, split, MODEL, config, EVAL, **options)
 
 
 def assert_same_weights(a: TrainResult, b: TrainResult) -> None:

@@ -56,11 +56,11 @@ def test_weights_are_the_parameters_of_the_torch_model(
     block: str, settings: dict[str, object], attention_output: bool
 ) -> None:
     config = ModelConfig(
-        block=block,  # type: ignore[arg-type]
+        block=block,
         embedding_dim=8,
         max_seq_len=5,
         attention_output=attention_output,
-        **settings,  # type: ignore[arg-type]
+        **settings,
     )
     model = SASRec(config, 7, generator(3))
     weights = initial_weights(config, 7, generator(3))

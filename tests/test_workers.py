@@ -268,7 +268,7 @@ def test_reload_under_load_swaps_good_models_and_keeps_the_old_one_for_bad_ones(
             for bad in (truncated(runs, run.parent), foreign(run.parent)):
                 before = server.metric("sasrec_reloads_total")
                 point(run, bad)
-                until(lambda before=before: server.metric("sasrec_reloads_total") == before + 1)  # type: ignore[misc]
+                until(lambda before=before: server.metric("sasrec_reloads_total") == before + 1)
                 assert server.ask("GET", "/health/ready")[0] == 200
                 assert str(run) in server.ask("GET", "/health/ready")[1]["reload_error"]
                 assert server.metric("sasrec_last_reload_ok") == 0

@@ -49,6 +49,18 @@ def writer_of(path: Path) -> Callable[[pl.DataFrame, Path], Any]:
     return WRITERS[path.suffix]
 
 
+def write_frame(frame: pl.DataFrame, path: Path) -> None:
+    """Write a frame, whole or not at all, in the format that the file's name asks for.
+
+    Raises:
+        ConfigError: another ending.
+        CheckpointError: the file cannot be written.
+    """
+    write = writer_of(path)
+    with atomic_file(path) as temporary:
+        write(frame, temporary)
+
+
 @dataclass(frozen=True)
 class Plan:
     """What decides the contents of the parts: only parts of an equal plan can be gone on with."""
@@ -167,17 +179,12 @@ class _Job:
         began = time.perf_counter()
         frame = self.recommender.recommend_rows(rows, k, **filters)
         self.seconds += time.perf_counter() - began
-        self._timed_write(lambda: _write(frame, path))
+        self._timed_write(lambda: write_frame(frame, path))
 
     def _timed_write(self, write: Callable[[], None]) -> None:
         began = time.perf_counter()
         write()
         self.seconds_writing += time.perf_counter() - began
-
-
-def _write(frame: pl.DataFrame, path: Path) -> None:
-    with atomic_file(path) as temporary:
-        writer_of(path)(frame, temporary)
 
 
 @contextlib.contextmanager

@@ -19,8 +19,8 @@ import yaml
 
 from sasrec import __version__, console
 from sasrec.benchmark import Grid, benchmark_text, lines_of, run_benchmark
-from sasrec.bulk import recommend_all, writer_of
-from sasrec.checkpoint import RunFolder, atomic_file, atomic_write
+from sasrec.bulk import recommend_all, write_frame
+from sasrec.checkpoint import RunFolder, atomic_write
 from sasrec.comparison import compare_all
 from sasrec.config import DEFAULT_PRESET, PRESETS, ServerConfig, TrainConfig, from_dict
 from sasrec.datasets import DATASETS
@@ -53,7 +53,7 @@ from sasrec.recommender import (
 )
 from sasrec.sequences import Sequences, Vocabulary
 from sasrec.study import Log, Watch, load_summary, run_folders, run_study, summary_text
-from sasrec.tables import metrics_table
+from sasrec.tables import metrics_table, plain_table
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -486,13 +486,15 @@ def info(run: Annotated[Path | None, typer.Argument(help="a run folder")] = None
 def demo(
     context: typer.Context,
     output: Annotated[Path, typer.Option("--output", "-o", help="the run folder to write")] = Path("runs/ml-100k"),
-    max_epochs: Annotated[int, typer.Option("--max-epochs", help="stop after this many epochs", min=1)] = 100,
+    max_epochs: Annotated[
+        int | None, typer.Option("--max-epochs", help="stop after this many epochs; else the preset's", min=1)
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Fetch MovieLens 100K, train, measure beside baselines, recommend with titles, write a report."""
     sequences, vocabulary, name = load_log("ml-100k")
     options = FitOptions(output=output, overwrite=overwrite)
-    settings = {"max_epochs": max_epochs}
+    settings = {} if max_epochs is None else {"max_epochs": max_epochs}
     with console.TrainingDisplay(quiet=context.obj["quiet"]) as display:
         recommender = fit_sequences(sequences, vocabulary, name, options, settings, display.update)
     typer.echo(metrics_table(recommender.results))
@@ -523,9 +525,7 @@ def _lines(path: Path | None) -> list[str] | None:
 def _write_frame(frame: pl.DataFrame, output: Path | None, json_: bool, vocabulary: Vocabulary) -> None:
     """A frame into a file, or onto stdout as JSON or as a table with titles."""
     if output is not None:
-        write = writer_of(output)
-        with atomic_file(output) as temporary:
-            write(frame, temporary)
+        write_frame(frame, output)
         typer.echo(f"wrote {len(frame):,} rows to {output}")
     elif json_:
         _print_json(frame.to_dicts())
@@ -537,10 +537,8 @@ def _print_table(frame: pl.DataFrame, vocabulary: Vocabulary) -> None:
     if vocabulary.titles is not None:
         titles = vocabulary.titles_of(vocabulary.indices_of(frame["item_id"].to_list()))
         frame = frame.with_columns(pl.Series("title", titles))
-    columns = [[name, *(f"{v:.4f}" if isinstance(v, float) else str(v) for v in frame[name])] for name in frame.columns]
-    widths = [max(map(len, column)) for column in columns]
-    for row in zip(*columns, strict=True):
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    rows = [[f"{v:.4f}" if isinstance(v, float) else str(v) for v in row] for row in frame.iter_rows()]
+    typer.echo(plain_table([frame.columns, *rows]))
 
 
 def _print_json(value: Any) -> None:

@@ -19,6 +19,7 @@ from sasrec.evaluation import Result
 from sasrec.ranking import Float64
 from sasrec.scorers import run_starts
 from sasrec.sequences import Int64
+from sasrec.tables import plain_table
 
 Pairs = Literal["first", "all"]
 
@@ -77,9 +78,7 @@ class Comparison:
             _add_column(rows, "p (Holm)", [_p(d["p_holm"]) for d in self.metrics.values()])
         if any(d["seeds_stderr"] is not None for d in self.metrics.values()):
             _add_column(rows, "± of seeds", [_text(d["seeds_stderr"], ".4f") for d in self.metrics.values()])
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines += ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-        return "\n".join([*lines, *(f"warning: {w}" for w in self.warnings)])
+        return "\n".join([*lines, plain_table(rows), *(f"warning: {w}" for w in self.warnings)])
 
 
 def _cells(item: tuple[str, Difference]) -> list[str]:

@@ -6,6 +6,7 @@ import logging
 import sys
 import time
 from types import TracebackType
+from typing import Self
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -45,18 +46,16 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-class TrainingDisplay:
-    """Shows a training run: use as a context manager and pass `update` as the trainer's progress."""
+class _Display:
+    """A bar on a terminal, plain lines elsewhere; a context manager. `text` stands beside the bar at first."""
 
-    def __init__(self, *, quiet: bool = False) -> None:
+    def __init__(self, quiet: bool, text: str) -> None:
         self.bar = _bar() if stderr.is_terminal and not quiet else None
-        self.task = self.bar.add_task("", total=1, text="reading") if self.bar else None
+        self.task = self.bar.add_task("", total=1, text=text) if self.bar else None
         self.quiet = quiet
-        self.title = ""
-        self.estimated = False
         self.last_line = time.monotonic()
 
-    def __enter__(self) -> TrainingDisplay:
+    def __enter__(self) -> Self:
         if self.bar:
             self.bar.start()
         return self
@@ -67,6 +66,23 @@ class TrainingDisplay:
         if self.bar:
             self.bar.stop()
 
+    def show(self, done: int, total: int, text: str, *, is_due: bool) -> None:
+        """Move the bar; without one, write a line if one is due."""
+        if self.bar and self.task is not None:
+            self.bar.update(self.task, completed=done, total=total, text=text)
+        elif is_due:
+            self.last_line = time.monotonic()
+            stderr.print(text, soft_wrap=True)
+
+
+class TrainingDisplay(_Display):
+    """Shows a training run: pass `update` as the trainer's progress."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        super().__init__(quiet, "reading")
+        self.title = ""
+        self.estimated = False
+
     def begin(self, title: str) -> None:
         """Another of several runs begins; its name stands before its progress."""
         self.title, self.estimated = f"{title}  ", False
@@ -76,13 +92,8 @@ class TrainingDisplay:
         if self.quiet:
             return
         self._estimate(p)
-        text = self.title + _describe(p)
-        if self.bar and self.task is not None:
-            done = (p.epoch - 1) * p.steps_per_epoch + p.step
-            self.bar.update(self.task, completed=done, total=p.max_epochs * p.steps_per_epoch, text=text)
-        elif self._due(p):
-            self.last_line = time.monotonic()
-            stderr.print(text, soft_wrap=True)
+        done = (p.epoch - 1) * p.steps_per_epoch + p.step
+        self.show(done, p.max_epochs * p.steps_per_epoch, self.title + _describe(p), is_due=self._due(p))
 
     def _due(self, p: trainer.Progress) -> bool:
         """Whether a plain line is due: the first epoch, every tenth, or some seconds since the last."""
@@ -102,26 +113,13 @@ class TrainingDisplay:
             )
 
 
-class UsersDisplay:
-    """Shows how many users are done: use as a context manager and pass `update` as progress."""
+class UsersDisplay(_Display):
+    """Shows how many users are done: pass `update` as progress."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self.bar = _bar() if stderr.is_terminal and not quiet else None
-        self.task = self.bar.add_task("", total=1, text="") if self.bar else None
-        self.quiet = quiet
-        self.began = self.last_line = time.monotonic()
+        super().__init__(quiet, "")
+        self.began = self.last_line
         self.first: int | None = None  # users that were done at the first call: the rate is of what followed
-
-    def __enter__(self) -> UsersDisplay:
-        if self.bar:
-            self.bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self.bar:
-            self.bar.stop()
 
     def update(self, done: int, total: int) -> None:
         """Show where it stands."""
@@ -130,11 +128,7 @@ class UsersDisplay:
             self.first, self.began = done, now
         rate = (done - self.first) / max(now - self.began, 1e-9)
         text = f"{done:,} of {total:,} users" + (f"  {rate:,.0f} users/s" if rate else "")
-        if self.bar and self.task is not None:
-            self.bar.update(self.task, completed=done, total=total, text=text)
-        elif not self.quiet and now - self.last_line > PLAIN_SECONDS:
-            self.last_line = now
-            stderr.print(text, soft_wrap=True)
+        self.show(done, total, text, is_due=not self.quiet and now - self.last_line > PLAIN_SECONDS)
 
 
 def _bar() -> Progress:

@@ -11,20 +11,19 @@ import math
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sasrec import __version__
 from sasrec.batches import DROPOUT, WEIGHTS, Batch, generator
 from sasrec.config import ModelConfig, TrainConfig
 from sasrec.errors import ConfigError
 from sasrec.native import NativeEngine, load_native, unsupported
+from sasrec.provenance import versions
 from sasrec.sequences import Float32, Int64, Ragged
 from sasrec.threads import set_threads, usable_cpus
-from sasrec.weights import Weights, check_weights, is_block_matrix, weight_shapes
+from sasrec.weights import Weights, check_weights, is_block_matrix
 
 if TYPE_CHECKING:
     import torch
@@ -121,12 +120,9 @@ def _why_not_native(model: ModelConfig, train: TrainConfig) -> str:
 
 def environment() -> dict[str, Any]:
     """Versions, machine and the engine in use, for reports and `sasrec info`."""
-    versions = {name: version(name) for name in ("torch", "numpy", "polars")}
     native = load_native()
     return {
-        "sasrec": __version__,
-        "python": platform.python_version(),
-        **versions,
+        **versions(),
         "machine": platform.machine(),
         "cpus": usable_cpus(),
         "engine": f"native ({native.isa}: {native.why})" if native.module else f"torch ({native.why})",
@@ -243,11 +239,10 @@ class TorchEngine:
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
         """Matrices of the blocks, which weight decay is for, and all others."""
-        shrinks = {name for name in weight_shapes(self.config, self.n_items) if is_block_matrix(name)}
         named = list(self.model.named_parameters())
         return [
-            {"params": [p for n, p in named if n in shrinks], "weight_decay": self.train_config.weight_decay},
-            {"params": [p for n, p in named if n not in shrinks], "weight_decay": 0.0},
+            {"params": [p for n, p in named if is_block_matrix(n)], "weight_decay": self.train_config.weight_decay},
+            {"params": [p for n, p in named if not is_block_matrix(n)], "weight_decay": 0.0},
         ]
 
     def optimizer_step(self, learning_rate: float) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -62,6 +62,15 @@ class Recommendations:
     fallback: list[bool]  # per history: True = no known item, so popular items were given
 
 
+class Explained(NamedTuple):
+    """What an item's score after a history comes from, the largest contribution first."""
+
+    score: float
+    indices: Int32  # (n,) the items of the history that the model reads
+    positions: Int32  # (n,) where they stand in it, 0 = the oldest
+    contributions: Float32  # (n,) score minus the score without that item
+
+
 class Recommender:
     """A trained model with its items and, unless saved without, its users' histories.
 
@@ -100,7 +109,7 @@ class Recommender:
         for name, array in sorted(self.engine.weights().items()):
             digest.update(f"{name}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array).data)
-        digest.update("\n".join(map(str, self.vocabulary.item_ids.to_list())).encode())
+        digest.update("\n".join(map(str, self.vocabulary.ids)).encode())
         return digest.hexdigest()[:12]
 
     def recommend(
@@ -334,19 +343,27 @@ class Recommender:
         target = self.vocabulary.known_index(item_id)
         (row,), _, _ = _read_histories([history])
         indices = self.vocabulary.indices_of(row)
-        indices = indices[indices > 0][-self.config.model.max_seq_len :]
+        indices = indices[indices > 0]
         if not len(indices):
             raise UnknownItemError("the history has no item that this model knows, so there is nothing to explain")
+        explained = self.explain_indices(indices, target)
+        return pl.DataFrame(
+            {
+                "item_id": self.vocabulary.ids_of(explained.indices),
+                "position": pl.Series(explained.positions),
+                "contribution": pl.Series(explained.contributions),
+            }
+        )
+
+    def explain_indices(self, indices: Int32, target: int) -> Explained:
+        """As `explain`, in item indices: (n,) of a history with an item or more, and that of the item explained."""
+        indices = indices[-self.config.model.max_seq_len :]
         without = [np.delete(indices, j) for j in range(len(indices))] if len(indices) > 1 else []
         scores = self.engine.encode(Ragged.from_lists([indices, *without])) @ self._table[target]
         left_out = scores[1:] if without else np.zeros(1, np.float32)
-        return pl.DataFrame(
-            {
-                "item_id": self.vocabulary.ids_of(indices),
-                "position": pl.Series(np.arange(len(indices), dtype=np.int32)),
-                "contribution": pl.Series((scores[0] - left_out).astype(np.float32)),
-            }
-        ).sort("contribution", descending=True, maintain_order=True)
+        contributions = (scores[0] - left_out).astype(np.float32)
+        order = np.argsort(-contributions, kind="stable").astype(np.int32)
+        return Explained(float(scores[0]), indices[order], order, contributions[order])
 
     def evaluate(
         self,

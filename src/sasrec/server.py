@@ -31,12 +31,12 @@ from sasrec.api import (
     Reader,
     Stored,
     encode,
-    openapi,
 )
 from sasrec.batching import Batcher
 from sasrec.config import ServerConfig
 from sasrec.errors import RequestError, SASRecError
 from sasrec.events import EventStore
+from sasrec.openapi import openapi
 from sasrec.recommender import Recommender
 from sasrec.serving import Job, RecommendJob, Row, ServedModel, Service
 from sasrec.telemetry import CONTENT_TYPE, AccessLog, Metrics

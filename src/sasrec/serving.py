@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import threading
 import time
@@ -79,7 +78,7 @@ class ServedModel:
         self.recommender, self.events = recommender, events
         self.vocabulary, self.engine = recommender.vocabulary, recommender.engine
         self.loaded_at = time.time()
-        self.version = _version_of(recommender)
+        self.version = recommender.model_version
         self.sequences = _in_memory(recommender.sequences)
         self._titles: list[str | None] | None = None
         if recommender.vocabulary.titles is not None:
@@ -122,7 +121,9 @@ class ServedModel:
         return answers  # type: ignore[return-value]
 
     def _seen(self, row: Row) -> _Seen:
-        history = row.query.history if row.user is None else self.history_of(row.user)
+        return self._split_known(row.query.history if row.user is None else self.history_of(row.user))
+
+    def _split_known(self, history: Sequence[ItemId]) -> _Seen:
         indices = self.vocabulary.indices_of(history)
         unknown: list[ItemId] = []
         if not indices.all():
@@ -252,18 +253,15 @@ class ServedModel:
             RequestError: 404, the item, or all of the history, is not known.
         """
         target = self._known(item)
-        indices = self.vocabulary.indices_of(history)
-        if not indices.any():
+        known, unknown = self._split_known(history)
+        if not len(known):
             raise RequestError(404, "the history has no item that this model knows, so there is nothing to explain")
-        frame = self.recommender.explain(history, item)
-        rows = frame.select("item_id", "position", "contribution").iter_rows()
-        titles, index_of = self._titles, self.vocabulary.index_of
+        score, *columns = self.recommender.explain_indices(known, target)
+        ids, titles = self.vocabulary.ids, self._titles
         reasons = [
-            Reason(i, position, value, None if titles is None else titles[index_of(i) - 1])
-            for i, position, value in rows
+            Reason(ids[index - 1], position, value, None if titles is None else titles[index - 1])
+            for index, position, value in zip(*(column.tolist() for column in columns), strict=True)
         ]
-        score = float(self.recommender.score([history], [item])[0, 0])
-        unknown = [i for i, index in zip(history, indices.tolist(), strict=True) if not index]
         return Explanation(self._item(target), score, reasons, unknown, self.version)
 
     def search(self, text: str, k: int) -> Items:
@@ -316,16 +314,6 @@ class ServedModel:
             "package_version": __version__,
             "results": self.recommender.results,
         }
-
-
-def _version_of(recommender: Recommender) -> str:
-    """Twelve characters that are equal for equal weights and item ids."""
-    digest = hashlib.sha256()
-    for name, array in sorted(recommender.engine.weights().items()):
-        digest.update(f"{name}{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).data)
-    digest.update("\n".join(map(str, recommender.vocabulary.ids)).encode())
-    return digest.hexdigest()[:12]
 
 
 def _in_memory(sequences: Sequences | None) -> Sequences | None:

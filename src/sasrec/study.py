@@ -90,12 +90,14 @@ def run_study(
         CheckpointError: nothing to resume, or the log has changed.
     """
     folder = open_marked_folder(options, MARKER, "study of several seeds")
-    _check_runs(folder, log, options, settings, seeds)
+    config = configure(log.sequences, log.name, options.preset, {**settings, "seed": seeds[0]})[1]
+    configs = {seed: replace(config, train=replace(config.train, seed=seed)) for seed in seeds}
+    _check_runs(folder, configs)
     told = {name: value for name, value in settings.items() if name not in TOLD_ELSEWHERE}
     _save_about(folder, {"preset": options.preset, "settings": told, "seeds": list(seeds)}, command)
     for number, seed in enumerate(seeds, 1):
         path, given = folder / f"{SEED_FOLDER}{seed}", {**settings, "seed": seed}
-        if _has_ended(path, configure(log.sequences, log.name, options.preset, given)[1], options.refit):
+        if _has_ended(path, configs[seed], options.refit):
             logger.info("seed %d has been trained already", seed)
             continue
         if watch is not None:
@@ -144,10 +146,9 @@ def run_folders(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: (len(path.name), path.name)) or [folder]  # seed-9 before seed-10
 
 
-def _check_runs(folder: Path, log: Log, options: FitOptions, settings: Mapping[str, Any], seeds: Sequence[int]) -> None:
-    """Refuse other settings or another log before any run is touched."""
-    for seed in seeds:
-        config = configure(log.sequences, log.name, options.preset, {**settings, "seed": seed})[1]
+def _check_runs(folder: Path, configs: Mapping[int, RunConfig]) -> None:
+    """Refuse other settings or another log before any run, by its seed, is touched."""
+    for seed, config in configs.items():
         path = folder / f"{SEED_FOLDER}{seed}"
         if _can_resume(path):
             check_resumable(RunFolder.open(path).load_config(), config)
