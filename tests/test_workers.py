@@ -25,6 +25,7 @@ from conftest import make_markov_log
 
 import sasrec
 from sasrec.config import ServerConfig
+from sasrec.connections import let_no_more_begin
 from sasrec.errors import CheckpointError, ConfigError
 from sasrec.native import load_native
 from sasrec.workers import serve
@@ -224,6 +225,30 @@ def test_sigterm_under_load_answers_every_accepted_request(run: Path, workers: i
         assert server.process.wait(PATIENCE) == 0
     assert load.lost == []
     assert set(load.codes) == {200}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone can tell a listening socket to drop what begins")
+def test_when_no_more_may_begin_what_has_begun_is_still_accepted_and_what_comes_is_refused() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        address = listener.getsockname()
+        before = socket.create_connection(address, timeout=PATIENCE)
+        let_no_more_begin(listener)
+        late = socket.socket()
+        late.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            late.connect(address)  # it would try again in a second
+        accepted, _ = listener.accept()
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+        with before, accepted:
+            before.sendall(b"asked")
+            assert accepted.recv(9) == b"asked"
+            accepted.sendall(b"answered")
+            assert before.recv(9) == b"answered"
+        late.close()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(address, timeout=PATIENCE)
 
 
 def test_a_request_that_is_being_sent_when_sigterm_comes_is_answered(run: Path) -> None:

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import errno
 import socket
+import struct
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -25,6 +28,30 @@ SWEEP_SECONDS = 0.5
 LINGER_SECONDS = 1.0  # while draining, connections may bring requests that are on their way
 ACCEPTS = 64  # connections taken in one turn of the loop
 SHARED_ACCEPTS = 2  # the same where workers share the port: each should get its part
+HANDSHAKE_SECONDS = 0.1  # connections that have begun when new ones are no longer let in may take so long to be there
+SO_ATTACH_FILTER = 26  # of Linux
+NO_SYN = (  # a packet filter: code, jumps, operand
+    (0x30, 0, 0, 13),  # load the byte of TCP's flags
+    (0x54, 0, 0, 0x12),  # keep SYN and ACK
+    (0x15, 0, 1, 0x02),  # SYN alone begins a connection:
+    (0x06, 0, 0, 0),  # drop it
+    (0x06, 0, 0, 0xFFFFFFFF),  # else take it whole
+)
+
+
+def let_no_more_begin(listener: socket.socket) -> None:
+    """Drop what would begin a new connection; one that has begun can still be accepted.
+
+    Without it, a connection that the system completes between the last accept and the close is reset, with the request
+    that it brought. Who comes now is refused by the closed socket when it tries again. On other systems than Linux the
+    gap stays.
+    """
+    if sys.platform != "linux":
+        return
+    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *instruction) for instruction in NO_SYN))
+    program = struct.pack("HP", len(NO_SYN), ctypes.addressof(code))
+    with contextlib.suppress(OSError):
+        listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
 
 
 class Protocol(HttpToolsProtocol):
@@ -163,6 +190,10 @@ class Server(uvicorn.Server):
         A client that keeps its connection busy is told to close it by its next answer (`is_draining`), so that no
         request meets a closed connection.
         """
+        if self.times.workers == 1:  # else the supervisor does it for all
+            for listener in sockets or []:
+                let_no_more_begin(listener)
+        await asyncio.sleep(HANDSHAKE_SECONDS)
         for listener in sockets or []:
             asyncio.get_running_loop().remove_reader(listener)
             n_accepted = -1

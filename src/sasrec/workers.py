@@ -31,7 +31,7 @@ import uvloop
 
 from sasrec.checkpoint import RunFolder
 from sasrec.config import ServerConfig, from_dict, to_dict
-from sasrec.connections import LINGER_SECONDS, Server
+from sasrec.connections import LINGER_SECONDS, Server, let_no_more_begin
 from sasrec.errors import CheckpointError, ConfigError, SASRecError
 from sasrec.server import Application, create_app
 from sasrec.serving import Service
@@ -333,6 +333,7 @@ class Supervisor:
             if slot.worker is not None and not slot.is_ready and not _has_byte(slot.channel):
                 slot.worker.kill()  # it holds the port and accepts nobody
                 slot.worker.wait()
+        let_no_more_begin(self.listener)
         self.listener.close()  # nor must this process
         self._send(signal.SIGTERM)
         until = time.monotonic() + self.config.drain_seconds + LINGER_SECONDS + PATIENCE_SECONDS
