@@ -7,20 +7,21 @@
 // All scores are floats in every build, each summed in the order of the dimensions by the same kernel wherever the item
 // lies and however many rows go along. So the same item ties with itself, and a batch gives what single rows give.
 //
-// A few rows against a large table wait for memory. They read a copy of it in bytes first: its error is bounded for
-// every item, and whatever the bound does not rule out is scored again from floats. The result is that of the full
-// product.
+// The best k of a large table are looked for in a copy of it in bytes first (bytes.h): a few rows wait for memory, of
+// which that is a quarter; for many rows the CPU may have products of bytes, four times as many as of floats. The error
+// is bounded for every item, and whatever the bound does not rule out is scored again from floats. The result is that
+// of the full product.
 #pragma once
 
 #include <algorithm>
 #include <atomic>
 #include <bit>
-#include <cfloat>
 #include <limits>
 #include <mutex>
 #include <string>
 #include <vector>
 
+#include "bytes.h"
 #include "items.h"
 #include "memory.h"
 #include "simd.h"
@@ -28,15 +29,11 @@
 
 namespace sasrec {
 
-inline constexpr int kPanelVectors = kLanes == 16 ? 4 : 2;
-inline constexpr int kPanelItems = kPanelVectors * kLanes;  // at most 64: a bit of a word for each
-inline constexpr int kRankRows = kLanes == 4 ? 4 : 6;       // accumulators: 24 of 32, 12 of 16, 8 of 16 registers
-inline constexpr int kRankBlock = 96;                       // rows that stay in L2 while panels stream by
-inline constexpr int kFewRows = 6;                          // up to this many wait for memory, not for arithmetic
-inline constexpr int kManyItems = 4096;                     // from here on the copy in bytes pays
-inline constexpr int kThreadItems = 1 << 18;                // fewer are not worth waking a thread for
-inline constexpr int kQuerySteps = 2047;                    // features are rounded to this many steps each way
-inline constexpr int kByteSteps = 127;
+inline constexpr int kRankRows = kLanes == 4 ? 4 : 6;  // accumulators: 24 of 32, 12 of 16, 8 of 16 registers
+inline constexpr int kRankBlock = 96;                  // rows that stay in L2 while panels stream by
+inline constexpr int kFewRows = 6;                     // up to this many wait for memory, not for arithmetic
+inline constexpr int kManyItems = 4096;                // from here on the copy in bytes pays
+inline constexpr int kThreadItems = 1 << 18;           // fewer are not worth waking a thread for
 
 // Scores (Rows, kPanelItems) of rows of features with the items of a panel. A function of its own keeps all sums in
 // registers; what is done with the scores finds them in L1.
@@ -120,12 +117,47 @@ class TopList {
     std::sort(heap_.begin(), heap_.end(), better);
     return heap_;
   }
-  const std::vector<Scored>& unordered() const { return heap_; }
 
  private:
   int k_;
   float bar_ = -std::numeric_limits<float>::infinity();
   std::vector<Scored> heap_;
+};
+
+// Items known by bounds of their scores that may be among the k best. Bounds are sorted out a heap of entries at a
+// time: cheaper than to keep them in order, and the bar is nearly as high.
+class Shortlist {
+ public:
+  struct Entry {
+    float low, high;
+    std::int32_t item;
+  };
+
+  explicit Shortlist(int k) : k_(k), room_(std::max(64, 4 * k)) { entries_.reserve(room_); }
+
+  // What an upper bound must reach: at least k items are known to score so much.
+  float bar() const { return bar_; }
+  const std::vector<Entry>& entries() const { return entries_; }
+
+  void add(Entry entry) {
+    entries_.push_back(entry);
+    if (entries_.size() >= room_) sort_out();
+  }
+
+  // Raises the bar to the k-th best lower bound and drops what does not reach it.
+  void sort_out() {
+    if (entries_.size() < k_) return;
+    const auto lower = [](const Entry& a, const Entry& b) { return a.low > b.low; };
+    std::nth_element(entries_.begin(), entries_.begin() + (k_ - 1), entries_.end(), lower);
+    bar_ = entries_[k_ - 1].low;
+    std::erase_if(entries_, [&](const Entry& entry) { return entry.high < bar_; });
+    room_ = std::max(room_, 2 * entries_.size());
+  }
+
+ private:
+  std::size_t k_, room_;
+  float bar_ = -std::numeric_limits<float>::infinity();
+  std::vector<Entry> entries_;
 };
 
 // Distinct items in ascending order, some of which may have been passed by a scan that goes up through the items.
@@ -144,6 +176,7 @@ class ItemSet {
 
   // Bits of the items first .. first + kPanelItems that the set holds; `first` must not fall from call to call.
   std::uint64_t bits_from(std::int32_t first) {
+    while (next_ < items_.size() && items_[next_] < first) ++next_;
     std::uint64_t bits = 0;
     while (next_ < items_.size() && items_[next_] < first + kPanelItems)
       bits |= std::uint64_t{1} << (items_[next_++] - first);
@@ -164,125 +197,6 @@ struct HiddenView {
     if (!values) return {};
     return {values + offsets[row], offsets[row + 1] - offsets[row], n_items};
   }
-};
-
-// The table in signed bytes, a scale for each item, and a bound on what that changes.
-//
-// With v an item, v' its bytes times scale, q the features and q' their steps times step:
-//   |q.v - q'.v'| <= |q| |v - v'| + |q - q'| |v'|,  |q - q'| <= sqrt(dim) / 2 * step,  step <= |q| / kQuerySteps
-// so |q| times `error` bounds it: error = |v - v'| + sqrt(dim) / (2 kQuerySteps) |v'| + a margin for sums in floats.
-// Bytes lie in groups of kLanes items, pairs of dimensions interleaved: (groups, dim / 2, kLanes, 2).
-class ByteTable {
- public:
-  void pack(const float* table, int n_items, int dim) {
-    pairs_ = (dim + 1) / 2;
-    n_groups_ = (n_items + kLanes - 1) / kLanes;
-    bytes_.resize(static_cast<std::size_t>(n_groups_) * pairs_ * 2 * kLanes);
-    scale_.resize(static_cast<std::size_t>(n_groups_) * kLanes);
-    error_.resize(static_cast<std::size_t>(n_groups_) * kLanes);
-    for (int i = 0; i < n_items; ++i) pack_item(i, table + static_cast<std::ptrdiff_t>(i + 1) * dim, dim);
-  }
-
-  int n_groups() const { return n_groups_; }
-  float largest_norm() const { return largest_norm_; }
-
-  // Calls visit(group, low, high) with bounds of the scores of kLanes items, for the groups in a range.
-  template <typename Visit>
-  void scan(const float* features, int dim, int first, int last, Visit&& visit) const {
-    std::vector<std::int32_t> steps(pairs_);
-    const Query query = round_features(features, dim, steps.data());
-    for (int group = first; group < last; ++group) {
-      const Ints product = multiply(group, steps.data());
-      const std::size_t i = static_cast<std::size_t>(group) * kLanes;
-      const Floats middle = __builtin_convertvector(product, Floats) * (load(&scale_[i]) * query.step);
-      const Floats error = load(&error_[i]) * query.norm;
-      visit(group, middle - error, middle + error);
-    }
-  }
-
- private:
-  struct Query {
-    float step, norm;
-  };
-
-  void pack_item(int i, const float* item, int dim) {
-    float largest = 0;
-    for (int k = 0; k < dim; ++k) largest = std::max(largest, std::fabs(item[k]));
-    const float scale = largest / kByteSteps;  // of an item that is not finite nothing is kept: see largest_norm_
-    const bool rounds = scale > 0 && scale <= FLT_MAX;
-    std::int8_t* bytes = &bytes_[static_cast<std::size_t>(i / kLanes) * pairs_ * 2 * kLanes];
-    double norm = 0, kept = 0, lost = 0;  // squares of |v|, |v'|, |v - v'|
-    for (int k = 0; k < dim; ++k) {
-      const float steps = rounds ? std::clamp(std::nearbyint(item[k] / scale), -127.0f, 127.0f) : 0.0f;
-      bytes[k / 2 * 2 * kLanes + i % kLanes * 2 + k % 2] = static_cast<std::int8_t>(steps);
-      const double value = item[k], rounded = static_cast<double>(scale) * steps;
-      norm += value * value, kept += rounded * rounded, lost += (value - rounded) * (value - rounded);
-    }
-    const double margin = (dim + 16) * static_cast<double>(FLT_EPSILON);
-    const double error =
-        std::sqrt(lost) + std::sqrt(dim) / (2 * kQuerySteps) * std::sqrt(kept) + margin * std::sqrt(norm);
-    scale_[i] = scale;
-    error_[i] = static_cast<float>(error * 1.0001);  // for the roundings of the bound itself
-    const auto length = static_cast<float>(std::sqrt(norm));
-    largest_norm_ = length <= FLT_MAX ? std::max(largest_norm_, length) : std::numeric_limits<float>::infinity();
-  }
-
-  // Pairs of 16-bit steps in words of 32 bits.
-  static Query round_features(const float* features, int dim, std::int32_t* steps) {
-    float largest = 0;
-    double norm = 0;
-    for (int k = 0; k < dim; ++k) {
-      largest = std::max(largest, std::fabs(features[k]));
-      norm += static_cast<double>(features[k]) * features[k];
-    }
-    const float step = largest / kQuerySteps;
-    for (int k = 0; k < dim; k += 2) {
-      const auto round = [&](int j) {
-        return j < dim && step > 0 ? static_cast<std::int32_t>(std::nearbyint(features[j] / step)) : 0;
-      };
-      steps[k / 2] = (round(k) & 0xffff) | static_cast<std::int32_t>(static_cast<std::uint32_t>(round(k + 1)) << 16);
-    }
-    return {step, static_cast<float>(std::sqrt(norm))};
-  }
-
-  // Sums of products of bytes and steps: 127 * 2047 * dim stays below 2^31 up to 8,192 dimensions.
-  [[gnu::always_inline]] Ints multiply(int group, const std::int32_t* steps) const {
-    const std::int8_t* bytes = &bytes_[static_cast<std::size_t>(group) * pairs_ * 2 * kLanes];
-#if defined(__AVX512F__)
-    __m512i even = _mm512_setzero_si512(), odd = even;
-    const auto product = [&](int p) {
-      const __m512i items = _mm512_cvtepi8_epi16(_mm256_load_si256(reinterpret_cast<const __m256i*>(bytes + 32 * p)));
-      return _mm512_madd_epi16(items, _mm512_set1_epi32(steps[p]));
-    };
-    int p = 0;
-    for (; p + 1 < pairs_; p += 2) {
-      even = _mm512_add_epi32(even, product(p));
-      odd = _mm512_add_epi32(odd, product(p + 1));
-    }
-    if (p < pairs_) even = _mm512_add_epi32(even, product(p));
-    return reinterpret_cast<Ints>(_mm512_add_epi32(even, odd));
-#elif defined(__AVX2__)
-    __m256i total = _mm256_setzero_si256();
-    for (int p = 0; p < pairs_; ++p) {
-      const __m256i items = _mm256_cvtepi8_epi16(_mm_load_si128(reinterpret_cast<const __m128i*>(bytes + 16 * p)));
-      total = _mm256_add_epi32(total, _mm256_madd_epi16(items, _mm256_set1_epi32(steps[p])));
-    }
-    return reinterpret_cast<Ints>(total);
-#else
-    Ints total{};
-    for (int p = 0; p < pairs_; ++p) {
-      const auto low = static_cast<std::int16_t>(steps[p]), high = static_cast<std::int16_t>(steps[p] >> 16);
-      for (int i = 0; i < kLanes; ++i)
-        total[i] += low * bytes[(p * kLanes + i) * 2] + high * bytes[(p * kLanes + i) * 2 + 1];
-    }
-    return total;
-#endif
-  }
-
-  int pairs_ = 0, n_groups_ = 0;
-  float largest_norm_ = 0;
-  Array<std::int8_t> bytes_;
-  Array<float> scale_, error_;
 };
 
 // The item table, ready for ranking. Whoever makes one keeps the table alive and as it is.
@@ -337,15 +251,15 @@ class ItemIndex {
         indices[place] = 0, scores[place] = -std::numeric_limits<float>::infinity();
     };
     if (n_allowed <= n_items_ / 8) return top_of_allowed(features, n, k, hidden, allowed, write);
-    if (n <= kFewRows && n_items_ >= kManyItems && k <= n_items_ / 64 && bytes_are_safe(features, n)) {
-      bool finite = true;
-      for (std::int64_t row = 0; row < n; ++row) {
-        const ItemSet gone = hidden.of(row, n_items_);
-        TopList list(k);
-        finite &= top_by_bytes(features + row * dim_, gone, allowed, list);
-        write(row, list);
-      }
-      return finite;
+    if ((n <= kFewRows || has_byte_products()) && n_items_ >= kManyItems && k <= n_items_ / 64 &&
+        bytes_are_safe(features, n)) {
+      if (n <= kFewRows) return top_of_few(features, n, k, hidden, allowed, write);
+#if defined(__AVX512F__)
+      if (byte_panels_.empty()) byte_panels_.pack(table_, n_items_, dim_);
+      return for_row_blocks(n, [&](std::int64_t begin, std::int64_t end) {
+        return top_block_by_bytes(features, begin, end, k, hidden, allowed, write);
+      });
+#endif
     }
     pack_panels();
     return for_row_blocks(n, [&](std::int64_t begin, std::int64_t end) {
@@ -555,24 +469,41 @@ class ItemIndex {
   // Whether bounds by bytes hold for these features: no score can overflow, and nothing is NaN.
   bool bytes_are_safe(const float* features, std::int64_t n) {
     if (dim_ > 8192) return false;
-    if (!bytes_.n_groups()) bytes_.pack(table_, n_items_, dim_);
-    for (std::int64_t row = 0; row < n; ++row) {
-      double norm = 0;
-      for (int k = 0; k < dim_; ++k) norm += std::pow(static_cast<double>(features[row * dim_ + k]), 2);
-      if (!(std::sqrt(norm) * bytes_.largest_norm() < FLT_MAX / 4) || !(norm < FLT_MAX)) return false;
-    }
-    return true;
+    if (largest_norm_ < 0) largest_norm_ = largest_norm(table_ + dim_, n_items_);
+    const double norm = largest_norm(features, n);
+    return norm <= FLT_MAX && largest_norm_ <= FLT_MAX && norm * largest_norm_ < FLT_MAX / 4;
   }
 
-  // What one thread found in its share of the bytes: items whose upper bound reaches the k-th best lower bound so far.
-  struct Shortlist {
-    TopList lower;
-    std::vector<Scored> items;  // with upper bounds
-  };
+  // The length of the longest row; infinite where one holds NaN.
+  double largest_norm(const float* rows, std::int64_t n) const {
+    double largest = 0;
+    for (std::int64_t row = 0; row < n; ++row) {
+      double squares = 0;
+      for (int k = 0; k < dim_; ++k) {
+        const double value = rows[row * dim_ + k];
+        squares += value * value;
+      }
+      if (std::isnan(squares)) return std::numeric_limits<double>::infinity();
+      largest = std::max(largest, squares);
+    }
+    return std::sqrt(largest);
+  }
 
-  bool top_by_bytes(const float* features, const ItemSet& gone, const bool* allowed, TopList& list) {
+  template <typename Write>
+  bool top_of_few(const float* features, std::int64_t n, int k, HiddenView hidden, const bool* allowed, Write&& write) {
+    if (!bytes_.n_groups()) bytes_.pack(table_, n_items_, dim_);
+    bool finite = true;
+    for (std::int64_t row = 0; row < n; ++row) {
+      TopList list(k);
+      finite &= top_by_bytes(features + row * dim_, k, hidden.of(row, n_items_), allowed, list);
+      write(row, list);
+    }
+    return finite;
+  }
+
+  bool top_by_bytes(const float* features, int k, const ItemSet& gone, const bool* allowed, TopList& list) {
     const int n_threads = std::clamp(n_items_ / kThreadItems, 1, pool_.size());
-    std::vector<Shortlist> found(n_threads, {list, {}});
+    std::vector<Shortlist> found(n_threads, Shortlist(k));
     const auto work = [&](int t) {
       if (t >= n_threads) return;
       const auto share = [&](int thread) {
@@ -586,28 +517,105 @@ class ItemIndex {
       work(0);
     }
     for (int t = 1; t < n_threads; ++t)
-      for (const Scored& entry : found[t].lower.unordered()) found[0].lower.offer(entry);
-    std::vector<std::int32_t> items;
-    for (const Shortlist& part : found)
-      for (const Scored& entry : part.items)
-        if (entry.score >= found[0].lower.bar()) items.push_back(entry.item);
-    return offer_items(features, 1, items, &gone, &list);
+      for (const Shortlist::Entry& entry : found[t].entries()) found[0].add(entry);
+    return offer_shortlist(features, found[0], list);
   }
 
   void collect(const float* features, int first, int last, const ItemSet& gone, const bool* allowed,
                Shortlist& found) const {
     bytes_.scan(features, dim_, first, last, [&](int group, Floats low, Floats high) __attribute__((always_inline)) {
-      std::uint32_t bits = lanes_reaching(high, splat(found.lower.bar()));
+      std::uint32_t bits = lanes_reaching(high, splat(found.bar()));
       if (!bits) return;
       float lows[kLanes], highs[kLanes];
       store(lows, low), store(highs, high);
       for (; bits; bits &= bits - 1) {
         const int lane = std::countr_zero(bits), item = group * kLanes + lane + 1;
         if (item > n_items_ || (allowed && !allowed[item]) || gone.holds(item)) continue;
-        found.items.push_back({highs[lane], item});
-        found.lower.offer({lows[lane], item});
+        found.add({lows[lane], highs[lane], item});
       }
     });
+  }
+
+#if defined(__AVX512F__)
+  template <typename Write>
+  bool top_block_by_bytes(const float* features, std::int64_t begin, std::int64_t end, int k, HiddenView hidden,
+                          const bool* allowed, Write&& write) const {
+    const int n = static_cast<int>(end - begin);
+    std::vector<ItemSet> gone;
+    for (std::int64_t row = begin; row < end; ++row) gone.push_back(hidden.of(row, n_items_));
+    std::vector<Shortlist> found(n, Shortlist(k));
+    BytePanels::Rows rows = byte_panels_.round(features + begin * dim_, n);
+    alignas(64) std::int32_t least[kRankBlock], products[kRankRows * kPanelItems];
+    for (int panel = 0; panel < n_panels_; ++panel) {
+      byte_panels_.least_products(rows, panel, least);
+      int row = 0;
+      const auto step = [&]<int Count>() {
+        bool reached[Count];
+        byte_panels_.multiply<Count>(rows, row, panel, least + row, reached, products);
+        for (int r = 0; r < Count; ++r, ++row) {
+          if (!reached[r]) continue;
+          std::uint64_t open = real_bits(panel) & ~gone[row].bits_from(panel * kPanelItems + 1);
+          open &= bits_reaching(products + r * kPanelItems, least[row]);
+          add_products(rows, row, panel, products + r * kPanelItems, open, allowed, found[row]);
+          rows.bar[row] = std::max(found[row].bar(), -FLT_MAX);
+        }
+      };
+      while (n - row >= kRankRows) step.template operator()<kRankRows>();
+      while (n - row >= 2) step.template operator()<2>();
+      if (row < n) step.template operator()<1>();
+    }
+    bool finite = true;
+    for (int row = 0; row < n; ++row) {
+      TopList list(k);
+      finite &= offer_shortlist(features + (begin + row) * dim_, found[row], list);
+      write(begin + row, list);
+    }
+    return finite;
+  }
+
+  void add_products(const BytePanels::Rows& rows, int row, int panel, const std::int32_t* products, std::uint64_t open,
+                    const bool* allowed, Shortlist& found) const {
+    const double unit = byte_panels_.unit(rows, row, panel), error = byte_panels_.error(rows, row, panel);
+    for (; open; open &= open - 1) {
+      const int c = std::countr_zero(open), item = panel * kPanelItems + c + 1;
+      if (allowed && !allowed[item]) continue;
+      const double middle = products[c] * unit;
+      found.add({static_cast<float>(middle - error), static_cast<float>(middle + error), item});
+    }
+  }
+#endif
+
+  // Scores what the bounds leave of a shortlist, a vector of items at a time, and offers it.
+  bool offer_shortlist(const float* features, Shortlist& found, TopList& list) const {
+    found.sort_out();
+    FiniteCheck finite;
+    std::int32_t items[kLanes];
+    int n = 0;
+    const auto offer = [&] {
+      const Floats scores = score_items(features, items, n);
+      finite.add(scores);
+      for (int i = 0; i < n; ++i) list.offer({scores[i], items[i]});
+      n = 0;
+    };
+    for (const Shortlist::Entry& entry : found.entries()) {
+      items[n++] = entry.item;
+      if (n == kLanes) offer();
+    }
+    if (n) offer();
+    return finite.passed();
+  }
+
+  // Scores of up to kLanes items, summed as a panel's are; the other lanes are zero.
+  Floats score_items(const float* features, const std::int32_t* items, int n) const {
+    const float* rows[kLanes];
+    for (int i = 0; i < n; ++i) rows[i] = table_ + static_cast<std::ptrdiff_t>(items[i]) * dim_;
+    Floats total{};
+    for (int k = 0; k < dim_; ++k) {
+      alignas(64) float values[kLanes] = {};
+      for (int i = 0; i < n; ++i) values[i] = rows[i][k];
+      total = multiply_add(splat(features[k]), load(values), total);
+    }
+    return total;
   }
 
   const float* table_;
@@ -615,7 +623,11 @@ class ItemIndex {
   ThreadPool pool_;
   std::mutex mutex_;  // one call at a time
   Array<float> panels_;
+  double largest_norm_ = -1;  // of all items; -1 = not looked at yet
   ByteTable bytes_;
+#if defined(__AVX512F__)
+  BytePanels byte_panels_;
+#endif
 };
 
 }  // namespace sasrec

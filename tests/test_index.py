@@ -152,6 +152,47 @@ def test_the_list_of_a_large_table_is_exactly_that_of_the_full_product(isa: str,
         assert np.array_equal(alone[1][0], together[1][row])
 
 
+def awkward(case: Case, kind: str) -> None:
+    """Tables whose scores are hard to bound by bytes."""
+    if kind == "near ties":
+        case.table[1:] = case.table[1] * (1 + 1e-6 * case.rng.standard_normal((case.n_items, 1)).astype(np.float32))
+    elif kind == "a giant among them":
+        case.table[5] *= 1e6
+    elif kind == "norms of all sizes":
+        case.table[1:] *= case.rng.lognormal(0, 5, (case.n_items, 1)).astype(np.float32)
+    elif kind == "nearly nothing":
+        case.table *= np.float32(1e-36)
+    elif kind == "half nothing":
+        case.table[1::2] = 0
+    elif kind == "a row of nothing":
+        case.features[3] = 0
+    elif kind == "a coordinate that all share":
+        case.table[:, 0] += 50
+        case.features[:, 0] -= 50
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "near ties", "a giant among them", "norms of all sizes", "nearly nothing", "half nothing", "a row of nothing",
+        "a coordinate that all share",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("dim", [3, 50])
+def test_a_batch_gets_the_lists_that_are_made_from_floats_alone(isa: str, kind: str, dim: int) -> None:
+    case = Case(4900, dim, 100, 0)
+    awkward(case, kind)
+    index, targets = case.native(), np.ones(100, np.int32)
+    for k in (1, 10, 76):
+        for hidden in (None, case.hidden):
+            expected = index.rank(case.features, targets, hidden, "strict", k)[1]
+            best, scores = index.top_k(case.features, k, hidden=hidden)
+            assert np.array_equal(best, expected)
+            assert (np.diff(scores, axis=1) <= 0).all()
+            products = np.einsum("bd,bkd->bk", case.features, case.table[best])
+            assert scores == pytest.approx(products, rel=1e-4, abs=1e-4 * float(np.abs(products).max()))
+
+
 def test_threads_that_share_a_very_large_table_find_the_same_list(isa: str) -> None:
     case = Case(600_000, 6, 40, 0)
     together = case.native(1).top_k(case.features, 30, hidden=case.hidden)
