@@ -22,11 +22,12 @@ constexpr std::uint64_t site_of(int block, std::uint64_t site) { return (block +
 // Sequences whose tokens lie one after another, worked on from the embedding to the loss and back by one thread.
 struct Chunk {
   std::vector<Segment> sequences;            // each sequence
+  std::vector<std::int64_t> rows;            // of the batch, of each sequence
   std::vector<Segment> segments;             // what attention works on: short sequences share one
   std::vector<std::uint64_t> sequence_keys;  // of the random streams
   std::vector<TokenPlace> places;            // of each token
   std::vector<int> items, positions;         // of each token
-  std::vector<std::ptrdiff_t> tokens;        // of the batch
+  std::vector<std::ptrdiff_t> tokens;        // of the batch; empty when encoding
 
   int size() const { return static_cast<int>(items.size()); }
 };

@@ -12,6 +12,7 @@
 
 #include <vector>
 
+#include "block.h"
 #include "gemm.h"
 #include "heads.h"
 #include "threads.h"
@@ -87,6 +88,11 @@ class Candidates {
   Array<Operand> copies_, panels_;
 };
 
+// A candidate that does not compete at the tokens begin .. end of a chunk, but where it is the target.
+struct SeenCandidate {
+  int candidate, begin, end;
+};
+
 // One thread's gradients of candidates, and scratch.
 struct CandidateScratch {
   Array<float> gradients;                      // (padded candidates, width)
@@ -94,6 +100,7 @@ struct CandidateScratch {
   Array<float> scores;                         // (kBlock or all candidates, tokens), and then their gradients
   Array<Operand> weights, strip;               // those as operands; a strip of their transpose
   Array<float> target, largest, total;         // of each token: score, largest score, sum of exponentials
+  std::vector<SeenCandidate> seen;             // by candidate
 };
 
 // The losses of one chunk's features.
@@ -103,10 +110,13 @@ class CandidateHead {
       : loss_(loss), candidates_(candidates), width_(width), depth_(round_up(dim, kDepth)), s_(scratch) {}
 
   // As sampled_head; gradients of candidates are added to the scratch's.
-  double run(const Wanted& wanted, int n, const float* features, const float* table, const std::ptrdiff_t* tokens,
-             float* d_features, float* target_coefficients) {
-    n_ = n, stride_ = round_up(n, kWidth), tokens_ = tokens, targets_ = wanted.targets;
+  double run(const Chunk& chunk, const Wanted& wanted, const float* features, const float* table, float* d_features,
+             float* target_coefficients) {
+    const int n = n_ = chunk.size();
+    const std::ptrdiff_t* tokens = tokens_ = chunk.tokens.data();
+    stride_ = round_up(n, kWidth), targets_ = wanted.targets;
     load_features(features);
+    find_seen(chunk, wanted.earlier);
     const auto row = [&](int i) { return table + static_cast<std::ptrdiff_t>(targets_[tokens[i]]) * width_; };
     const auto at = [&](int i) { return static_cast<std::ptrdiff_t>(i) * width_; };
     for (int i = 0; i < n; ++i) s_.target[i] = dot(features + at(i), row(i), width_);
@@ -138,6 +148,22 @@ class CandidateHead {
     panel_ = pack_rows(stride_, width_, s_.features.data(), width_, s_.panel.data());
   }
 
+  // What a row had before its inputs is seen at all of its tokens, an input from its own token on.
+  void find_seen(const Chunk& chunk, const RaggedView* earlier) {
+    s_.seen.clear();
+    if (!earlier) return;
+    for (std::size_t s = 0; s < chunk.sequences.size(); ++s) {
+      const int begin = chunk.sequences[s].start, end = begin + chunk.sequences[s].length;
+      const auto add = [&](std::int32_t item, int from) {
+        candidates_.for_hits(item, 0, candidates_.size(), [&](int c) { s_.seen.push_back({c, from, end}); });
+      };
+      for (std::int64_t i = earlier->offsets[chunk.rows[s]]; i < earlier->offsets[chunk.rows[s] + 1]; ++i)
+        add(earlier->values[i], begin);
+      for (int token = begin; token < end; ++token) add(chunk.items[token], token);
+    }
+    std::sort(s_.seen.begin(), s_.seen.end(), [](const auto& a, const auto& b) { return a.candidate < b.candidate; });
+  }
+
   template <typename F>
   void for_blocks(F&& f) const {
     for (int first = 0; first < candidates_.size(); first += kBlock)
@@ -151,6 +177,18 @@ class CandidateHead {
     multiply(rows, stride_, depth_, candidates_.rows(first), width_, transposed_, scores(first), stride_);
     if (loss_.corrections) correct(first, rows);
     if (loss_.kind != LossKind::kCrossEntropy) for_targets(first, rows, [](int, float& score) { score = kHidden; });
+    hide_seen(first, rows);
+  }
+
+  void hide_seen(int first, int rows) {
+    auto seen = std::lower_bound(s_.seen.begin(), s_.seen.end(), first,
+                                 [](const SeenCandidate& entry, int candidate) { return entry.candidate < candidate; });
+    for (; seen != s_.seen.end() && seen->candidate < first + rows; ++seen) {
+      float* scores = this->scores(first) + static_cast<std::ptrdiff_t>(seen->candidate - first) * stride_;
+      const std::int32_t item = candidates_.items()[seen->candidate];
+      for (int i = seen->begin; i < seen->end; ++i)
+        if (targets_[tokens_[i]] != item) scores[i] = kHidden;
+    }
   }
 
   void correct(int first, int rows) {

@@ -119,6 +119,7 @@ class Engine {
     check_items(inputs.values, n, shape_.n_items);
     check_items(wanted.targets, n, shape_.n_items);
     check_items(wanted.negatives, wanted.shared ? wanted.n_negatives : n * wanted.n_negatives, shape_.n_items);
+    if (wanted.earlier) check_items(wanted.earlier->values, wanted.earlier->size(), shape_.n_items);
     prepare_training();
     if (lazy_) catch_up_used(inputs, loss, wanted);
     pack_weights();
@@ -244,7 +245,7 @@ class Engine {
       for (const Chunk& chunk : thread.chunks) {
         network.forward_last(chunk, item_table().weight.data());
         for (std::size_t s = 0; s < chunk.sequences.size(); ++s)
-          std::memcpy(features + chunk.tokens[s] * shape_.dim, thread.workspace->features + s * width,
+          std::memcpy(features + chunk.rows[s] * shape_.dim, thread.workspace->features + s * width,
                       sizeof(float) * shape_.dim);
       }
     };
@@ -344,7 +345,7 @@ class Engine {
       return sampled_head(loss, wanted, chunk.size(), width, w.features, table, chunk.tokens.data(), w.dy, coefficients,
                           thread.head);
     CandidateHead head(loss, candidates_, width, shape_.dim, thread.candidates);
-    return head.run(wanted, chunk.size(), w.features, table, chunk.tokens.data(), w.dy, coefficients.targets);
+    return head.run(chunk, wanted, w.features, table, w.dy, coefficients.targets);
   }
 
   // Gradients of the tables' rows: of items as inputs, as targets, as negatives or candidates.
@@ -371,7 +372,7 @@ class Engine {
     }
   }
 
-  // Cuts rows into chunks and gives them to threads. Without keys (encode) `tokens` holds the row of each sequence.
+  // Cuts rows into chunks and gives them to threads. There are no keys when encoding.
   void plan(RaggedView rows, const std::uint64_t* sequence_keys, int max_length) {
     std::vector<std::int64_t> order(rows.rows);
     std::iota(order.begin(), order.end(), 0);
@@ -416,10 +417,9 @@ class Engine {
       chunk.positions.push_back(shape_.max_seq_len - n + j);
       if (sequence_keys) chunk.tokens.push_back(begin + j);
     }
-    if (sequence_keys) chunk.sequence_keys.push_back(sequence_keys[row]);
-    else chunk.tokens.push_back(row);
+    chunk.sequence_keys.push_back(sequence_keys ? sequence_keys[row] : 0);
     chunk.sequences.push_back({start, n});
-    if (!sequence_keys) chunk.sequence_keys.push_back(0);
+    chunk.rows.push_back(row);
   }
 
   void reserve_step(std::int64_t n, int n_negatives) {

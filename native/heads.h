@@ -7,6 +7,7 @@
 
 #include <algorithm>
 
+#include "items.h"
 #include "memory.h"
 #include "simd.h"
 
@@ -27,6 +28,9 @@ struct Wanted {
   const std::int32_t* negatives;  // (T, n_negatives), or (n_negatives,) shared by all
   int n_negatives;
   bool shared;
+  // (rows) items that each row had before its inputs; null = what a row had competes with its targets too. Only items
+  // that all positions share can be left out: a position's own negatives are chosen outside.
+  const RaggedView* earlier;
 };
 
 // Where coefficients of item rows go.

@@ -205,7 +205,8 @@ NB_MODULE(SASREC_MODULE, m) {
           "forward_backward",
           [](Engine& engine, In<std::int32_t> items, In<std::int64_t> offsets, In<std::uint64_t> sequence_keys,
              std::uint64_t step_key, const std::string& loss, In<std::int32_t> targets, In<std::int32_t> negatives,
-             float positive_weight, In<float> corrections, float l2_embedding) {
+             In<std::int32_t> earlier, In<std::int64_t> earlier_offsets, float positive_weight, In<float> corrections,
+             float l2_embedding) {
             const RaggedView inputs = ragged(items, offsets);
             check(static_cast<std::int64_t>(sequence_keys.size()) == inputs.rows, "one key for each row");
             check(targets.size() == items.size(), "one target for each input");
@@ -218,13 +219,17 @@ NB_MODULE(SASREC_MODULE, m) {
             const bool corrected = kind == LossKind::kSampledSoftmax;
             check(!corrected || static_cast<int>(corrections.size()) == engine.shape().n_items + 1,
                   "one correction for each item, padding included");
+            const bool masks = earlier_offsets.size() > 0;
+            const RaggedView before = masks ? ragged(earlier, earlier_offsets) : RaggedView{};
+            check(!masks || before.rows == inputs.rows, "one row of earlier items for each row");
             nb::gil_scoped_release released;
-            return engine.forward_backward(inputs, sequence_keys.data(), step_key,
-                                           {kind, positive_weight, corrected ? corrections.data() : nullptr, 1.0f},
-                                           {targets.data(), negatives.data(), n_negatives, shared}, l2_embedding);
+            return engine.forward_backward(
+                inputs, sequence_keys.data(), step_key,
+                {kind, positive_weight, corrected ? corrections.data() : nullptr, 1.0f},
+                {targets.data(), negatives.data(), n_negatives, shared, masks ? &before : nullptr}, l2_embedding);
           },
           nb::kw_only(), "items"_a, "offsets"_a, "sequence_keys"_a, "step_key"_a, "loss"_a, "targets"_a, "negatives"_a,
-          "positive_weight"_a, "corrections"_a, "l2_embedding"_a,
+          "earlier"_a, "earlier_offsets"_a, "positive_weight"_a, "corrections"_a, "l2_embedding"_a,
           "Gradients of the mean loss; returns its sum over positions.")
       .def(
           "optimizer_step",

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sasrec import batches as batches_module
-from sasrec.batches import NEGATIVES, SHUFFLE, ItemDrawer, TrainBatches, draw_outside, generator
+from sasrec.batches import NEGATIVES, SHUFFLE, Batch, ItemDrawer, TrainBatches, draw_outside, generator, seen_candidates
 from sasrec.config import ModelConfig, TrainConfig
 from sasrec.errors import DataError
 from sasrec.sequences import Ragged, Split, build_sequences, split_leave_one_out
@@ -180,6 +180,40 @@ def test_windows_of_long_users_end_anywhere_as_often_as_asked_and_are_full() -> 
     assert shares == pytest.approx([0.15, 0.15, 0.15, 0.55], abs=0.06)
     again = TrainBatches.of(split, ModelConfig(max_seq_len=6), train)
     assert next(again.epoch(3)).targets.tolist() == next(made.epoch(3)).targets.tolist()
+
+
+def test_batches_tell_what_a_user_had_before_the_window_if_seen_items_are_masked() -> None:
+    split = split_of([[4, 8, 6, 9, 2, 7, 1, 5], [1, 2, 3, 4]])
+    for windows in (0.0, 1.0):
+        train = TrainConfig(loss="cross_entropy", mask_seen=True, random_windows=windows)
+        for epoch in range(8):
+            made = next(TrainBatches.of(split, ModelConfig(max_seq_len=2), train).epoch(epoch))
+            assert made.earlier is not None
+            for row, user in enumerate(made.users):
+                before, window = made.earlier.row(row).tolist(), made.inputs.row(row).tolist()
+                assert split.train.row(user)[: len(before) + len(window)].tolist() == before + window
+    assert next(TrainBatches.of(split, ModelConfig(), TrainConfig()).epoch(0)).earlier is None
+
+
+def test_candidates_that_the_user_has_had_do_not_compete_unless_they_are_the_target() -> None:
+    made = Batch(
+        users=np.arange(2),
+        inputs=Ragged.from_lists([[5, 6, 5], [7]]),
+        targets=np.array([6, 5, 9, 8], np.int32),
+        negatives=np.zeros(0, np.int32),
+        corrections=np.zeros(0, np.float32),
+        step=0,
+        earlier=Ragged.from_lists([[3, 9], []]),
+    )
+    candidates = np.array([5, 3, 8, 7, 5, 6, 9], np.int32)
+    got = np.zeros((4, 7), int)
+    got[seen_candidates(made, candidates)] = 1
+    assert got.tolist() == [
+        [1, 1, 0, 0, 1, 0, 1],  # had 3 9 5
+        [0, 1, 0, 0, 0, 1, 1],  # had 3 9 5 6, and 5 is the target
+        [1, 1, 0, 0, 1, 1, 0],  # 9 is the target
+        [0, 0, 0, 1, 0, 0, 0],
+    ]
 
 
 @pytest.mark.parametrize("shared", [False, True])

@@ -168,7 +168,12 @@ LOSSES: dict[str, dict[str, object]] = {
     "sampled_softmax": {"loss": "sampled_softmax", "n_negatives": 4},
     "sampled_softmax_shared": {"loss": "sampled_softmax", "n_negatives": 40, "shared_negatives": True},
     "cross_entropy": {"loss": "cross_entropy"},
-}
+    "bce_shared_unseen": {"loss": "bce", "n_negatives": 20, "shared_negatives": True, "mask_seen": True},
+    "sampled_softmax_shared_unseen": {
+        "loss": "sampled_softmax", "n_negatives": 40, "shared_negatives": True, "mask_seen": True
+    },
+    "cross_entropy_unseen": {"loss": "cross_entropy", "mask_seen": True},
+}  # fmt: skip
 
 
 def batch_for(engine: TorchEngine) -> Batch:
@@ -183,12 +188,18 @@ def test_every_loss_of_an_engine_is_its_formula_on_the_scores_of_each_position(l
     batch = batch_for(engine)
     engine.forward_backward(batch)
     table, total, config = engine.item_table().astype(np.float64), 0.0, engine.train_config
+    seen = seen_at_each_position(batch) if config.mask_seen else [[]] * len(batch.targets)
+    n_left_out = 0
     for position, (here, target) in enumerate(zip(features_of(engine, batch), batch.targets, strict=True)):
         scores, wanted = table @ here, int(target)
         drawn = batch.negatives if batch.negatives.ndim == 1 else batch.negatives[position]
         drawn = drawn[drawn != wanted]
+        n_left_out += int(np.isin(drawn, seen[position]).sum())
+        drawn = drawn[~np.isin(drawn, seen[position])]
         if config.loss == "cross_entropy":
-            total += np.logaddexp.reduce(scores[1:]) - scores[wanted]
+            others = np.setdiff1d(np.arange(1, 31), [wanted, *seen[position]])
+            n_left_out += 29 - len(others)
+            total += np.logaddexp.reduce([scores[wanted], *scores[others]]) - scores[wanted]
         elif config.loss == "sampled_softmax":
             stood_for = 30 if config.shared_negatives else 29
             corrected = scores[drawn] + np.log(stood_for / config.n_negatives)
@@ -197,6 +208,17 @@ def test_every_loss_of_an_engine_is_its_formula_on_the_scores_of_each_position(l
             beta = 1 - 0.9 * (1 - 4 / 29) if config.loss == "gbce" else 1
             total += beta * np.logaddexp(0, -scores[wanted]) + np.logaddexp(0, scores[drawn]).sum()
     assert engine.pop_loss() == pytest.approx(total / len(batch.targets), rel=1e-4)
+    assert (n_left_out > 100) == config.mask_seen
+
+
+def seen_at_each_position(batch: Batch) -> list[list[int]]:
+    """What the user of each position had before its target, from the log itself."""
+    log = SPLIT.sequences
+    seen = []
+    for user, length in zip(batch.users, batch.inputs.lengths, strict=True):
+        last = range(SPLIT.train_ends[user] - length, SPLIT.train_ends[user])  # where each position's history ends
+        seen += [log.items[log.offsets[user] : end].tolist() for end in last]
+    return seen
 
 
 def features_of(engine: TorchEngine, batch: Batch) -> list[np.ndarray]:
@@ -208,12 +230,13 @@ def features_of(engine: TorchEngine, batch: Batch) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("most", [1, 30 * 7, 30 * 10_000])
+@pytest.mark.parametrize("mask_seen", [True, False])
 def test_cross_entropy_does_not_depend_on_how_many_scores_exist_at_once(
-    most: int, monkeypatch: pytest.MonkeyPatch
+    most: int, mask_seen: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def gradients(most: int) -> tuple[float, dict[str, torch.Tensor]]:
         monkeypatch.setattr("sasrec.engine.FULL_SCORES", most)
-        engine = engine_of(batch_size=16, loss="cross_entropy")
+        engine = engine_of(batch_size=16, loss="cross_entropy", mask_seen=mask_seen)
         engine.forward_backward(batch_for(engine))
         return engine.pop_loss(), {n: p.grad for n, p in engine.model.named_parameters() if p.grad is not None}
 

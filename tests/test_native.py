@@ -29,7 +29,13 @@ pytestmark = pytest.mark.skipif(load_native().module is None, reason=load_native
 
 
 def make_batch(
-    lengths: list[int], n_items: int, n_negatives: int = 1, seed: int = 0, step: int = 3, shared: bool = False
+    lengths: list[int],
+    n_items: int,
+    n_negatives: int = 1,
+    seed: int = 0,
+    step: int = 3,
+    shared: bool = False,
+    mask_seen: bool = False,
 ) -> Batch:
     rng = np.random.default_rng(seed)
     inputs = Ragged.from_lists([rng.integers(1, n_items + 1, n).astype(np.int32) for n in lengths])
@@ -37,7 +43,9 @@ def make_batch(
     targets = rng.integers(1, n_items + 1, n).astype(np.int32)
     negatives = rng.integers(1, n_items + 1, n_negatives if shared else (n, n_negatives)).astype(np.int32)
     corrections = rng.standard_normal(n_items + 1).astype(np.float32)
-    return Batch(np.arange(len(lengths)) * 7, inputs, targets, negatives, corrections, step)
+    rows = [rng.integers(1, n_items + 1, n).astype(np.int32) for n in rng.integers(0, 9, len(lengths))]
+    earlier = Ragged.from_lists(rows) if mask_seen else None
+    return Batch(np.arange(len(lengths)) * 7, inputs, targets, negatives, corrections, step, earlier)
 
 
 def spread_weights(config: ModelConfig, n_items: int, seed: int = 0, size: float = 0.3) -> Weights:
@@ -165,12 +173,17 @@ LOSSES: dict[str, dict[str, object]] = {
     "sampled_softmax_many": {"loss": "sampled_softmax", "n_negatives": 37},
     "sampled_softmax_shared": {"loss": "sampled_softmax", "n_negatives": 150, "shared_negatives": True},
     "cross_entropy": {"loss": "cross_entropy"},
-}
+    "bce_shared_unseen": {"loss": "bce", "n_negatives": 70, "shared_negatives": True, "mask_seen": True},
+    "sampled_softmax_shared_unseen": {
+        "loss": "sampled_softmax", "n_negatives": 150, "shared_negatives": True, "mask_seen": True
+    },
+    "cross_entropy_unseen": {"loss": "cross_entropy", "mask_seen": True},
+}  # fmt: skip
 
 
 def batch_for(train: dict[str, object], lengths: list[int], n_items: int, seed: int = 0, step: int = 3) -> Batch:
     config = TrainConfig(**train)
-    return make_batch(lengths, n_items, config.negatives_drawn, seed, step, config.shared_negatives)
+    return make_batch(lengths, n_items, config.negatives_drawn, seed, step, config.shared_negatives, config.mask_seen)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -185,7 +198,9 @@ def test_every_loss_of_every_block_has_the_gradients_of_torch(isa: str, loss: st
     compare_gradients(config, batch, 211, 5e-2 if load_native().module.bf16 else 1e-5, **LOSSES[loss])
 
 
-@pytest.mark.parametrize("loss", ["sampled_softmax_shared", "cross_entropy"])
+@pytest.mark.parametrize(
+    "loss", ["sampled_softmax_shared", "cross_entropy", "sampled_softmax_shared_unseen", "cross_entropy_unseen"]
+)
 @pytest.mark.parametrize("n_items", [1, 2, 63, 64, 65, 1000])
 @pytest.mark.parametrize("lengths", [[1], [2, 1], [130, 130, 7]])
 def test_candidates_of_any_number_and_positions_of_any_number_give_the_gradients_of_torch(
@@ -562,6 +577,8 @@ def test_training_learns_a_log_that_can_be_learnt() -> None:
         ({"negatives": np.array([1, 2, 77], np.int32)}, "item index 77 is not in 1..40"),
         ({"negatives": np.ones((3, 0), np.int32)}, "this loss needs negatives"),
         ({"negatives": np.ones(0, np.int32)}, "this loss needs negatives"),
+        ({"earlier": Ragged.from_lists([[41], [3]])}, "item index 41 is not in 1..40"),
+        ({"earlier": Ragged.from_lists([[4, 3]])}, "one row of earlier items for each row"),
         ({"inputs": Ragged(np.array([1, 2, 3], np.int32), np.array([0, 2]))}, "offsets must end with"),
         ({"inputs": Ragged(np.array([1, 2, 3], np.int32), np.array([0, 0, 3]))}, "row 0 is empty"),
     ],

@@ -45,6 +45,7 @@ class Batch:
     negatives: Int32  # (T, N) items the user has not got in train; (N,) any items, shared by all positions
     corrections: Float32  # (V,) what sampled_softmax adds to an item's score as a negative; (0,) without negatives
     step: int  # counted over the whole run; keys the dropout masks
+    earlier: Ragged | None = None  # B rows: train items before the inputs; None = seen items compete with targets too
 
     def to_padded(self, max_seq_len: int) -> tuple[Int32, Int32, Int32]:
         """(seq, pos, neg), each (B, max_seq_len), zeros on the left, as the published sampler gives them.
@@ -75,6 +76,7 @@ class TrainBatches:
         shared: a batch has one set of negatives, drawn from all items: what one user has, another has not.
         sampling: how likely an item is drawn: all the same, or in proportion to its train events.
         random_windows: how often a user with more inputs than max_seq_len gives a window that ends anywhere.
+        mask_seen: whether batches tell which items a user had earlier.
 
     Raises:
         DataError: no user has two train items.
@@ -90,9 +92,10 @@ class TrainBatches:
         shared: bool = False,
         sampling: Sampling = "uniform",
         random_windows: float = 0.0,
+        mask_seen: bool = False,
     ) -> None:
         self.max_seq_len, self.batch_size, self.n_negatives, self.seed = max_seq_len, batch_size, n_negatives, seed
-        self.shared, self.random_windows = shared, random_windows
+        self.shared, self.random_windows, self.mask_seen = shared, random_windows, mask_seen
         self.items, self.n_items = split.sequences.items, split.sequences.n_items
         starts = split.sequences.offsets[:-1]
         self.users = np.flatnonzero(split.train_ends - starts >= 2)
@@ -117,6 +120,7 @@ class TrainBatches:
             train.shared_negatives,
             train.negative_sampling,
             train.random_windows,
+            train.mask_seen,
         )
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
@@ -131,7 +135,8 @@ class TrainBatches:
         starts = np.maximum(self.starts[users], ends - 1 - self.max_seq_len)
         inputs = Ragged.cut(self.items, starts, ends - 1)
         targets = self.items[flat_index(starts + 1, inputs.offsets)]
-        return Batch(users, inputs, targets, self._negatives(users, inputs, step), self.corrections, step)
+        earlier = Ragged.cut(self.items, self.starts[users], starts) if self.mask_seen else None
+        return Batch(users, inputs, targets, self._negatives(users, inputs, step), self.corrections, step, earlier)
 
     def _window_ends(self, users: Int64, step: int) -> Int64:
         """(B,) where each user's window ends: at its last train event, or anywhere that leaves it full."""
@@ -150,6 +155,36 @@ class TrainBatches:
             return self.drawer.draw(rng, n)
         train_items = Ragged.cut(self.items, self.starts[users], self.ends[users])
         return draw_outside(rng, np.repeat(inputs.row_of, n), train_items, self.drawer).reshape(-1, n)
+
+
+def seen_candidates(batch: Batch, candidates: Int32) -> tuple[Int64, Int64]:
+    """Which candidates do not compete at which positions: what the user had before the position or at it.
+
+    The target of a position does, also if the user had it already.
+
+    Args:
+        batch: with `earlier`.
+        candidates: (C,) item indices, shared by all positions; repeats allowed.
+
+    Returns:
+        (M,) positions, ascending, and (M,) columns of `candidates`.
+    """
+    assert batch.earlier is not None
+    inputs, earlier = batch.inputs, batch.earlier
+    items = np.concatenate([earlier.values, inputs.values])
+    first = np.concatenate([inputs.offsets[:-1][earlier.row_of], np.arange(len(inputs.values))])
+    last = inputs.offsets[1:][np.concatenate([earlier.row_of, inputs.row_of])]
+    order = np.argsort(candidates, kind="stable")
+    begin, end = (np.searchsorted(candidates, items, side, sorter=order) for side in ("left", "right"))
+    event = np.repeat(np.arange(len(items)), end - begin)  # of each pair of an event and a candidate
+    column = order[flat_index(begin, np.concatenate([[0], np.cumsum(end - begin)]))]
+    lengths = (last - first)[event]
+    positions = flat_index(first[event], np.concatenate([[0], np.cumsum(lengths)]))
+    columns = np.repeat(column, lengths)
+    keep = candidates[columns] != batch.targets[positions]
+    positions, columns = positions[keep], columns[keep]
+    by_position = np.argsort(positions, kind="stable")
+    return positions[by_position], columns[by_position]
 
 
 class ItemDrawer:

@@ -46,6 +46,7 @@ class LogStatistics:
     n_items: int
     n_events: int
     mean_train_len: float
+    hides_seen: bool = True  # whether seen items are kept out of recommendations: they may not repeat
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,11 @@ class TrainConfig:
     )
     negative_sampling: Sampling = _setting(
         "uniform", "negatives are drawn uniformly, or by popularity: in proportion to an item's train events"
+    )
+    mask_seen: bool = _setting(
+        False,
+        "shared negatives and cross_entropy: items that the user already had at a position do not compete with its "
+        "target there; for logs whose seen items are kept out of recommendations anyway",
     )
     gbce_t: float = _setting(
         0.75, "gbce: how far to undo the overconfidence of sampling; 0 = bce, 1 = fully", low=0.0, high=1.0
@@ -396,6 +402,7 @@ def best(statistics: LogStatistics) -> dict[str, Any]:
         "dropout": _dropout(statistics),
         "loss": "sampled_softmax",
         "shared_negatives": True,
+        "mask_seen": statistics.hides_seen,
         "warmup_steps": 100,
         "max_epochs": 60,
         "patience": 10,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sasrec.batches import DROPOUT, WEIGHTS, Batch, generator
+from sasrec.batches import DROPOUT, WEIGHTS, Batch, generator, seen_candidates
 from sasrec.config import ModelConfig, TrainConfig
 from sasrec.errors import ConfigError
 from sasrec.native import NativeEngine, load_native, unsupported
@@ -198,21 +198,26 @@ class TorchEngine:
         return self._head(features, batch)
 
     def _sampled_loss(self, features: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """A negative that happens to be the target counts nothing."""
+        """A negative that happens to be the target counts nothing, nor does a shared one that the user has had."""
         targets, negatives = self._tensor(batch.targets), self._tensor(batch.negatives)
         if batch.negatives.ndim == 1:
             negative = features @ self.model.output_embedding(negatives).T  # (T, N)
         else:
             negative = self.model.scores(features, negatives)
         hits = negatives == targets.unsqueeze(-1)
+        if batch.earlier is not None and batch.negatives.ndim == 1:
+            positions, columns = seen_candidates(batch, batch.negatives)
+            hits[self._tensor(positions), self._tensor(columns)] = True
         corrections = self._tensor(batch.corrections)[negatives]
         return self.sampled_loss(
             self.model.scores(features, targets), negative.masked_fill(hits, -math.inf), corrections
         )
 
     def _full_loss(self, features: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """Cross-entropy over all items, some positions at a time: their scores are computed again going back."""
-        import torch
+        """Cross-entropy over all items, some positions at a time: their scores are computed again going back.
+
+        Items that the user has had are left out where the batch says so.
+        """
         from torch.utils.checkpoint import checkpoint
 
         from sasrec.losses import cross_entropy
@@ -220,13 +225,22 @@ class TorchEngine:
         items = self.model.output_embedding.weight[1:]  # padding is no candidate
         targets = self._tensor(batch.targets) - 1
 
-        def share(part: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-            return cross_entropy(part @ items.T, wanted) * (len(wanted) / len(targets))
+        positions, columns = np.zeros((2, 0), np.int64)
+        if batch.earlier is not None:
+            positions, columns = seen_candidates(batch, np.arange(1, self.n_items + 1, dtype=np.int32))
+
+        def share(start: int, part: torch.Tensor) -> torch.Tensor:
+            end = start + len(part)
+            first, last = np.searchsorted(positions, [start, end])
+            seen = self._tensor(positions[first:last] - start), self._tensor(columns[first:last])
+            scores = (part @ items.T).index_put(seen, part.new_tensor(-math.inf))
+            return cross_entropy(scores, targets[start:end]) * (len(part) / len(targets))
 
         n = max(1, FULL_SCORES // self.n_items)
         loss = features.new_zeros(())
-        for part, wanted in zip(torch.split(features, n), torch.split(targets, n), strict=True):
-            loss = loss + checkpoint(share, part, wanted, use_reentrant=False, preserve_rng_state=False)
+        for start in range(0, len(targets), n):
+            part = features[start : start + n]
+            loss = loss + checkpoint(share, start, part, use_reentrant=False, preserve_rng_state=False)
         return loss
 
     def _seed_dropout(self, step: int) -> None:

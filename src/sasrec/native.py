@@ -36,6 +36,7 @@ NEEDS: dict[str, frozenset[str]] = {  # the fastest first
 }
 SETTING = "SASREC_ISA"
 LOSSES = {"bce", "gbce", "sampled_softmax", "cross_entropy"}  # that the compiled core has
+NO_ROWS = Ragged(np.zeros(0, np.int32), np.zeros(0, np.int64))  # tells the core that seen items are not left out
 MOMENTS = ("exp_avg", "exp_avg_sq")  # Adam's, by torch's names
 AVERAGE = "average"  # of the weights over the steps
 
@@ -163,6 +164,7 @@ class NativeEngine:
 
     def forward_backward(self, batch: Batch) -> None:
         step_key = int(generator(self.train_config.seed, DROPOUT, batch.step).integers(2**64, dtype=np.uint64))
+        earlier = NO_ROWS if batch.earlier is None else batch.earlier
         self._loss_sum += self.core.forward_backward(
             items=batch.inputs.values,
             offsets=batch.inputs.offsets,
@@ -170,6 +172,8 @@ class NativeEngine:
             step_key=step_key,
             targets=batch.targets,
             negatives=batch.negatives,
+            earlier=earlier.values,
+            earlier_offsets=earlier.offsets,
             loss=self.train_config.loss,
             positive_weight=self.train_config.positive_weight(self.n_items),
             corrections=batch.corrections,

@@ -665,7 +665,8 @@ def configure(sequences: Sequences, name: str, preset: str, settings: dict[str, 
     """The split, and all settings: the preset's for this log, with the user's own on top."""
     _, _, eval_config = resolve(preset, _no_statistics(sequences), settings)
     split = split_sequences(sequences, eval_config)
-    model, train_config, eval_config = resolve(preset, split.statistics, settings)
+    statistics = replace(split.statistics, hides_seen=hides_repeats(sequences.facts, eval_config))
+    model, train_config, eval_config = resolve(preset, statistics, settings)
     return split, RunConfig(model, train_config, eval_config, preset, name, sequences.facts, __version__)
 
 
