@@ -3,11 +3,12 @@
 // rows and a chunk's features.
 //
 // Softmax goes over the items twice. The first time it keeps the largest score and the sum of exponentials of each
-// token; the second time it computes the scores again (unless they are few enough to stay in the L2 in between), turns
-// them into gradients G, and adds G^T E to the gradient of the features F and G F to that of the items' rows E. Scores
-// and G lie as (items, tokens): tokens fill the lanes, and nothing is summed across a vector. Each thread adds up the
-// gradients of all candidates over its own chunks; for a catalogue that leaves the L2 they pass through it once a
-// chunk, against four products of every item with every token.
+// token; the second time it computes the scores again (unless those of a chunk took no more than 16 MiB: to write and
+// read them costs half of what their products do), turns them into gradients G, and adds G^T E to the gradient of the
+// features F and G F to that of the items' rows E. Scores and G lie as (items, tokens): tokens fill the lanes, and
+// nothing is summed across a vector. Each thread adds up the gradients of all candidates over its own chunks; for a
+// catalogue that leaves the L2 they pass through it once a chunk, against three or four products of every item with
+// every token.
 #pragma once
 
 #include <vector>
@@ -20,7 +21,7 @@
 namespace sasrec {
 
 inline constexpr int kBlock = 64;
-inline constexpr std::size_t kKeptScores = 1 << 18;  // of a chunk: 1 MiB, half of an L2
+inline constexpr std::size_t kKeptScores = 1 << 22;  // of a chunk: 16 MiB
 
 // Rows of a table in the order of the candidates, as operands of products.
 class Candidates {
