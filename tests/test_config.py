@@ -198,9 +198,24 @@ def test_dropout_of_best_falls_with_events_per_item(events_per_item: float, drop
 
 
 @pytest.mark.parametrize("preset", ["fast", "best"])
-def test_presets_draw_no_more_negatives_than_there_are_items(preset: str) -> None:
+def test_presets_score_all_items_where_that_is_affordable_and_else_as_many_as_are(preset: str) -> None:
+    assert resolve(preset, LONG, {})[1].loss == "cross_entropy"
+    assert resolve(preset, dataclasses.replace(SHORT, n_items=7), {})[1].loss == "cross_entropy"
+    drawn = []
+    for n_events in (10**6, 10**7, 10**9):
+        train = resolve(preset, LogStatistics(n_events // 10, 10**6, n_events, 10.0), {})[1]
+        assert (train.loss, train.shared_negatives) == ("sampled_softmax", True)
+        drawn.append(train.n_negatives)
+    assert drawn == sorted(drawn, reverse=True)
+    assert drawn[-1] == 512
+
+
+@pytest.mark.parametrize("preset", ["fast", "best"])
+def test_presets_mask_seen_items_where_they_are_hidden_from_recommendations(preset: str) -> None:
     for statistics in (LONG, SHORT):
-        assert resolve(preset, dataclasses.replace(statistics, n_items=7), {})[1].n_negatives == 7
+        for hides_seen in (True, False):
+            train = resolve(preset, dataclasses.replace(statistics, hides_seen=hides_seen), {})[1]
+            assert train.mask_seen == hides_seen
 
 
 def test_own_settings_win_over_the_preset() -> None:
