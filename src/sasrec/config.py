@@ -434,7 +434,7 @@ def fast(statistics: LogStatistics) -> dict[str, Any]:
     settings = best(statistics) | {"schedule": "constant"}
     if statistics.mean_train_len < LONG_TRAIN_LEN:
         return settings | _softmax(statistics, 5e8) | {"max_epochs": 20}
-    n_epochs = round(7e6 / max(statistics.n_events, 1))  # 7 on ml-1m
+    n_epochs = round(5e6 / max(statistics.n_events, 1))  # 5 on ml-1m
     return settings | {
         **_softmax(statistics, 4e9),
         "dropout": round(settings["dropout"] / 2, 2),
