@@ -403,7 +403,6 @@ def best(statistics: LogStatistics) -> dict[str, Any]:
         **_softmax(statistics, 1e10),
         "mask_seen": statistics.hides_seen,
         "warmup_steps": 100,
-        "patience": 10,
         "valid_protocol": "full",
     }
     if statistics.mean_train_len >= LONG_TRAIN_LEN:
@@ -415,6 +414,7 @@ def best(statistics: LogStatistics) -> dict[str, Any]:
             "schedule": "cosine",
             "ema_decay": 0.999,
             "max_epochs": 40,
+            "patience": 10,
         }
     return settings | {
         "max_seq_len": 50,
@@ -422,6 +422,7 @@ def best(statistics: LogStatistics) -> dict[str, Any]:
         "learning_rate": 1e-3,
         "ema_decay": 0.998,
         "max_epochs": 60,
+        "patience": 5,
     }
 
 
