@@ -391,8 +391,8 @@ def best(statistics: LogStatistics) -> dict[str, Any]:
     """The most accurate that is known, for any log; docs/experiments.md has what its parts bring.
 
     LiGR blocks, softmax over all items that the user has not had, an average of the weights. Dropout follows how much
-    there is to learn an item from. Long histories take part with all of their events, in small batches and with a
-    learning rate that falls along a cosine; others train until patience ends it.
+    there is to learn an item from. Long histories have a third block, and take part with all of their events, in small
+    batches and with a learning rate that falls along a cosine; others train until patience ends it.
     """
     settings = {
         "block": "ligr",
@@ -407,6 +407,7 @@ def best(statistics: LogStatistics) -> dict[str, Any]:
     }
     if statistics.mean_train_len >= LONG_TRAIN_LEN:
         return settings | {
+            "n_blocks": 3,
             "max_seq_len": 200,
             "random_windows": 0.5,
             "batch_size": 32,
