@@ -439,6 +439,7 @@ def fast(statistics: LogStatistics) -> dict[str, Any]:
     n_epochs = round(5e6 / max(statistics.n_events, 1))  # 5 on ml-1m
     return settings | {
         **_softmax(statistics, 4e9),
+        "n_blocks": 2,
         "dropout": round(settings["dropout"] / 2, 2),
         "max_epochs": min(30, max(4, n_epochs)),
         "valid_every": 2,
