@@ -206,13 +206,13 @@ class BytePanels {
  public:
   // Rows of features as unsigned bytes, (rows, quads) words of four, and what each row must reach. There is room for a
   // multiple of kLanes rows.
-  class Rows {
-   public:
+  struct Rows {
     // Room for `n` rows. A row's bar is as low as a score can be.
     Rows(int n, int quads) : words(static_cast<std::size_t>(n) * quads) {
       for (Array<float>* values : {&step, &inverse_step, &length, &lost, &bar}) values->resize(round_up(n, kLanes));
       std::fill_n(bar.data(), n, -FLT_MAX);
     }
+
     Array<std::uint32_t> words;
     Array<float> step, inverse_step, length, lost, bar;  // lost = |q - q'|; the inverse of 0 is 0
   };

@@ -93,9 +93,9 @@ class Subject {
   }
 
   double forward_backward(const Batch& batch, float l2 = 0) {
-    return engine.forward_backward(batch.view(), batch.keys.data(), batch.step_key,
-                                   {LossKind::kBce, 1.0f, nullptr, 1.0f},
-                                   {batch.targets.data(), batch.negatives.data(), batch.n_negatives, false}, l2);
+    return engine.forward_backward(
+        batch.view(), batch.keys.data(), batch.step_key, {LossKind::kBce, 1.0f, nullptr, 1.0f},
+        {batch.targets.data(), batch.negatives.data(), batch.n_negatives, false, nullptr}, l2);
   }
 
   Engine engine;
