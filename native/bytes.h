@@ -8,7 +8,6 @@
 #include <algorithm>
 #include <cfloat>
 #include <cmath>
-#include <limits>
 #include <vector>
 
 #include "memory.h"
@@ -24,6 +23,12 @@ inline constexpr int kByteOffset = 128;  // BytePanels' features are steps plus 
 
 // Relative error that a sum of `dim` products in floats may have, with room for the arithmetic of the bounds.
 constexpr double sum_margin(int dim) { return (dim + 16) * static_cast<double>(FLT_EPSILON); }
+
+inline float largest_magnitude(const float* values, std::ptrdiff_t n) {
+  float largest = 0;
+  for (std::ptrdiff_t i = 0; i < n; ++i) largest = std::max(largest, std::fabs(values[i]));
+  return largest;
+}
 
 // The table in signed bytes, a scale for each item, and a bound on what that changes.
 //
@@ -64,9 +69,7 @@ class ByteTable {
   };
 
   void pack_item(int i, const float* item, int dim) {
-    float largest = 0;
-    for (int k = 0; k < dim; ++k) largest = std::max(largest, std::fabs(item[k]));
-    const float scale = largest / kByteSteps;
+    const float scale = largest_magnitude(item, dim) / kByteSteps;
     std::int8_t* bytes = &bytes_[static_cast<std::size_t>(i / kLanes) * pairs_ * 2 * kLanes];
     double norm = 0, kept = 0, lost = 0;  // squares of |v|, |v'|, |v - v'|
     for (int k = 0; k < dim; ++k) {
@@ -83,13 +86,9 @@ class ByteTable {
 
   // Pairs of 16-bit steps in words of 32 bits.
   static Query round_features(const float* features, int dim, std::int32_t* steps) {
-    float largest = 0;
     double norm = 0;
-    for (int k = 0; k < dim; ++k) {
-      largest = std::max(largest, std::fabs(features[k]));
-      norm += static_cast<double>(features[k]) * features[k];
-    }
-    const float step = largest / kQuerySteps;
+    for (int k = 0; k < dim; ++k) norm += static_cast<double>(features[k]) * features[k];
+    const float step = largest_magnitude(features, dim) / kQuerySteps;
     for (int k = 0; k < dim; k += 2) {
       const auto round = [&](int j) {
         return j < dim && step > 0 ? static_cast<std::int32_t>(std::nearbyint(features[j] / step)) : 0;
@@ -277,9 +276,8 @@ class BytePanels {
   std::size_t panel_bytes() const { return static_cast<std::size_t>(4) * quads_ * kPanelItems; }
 
   static float step_of(const float* values, std::ptrdiff_t n) {
-    float largest = 0;
-    for (std::ptrdiff_t i = 0; i < n; ++i) largest = std::max(largest, std::fabs(values[i]));
-    return largest / kByteSteps >= kLeastStep ? largest / kByteSteps : 0.0f;
+    const float step = largest_magnitude(values, n) / kByteSteps;
+    return step >= kLeastStep ? step : 0.0f;
   }
   static float inverse(float step) { return step > 0 ? 1 / step : 0.0f; }
   static int steps_of(float value, float inverse_step) {

@@ -197,7 +197,21 @@ struct HiddenView {
     if (!values) return {};
     return {values + offsets[row], offsets[row + 1] - offsets[row], n_items};
   }
+  std::vector<ItemSet> of_rows(std::int64_t begin, std::int64_t end, int n_items) const {
+    std::vector<ItemSet> sets;
+    for (std::int64_t row = begin; row < end; ++row) sets.push_back(of(row, n_items));
+    return sets;
+  }
 };
+
+// Calls f<Count>(first) for the tiles, of as many rows as a kernel takes together, that cover 0 .. rows.
+template <typename F>
+void for_row_tiles(int rows, F&& f) {
+  int row = 0;
+  for (; rows - row >= kRankRows; row += kRankRows) f.template operator()<kRankRows>(row);
+  for (; rows - row >= 2; row += 2) f.template operator()<2>(row);
+  if (row < rows) f.template operator()<1>(row);
+}
 
 // The item table, ready for ranking. Whoever makes one keeps the table alive and as it is.
 //
@@ -330,15 +344,10 @@ class ItemIndex {
   void scan(const float* features, int rows, Visit&& visit) const {
     alignas(64) float scores[kRankRows * kPanelItems];
     for (int panel = 0; panel < n_panels_; ++panel) {
-      int row = 0;
-      const auto step = [&]<int Rows>() {
+      for_row_tiles(rows, [&]<int Rows>(int row) {
         score_panel<Rows>(features + static_cast<std::ptrdiff_t>(row) * dim_, dim_, panel_at(panel), scores);
         for (int r = 0; r < Rows; ++r) visit(row + r, panel, scores + r * kPanelItems);
-        row += Rows;
-      };
-      while (rows - row >= kRankRows) step.template operator()<kRankRows>();
-      while (rows - row >= 2) step.template operator()<2>();
-      if (row < rows) step.template operator()<1>();
+      });
     }
   }
 
@@ -353,13 +362,11 @@ class ItemIndex {
   bool rank_block(const float* features, std::int64_t begin, std::int64_t end, const std::int32_t* targets,
                   HiddenView hidden, int k, std::int64_t* n_above, std::int64_t* n_tied, std::int32_t* lists) const {
     const int rows = static_cast<int>(end - begin);
-    std::vector<ItemSet> gone;
+    std::vector<ItemSet> gone = hidden.of_rows(begin, end, n_items_);
     std::vector<Rank> ranks;
     std::vector<TopList> tops(k ? rows : 0, TopList(k));
-    for (std::int64_t row = begin; row < end; ++row) {
-      gone.push_back(hidden.of(row, n_items_));
+    for (std::int64_t row = begin; row < end; ++row)
       ranks.push_back(start_rank(features + row * dim_, targets[row] - 1));
-    }
     FiniteCheck finite;
     scan(features + begin * dim_, rows, [&](int row, int panel, const float* scores) {
       const std::uint64_t open = real_bits(panel) & ~gone[row].bits_from(panel * kPanelItems + 1);
@@ -415,9 +422,8 @@ class ItemIndex {
   bool top_block(const float* features, std::int64_t begin, std::int64_t end, int k, HiddenView hidden,
                  const bool* allowed, Write&& write) const {
     const int rows = static_cast<int>(end - begin);
-    std::vector<ItemSet> gone;
+    std::vector<ItemSet> gone = hidden.of_rows(begin, end, n_items_);
     std::vector<TopList> tops(rows, TopList(k));
-    for (std::int64_t row = begin; row < end; ++row) gone.push_back(hidden.of(row, n_items_));
     FiniteCheck finite;
     scan(features + begin * dim_, rows, [&](int row, int panel, const float* scores) {
       finite.add_panel(scores);
@@ -457,9 +463,8 @@ class ItemIndex {
       if (allowed[item]) items.push_back(item);
     return for_row_blocks(n, [&](std::int64_t begin, std::int64_t end) {
       const int rows = static_cast<int>(end - begin);
-      std::vector<ItemSet> gone;
+      const std::vector<ItemSet> gone = hidden.of_rows(begin, end, n_items_);
       std::vector<TopList> tops(rows, TopList(k));
-      for (std::int64_t row = begin; row < end; ++row) gone.push_back(hidden.of(row, n_items_));
       const bool finite = offer_items(features + begin * dim_, rows, items, gone.data(), tops.data());
       for (int row = 0; row < rows; ++row) write(begin + row, tops[row]);
       return finite;
@@ -541,28 +546,24 @@ class ItemIndex {
   bool top_block_by_bytes(const float* features, std::int64_t begin, std::int64_t end, int k, HiddenView hidden,
                           const bool* allowed, Write&& write) const {
     const int n = static_cast<int>(end - begin);
-    std::vector<ItemSet> gone;
-    for (std::int64_t row = begin; row < end; ++row) gone.push_back(hidden.of(row, n_items_));
+    std::vector<ItemSet> gone = hidden.of_rows(begin, end, n_items_);
     std::vector<Shortlist> found(n, Shortlist(k));
     BytePanels::Rows rows = byte_panels_.round(features + begin * dim_, n);
     alignas(64) std::int32_t least[kRankBlock], products[kRankRows * kPanelItems];
     for (int panel = 0; panel < n_panels_; ++panel) {
       byte_panels_.least_products(rows, panel, least);
-      int row = 0;
-      const auto step = [&]<int Count>() {
+      for_row_tiles(n, [&]<int Count>(int first) {
         bool reached[Count];
-        byte_panels_.multiply<Count>(rows, row, panel, least + row, reached, products);
-        for (int r = 0; r < Count; ++r, ++row) {
+        byte_panels_.multiply<Count>(rows, first, panel, least + first, reached, products);
+        for (int r = 0; r < Count; ++r) {
           if (!reached[r]) continue;
+          const int row = first + r;
           std::uint64_t open = real_bits(panel) & ~gone[row].bits_from(panel * kPanelItems + 1);
           open &= bits_reaching(products + r * kPanelItems, least[row]);
           add_products(rows, row, panel, products + r * kPanelItems, open, allowed, found[row]);
           rows.bar[row] = std::max(found[row].bar(), -FLT_MAX);
         }
-      };
-      while (n - row >= kRankRows) step.template operator()<kRankRows>();
-      while (n - row >= 2) step.template operator()<2>();
-      if (row < n) step.template operator()<1>();
+      });
     }
     bool finite = true;
     for (int row = 0; row < n; ++row) {

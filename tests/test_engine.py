@@ -246,6 +246,17 @@ def test_cross_entropy_does_not_depend_on_how_many_scores_exist_at_once(
         torch.testing.assert_close(gradient, parts[name], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("loss", ["sampled_softmax_shared_unseen", "cross_entropy_unseen"])
+def test_seen_items_are_masked_also_where_products_are_rounded_as_on_cuda(loss: str) -> None:
+    losses = []
+    for rounded in (False, True):
+        engine = engine_of(ModelConfig(embedding_dim=16, max_seq_len=10, dropout=0.0), batch_size=16, **LOSSES[loss])
+        with torch.autocast("cpu", torch.bfloat16, enabled=rounded):
+            losses.append(engine._loss(batch_for(engine)).item())
+    assert losses[1] == pytest.approx(losses[0], rel=0.01)
+    assert losses[1] != losses[0]
+
+
 @pytest.mark.parametrize("tied", [True, False])
 def test_padding_is_no_candidate_of_cross_entropy(tied: bool) -> None:
     engine = engine_of(ModelConfig(embedding_dim=16, max_seq_len=10, tied=tied), loss="cross_entropy")

@@ -45,7 +45,8 @@ class Batch:
     negatives: Int32  # (T, N) items the user has not got in train; (N,) any items, shared by all positions
     corrections: Float32  # (V,) what sampled_softmax adds to an item's score as a negative; (0,) without negatives
     step: int  # counted over the whole run; keys the dropout masks
-    earlier: Ragged | None = None  # B rows: train items before the inputs; None = seen items compete with targets too
+    # B rows: train items before the inputs; None = seen items compete with targets, or cannot (a position's negatives)
+    earlier: Ragged | None = None
 
     def to_padded(self, max_seq_len: int) -> tuple[Int32, Int32, Int32]:
         """(seq, pos, neg), each (B, max_seq_len), zeros on the left, as the published sampler gives them.
@@ -76,7 +77,7 @@ class TrainBatches:
         shared: a batch has one set of negatives, drawn from all items: what one user has, another has not.
         sampling: how likely an item is drawn: all the same, or in proportion to its train events.
         random_windows: how often a user with more inputs than max_seq_len gives a window that ends anywhere.
-        mask_seen: whether batches tell which items a user had earlier.
+        mask_seen: whether batches whose positions share what their targets compete with tell what users had earlier.
 
     Raises:
         DataError: no user has two train items.
@@ -95,7 +96,8 @@ class TrainBatches:
         mask_seen: bool = False,
     ) -> None:
         self.max_seq_len, self.batch_size, self.n_negatives, self.seed = max_seq_len, batch_size, n_negatives, seed
-        self.shared, self.random_windows, self.mask_seen = shared, random_windows, mask_seen
+        self.shared, self.random_windows = shared, random_windows
+        self.mask_seen = mask_seen and (shared or not n_negatives)  # a position's own negatives are never seen items
         self.items, self.n_items = split.sequences.items, split.sequences.n_items
         starts = split.sequences.offsets[:-1]
         self.users = np.flatnonzero(split.train_ends - starts >= 2)

@@ -397,7 +397,6 @@ def best(statistics: LogStatistics) -> dict[str, Any]:
     settings = {
         "block": "ligr",
         "embedding_dim": 128,
-        "n_blocks": 2,
         "n_heads": 1,
         "dropout": _dropout(statistics),
         **_softmax(statistics, 1e10),
@@ -418,6 +417,7 @@ def best(statistics: LogStatistics) -> dict[str, Any]:
             "patience": 10,
         }
     return settings | {
+        "n_blocks": 2,
         "max_seq_len": 50,
         "batch_size": 128,
         "learning_rate": 1e-3,

@@ -205,7 +205,7 @@ class TorchEngine:
         else:
             negative = self.model.scores(features, negatives)
         hits = negatives == targets.unsqueeze(-1)
-        if batch.earlier is not None and batch.negatives.ndim == 1:
+        if batch.earlier is not None:
             positions, columns = seen_candidates(batch, batch.negatives)
             hits[self._tensor(positions), self._tensor(columns)] = True
         corrections = self._tensor(batch.corrections)[negatives]
@@ -232,8 +232,8 @@ class TorchEngine:
         def share(start: int, part: torch.Tensor) -> torch.Tensor:
             end = start + len(part)
             first, last = np.searchsorted(positions, [start, end])
-            seen = self._tensor(positions[first:last] - start), self._tensor(columns[first:last])
-            scores = (part @ items.T).index_put(seen, part.new_tensor(-math.inf))
+            scores = part @ items.T
+            scores[self._tensor(positions[first:last] - start), self._tensor(columns[first:last])] = -math.inf
             return cross_entropy(scores, targets[start:end]) * (len(part) / len(targets))
 
         n = max(1, FULL_SCORES // self.n_items)
