@@ -114,6 +114,45 @@ def test_epoch_begun_in_its_middle_draws_what_the_whole_epoch_draws() -> None:
         assert a.inputs.values.tolist() == b.inputs.values.tolist()
 
 
+def rows_of(batch: Batch) -> list[list[int]]:
+    """Each row's inputs and its last target: the window that they were cut from."""
+    last = np.split(batch.targets, batch.inputs.offsets[1:-1])
+    rows = [[*batch.inputs.row(i).tolist(), int(last[i][-1])] for i in range(len(batch.users))]
+    for row, targets in zip(rows, last, strict=True):
+        assert row[1:] == targets.tolist()
+    return rows
+
+
+@pytest.mark.parametrize("order_noise", [0.0, 1.0, 1.5, 4.0])
+def test_events_move_by_less_than_the_noise_on_their_order_and_stay_with_their_user(order_noise: float) -> None:
+    split = split_of([list(range(1, n + 1)) for n in (3, 4, 9, 14, 30, 200)])
+    source = TrainBatches(split, 50, 4, 1, 0, order_noise=order_noise)
+    moves = []
+    for epoch in range(30):
+        for batch in source.epoch(epoch):
+            for user, row in zip(batch.users, rows_of(batch), strict=True):
+                window = split.train.row(user)[-51:].tolist()
+                assert sorted(row) == window
+                moves += [abs(place - window.index(item)) for place, item in enumerate(row)]
+    assert max(moves) < max(order_noise, 1)
+    assert max(moves) >= min(order_noise, 3) - 1
+
+
+def test_noise_on_the_order_is_new_each_epoch_and_the_same_when_an_epoch_is_begun_in_its_middle() -> None:
+    split = split_leave_one_out(build_sequences(make_markov_log())[0])
+    source = TrainBatches(split, 50, 32, 0, 0, order_noise=2.5)
+    whole, rest, other = (list(source.epoch(*at)) for at in ((2,), (2, 4), (3,)))
+    assert [b.inputs.values.tolist() for b in rest] == [b.inputs.values.tolist() for b in whole[4:]]
+    by_user = [
+        {u: row for b in part for u, row in zip(b.users.tolist(), rows_of(b), strict=True)} for part in (whole, other)
+    ]
+    assert by_user[0].keys() == by_user[1].keys()
+    users = by_user[0].keys()
+    assert sum(by_user[0][u] != by_user[1][u] for u in users) > 0.6 * len(users)  # half and half: 3 in 4
+    unmoved = sum(by_user[0][u] == split.train.row(u).tolist() for u in users) / len(users)
+    assert unmoved == pytest.approx(0.5, abs=0.15)
+
+
 def test_negatives_are_never_train_items_of_the_user() -> None:
     split = split_leave_one_out(build_sequences(make_markov_log(n_items=16))[0])
     for batch in batches(split, max_seq_len=3, n_negatives=4).epoch(0):

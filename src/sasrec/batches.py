@@ -24,7 +24,8 @@ from sasrec.sequences import Float32, Int32, Int64, Ragged, Split, flat_index
 
 logger = logging.getLogger(__name__)
 
-WEIGHTS, SHUFFLE, NEGATIVES, DROPOUT, CANDIDATES, WINDOWS = range(6)  # purposes of random numbers
+WEIGHTS, SHUFFLE, NEGATIVES, DROPOUT, CANDIDATES, WINDOWS, ORDER = range(7)  # purposes of random numbers
+ORDER_SHARE = 0.5  # of the windows of a batch that order_noise is for
 MAX_REJECTIONS = 32  # rounds of rejection before drawing from the complement itself
 MANY_DRAWS = 4096  # from here on a table is faster than a search
 TABLE_CELLS = 2**20  # rows times items of a table, a byte each: it stays in the cache
@@ -77,6 +78,7 @@ class TrainBatches:
         shared: a batch has one set of negatives, drawn from all items: what one user has, another has not.
         sampling: how likely an item is drawn: all the same, or in proportion to its train events.
         random_windows: how often a user with more inputs than max_seq_len gives a window that ends anywhere.
+        order_noise: places within which events of half of a batch's windows move, so that neighbours trade places.
         mask_seen: whether batches whose positions share what their targets compete with tell what users had earlier.
 
     Raises:
@@ -93,10 +95,11 @@ class TrainBatches:
         shared: bool = False,
         sampling: Sampling = "uniform",
         random_windows: float = 0.0,
+        order_noise: float = 0.0,
         mask_seen: bool = False,
     ) -> None:
         self.max_seq_len, self.batch_size, self.n_negatives, self.seed = max_seq_len, batch_size, n_negatives, seed
-        self.shared, self.random_windows = shared, random_windows
+        self.shared, self.random_windows, self.order_noise = shared, random_windows, order_noise
         self.mask_seen = mask_seen and (shared or not n_negatives)  # a position's own negatives are never seen items
         self.items, self.n_items = split.sequences.items, split.sequences.n_items
         starts = split.sequences.offsets[:-1]
@@ -122,6 +125,7 @@ class TrainBatches:
             train.shared_negatives,
             train.negative_sampling,
             train.random_windows,
+            train.order_noise,
             train.mask_seen,
         )
 
@@ -135,8 +139,11 @@ class TrainBatches:
     def _batch(self, users: Int64, step: int) -> Batch:
         ends = self._window_ends(users, step) if self.random_windows else self.ends[users]
         starts = np.maximum(self.starts[users], ends - 1 - self.max_seq_len)
-        inputs = Ragged.cut(self.items, starts, ends - 1)
-        targets = self.items[flat_index(starts + 1, inputs.offsets)]
+        window = Ragged.cut(self.items, starts, ends)
+        if self.order_noise > 1:
+            window = self._in_another_order(window, step)
+        inputs = Ragged.cut(window.values, window.offsets[:-1], window.offsets[1:] - 1)
+        targets = window.values[flat_index(window.offsets[:-1] + 1, inputs.offsets)]
         earlier = Ragged.cut(self.items, self.starts[users], starts) if self.mask_seen else None
         return Batch(users, inputs, targets, self._negatives(users, inputs, step), self.corrections, step, earlier)
 
@@ -147,6 +154,16 @@ class TrainBatches:
         moved = (last > first) & (rng.random(len(users)) < self.random_windows)
         ends: Int64 = np.where(moved, rng.integers(first, np.maximum(first, last) + 1), last)
         return ends
+
+    def _in_another_order(self, window: Ragged, step: int) -> Ragged:
+        """Windows of which half, at random, have noise on the place of each event.
+
+        Logs tell little of what came first within a moment: of a day's purchases, of films rated one after another.
+        """
+        rng = generator(self.seed, ORDER, step)
+        noise = self.order_noise * (rng.random(len(window)) < ORDER_SHARE)
+        places = np.arange(len(window.values)) + rng.random(len(window.values)) * noise[window.row_of]
+        return Ragged(window.values[np.lexsort((places, window.row_of))], window.offsets)
 
     def _negatives(self, users: Int64, inputs: Ragged, step: int) -> Int32:
         n = self.n_negatives

@@ -112,6 +112,13 @@ class TrainConfig:
         low=0.0,
         high=1.0,
     )
+    order_noise: float = _setting(
+        0.0,
+        "half of the users of a step, anew drawn, give their train events with noise of 0 to this many places on where "
+        "each stands, so that neighbours trade places; up to 1 = the log's order, as published",
+        low=0.0,
+        high=1000.0,
+    )
     batch_size: int = _setting(128, "users per step", low=1, high=1_000_000)
     learning_rate: float = _setting(1e-3, "Adam's learning rate", low=0.0, high=10.0)
     schedule: Schedule = _setting(
@@ -392,7 +399,8 @@ def best(statistics: LogStatistics) -> dict[str, Any]:
 
     LiGR blocks, softmax over all items that the user has not had, an average of the weights. Dropout follows how much
     there is to learn an item from. Long histories have a third block, and take part with all of their events, in small
-    batches and with a learning rate that falls along a cosine; others train until patience ends it.
+    batches and with a learning rate that falls along a cosine. Short ones are easily learned by heart: in half of them
+    neighbours trade places, and patience ends the training.
     """
     settings = {
         "block": "ligr",
@@ -419,6 +427,7 @@ def best(statistics: LogStatistics) -> dict[str, Any]:
     return settings | {
         "n_blocks": 2,
         "max_seq_len": 50,
+        "order_noise": 2.5,
         "batch_size": 128,
         "learning_rate": 1e-3,
         "ema_decay": 0.998,
