@@ -1,6 +1,7 @@
-// Adam. Dense: every value of every table moves at every step, as torch's does; p, m and v stream through once, a
-// vector at a time, and for tables beyond the cache that traffic is what it costs. Lazy: a row of a table that no
-// gradient touches is left alone until it is needed, and then makes up for the steps it missed at once.
+// Adam. Every value of every table moves at every step, as torch's does, but a row that no gradient touches need not do
+// so at once: of large tables it waits until it is read, and then takes the steps it missed one after another in
+// registers. That is the same to the bit, and p, m and v go through memory once instead of once a step, which for
+// tables beyond the cache is what Adam costs. Lazy: it makes up for all missed steps at once, in closed form.
 #pragma once
 
 #include <algorithm>
@@ -16,29 +17,75 @@ struct Adam {
   float eps = 1e-8f;
 };
 
-// The constants of step t (from 1). Source: Kingma & Ba 2015, algorithm 1, in the order of torch.optim.Adam.
+// Step t (from 1). Source: Kingma & Ba 2015, algorithm 1, in the order of torch.optim.Adam.
 struct AdamStep {
-  Floats step_size, beta1, beta2, rest1, rest2, inverse_correction2, eps;
+  float step_size, beta1, beta2, inverse_correction2, eps;
 
-  AdamStep(const Adam& adam, std::int64_t t) {
+  AdamStep(const Adam& adam, std::int64_t t) : beta1(adam.beta1), beta2(adam.beta2), eps(adam.eps) {
     const double correction1 = 1 - std::pow(static_cast<double>(adam.beta1), static_cast<double>(t));
     const double correction2 = 1 - std::pow(static_cast<double>(adam.beta2), static_cast<double>(t));
-    step_size = splat(static_cast<float>(adam.learning_rate / correction1));
-    inverse_correction2 = splat(static_cast<float>(1 / std::sqrt(correction2)));
-    beta1 = splat(adam.beta1), beta2 = splat(adam.beta2);
-    rest1 = splat(1 - adam.beta1), rest2 = splat(1 - adam.beta2);
-    eps = splat(adam.eps);
+    step_size = static_cast<float>(adam.learning_rate / correction1);
+    inverse_correction2 = static_cast<float>(1 / std::sqrt(correction2));
   }
 
   // Moves one vector of values, given its gradient.
   [[gnu::always_inline]] void apply(float* p, float* m, float* v, Floats gradient) const {
-    const Floats mean = load(m) * beta1 + gradient * rest1;
-    const Floats square = load(v) * beta2 + gradient * gradient * rest2;
+    const Floats mean = load(m) * beta1 + gradient * (1 - beta1);
+    const Floats square = load(v) * beta2 + gradient * gradient * (1 - beta2);
     store(m, mean);
     store(v, square);
-    const Floats denominator = quick_square_root(square) * inverse_correction2 + eps;
-    store(p, load(p) - step_size * mean * quick_reciprocal(denominator));
+    store(p, moved(load(p), mean, square));
   }
+
+  // The same for a gradient of zero, in registers.
+  [[gnu::always_inline]] void apply_zero(Floats& value, Floats& mean, Floats& square) const {
+    mean *= beta1;
+    square *= beta2;
+    value = moved(value, mean, square);
+  }
+
+ private:
+  [[gnu::always_inline]] Floats moved(Floats value, Floats mean, Floats square) const {
+    const Floats denominator = quick_square_root(square) * inverse_correction2 + eps;
+    return value - step_size * mean * quick_reciprocal(denominator);
+  }
+};
+
+// The last steps, for rows that have yet to take them.
+class PastSteps {
+ public:
+  // Steps up to `step` were taken by all: the next one recorded is step + 1.
+  void start_after(std::int64_t step) {
+    base_ = step;
+    steps_.clear();
+  }
+  void record(const AdamStep& step) { steps_.push_back(step); }
+  bool empty() const { return steps_.empty(); }
+  bool full() const { return steps_.size() >= kMost; }
+
+  // A row that was last moved at step `from` takes the steps after it, with gradients of zero.
+  void take(std::int64_t from, int width, float* p, float* m, float* v) const {
+    int c = 0;
+    for (; c + 4 * kLanes <= width; c += 4 * kLanes) take<4>(from, p + c, m + c, v + c);
+    for (; c < width; c += kLanes) take<1>(from, p + c, m + c, v + c);
+  }
+
+ private:
+  static constexpr std::size_t kMost = 256;  // 5 KiB of constants
+
+  template <int N>
+  [[gnu::always_inline]] void take(std::int64_t from, float* p, float* m, float* v) const {
+    Floats value[N], mean[N], square[N];
+    for (int i = 0; i < N; ++i)
+      value[i] = load(p + i * kLanes), mean[i] = load(m + i * kLanes), square[i] = load(v + i * kLanes);
+    for (std::size_t k = from - base_; k < steps_.size(); ++k)
+      for (int i = 0; i < N; ++i) steps_[k].apply_zero(value[i], mean[i], square[i]);
+    for (int i = 0; i < N; ++i)
+      store(p + i * kLanes, value[i]), store(m + i * kLanes, mean[i]), store(v + i * kLanes, square[i]);
+  }
+
+  std::int64_t base_ = 0;
+  std::vector<AdamStep> steps_;
 };
 
 // The steps that a row missed, in closed form. With zero gradients the first moment after j of them is beta1^j m and
@@ -82,7 +129,7 @@ class MissedSteps {
             splat(static_cast<float>(std::pow(beta2_, n)))};
   }
 
-  std::int64_t step() const { return step_; }
+  std::int64_t base() const { return base_; }
 
   [[gnu::always_inline]] void apply(const Decay& decay, float* p, float* m, float* v) const {
     const Floats mean = load(m), square = load(v);

@@ -31,6 +31,8 @@ namespace sasrec {
 
 inline constexpr int kChunkTokens = 128;  // a chunk's activations of two blocks take about half of a 2 MiB L2
 inline constexpr int kSharedTokens = 16;  // short sequences share a segment of up to this many tokens
+inline constexpr int kWaitFrom = 32;  // rows of a table wait for their steps where one in so many or fewer is touched
+inline constexpr int kAhead = 8;      // rows that are asked for before they are needed
 
 // The gradient of a table: only the rows that a batch touched, summed.
 struct RowGradient {
@@ -48,7 +50,7 @@ struct Table {
   // (n_items + 1, width); row 0 is padding and stays zero
   Array<float> weight, first_moment, second_moment, average;
   RowGradient gradient;
-  std::vector<std::int64_t> last_step;  // lazy Adam: the step after which each row stands
+  std::vector<std::int64_t> last_step;  // the step after which each row stands: a row may be behind (see adam.h)
 };
 
 // Gradients that are a coefficient times a row of `source`: what tables' rows are summed from.
@@ -63,7 +65,7 @@ struct Contributions {
 
 class Engine {
  public:
-  // lazy_adam: rows of the tables that a step does not touch catch up later, in closed form (see MissedSteps).
+  // lazy_adam: rows of the tables that a step does not touch catch up in closed form (see MissedSteps).
   Engine(const ModelShape& shape, int n_threads, bool lazy_adam)
       : shape_(shape), lazy_(lazy_adam), layout_(shape_), pool_(n_threads), weights_(layout_.size()),
         first_moment_(layout_.size()), second_moment_(layout_.size()), panels_(layout_.panels_size()),
@@ -74,7 +76,7 @@ class Engine {
       const std::size_t size = static_cast<std::size_t>(shape.n_items + 1) * shape.width();
       table.weight.resize(size);
       table.gradient.slot.assign(shape.n_items + 1, -1);
-      if (lazy_) table.last_step.assign(shape.n_items + 1, 0);
+      table.last_step.assign(shape.n_items + 1, 0);
     }
     for (int t = 0; t < pool_.size(); ++t) threads_.push_back(std::make_unique<Thread>());
   }
@@ -85,7 +87,7 @@ class Engine {
   std::int64_t step_count() const { return step_count_; }
   void set_step_count(std::int64_t step) {
     step_count_ = step;
-    if (!lazy_) return;
+    past_.start_after(step);
     missed_.start_after(step);
     for (Table& table : tables_) std::fill(table.last_step.begin(), table.last_step.end(), step);
   }
@@ -121,7 +123,7 @@ class Engine {
     check_items(wanted.negatives, wanted.shared ? wanted.n_negatives : n * wanted.n_negatives, shape_.n_items);
     if (wanted.earlier) check_items(wanted.earlier->values, wanted.earlier->size(), shape_.n_items);
     prepare_training();
-    if (lazy_) catch_up_used(inputs, loss, wanted);
+    if (rows_are_behind()) catch_up_used(inputs, loss, wanted);
     pack_weights();
     plan(inputs, sequence_keys, shape_.max_seq_len);
     const bool common = prepare_candidates(loss, wanted);
@@ -155,8 +157,7 @@ class Engine {
     std::lock_guard working(working_);
     prepare_training();
     const float scale = clip_norm > 0 ? clip_scale(clip_norm) : 1.0f;
-    const AdamStep step(adam, ++step_count_);
-    if (lazy_) missed_.record(adam, step_count_);
+    const AdamStep step(adam, step_count_ + 1);
     if (adam.weight_decay > 0) shrink_matrices(1 - adam.learning_rate * adam.weight_decay);
     const int width = shape_.width();
     pool_.run([&](int t) {
@@ -167,31 +168,38 @@ class Engine {
       for (Table& table : tables_) {
         const RowGradient& g = table.gradient;
         const auto move = [&](std::size_t row, std::int32_t slot) {
+          catch_up(table, row);
           const float* values = slot < 0 ? nullptr : &g.values[static_cast<std::size_t>(slot) * width];
           float* p = &table.weight[row * width];
           float* m = &table.first_moment[row * width];
           float* v = &table.second_moment[row * width];
           for (int c = 0; c < width; c += kLanes)
             step.apply(p + c, m + c, v + c, values ? load(values + c) * scale : Floats{});
+          table.last_step[row] = step_count_ + 1;
         };
-        const auto [first, last] = range(lazy_ ? g.rows.size() : shape_.n_items, t);
-        if (lazy_) {
-          for (std::size_t i = first; i < last; ++i) {
-            move(g.rows[i], static_cast<std::int32_t>(i));
-            table.last_step[g.rows[i]] = step_count_;
-          }
+        if (rows_wait(table)) {
+          const auto [first, last] = range(g.rows.size(), t);
+          for (std::size_t i = first; i < last; ++i) move(g.rows[i], static_cast<std::int32_t>(i));
         } else {
+          const auto [first, last] = range(shape_.n_items, t);
           for (std::size_t row = first + 1; row <= last; ++row) move(row, g.slot[row]);
         }
       }
     });
+    ++step_count_;
     panels_valid_ = false;
+    if (lazy_) return missed_.record(adam, step_count_);
+    past_.record(step);
+    if (past_.full()) catch_up_all();
+    const auto waits = [&](const Table& table) { return rows_wait(table); };
+    if (past_.full() || std::none_of(tables_.begin(), tables_.end(), waits)) past_.start_after(step_count_);
   }
 
   // The moving average of all weights: begins as a copy of them, later keeps `decay` of itself.
   bool has_average() const { return average_.size() > 0; }
   void update_average(float decay) {
     std::lock_guard working(working_);
+    catch_up_all();
     const float rest = has_average() ? 1 - decay : 1.0f;
     reserve_average();
     pool_.run([&](int t) {
@@ -214,14 +222,15 @@ class Engine {
   // Weights and average change places.
   void swap_average() {
     std::lock_guard working(working_);
+    catch_up_all();
     std::swap(weights_, average_);
     for (Table& table : tables_) std::swap(table.weight, table.average);
     panels_valid_ = false;
   }
 
-  // Lazy Adam: brings every row of the tables up to the last step; weights and moments can be read then.
+  // Brings every row of the tables up to the last step; weights and moments can be read then.
   void catch_up_all() {
-    if (!lazy_ || !tables_.front().first_moment.size()) return;
+    if (!rows_are_behind()) return;
     pool_.run([&](int t) {
       for (Table& table : tables_) {
         const auto [first, last] = range(shape_.n_items, t);
@@ -268,14 +277,38 @@ class Engine {
     double planned = 0;  // cost of its chunks
   };
 
+  bool rows_are_behind() const { return lazy_ ? step_count_ > missed_.base() : !past_.empty(); }
+
   void catch_up(Table& table, std::size_t row) {
     if (table.last_step[row] == step_count_) return;
-    const MissedSteps::Decay decay = missed_.decay(table.last_step[row]);
     const int width = shape_.width();
-    const std::size_t at = row * width;
-    for (int c = 0; c < width; c += kLanes)
-      missed_.apply(decay, &table.weight[at + c], &table.first_moment[at + c], &table.second_moment[at + c]);
+    float* p = &table.weight[row * width];
+    float* m = &table.first_moment[row * width];
+    float* v = &table.second_moment[row * width];
+    if (lazy_) {
+      const MissedSteps::Decay decay = missed_.decay(table.last_step[row]);
+      for (int c = 0; c < width; c += kLanes) missed_.apply(decay, p + c, m + c, v + c);
+    } else {
+      past_.take(table.last_step[row], width, p, m, v);
+    }
     table.last_step[row] = step_count_;
+  }
+
+  void prefetch(const Table& table, std::size_t row) const {
+    const std::size_t first = row * shape_.width();
+    if (table.last_step[row] == step_count_) return;
+    for (std::size_t at = first; at < first + shape_.width(); at += 16) {
+      __builtin_prefetch(&table.weight.data()[at]);
+      __builtin_prefetch(&table.first_moment.data()[at]);
+      __builtin_prefetch(&table.second_moment.data()[at]);
+    }
+  }
+
+  // Whether rows that the gradient does not touch wait: not where so many are touched that memory streams faster than
+  // rows are found in it, nor where all are read after each step, for an average.
+  bool rows_wait(const Table& table) const {
+    return lazy_ ||
+           (!has_average() && table.gradient.rows.size() * kWaitFrom < static_cast<std::size_t>(shape_.n_items));
   }
 
   void shrink_matrices(float factor) {
@@ -290,8 +323,10 @@ class Engine {
     const std::int64_t n = inputs.size(), n_negatives = (wanted.shared ? 1 : n) * wanted.n_negatives;
     pool_.run([&](int t) {
       const auto visit = [&](Table& table, const std::int32_t* items, std::int64_t count) {
-        for (std::int64_t i = 0; i < count; ++i)
+        for (std::int64_t i = 0; i < count; ++i) {
+          if (i + kAhead < count && items[i + kAhead] % pool_.size() == t) prefetch(table, items[i + kAhead]);
           if (items[i] % pool_.size() == t) catch_up(table, items[i]);
+        }
       };
       visit(item_table(), inputs.values, n);
       visit(output_table(), wanted.targets, n);
@@ -540,7 +575,8 @@ class Engine {
   ModelShape shape_;
   bool lazy_;
   std::int64_t step_count_ = 0;  // of the optimizer
-  MissedSteps missed_;
+  PastSteps past_;
+  MissedSteps missed_;  // lazy Adam
   Layout layout_;
   ThreadPool pool_;
   Array<float> weights_, first_moment_, second_moment_, average_;

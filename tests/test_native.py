@@ -716,6 +716,47 @@ def run_of_steps(n_steps: int, n_items: int, lazy: bool, tied: bool = True, save
 
 
 @pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(
+    "reads", ["never", "an average each step", "weights at times", "the optimizer's state at times"]
+)
+def test_rows_that_wait_for_their_steps_end_with_the_same_bits(isa: str, tied: bool, reads: str) -> None:
+    """An average reads all rows after every step, so none waits; more than 256 steps are kept for no row."""
+
+    def run(reads: str) -> tuple[Weights, Weights]:
+        config = ModelConfig(embedding_dim=20, max_seq_len=70, dropout=0.2, tied=tied)
+        engine = NativeEngine(config, 2000, TrainConfig(threads=2, learning_rate=0.003))
+        for step in range(600):
+            engine.forward_backward(make_batch([5, 3, 2], 2000, seed=step % 7, step=step))
+            engine.optimizer_step(0.003 if step % 2 else 0.001)
+            if reads == "an average each step":
+                engine.update_average(0.9)
+            elif reads == "weights at times" and step % 37 == 0:
+                engine.weights()
+            elif reads == "the optimizer's state at times" and step % 37 == 0:
+                engine.load_optimizer_state(engine.optimizer_state())
+        state = engine.optimizer_state()
+        return engine.weights(), {name: state[name] for name in state if not name.startswith("average")}
+
+    for expected, got in zip(run("an average each step"), run(reads), strict=True):
+        assert expected.keys() == got.keys()
+        assert all(np.array_equal(expected[name], got[name]) for name in expected)
+
+
+def test_average_begun_late_has_the_rows_that_waited() -> None:
+    config = ModelConfig(embedding_dim=20, max_seq_len=70, dropout=0.0)
+    engine = NativeEngine(config, 2000, TrainConfig(threads=2))
+    for step in range(20):
+        engine.forward_backward(make_batch([5, 3, 2], 2000, seed=step, step=step))
+        engine.optimizer_step(0.003)
+    engine.update_average(0.9)
+    engine.swap_average()
+    average = engine.weights()
+    engine.swap_average()
+    weights = engine.weights()
+    assert all(np.array_equal(weights[name], average[name]) for name in weights)
+
+
+@pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize(("n_steps", "n_items"), [(30, 60), (700, 40)])  # missing a few steps, and more than the window
 def test_lazy_adam_ends_near_dense_adam(isa: str, tied: bool, n_steps: int, n_items: int) -> None:
     if n_steps > 100 and load_native().module.bf16:
