@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import make_markov_log
+from conftest import make_markov_log, variants
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -243,14 +243,13 @@ def test_losses_are_those_of_torch_for_extreme_scores(isa: str, loss: str, size:
         assert max(errors.values()) < 2e-5 * size, errors  # scores of hundreds have errors of size * 1e-7
 
 
+@pytest.mark.parametrize("isa", [isa for isa in variants() if isa in ("amx", "avx512_bf16")], indirect=True)
 @pytest.mark.parametrize("loss", ["bce_shared", "sampled_softmax", "cross_entropy"])
 @pytest.mark.parametrize("block", BLOCKS)
 def test_rounding_to_bf16_costs_a_trained_model_under_three_per_cent_of_any_gradient(
     isa: str, block: str, loss: str
 ) -> None:
     """Without ReLU, where rounding moves values near zero to its other side (docs/engine.md, Faithfulness)."""
-    if not load_native().module.bf16:
-        pytest.skip("a variant of float32")
     log = make_markov_log(n_users=120, n_items=150, randomness=0.5, length=40)
     config = ModelConfig(block=block, embedding_dim=50, max_seq_len=40, dropout=0.0, activation="identity")
     reference, native = engines(config, 150, size=0.0, batch_size=40, learning_rate=3e-3, **LOSSES[loss])
