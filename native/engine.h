@@ -53,6 +53,14 @@ struct Table {
   std::vector<std::int64_t> last_step;  // the step after which each row stands: a row may be behind (see adam.h)
 };
 
+// A row of a table: values and their two moments.
+struct MovingRow {
+  float *p, *m, *v;
+
+  MovingRow(Table& table, std::size_t row, int width)
+      : p(&table.weight[row * width]), m(&table.first_moment[row * width]), v(&table.second_moment[row * width]) {}
+};
+
 // Gradients that are a coefficient times a row of `source`: what tables' rows are summed from.
 struct Contributions {
   const std::int32_t* items;
@@ -123,7 +131,7 @@ class Engine {
     check_items(wanted.negatives, wanted.shared ? wanted.n_negatives : n * wanted.n_negatives, shape_.n_items);
     if (wanted.earlier) check_items(wanted.earlier->values, wanted.earlier->size(), shape_.n_items);
     prepare_training();
-    if (rows_are_behind()) catch_up_used(inputs, loss, wanted);
+    if (rows_are_behind()) catch_up_used(inputs, loss, wanted, l2_embedding);
     pack_weights();
     plan(inputs, sequence_keys, shape_.max_seq_len);
     const bool common = prepare_candidates(loss, wanted);
@@ -160,6 +168,7 @@ class Engine {
     const AdamStep step(adam, step_count_ + 1);
     if (adam.weight_decay > 0) shrink_matrices(1 - adam.learning_rate * adam.weight_decay);
     const int width = shape_.width();
+    const bool any_waits = std::any_of(tables_.begin(), tables_.end(), [&](const Table& t) { return rows_wait(t); });
     pool_.run([&](int t) {
       const auto [begin, end] = range(layout_.size() / 16, t);
       const float* gradient = gradients();
@@ -170,9 +179,7 @@ class Engine {
         const auto move = [&](std::size_t row, std::int32_t slot) {
           catch_up(table, row);
           const float* values = slot < 0 ? nullptr : &g.values[static_cast<std::size_t>(slot) * width];
-          float* p = &table.weight[row * width];
-          float* m = &table.first_moment[row * width];
-          float* v = &table.second_moment[row * width];
+          const auto [p, m, v] = MovingRow(table, row, width);
           for (int c = 0; c < width; c += kLanes)
             step.apply(p + c, m + c, v + c, values ? load(values + c) * scale : Floats{});
           table.last_step[row] = step_count_ + 1;
@@ -191,8 +198,7 @@ class Engine {
     if (lazy_) return missed_.record(adam, step_count_);
     past_.record(step);
     if (past_.full()) catch_up_all();
-    const auto waits = [&](const Table& table) { return rows_wait(table); };
-    if (past_.full() || std::none_of(tables_.begin(), tables_.end(), waits)) past_.start_after(step_count_);
+    if (past_.full() || !any_waits) past_.start_after(step_count_);
   }
 
   // The moving average of all weights: begins as a copy of them, later keeps `decay` of itself.
@@ -282,9 +288,7 @@ class Engine {
   void catch_up(Table& table, std::size_t row) {
     if (table.last_step[row] == step_count_) return;
     const int width = shape_.width();
-    float* p = &table.weight[row * width];
-    float* m = &table.first_moment[row * width];
-    float* v = &table.second_moment[row * width];
+    const auto [p, m, v] = MovingRow(table, row, width);
     if (lazy_) {
       const MissedSteps::Decay decay = missed_.decay(table.last_step[row]);
       for (int c = 0; c < width; c += kLanes) missed_.apply(decay, p + c, m + c, v + c);
@@ -294,13 +298,13 @@ class Engine {
     table.last_step[row] = step_count_;
   }
 
-  void prefetch(const Table& table, std::size_t row) const {
-    const std::size_t first = row * shape_.width();
+  void prefetch(Table& table, std::size_t row) const {
     if (table.last_step[row] == step_count_) return;
-    for (std::size_t at = first; at < first + shape_.width(); at += 16) {
-      __builtin_prefetch(&table.weight.data()[at]);
-      __builtin_prefetch(&table.first_moment.data()[at]);
-      __builtin_prefetch(&table.second_moment.data()[at]);
+    const auto [p, m, v] = MovingRow(table, row, shape_.width());
+    for (int c = 0; c < shape_.width(); c += 16) {
+      __builtin_prefetch(p + c);
+      __builtin_prefetch(m + c);
+      __builtin_prefetch(v + c);
     }
   }
 
@@ -318,8 +322,8 @@ class Engine {
   }
 
   // Rows that the batch reads. A thread has the rows that leave its number when divided by the number of threads.
-  void catch_up_used(RaggedView inputs, const Loss& loss, const Wanted& wanted) {
-    if (loss.kind == LossKind::kCrossEntropy) return catch_up_all();
+  void catch_up_used(RaggedView inputs, const Loss& loss, const Wanted& wanted, float l2_embedding) {
+    if (loss.kind == LossKind::kCrossEntropy || l2_embedding > 0) return catch_up_all();
     const std::int64_t n = inputs.size(), n_negatives = (wanted.shared ? 1 : n) * wanted.n_negatives;
     pool_.run([&](int t) {
       const auto visit = [&](Table& table, const std::int32_t* items, std::int64_t count) {

@@ -161,9 +161,9 @@ class TrainBatches:
         Logs tell little of what came first within a moment: of a day's purchases, of films rated one after another.
         """
         rng = generator(self.seed, ORDER, step)
-        noise = self.order_noise * (rng.random(len(window)) < ORDER_SHARE)
-        places = np.arange(len(window.values)) + rng.random(len(window.values)) * noise[window.row_of]
-        return Ragged(window.values[np.lexsort((places, window.row_of))], window.offsets)
+        noise, rows = self.order_noise * (rng.random(len(window)) < ORDER_SHARE), window.row_of
+        places = np.arange(len(rows)) + rng.random(len(rows)) * noise[rows]
+        return Ragged(window.values[np.lexsort((places, rows))], window.offsets)
 
     def _negatives(self, users: Int64, inputs: Ragged, step: int) -> Int32:
         n = self.n_negatives
