@@ -87,8 +87,8 @@ class TrainConfig:
 
     loss: Loss = _setting(
         "bce",
-        "loss: bce (binary cross-entropy with sampled negatives, as published), gbce (calibrated bce; wants "
-        "tied=false), sampled_softmax or cross_entropy (over all items)",
+        "loss: bce (binary cross-entropy with sampled negatives, as published), gbce (calibrated bce), "
+        "sampled_softmax or cross_entropy (over all items)",
     )
     n_negatives: int = _setting(1, "negative items per position; cross_entropy draws none", low=1, high=100_000)
     shared_negatives: bool = _setting(
