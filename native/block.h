@@ -30,6 +30,11 @@ struct Chunk {
   std::vector<std::ptrdiff_t> tokens;        // of the batch; empty when encoding
 
   int size() const { return static_cast<int>(items.size()); }
+
+  void clear() {  // keeps its memory
+    sequences.clear(), rows.clear(), segments.clear(), sequence_keys.clear();
+    places.clear(), items.clear(), positions.clear(), tokens.clear();
+  }
 };
 
 // What the backward pass of one block reads.

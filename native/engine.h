@@ -133,7 +133,7 @@ class Engine {
     prepare_training();
     if (rows_are_behind()) catch_up_used(inputs, loss, wanted, l2_embedding);
     pack_weights();
-    plan(inputs, sequence_keys, shape_.max_seq_len);
+    plan(inputs, chunk_tokens(inputs.size()));
     const bool common = prepare_candidates(loss, wanted);
     reserve_step(n, common ? 0 : wanted.n_negatives);
     const Dropout dropout(shape_.dropout);
@@ -145,7 +145,8 @@ class Engine {
       if (common) clear_candidates(thread);
       Network network = network_of(thread);
       Workspace& w = *thread.workspace;
-      for (const Chunk& chunk : thread.chunks) {
+      for (const Rows rows : thread.chunks) {
+        const Chunk& chunk = fill_chunk(thread, rows, inputs, sequence_keys);
         network.forward(chunk, item_table().weight.data(), dropout, step_key);
         thread.loss += head(chunk, loss, wanted, common, thread);
         copy_rows(chunk, w.features, features_.data());
@@ -251,13 +252,14 @@ class Engine {
     check_items(histories.values + histories.offsets[0], histories.size() - histories.offsets[0], shape_.n_items);
     catch_up_all();
     pack_weights();
-    plan(histories, nullptr, shape_.max_seq_len);
+    plan(histories, kChunkTokens);
     const int width = shape_.width();
     const auto work = [&](int t) {
       Tiles tiles;
       Thread& thread = *threads_[t];
       Network network = network_of(thread);
-      for (const Chunk& chunk : thread.chunks) {
+      for (const Rows rows : thread.chunks) {
+        const Chunk& chunk = fill_chunk(thread, rows, histories, nullptr);
         network.forward_last(chunk, item_table().weight.data());
         for (std::size_t s = 0; s < chunk.sequences.size(); ++s)
           std::memcpy(features + chunk.rows[s] * shape_.dim, thread.workspace->features + s * width,
@@ -272,9 +274,15 @@ class Engine {
   }
 
  private:
+  // Which rows of the batch make a chunk: order_[begin] to order_[end].
+  struct Rows {
+    std::size_t begin, end;
+  };
+
   struct Thread {
     std::unique_ptr<Workspace> workspace;
-    std::vector<Chunk> chunks;
+    std::vector<Rows> chunks;
+    Chunk chunk;  // the one it works on
     Array<float> gradients;
     HeadScratch head;
     Array<Operand> pack_scratch;
@@ -411,26 +419,31 @@ class Engine {
     }
   }
 
-  // Cuts rows into chunks and gives them to threads. There are no keys when encoding.
-  void plan(RaggedView rows, const std::uint64_t* sequence_keys, int max_length) {
-    std::vector<std::int64_t> order(rows.rows);
-    std::iota(order.begin(), order.end(), 0);
-    const auto length = [&](std::int64_t row) { return std::min<std::int64_t>(rows.length(row), max_length); };
-    std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return length(a) > length(b); });
+  std::int64_t tokens_of(RaggedView rows, std::int64_t row) const {
+    return std::min<std::int64_t>(rows.length(row), shape_.max_seq_len);
+  }
+
+  // Cuts rows into chunks of up to `limit` tokens, or of a single row, and gives them to threads.
+  void plan(RaggedView rows, int limit) {
+    order_.resize(rows.rows);
+    std::iota(order_.begin(), order_.end(), 0);
+    std::stable_sort(order_.begin(), order_.end(),
+                     [&](auto a, auto b) { return tokens_of(rows, a) > tokens_of(rows, b); });
     for (auto& thread : threads_) thread->chunks.clear(), thread->planned = 0;
-    const int limit = sequence_keys ? chunk_tokens(rows.size()) : kChunkTokens;
     std::size_t n_chunks = 0;
-    for (std::size_t i = 0; i < order.size(); ++n_chunks) {
+    for (std::size_t i = 0; i < order_.size(); ++n_chunks) {
       Thread& thread = **std::min_element(threads_.begin(), threads_.end(),
                                           [](const auto& a, const auto& b) { return a->planned < b->planned; });
-      Chunk& chunk = thread.chunks.emplace_back();
+      const std::size_t begin = i;
+      std::int64_t size = 0;
       do {
-        const int n = static_cast<int>(length(order[i]));
-        if (n < 1) throw std::invalid_argument("row " + std::to_string(order[i]) + " is empty");
-        add_sequence(chunk, rows, order[i], n, sequence_keys);
+        const std::int64_t n = tokens_of(rows, order_[i]);
+        if (n < 1) throw std::invalid_argument("row " + std::to_string(order_[i]) + " is empty");
+        size += n;
         thread.planned += n * (1 + n / 400.0);
         ++i;
-      } while (i < order.size() && chunk.size() + length(order[i]) <= limit);
+      } while (i < order_.size() && size + tokens_of(rows, order_[i]) <= limit);
+      thread.chunks.push_back({begin, i});
     }
     single_chunk_ = n_chunks <= 1;
   }
@@ -443,8 +456,15 @@ class Engine {
     return static_cast<int>(std::min<std::int64_t>(kChunkTokens, even + even / 16));  // rows do not fill all of it
   }
 
-  void add_sequence(Chunk& chunk, RaggedView rows, std::int64_t row, int n, const std::uint64_t* sequence_keys) const {
-    const int start = chunk.size();
+  // There are no keys when encoding.
+  const Chunk& fill_chunk(Thread& thread, Rows which, RaggedView rows, const std::uint64_t* sequence_keys) const {
+    thread.chunk.clear();
+    for (std::size_t i = which.begin; i < which.end; ++i) add_sequence(thread.chunk, rows, order_[i], sequence_keys);
+    return thread.chunk;
+  }
+
+  void add_sequence(Chunk& chunk, RaggedView rows, std::int64_t row, const std::uint64_t* sequence_keys) const {
+    const int start = chunk.size(), n = static_cast<int>(tokens_of(rows, row));
     const std::int64_t begin = rows.offsets[row + 1] - n;
     const bool shares = sequence_keys && !chunk.segments.empty() && chunk.segments.back().length + n <= kSharedTokens;
     if (!shares) chunk.segments.push_back({start, 0});
@@ -588,6 +608,7 @@ class Engine {
   Array<float> mask_;
   std::vector<Table> tables_;
   std::vector<std::unique_ptr<Thread>> threads_;
+  std::vector<std::int64_t> order_;  // rows of the batch, longest first
   Candidates candidates_;
   Array<float> features_, embedding_gradients_, target_gradients_, negative_gradients_;
   std::vector<std::int64_t> starts_, cursor_;

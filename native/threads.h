@@ -1,7 +1,7 @@
 // A few threads that wait for work. No OpenMP: torch brings its own copy of that, and two of them in one process fight.
 //
-// Waiting threads look for work for a few microseconds before they sleep: the parallel parts of a training step follow
-// each other closely, and waking a thread takes longer than some of them.
+// Waiting threads look for work for a moment before they sleep: the parallel parts of a training step, and the steps
+// themselves, follow each other closely, and waking a thread takes longer than some of them.
 #pragma once
 
 #include <unistd.h>
@@ -20,10 +20,10 @@
 
 namespace sasrec {
 
-// Looks at `done` some thousand times, about 50 microseconds; returns whether it became true.
+// Looks at `done` some thousand times, about 200 microseconds on recent CPUs; returns whether it became true.
 template <typename Condition>
 bool spin_until(Condition&& done) {
-  for (int i = 0; i < 1000; ++i) {
+  for (int i = 0; i < 4000; ++i) {
     if (done()) return true;
 #if defined(__x86_64__)
     _mm_pause();

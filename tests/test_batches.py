@@ -1,6 +1,7 @@
 """Training batches: order, targets, negatives, the published padded form."""
 
 import itertools
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -112,6 +113,47 @@ def test_epoch_begun_in_its_middle_draws_what_the_whole_epoch_draws() -> None:
     for a, b in zip(whole[4:], rest, strict=True):
         assert a.negatives.tolist() == b.negatives.tolist()
         assert a.inputs.values.tolist() == b.inputs.values.tolist()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"n_negatives": 1},
+        {"n_negatives": 3, "sampling": "popularity", "random_windows": 0.5, "order_noise": 2.5},
+        {"n_negatives": 5, "shared": True, "sampling": "popularity", "mask_seen": True},
+        {"n_negatives": 0, "mask_seen": True, "random_windows": 0.5},
+    ],
+)
+@pytest.mark.parametrize("max_rejections", [32, 1])  # 1: most come from what is left
+def test_steps_that_are_made_at_once_are_those_made_one_by_one(
+    settings: dict[str, Any], max_rejections: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches_module, "MAX_REJECTIONS", max_rejections)
+    rng = np.random.default_rng(0)
+    split = split_of([rng.permutation(25)[: rng.integers(4, 26)].tolist() for _ in range(76)])
+
+    def epochs(steps_at_once: int) -> list[Batch]:
+        source = TrainBatches(split, max_seq_len=9, batch_size=8, seed=0, **settings)
+        assert source.steps_at_once > 3
+        source.steps_at_once = steps_at_once
+        return [batch for epoch in (0, 3) for batch in source.epoch(epoch, epoch)]
+
+    together, alone = epochs(4), epochs(1)
+    assert [b.step for b in together] == [b.step for b in alone] == [*range(10), *range(33, 40)]
+    assert list(map(content, together)) == list(map(content, alone))
+
+
+def content(batch: Batch) -> list[Any]:
+    parts: list[Any] = [batch.users, batch.targets, batch.negatives, batch.inputs.values, batch.inputs.offsets]
+    if batch.earlier is not None:
+        parts += [batch.earlier.values, batch.earlier.offsets]
+    return [part.tolist() for part in parts]
+
+
+def test_few_steps_are_made_at_once_where_each_draws_much() -> None:
+    split = split_leave_one_out(build_sequences(make_markov_log())[0])
+    many = [batches(split, n_negatives=n).steps_at_once for n in (1, 100, 10_000)]
+    assert many[0] > many[1] > many[2] == 1
 
 
 def rows_of(batch: Batch) -> list[list[int]]:
@@ -284,7 +326,7 @@ def test_user_who_has_all_that_is_ever_drawn_gets_what_is_left() -> None:
 
 
 def test_cross_entropy_draws_no_negatives(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sasrec.batches.draw_outside", None)
+    monkeypatch.setattr("sasrec.batches._draw_outside", None)
     split = split_leave_one_out(build_sequences(make_markov_log())[0])
     train = TrainConfig(loss="cross_entropy", n_negatives=5)
     batch = next(TrainBatches.of(split, ModelConfig(max_seq_len=9), train).epoch(0))

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +28,7 @@ WEIGHTS, SHUFFLE, NEGATIVES, DROPOUT, CANDIDATES, WINDOWS, ORDER = range(7)  # p
 ORDER_SHARE = 0.5  # of the windows of a batch that order_noise is for
 MAX_REJECTIONS = 32  # rounds of rejection before drawing from the complement itself
 MANY_DRAWS = 4096  # from here on a table is faster than a search
+MOST_STEPS_AT_ONCE, DRAWN_AT_ONCE = 16, 2**16  # steps, and draws, that are made at once
 TABLE_CELLS = 2**20  # rows times items of a table, a byte each: it stays in the cache
 
 
@@ -112,6 +113,8 @@ class TrainBatches:
         self.drawer = ItemDrawer(self.n_items, counts)
         self.corrections = log_corrections(self.n_items, n_negatives, shared, counts)
         self.positions_per_epoch = int(np.minimum((self.ends - starts)[self.users] - 1, max_seq_len).sum())
+        drawn_per_step = self.positions_per_epoch / self.steps_per_epoch * (1 if shared else max(1, n_negatives))
+        self.steps_at_once = max(1, min(MOST_STEPS_AT_ONCE, int(DRAWN_AT_ONCE / drawn_per_step)))
 
     @classmethod
     def of(cls, split: Split, model: ModelConfig, train: TrainConfig) -> TrainBatches:
@@ -130,22 +133,37 @@ class TrainBatches:
         )
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch (from 0), from its step `first_step` on."""
-        order = generator(self.seed, SHUFFLE, epoch).permutation(self.users)
-        for step in range(first_step, self.steps_per_epoch):
-            users = order[step * self.batch_size : (step + 1) * self.batch_size]
-            yield self._batch(users, epoch * self.steps_per_epoch + step)
+        """The batches of an epoch (from 0), from its step `first_step` on.
 
-    def _batch(self, users: Int64, step: int) -> Batch:
-        ends = self._window_ends(users, step) if self.random_windows else self.ends[users]
+        Some steps are made at once: most of what a small step costs is NumPy's price of a call.
+        """
+        order = generator(self.seed, SHUFFLE, epoch).permutation(self.users)
+        for first in range(first_step, self.steps_per_epoch, self.steps_at_once):
+            last = min(first + self.steps_at_once, self.steps_per_epoch)
+            users = order[first * self.batch_size : last * self.batch_size]
+            yield from self._batches(users, epoch * self.steps_per_epoch + first)
+
+    def _batches(self, users: Int64, first_step: int) -> Iterator[Batch]:
+        """The batches of consecutive steps, of the users of all of them."""
+        rows = [slice(i, i + self.batch_size) for i in range(0, len(users), self.batch_size)]
+        steps = range(first_step, first_step + len(rows))
+        ends = self.ends[users]
+        if self.random_windows:
+            ends = np.concatenate([self._window_ends(users[r], step) for r, step in zip(rows, steps, strict=True)])
         starts = np.maximum(self.starts[users], ends - 1 - self.max_seq_len)
         window = Ragged.cut(self.items, starts, ends)
         if self.order_noise > 1:
-            window = self._in_another_order(window, step)
+            parts = [self._in_another_order(window.part(r), step) for r, step in zip(rows, steps, strict=True)]
+            window = Ragged(np.concatenate(parts), window.offsets)
         inputs = Ragged.cut(window.values, window.offsets[:-1], window.offsets[1:] - 1)
         targets = window.values[flat_index(window.offsets[:-1] + 1, inputs.offsets)]
         earlier = Ragged.cut(self.items, self.starts[users], starts) if self.mask_seen else None
-        return Batch(users, inputs, targets, self._negatives(users, inputs, step), self.corrections, step, earlier)
+        step_ends = inputs.offsets[[min(r.stop, len(users)) for r in rows]]
+        negatives = self._negatives(users, inputs, step_ends, steps)
+        parts_of_steps = zip(rows, np.split(targets, step_ends[:-1]), negatives, steps, strict=True)
+        for r, its_targets, its_negatives, step in parts_of_steps:
+            its_earlier = None if earlier is None else earlier.part(r)
+            yield Batch(users[r], inputs.part(r), its_targets, its_negatives, self.corrections, step, its_earlier)
 
     def _window_ends(self, users: Int64, step: int) -> Int64:
         """(B,) where each user's window ends: at its last train event, or anywhere that leaves it full."""
@@ -155,25 +173,28 @@ class TrainBatches:
         ends: Int64 = np.where(moved, rng.integers(first, np.maximum(first, last) + 1), last)
         return ends
 
-    def _in_another_order(self, window: Ragged, step: int) -> Ragged:
-        """Windows of which half, at random, have noise on the place of each event.
+    def _in_another_order(self, window: Ragged, step: int) -> Int32:
+        """Values of windows of which half, at random, have noise on the place of each event.
 
         Logs tell little of what came first within a moment: of a day's purchases, of films rated one after another.
         """
         rng = generator(self.seed, ORDER, step)
         noise, rows = self.order_noise * (rng.random(len(window)) < ORDER_SHARE), window.row_of
         places = np.arange(len(rows)) + rng.random(len(rows)) * noise[rows]
-        return Ragged(window.values[np.lexsort((places, rows))], window.offsets)
+        return window.values[np.lexsort((places, rows))]
 
-    def _negatives(self, users: Int64, inputs: Ragged, step: int) -> Int32:
+    def _negatives(self, users: Int64, inputs: Ragged, step_ends: Int64, steps: range) -> Sequence[Int32]:
+        """Of each step what Batch.negatives says; `step_ends` are where the steps' positions end."""
         n = self.n_negatives
         if not n:
-            return np.empty((len(inputs.values), 0), np.int32)
-        rng = generator(self.seed, NEGATIVES, step)
+            return [np.empty((size, 0), np.int32) for size in np.diff(step_ends, prepend=0)]
+        rngs = [generator(self.seed, NEGATIVES, step) for step in steps]
         if self.shared:
-            return self.drawer.draw(rng, n)
+            return [self.drawer.draw(rng, n) for rng in rngs]
         train_items = Ragged.cut(self.items, self.starts[users], self.ends[users])
-        return draw_outside(rng, np.repeat(inputs.row_of, n), train_items, self.drawer).reshape(-1, n)
+        rows = np.repeat(inputs.row_of, n)
+        drawn = _draw_outside(Streams(rngs, n * step_ends), rows, train_items, self.drawer)
+        return np.split(drawn.reshape(-1, n), step_ends[:-1])
 
 
 def seen_candidates(batch: Batch, candidates: Int32) -> tuple[Int64, Int64]:
@@ -267,6 +288,23 @@ def log_corrections(n_items: int, n_negatives: int, shared: bool, counts: Int64 
     return corrections
 
 
+@dataclass(frozen=True)
+class Streams:
+    """Generators side by side, each for its own draws: each gives what it would give alone."""
+
+    rngs: Sequence[np.random.Generator]
+    ends: Int64  # where the draws of each end
+
+    def draw(self, drawer: ItemDrawer, places: Int64) -> Int32:
+        """(len(places),) an item for each of the draws, ascending, that are named."""
+        counts = np.diff(np.searchsorted(places, self.ends), prepend=0)
+        return np.concatenate([drawer.draw(rng, n) for rng, n in zip(self.rngs, counts, strict=True)])
+
+    def of(self, place: int) -> np.random.Generator:
+        """The generator of one draw."""
+        return self.rngs[int(np.searchsorted(self.ends, place, "right"))]
+
+
 def draw_outside(rng: np.random.Generator, rows: Int64, excluded: Ragged, drawer: ItemDrawer) -> Int32:
     """Items, with replacement, that the row does not exclude.
 
@@ -279,12 +317,16 @@ def draw_outside(rng: np.random.Generator, rows: Int64, excluded: Ragged, drawer
     Returns:
         (M,) item indices.
     """
+    return _draw_outside(Streams([rng], np.array([len(rows)])), rows, excluded, drawer)
+
+
+def _draw_outside(streams: Streams, rows: Int64, excluded: Ragged, drawer: ItemDrawer) -> Int32:
     n_items = drawer.n_items
     keys = _unique_keys(excluded, n_items)
     ascending = bool((rows[1:] >= rows[:-1]).all()) and n_items < TABLE_CELLS
     full = np.bincount(keys // (n_items + 1), minlength=len(excluded)) >= n_items
-    draws = drawer.draw(rng, len(rows))
     pending = np.arange(len(rows))
+    draws = streams.draw(drawer, pending)
     if full.any():
         _warn_once(int(full.sum()))
         pending = pending[~full[rows]]
@@ -295,11 +337,11 @@ def draw_outside(rng: np.random.Generator, rows: Int64, excluded: Ragged, drawer
         pending = pending[_in_table(keys, wanted, first, n_items + 1) if by_table else _contains(keys, wanted)]
         if not len(pending):
             return draws
-        draws[pending] = drawer.draw(rng, len(pending))
+        draws[pending] = streams.draw(drawer, pending)
     for row in np.unique(rows[pending]):  # users who have nearly everything
         mine = pending[rows[pending] == row]
         free = np.setdiff1d(np.arange(1, n_items + 1, dtype=np.int32), excluded.row(row))
-        draws[mine] = drawer.draw_among(rng, free, len(mine))
+        draws[mine] = drawer.draw_among(streams.of(mine[0]), free, len(mine))
     return draws
 
 

@@ -72,6 +72,11 @@ class Ragged:
         """Some of the rows, in the order asked for."""
         return Ragged.cut(self.values, self.offsets[:-1][rows], self.offsets[1:][rows])
 
+    def part(self, rows: slice) -> Ragged:
+        """Consecutive rows: their values are a view."""
+        offsets = self.offsets[rows.start : rows.stop + 1]
+        return Ragged(self.values[offsets[0] : offsets[-1]], offsets - offsets[0])
+
     def last(self, n: int) -> Ragged:
         """The last n values of each row."""
         ends = self.offsets[1:]
