@@ -248,31 +248,31 @@ inline void attention_backward(const AttentionShape& shape, Segment segment, con
   }
 }
 
-// mixed (width,) of the last row of a segment of one sequence alone: what scoring needs of the last block.
-inline void attention_last(const AttentionShape& shape, Segment segment, const Operand* query, const Operand* key_value,
-                           Operand* mixed, AttentionScratch& scratch) {
-  const int width = shape.width(), head_width = shape.head_width, length = segment.length;
-  const float to_log2 = shape.scale * kLog2E;
-  float* score = scratch.scores;
-  for (int h = 0; h < shape.n_heads; ++h) {
-    const Operand* key = key_value + static_cast<std::ptrdiff_t>(segment.start) * 2 * width + h * head_width;
-    float top = -INFINITY;
-    for (int r = 0; r < length; ++r) {
-      Floats dot{};
-      for (int c = 0; c < head_width; c += kLanes)
-        dot += load_operand(query + h * head_width + c) *
-               load_operand(key + static_cast<std::ptrdiff_t>(r) * 2 * width + c);
-      score[r] = sum(dot) * to_log2;
-      top = std::max(top, score[r]);
-    }
-    float total = 0;
-    for (int r = 0; r < length; ++r) total += score[r] = exp2(splat(score[r] - top))[0];
-    for (int c = 0; c < head_width; c += kLanes) {
-      Floats v{};
-      for (int r = 0; r < length; ++r)
-        v += score[r] * load_operand(key + static_cast<std::ptrdiff_t>(r) * 2 * width + width + c);
-      store_operand(mixed + h * head_width + c, v * (1.0f / total));
-    }
+// What one query gets from `length` rows that are keys and values at once: out = softmax(scale query rows^T) rows.
+// query (width,), rows (length, width); `scores` has room for a multiple of kLanes.
+inline void attend_rows(const float* query, const Operand* rows, int length, int width, float scale, Operand* out,
+                        float* scores) {
+  const float to_log2 = scale * kLog2E;
+  const auto row = [&](int r, int c) { return load_operand(rows + static_cast<std::ptrdiff_t>(r) * width + c); };
+  float top = -INFINITY;
+  for (int r = 0; r < length; ++r) {
+    Floats dot{};
+    for (int c = 0; c < width; c += kLanes) dot += load(query + c) * row(r, c);
+    scores[r] = sum(dot) * to_log2;
+    top = std::max(top, scores[r]);
+  }
+  for (int r = length; r < round_up(length, kLanes); ++r) scores[r] = -INFINITY;
+  Floats total{};
+  for (int r = 0; r < length; r += kLanes) {
+    const Floats weight = exp2(load(scores + r) - top);
+    store(scores + r, weight);
+    total += weight;
+  }
+  const float inverse = 1.0f / sum(total);
+  for (int c = 0; c < width; c += kLanes) {
+    Floats mean{};
+    for (int r = 0; r < length; ++r) mean += scores[r] * row(r, c);
+    store_operand(out + c, mean * inverse);
   }
 }
 

@@ -492,6 +492,29 @@ class Network {
     }
   }
 
+  // s.mixed (sequences, A) of the last tokens, whose queries are in s.query, without making keys and values of all
+  // tokens: q (W c + b) = (W^T q) c + what is the same for all c, and a mean of V c + b is V (a mean of c) + b.
+  void attend_last(const Linear& key_value, int rows, BlockState& s) {
+    const int w = width(), a = shape_.attention_width(), head = shape_.head_width();
+    const Operand* forward = panels_ + key_value.panels;
+    const Operand* transposed = forward + static_cast<std::size_t>(key_value.in) * key_value.out;
+    float *mixed = w_.t, *folded = w_.t + static_cast<std::size_t>(w_.capacity) * a;  // (rows, A), (rows, W)
+    for (int h = 0; h < shape_.n_heads; ++h) {
+      const int first = h * head;
+      multiply(rows, w, attention_shape_.head_depth, s.query + first, a,
+               {transposed + static_cast<std::ptrdiff_t>(first) * w, w}, folded, w);
+      for (int r = 0; r < rows; ++r) {
+        const Segment sequence = chunk_->sequences[r];
+        const std::ptrdiff_t row = static_cast<std::ptrdiff_t>(r) * w;
+        attend_rows(folded + row, s.context + static_cast<std::ptrdiff_t>(sequence.start) * w, sequence.length, w,
+                    attention_shape_.scale, w_.gradient + row, w_.attention.scores);
+      }
+      multiply(rows, head, key_value.in_used, w_.gradient, w, Panel{forward, key_value.out}.columns(a + first),
+               mixed + first, a, {weights_ + key_value.bias + a + first, 0});
+    }
+    to_operands(mixed, s.mixed, static_cast<std::ptrdiff_t>(rows) * a);
+  }
+
   // As block_forward without dropout, for the last token of each sequence only: (sequences, W) in w_.x.
   void last_block_forward(int i) {
     const BlockWeights& b = layout_.blocks[i];
@@ -507,7 +530,6 @@ class Network {
     } else {
       to_operands(w_.x, s.context, all);
     }
-    project(b.key_value, n_, s.context, s.key_value);
     if (norm_first) {  // queries come from LN(x), the residual stream is x
       gather_last(w_.y, w_.dy);
       to_operands(w_.dy, w_.gradient, size);
@@ -521,10 +543,7 @@ class Network {
       to_operands(w_.x, w_.gradient, size);
     }
     project(b.query, rows, w_.gradient, s.query);
-    for (int r = 0; r < rows; ++r)
-      attention_last(attention_shape_, chunk_->sequences[r],
-                     s.query + static_cast<std::ptrdiff_t>(r) * shape_.attention_width(), s.key_value,
-                     s.mixed + static_cast<std::ptrdiff_t>(r) * shape_.attention_width(), w_.attention);
+    attend_last(b.key_value, rows, s);
     apply(b.output, rows, s.mixed, w_.t);
     if (shape_.block == BlockKind::kLiGR) return gated_rest(i, rows, s);
     const bool own_stream = shape_.block == BlockKind::kSASRec;  // its residual stream starts at q = LN(x)

@@ -250,7 +250,6 @@ class AttentionCase {
     compare(name + "mixed", mixed_, expected_mixed_);
     compare(name + "query's gradient", d_query_, expected_d_query_);
     compare(name + "keys' and values' gradient", d_key_value_, expected_d_key_value_);
-    if (!dropout_ && keys_.size() == 1) check_last(shape, name + "the last row alone");
   }
 
  private:
@@ -304,13 +303,6 @@ class AttentionCase {
     }
   }
 
-  void check_last(const AttentionShape& shape, const std::string& name) {
-    Array<Operand> last(width_);
-    const std::size_t row = static_cast<std::size_t>(n_ - 1) * width_;
-    attention_last(shape, {0, n_}, query_.data() + row, key_value_.data(), last.data(), workspace_.attention);
-    compare(name, last, {expected_mixed_.begin() + row, expected_mixed_.end()});
-  }
-
   static void compare(const std::string& name, const Array<Operand>& got, const std::vector<double>& expected) {
     Comparison same(name, kTolerance, 0.1);
     for (std::size_t i = 0; i < expected.size(); ++i) same.add(value(got[i]), expected[i]);
@@ -335,6 +327,30 @@ void test_attention() {
     for (const int n_heads : {1, 2, 3}) AttentionCase(n_heads, kWidth, {3, 1, 5, 1, 6}, dropout).check();
     AttentionCase(2, 2 * kWidth, {40}, dropout).check();
   }
+}
+
+void test_attention_of_one_query() {
+  const float scale = 0.3f;
+  for (const int length : {1, 2, 16, 17, 200})
+    for (const int width : {kWidth, 3 * kWidth}) {
+      Random random(length);
+      const Array<float> query = random_floats(width, random);
+      const Array<Operand> rows = random_operands(static_cast<std::size_t>(length) * width, random);
+      Array<Operand> out(width);
+      Array<float> scores(round_up(length, kLanes));
+      attend_rows(query.data(), rows.data(), length, width, scale, out.data(), scores.data());
+      std::vector<double> weight(length), mean(width);
+      double total = 0;
+      for (int r = 0; r < length; ++r) {
+        for (int c = 0; c < width; ++c) weight[r] += query[c] * value(rows[r * width + c]) * scale;
+        total += weight[r] = std::exp(weight[r]);
+      }
+      Comparison same("attention of one query to " + std::to_string(length) + " rows", kTolerance, 0.1);
+      for (int c = 0; c < width; ++c) {
+        for (int r = 0; r < length; ++r) mean[c] += weight[r] / total * value(rows[r * width + c]);
+        same.add(value(out[c]), mean[c]);
+      }
+    }
 }
 
 void test_adam() {
@@ -403,6 +419,7 @@ int main() {
   }
   for (const int dim : {1, 7, 50, 64, 96, 128, 150}) test_norm_of(dim);
   test_attention();
+  test_attention_of_one_query();
   test_adam();
   test_thread_pool();
   test_training();
