@@ -218,6 +218,26 @@ def test_presets_mask_seen_items_where_they_are_hidden_from_recommendations(pres
             assert train.mask_seen == hides_seen
 
 
+@pytest.mark.parametrize(
+    ("n_users", "batch_size", "max_epochs", "patience"),
+    [(31_013, 128, 60, 5), (10_000, 128, 60, 6), (9999, 64, 60, 5), (1090, 64, 195, 23), (1, 64, 300, 50)],
+)
+def test_few_users_with_short_histories_get_small_batches_more_epochs_and_more_patience(
+    n_users: int, batch_size: int, max_epochs: int, patience: int
+) -> None:
+    train = resolve("best", dataclasses.replace(SHORT, n_users=n_users), {})[1]
+    assert (train.batch_size, train.max_epochs, train.patience) == (batch_size, max_epochs, patience)
+    assert resolve("fast", dataclasses.replace(SHORT, n_users=n_users), {})[1].max_epochs <= max(20, max_epochs // 2)
+
+
+@pytest.mark.parametrize(
+    ("mean_train_len", "max_seq_len"), [(7.3, 50), (12.5, 50), (20.1, 81), (46.2, 185), (49.9, 200), (50.0, 200)]
+)
+def test_best_sees_four_times_the_mean_history(mean_train_len: float, max_seq_len: int) -> None:
+    model, _, _ = resolve("best", dataclasses.replace(SHORT, mean_train_len=mean_train_len), {})
+    assert model.max_seq_len == max_seq_len
+
+
 def test_own_settings_win_over_the_preset() -> None:
     model, train, _ = resolve("paper", LONG, {"max_seq_len": 20, "seed": 5})
     assert (model.max_seq_len, train.seed) == (20, 5)

@@ -29,6 +29,7 @@ FilterSeen = Literal["auto", "yes", "no"]
 EngineName = Literal["auto", "torch", "native"]
 
 MAX_INT = 2**31 - 1
+MANY_USERS = 10_000  # from here on an epoch has steps enough to count in epochs
 LONG_TRAIN_LEN = 50  # from this mean on, presets take histories for long
 Config = TypeVar("Config", "ModelConfig", "TrainConfig", "EvalConfig", "ServerConfig")
 
@@ -400,7 +401,8 @@ def best(statistics: LogStatistics) -> dict[str, Any]:
     LiGR blocks, softmax over all items that the user has not had, an average of the weights. Dropout follows how much
     there is to learn an item from. Long histories have a third block, and take part with all of their events, in small
     batches and with a learning rate that falls along a cosine. Short ones are easily learned by heart: in half of them
-    neighbours trade places, and patience ends the training.
+    neighbours trade places, and patience ends the training. What counts there is steps: where few users make few of
+    them, batches are smaller, and training has more epochs and more patience.
     """
     settings = {
         "block": "ligr",
@@ -424,15 +426,16 @@ def best(statistics: LogStatistics) -> dict[str, Any]:
             "max_epochs": 40,
             "patience": 10,
         }
+    batch_size = 128 if statistics.n_users >= MANY_USERS else 64
     return settings | {
         "n_blocks": 2,
-        "max_seq_len": 50,
+        "max_seq_len": min(200, max(50, math.ceil(4 * statistics.mean_train_len))),
         "order_noise": 2.5,
-        "batch_size": 128,
+        "batch_size": batch_size,
         "learning_rate": 1e-3,
         "ema_decay": 0.998,
-        "max_epochs": 60,
-        "patience": 5,
+        "max_epochs": min(300, max(60, _epochs(statistics, batch_size, 3500))),
+        "patience": min(50, max(5, _epochs(statistics, batch_size, 400))),
     }
 
 
@@ -444,7 +447,8 @@ def fast(statistics: LogStatistics) -> dict[str, Any]:
     """
     settings = best(statistics) | {"schedule": "constant"}
     if statistics.mean_train_len < LONG_TRAIN_LEN:
-        return settings | _softmax(statistics, 5e8) | {"max_epochs": 20}
+        n_epochs = min(100, max(20, _epochs(statistics, settings["batch_size"], 1200)))
+        return settings | _softmax(statistics, 5e8) | {"max_epochs": n_epochs}
     n_epochs = round(5e6 / max(statistics.n_events, 1))  # 5 on ml-1m
     return settings | {
         **_softmax(statistics, 4e9),
@@ -461,6 +465,11 @@ def _softmax(statistics: LogStatistics, most_scores: float) -> dict[str, Any]:
     if n_negatives >= statistics.n_items:
         return {"loss": "cross_entropy"}
     return {"loss": "sampled_softmax", "shared_negatives": True, "n_negatives": n_negatives}
+
+
+def _epochs(statistics: LogStatistics, batch_size: int, steps: int) -> int:
+    """Epochs that have so many steps."""
+    return math.ceil(steps / math.ceil(max(statistics.n_users, 1) / batch_size))
 
 
 def _dropout(statistics: LogStatistics) -> float:
