@@ -230,6 +230,11 @@ def test_few_users_with_short_histories_get_small_batches_more_epochs_and_more_p
     assert resolve("fast", dataclasses.replace(SHORT, n_users=n_users), {})[1].max_epochs <= max(20, max_epochs // 2)
 
 
+@pytest.mark.parametrize(("n_users", "patience"), [(31_013, 20), (6040, 20), (1090, 100), (1, 900)])
+def test_patience_of_paper_has_steps_enough(n_users: int, patience: int) -> None:
+    assert resolve("paper", dataclasses.replace(LONG, n_users=n_users), {})[1].patience == patience
+
+
 @pytest.mark.parametrize(
     ("mean_train_len", "max_seq_len"), [(7.3, 50), (12.5, 50), (20.1, 81), (46.2, 185), (49.9, 200), (50.0, 200)]
 )
