@@ -230,6 +230,19 @@ def test_few_users_with_short_histories_get_small_batches_more_epochs_and_more_p
     assert resolve("fast", dataclasses.replace(SHORT, n_users=n_users), {})[1].max_epochs <= max(20, max_epochs // 2)
 
 
+@pytest.mark.parametrize(
+    ("n_users", "max_epochs", "patience", "fast_epochs"),
+    [(6040, 40, 10, 5), (943, 40, 10, 30), (200, 172, 43, 129), (1, 300, 100, 150)],
+)
+def test_few_users_with_long_histories_get_more_epochs_and_more_patience(
+    n_users: int, max_epochs: int, patience: int, fast_epochs: int
+) -> None:
+    statistics = dataclasses.replace(LONG, n_users=n_users, n_events=round(n_users * LONG.mean_train_len))
+    train = resolve("best", statistics, {})[1]
+    assert (train.batch_size, train.max_epochs, train.patience) == (32, max_epochs, patience)
+    assert resolve("fast", statistics, {})[1].max_epochs == fast_epochs
+
+
 @pytest.mark.parametrize(("n_users", "patience"), [(31_013, 20), (6040, 20), (1090, 100), (1, 900)])
 def test_patience_of_paper_has_steps_enough(n_users: int, patience: int) -> None:
     assert resolve("paper", dataclasses.replace(LONG, n_users=n_users), {})[1].patience == patience

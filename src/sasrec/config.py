@@ -403,8 +403,8 @@ def best(statistics: LogStatistics) -> dict[str, Any]:
     LiGR blocks, softmax over all items that the user has not had, an average of the weights. Dropout follows how much
     there is to learn an item from. Long histories have a third block, and take part with all of their events, in small
     batches and with a learning rate that falls along a cosine. Short ones are easily learned by heart: in half of them
-    neighbours trade places, and patience ends the training. What counts there is steps: where few users make few of
-    them, batches are smaller, and training has more epochs and more patience.
+    neighbours trade places, and patience ends the training. What counts is steps: where few users make few of them,
+    training has more epochs and more patience and, of short histories, smaller batches.
     """
     settings = {
         "block": "ligr",
@@ -425,8 +425,8 @@ def best(statistics: LogStatistics) -> dict[str, Any]:
             "learning_rate": 2e-3,
             "schedule": "cosine",
             "ema_decay": 0.999,
-            "max_epochs": 40,
-            "patience": 10,
+            "max_epochs": min(300, max(40, _epochs(statistics, 32, 1200))),
+            "patience": min(100, max(10, _epochs(statistics, 32, 300))),
         }
     batch_size = 128 if statistics.n_users >= MANY_USERS else 64
     return settings | {
@@ -451,12 +451,12 @@ def fast(statistics: LogStatistics) -> dict[str, Any]:
     if statistics.mean_train_len < LONG_TRAIN_LEN:
         n_epochs = min(100, max(20, _epochs(statistics, settings["batch_size"], 1200)))
         return settings | _softmax(statistics, 5e8) | {"max_epochs": n_epochs}
-    n_epochs = round(5e6 / max(statistics.n_events, 1))  # 5 on ml-1m
+    n_epochs = min(30, max(4, round(5e6 / max(statistics.n_events, 1))))  # 5 on ml-1m
     return settings | {
         **_softmax(statistics, 4e9),
         "n_blocks": 2,
         "dropout": round(settings["dropout"] / 2, 2),
-        "max_epochs": min(30, max(4, n_epochs)),
+        "max_epochs": min(150, max(n_epochs, _epochs(statistics, settings["batch_size"], 900))),
         "valid_every": 2,
     }
 
