@@ -23,8 +23,8 @@ COMMANDS = [
 ]  # fmt: skip
 PRESETS_TEXT = """\
 What a preset sets for a log of 20,000 users and 10,000 items with long and with short histories (mean 100 and 8).
-Where few users make few steps, all have more patience, and `fast` and `best` have more epochs and, for fewer than 10,000
-users with short histories, batches of 64. Of short histories they see four times the mean length, 50 to 200 items.
+Where few users make few steps, all have more patience, and `fast` and `best` more epochs and, of short histories of
+fewer than 10,000 users, batches of 64. Of short histories they see four times the mean length, 50 to 200 items.
 """
 NOTICE = "<!-- made by tools/generate_docs.py; edit the source, not this page -->\n"
 
