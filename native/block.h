@@ -494,6 +494,7 @@ class Network {
 
   // s.mixed (sequences, A) of the last tokens, whose queries are in s.query, without making keys and values of all
   // tokens: q (W c + b) = (W^T q) c + what is the same for all c, and a mean of V c + b is V (a mean of c) + b.
+  // w_.t has room for 2 A values a token, and A is no less than W.
   void attend_last(const Linear& key_value, int rows, BlockState& s) {
     const int w = width(), a = shape_.attention_width(), head = shape_.head_width();
     const Operand* forward = panels_ + key_value.panels;
