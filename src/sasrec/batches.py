@@ -145,7 +145,8 @@ class TrainBatches:
 
     def _batches(self, users: Int64, first_step: int) -> Iterator[Batch]:
         """The batches of consecutive steps, of the users of all of them."""
-        rows = [slice(i, i + self.batch_size) for i in range(0, len(users), self.batch_size)]
+        n = len(users)
+        rows = [slice(i, min(i + self.batch_size, n)) for i in range(0, n, self.batch_size)]  # of each step
         steps = range(first_step, first_step + len(rows))
         ends = self.ends[users]
         if self.random_windows:
@@ -158,7 +159,7 @@ class TrainBatches:
         inputs = Ragged.cut(window.values, window.offsets[:-1], window.offsets[1:] - 1)
         targets = window.values[flat_index(window.offsets[:-1] + 1, inputs.offsets)]
         earlier = Ragged.cut(self.items, self.starts[users], starts) if self.mask_seen else None
-        step_ends = inputs.offsets[[min(r.stop, len(users)) for r in rows]]
+        step_ends = inputs.offsets[[r.stop for r in rows]]
         negatives = self._negatives(users, inputs, step_ends, steps)
         parts_of_steps = zip(rows, np.split(targets, step_ends[:-1]), negatives, steps, strict=True)
         for r, its_targets, its_negatives, step in parts_of_steps:

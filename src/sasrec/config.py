@@ -392,7 +392,7 @@ def paper(statistics: LogStatistics) -> dict[str, Any]:
         "n_negatives": 1,
         "batch_size": 128,
         "learning_rate": 1e-3,
-        "patience": max(20, _epochs(statistics, 128, 900)),
+        "patience": _epochs(statistics, 128, 900, least=20),
         "valid_protocol": "sampled",
     }
 
@@ -425,8 +425,8 @@ def best(statistics: LogStatistics) -> dict[str, Any]:
             "learning_rate": 2e-3,
             "schedule": "cosine",
             "ema_decay": 0.999,
-            "max_epochs": min(300, max(40, _epochs(statistics, 32, 1200))),
-            "patience": min(100, max(10, _epochs(statistics, 32, 300))),
+            "max_epochs": _epochs(statistics, 32, 1200, least=40, most=300),
+            "patience": _epochs(statistics, 32, 300, least=10, most=100),
         }
     batch_size = 128 if statistics.n_users >= MANY_USERS else 64
     return settings | {
@@ -436,8 +436,8 @@ def best(statistics: LogStatistics) -> dict[str, Any]:
         "batch_size": batch_size,
         "learning_rate": 1e-3,
         "ema_decay": 0.998,
-        "max_epochs": min(300, max(60, _epochs(statistics, batch_size, 3500))),
-        "patience": min(50, max(5, _epochs(statistics, batch_size, 400))),
+        "max_epochs": _epochs(statistics, batch_size, 3500, least=60, most=300),
+        "patience": _epochs(statistics, batch_size, 400, least=5, most=50),
     }
 
 
@@ -449,14 +449,14 @@ def fast(statistics: LogStatistics) -> dict[str, Any]:
     """
     settings = best(statistics) | {"schedule": "constant"}
     if statistics.mean_train_len < LONG_TRAIN_LEN:
-        n_epochs = min(100, max(20, _epochs(statistics, settings["batch_size"], 1200)))
-        return settings | _softmax(statistics, 5e8) | {"max_epochs": n_epochs}
-    n_epochs = min(30, max(4, round(5e6 / max(statistics.n_events, 1))))  # 5 on ml-1m
+        max_epochs = _epochs(statistics, settings["batch_size"], 1200, least=20, most=100)
+        return settings | _softmax(statistics, 5e8) | {"max_epochs": max_epochs}
+    affordable = min(30, max(4, round(5e6 / max(statistics.n_events, 1))))  # 5 on ml-1m
     return settings | {
         **_softmax(statistics, 4e9),
         "n_blocks": 2,
         "dropout": round(settings["dropout"] / 2, 2),
-        "max_epochs": min(150, max(n_epochs, _epochs(statistics, settings["batch_size"], 900))),
+        "max_epochs": _epochs(statistics, settings["batch_size"], 900, least=affordable, most=150),
         "valid_every": 2,
     }
 
@@ -469,9 +469,10 @@ def _softmax(statistics: LogStatistics, most_scores: float) -> dict[str, Any]:
     return {"loss": "sampled_softmax", "shared_negatives": True, "n_negatives": n_negatives}
 
 
-def _epochs(statistics: LogStatistics, batch_size: int, steps: int) -> int:
-    """Epochs that have so many steps."""
-    return math.ceil(steps / math.ceil(max(statistics.n_users, 1) / batch_size))
+def _epochs(statistics: LogStatistics, batch_size: int, steps: int, least: int, most: int = MAX_INT) -> int:
+    """Epochs that have so many steps, within bounds."""
+    steps_per_epoch = math.ceil(max(statistics.n_users, 1) / batch_size)
+    return min(most, max(least, math.ceil(steps / steps_per_epoch)))
 
 
 def _dropout(statistics: LogStatistics) -> float:
