@@ -3,10 +3,10 @@
 // A segment is one sequence, or several short ones side by side that share a tile: row r attends to columns
 // first[r] .. r of its segment. Rows are worked on a strip at a time: scores of a strip (kStrip x columns, floats) sit
 // in L1, keys and values of the segment in L2; what lies right of the diagonal is not computed. Softmax and everything
-// between the products is float.
+// between the products is float. Two rows at a time: they share random words, and bf16 panels come in pairs of rows.
 //
-// Nothing of size length x length outlives a strip in the forward pass: it keeps each row's maximum and inverse sum,
-// from which the backward pass makes the weights again. That pass goes through kPanel query rows at a time, so that its
+// Nothing of size length x length outlives a strip in the forward pass: it keeps the logarithm of each row's sum of
+// exponentials, from which the backward pass makes the weights again. That pass goes through kPanel query rows at a time, so that its
 // memory grows with the length and not with its square.
 #pragma once
 
@@ -47,15 +47,16 @@ struct AttentionScratch {
   Operand* query_rows;         // Panel (panel, head_width) of queries, then of output gradients
   float* scores;               // (kStrip, length)
   float* weight_gradients;     // (kStrip, length)
-  Operand* weights;            // (kPanel, length): after dropout
-  Operand* score_gradients;    // (kPanel, length)
-  float* key_gradients;        // (length, head_width)
-  float* value_gradients;      // (length, head_width)
+  Operand* weights;            // after dropout: rows (kStrip, length) forward, a Panel (kPanel, length) backward
+  Operand* score_gradients;    // Panel (kPanel, length)
+  Operand* gradient_rows;      // (kStrip, length): score gradients again, in rows; float Panels are rows already
+  float* key_gradients;        // (length, head_width), or its transpose; see add_column_gradients
+  float* value_gradients;      // the same
   float* strip;                // (kStrip, head_width)
-  Operand* transposed;         // a strip of columns of the panel, transposed
+  Operand* transposed;         // (head_width, kPanel)
 };
 
-// The streams of dropout on attention weights: word index * max_seq_len + column (from the sequence's first).
+// The streams of dropout on attention weights: word index / 2 * max_seq_len + column (from the sequence's first).
 struct AttentionDropout {
   Dropout dropout;
   std::uint64_t step;
@@ -67,184 +68,288 @@ struct AttentionRows {
   const Operand* query;      // (tokens, width)
   const Operand* key_value;  // (tokens, 2 width): keys of all heads, then values
   Operand* mixed;            // (tokens, width)
-  float* largest;            // (heads, capacity): largest score of a row, times the scale and log2 e
-  float* inverse;            // (heads, capacity): 1 / sum of the row's exponentials
+  float* log_sum;            // (heads, capacity): log2 of the sum of the exponentials of a row's scores
   int capacity;
 };
 
-// Walks the vectors of a row of `columns` (a multiple of kColumns) scores: f(offset, keep factor, visible) where
-// visible is an all-ones mask on columns first .. last; vectors without any visible column get zero through `blank`.
-template <typename Visit, typename Blank>
-[[gnu::always_inline]] inline void for_visible(int first, int last, int columns, Visit&& visit, Blank&& blank) {
-  const int begin = round_down(first, kLanes), end = round_up(last + 1, kLanes);
-  for (int c = 0; c < begin; c += kLanes) blank(c);
-  for (int c = begin; c < end; c += kLanes) {
-    const Ints column = iota() + c;
-    visit(c, (column >= first) & (column <= last));
-  }
-  for (int c = end; c < columns; c += kLanes) blank(c);
-}
-
 [[gnu::always_inline]] inline Floats keep(Ints mask, Floats v) { return as_floats(as_ints(v) & mask); }
 
-// Dropout factor (0 or scale) of columns c .. c + kLanes of a row: one random word each.
-[[gnu::always_inline]] inline Floats attention_factor(const Dropout& dropout, RandomKey key, int first_word, int c) {
-  return dropout.factor_high(random_words(key, reinterpret_cast<Words>(iota() + (first_word + c))));
-}
+// Dropout on the weights of one row. Rows 2 m and 2 m + 1 of a sequence are told by the two halves of the same words,
+// which are made once where both are worked on together.
+struct RowDropout {
+  RandomKey key;
+  int first_word;  // of the segment's column 0, which may lie before the sequence
+  bool high;       // which half is this row's
+
+  RowDropout(const AttentionDropout& random, const TokenPlace& place, int head, int max_seq_len)
+      : key(random_key(random.step, random.sequence_keys[place.sequence], random.site + head)),
+        first_word(place.index / 2 * max_seq_len - place.first), high(place.index % 2 != 0) {}
+
+  [[gnu::always_inline]] Words words(int c) const {
+    return random_words(key, reinterpret_cast<Words>(iota() + (first_word + c)));
+  }
+};
+
+// Two rows of a strip, one below the other; the second may be missing, and then sees nothing.
+struct RowPair {
+  TokenPlace places[2];
+  int last[2];     // visible columns of each: places[i].first .. last[i]
+  int begin, end;  // vectors with a visible column of either lie in begin .. end
+  int all, none;   // all columns from `all` up to, not including, `none` are visible to both
+  bool same_words;
+
+  RowPair(const TokenPlace* segment, int row, bool both) {
+    places[0] = segment[row], places[1] = both ? segment[row + 1] : TokenPlace{places[0].sequence, 0, row + 2};
+    last[0] = row, last[1] = both ? row + 1 : row;
+    begin = round_down(std::min(places[0].first, places[1].first), kLanes), end = round_up(last[1] + 1, kLanes);
+    all = std::max(places[0].first, places[1].first), none = row + 1;
+    same_words = places[0].sequence == places[1].sequence && places[0].index % 2 == 0;
+  }
+
+  // Calls f(c, mask of row 0, mask of row 1) for each vector of columns that either row sees.
+  template <typename F>
+  [[gnu::always_inline]] void for_visible(F&& f) const {
+    const Ints everything = Ints{} == 0;
+    for (int c = begin; c < end; c += kLanes) {
+      if (c >= all && c + kLanes <= none) {
+        f(c, everything, everything);
+      } else {
+        const Ints column = iota() + c;
+        f(c, (column >= places[0].first) & (column <= last[0]), (column >= places[1].first) & (column <= last[1]));
+      }
+    }
+  }
+
+  // As for_visible, with masks of the columns that dropout keeps.
+  template <typename F>
+  [[gnu::always_inline]] void for_kept(const AttentionDropout& random, int head, int max_seq_len, F&& f) const {
+    const Ints everything = Ints{} == 0;
+    if (!random.dropout) return for_visible([&](int c, Ints a, Ints b) { f(c, a, b, everything, everything); });
+    const RowDropout one(random, places[0], head, max_seq_len), two(random, places[1], head, max_seq_len);
+    if (same_words) {
+      for_visible([&](int c, Ints a, Ints b) {
+        const Words words = one.words(c);
+        f(c, a, b, random.dropout.kept(words, false), random.dropout.kept(words, true));
+      });
+    } else {
+      for_visible([&](int c, Ints a, Ints b) {
+        f(c, a, b, random.dropout.kept(one.words(c), one.high), random.dropout.kept(two.words(c), two.high));
+      });
+    }
+  }
+};
+
+// What the passes over one segment and head read.
+struct HeadRows {
+  int width, head_width, length;
+  int ld;  // columns from one row of scores to the next
+  std::ptrdiff_t start;
+  const Operand *query, *key, *value;
+  float* log_sum;
+
+  HeadRows(const AttentionShape& shape, Segment segment, const AttentionRows& rows, int head)
+      : width(shape.width()), head_width(shape.head_width), length(segment.length),
+        ld(round_up(segment.length, kColumns) + kStrip), start(segment.start),
+        query(rows.query + start * width + head * head_width),
+        key(rows.key_value + start * 2 * width + head * head_width), value(key + width),
+        log_sum(rows.log_sum + static_cast<std::ptrdiff_t>(head) * rows.capacity + start) {}
+
+  int key_stride() const { return 2 * width; }
+};
 
 // mixed = dropout(softmax(scale q k^T)) v for one segment, all heads.
+//
+// Weights are the exponentials themselves, at most 1: their sum, and the scale of dropout, come in after the product.
 inline void attention_forward(const AttentionShape& shape, Segment segment, const TokenPlace* places,
                               const AttentionDropout& random, const AttentionRows& rows, AttentionScratch& scratch) {
-  const int width = shape.width(), head_width = shape.head_width, length = segment.length;
-  const int ld = round_up(length, kColumns) + kStrip;
   const float to_log2 = shape.scale * kLog2E;
   for (int h = 0; h < shape.n_heads; ++h) {
-    const auto token = [&](int r) { return static_cast<std::ptrdiff_t>(segment.start + r); };
-    const Operand* query = rows.query + token(0) * width + h * head_width;
-    const Operand* key = rows.key_value + token(0) * 2 * width + h * head_width;
-    const Panel keys = pack_transposed(head_width, length, key, 2 * width, scratch.keys_transposed);
-    const Panel values = pack_rows(length, head_width, key + width, 2 * width, scratch.rows);
+    const HeadRows head(shape, segment, rows, h);
+    const int width = head.width, head_width = head.head_width, length = head.length, ld = head.ld;
+    const Panel keys = pack_transposed(head_width, length, head.key, head.key_stride(), scratch.keys_transposed);
+    const Panel values = pack_rows(length, head_width, head.value, head.key_stride(), scratch.rows);
     for (int i = 0; i < length; i += kStrip) {
       const int n_rows = std::min(kStrip, length - i), seen = std::min(length, i + kStrip);
-      multiply(n_rows, round_up(seen, kLanes), shape.head_depth, query + static_cast<std::ptrdiff_t>(i) * width, width,
-               keys, scratch.scores, ld);
+      multiply(n_rows, round_up(seen, kLanes), shape.head_depth, head.query + static_cast<std::ptrdiff_t>(i) * width,
+               width, keys, scratch.scores, ld);
       const int columns = round_up(seen, kColumns);
-      for (int r = 0; r < n_rows; ++r) {
-        const TokenPlace& place = places[segment.start + i + r];
-        float* score = scratch.scores + static_cast<std::ptrdiff_t>(r) * ld;
-        Operand* weight = scratch.weights + static_cast<std::ptrdiff_t>(r) * ld;
-        const int last = i + r, begin = round_down(place.first, kLanes);
-        Floats top = splat(-INFINITY);
-        for (int c = begin; c <= last; c += kLanes) {
-          const Ints column = iota() + c;
-          const Floats s = load(score + c) * to_log2;
-          const Floats masked = (column >= place.first) & (column <= last) ? s : splat(-INFINITY);
-          store(score + c, masked);
-          top = maximum(top, masked);
+      float factors[kStrip + 1];
+      for (int r = 0; r < n_rows; r += 2) {
+        const RowPair pair(places + segment.start, i + r, r + 1 < n_rows);
+        const float *score = scratch.scores + static_cast<std::ptrdiff_t>(r) * ld, *score2 = score + ld;
+        Operand *weight = scratch.weights + static_cast<std::ptrdiff_t>(r) * ld, *weight2 = weight + ld;
+        Floats top = splat(-INFINITY), top2 = top;
+        pair.for_visible([&](int c, Ints one, Ints two) {
+          top = maximum(top, one ? load(score + c) : splat(-INFINITY));
+          top2 = maximum(top2, two ? load(score2 + c) : splat(-INFINITY));
+        });
+        const float largest_score = largest(top) * to_log2, largest_score2 = largest(top2) * to_log2;
+        for (int c = 0; c < pair.begin; c += kLanes) store_rows(weight + c, weight2 + c, Floats{}, Floats{});
+        Floats total{}, total2{};
+        pair.for_kept(random, h, shape.max_seq_len, [&](int c, Ints one, Ints two, Ints kept, Ints kept2) {
+          const Floats e = keep(one, exp2(load(score + c) * to_log2 - largest_score));
+          const Floats e2 = keep(two, exp2(load(score2 + c) * to_log2 - largest_score2));
+          total += e, total2 += e2;
+          store_rows(weight + c, weight2 + c, keep(kept, e), keep(kept2, e2));
+        });
+        for (int c = pair.end; c < columns; c += kLanes) store_rows(weight + c, weight2 + c, Floats{}, Floats{});
+        const float sums[2] = {sum(total), sum(total2)}, tops[2] = {largest_score, largest_score2};
+        for (int k = 0; k < 2; ++k) {
+          factors[r + k] = random.dropout.scale / sums[k];
+          if (r + k < n_rows) head.log_sum[i + r + k] = tops[k] + std::log2(sums[k]);
         }
-        const float largest_score = largest(top);
-        Floats total{};
-        for (int c = begin; c <= last; c += kLanes) {
-          const Floats e = exp2(load(score + c) - largest_score);
-          store(score + c, e);
-          total += e;
-        }
-        const float inverse = 1.0f / sum(total);
-        rows.largest[static_cast<std::ptrdiff_t>(h) * rows.capacity + token(last)] = largest_score;
-        rows.inverse[static_cast<std::ptrdiff_t>(h) * rows.capacity + token(last)] = inverse;
-        const RandomKey stream = random_key(random.step, random.sequence_keys[place.sequence], random.site + h);
-        const int first_word = place.index * shape.max_seq_len - place.first;
-        for (int c = 0; c < begin; c += kLanes) store_operand(weight + c, Floats{});
-        int c = begin;
-        if (random.dropout) {
-          for (; c <= last; c += kLanes)
-            store_operand(weight + c,
-                          load(score + c) * inverse * attention_factor(random.dropout, stream, first_word, c));
-        } else {
-          for (; c <= last; c += kLanes) store_operand(weight + c, load(score + c) * inverse);
-        }
-        for (; c < columns; c += kLanes) store_operand(weight + c, Floats{});
       }
       const int depth = kDepth > 1 ? round_up(seen, kDepth) : seen;
       multiply(n_rows, head_width, depth, scratch.weights, ld, values, scratch.strip, head_width);
+      Operand* mixed = rows.mixed + (head.start + i) * width + h * head_width;
       for (int r = 0; r < n_rows; ++r)
         for (int c = 0; c < head_width; c += kLanes)
-          store_operand(rows.mixed + token(i + r) * width + h * head_width + c,
-                        load(scratch.strip + static_cast<std::ptrdiff_t>(r) * head_width + c));
+          store_operand(mixed + static_cast<std::ptrdiff_t>(r) * width + c,
+                        load(scratch.strip + static_cast<std::ptrdiff_t>(r) * head_width + c) * factors[r]);
     }
   }
 }
+
+// Adds the gradients of rows of keys (or values) that a panel of query rows gives: left^T right, where left (n_panel,
+// columns) are score gradients (or weights) as a Panel and right (n_panel, head_width) queries (or output gradients).
+// Column j is seen by rows from j on, so that sums begin at its strip. store_column_gradients writes what was added up,
+// times `factor`, as rows of operands.
+#if defined(SASREC_BF16)
+
+// What is added up is the transpose, (head_width, columns): the left operand of a product in bf16 has to be transposed
+// here, and queries are narrower than score gradients.
+inline void add_column_gradients(Panel left, const Operand* right, int right_stride, int panel, int panel_end,
+                                 int head_width, int length, float* gradients, Operand* scratch) {
+  const int n_panel = panel_end - panel, depth = round_up(n_panel, kDepth), ld = round_up(length, kColumns) + kLanes;
+  for (int m = 0; m < head_width; m += 16)
+    transpose_columns(n_panel, right + m, right_stride, scratch + static_cast<std::ptrdiff_t>(m) * depth, depth);
+  for (int j = 0; j < panel_end; j += kColumns) {
+    const int from = std::max(0, j - panel);
+    float* target = gradients + j;
+    multiply(head_width, kColumns, depth - from, scratch + from, depth, left.rows(from).columns(j), target, ld,
+             {target, ld});
+  }
+}
+
+inline void store_column_gradients(const float* gradients, int length, int head_width, float factor, Operand* to,
+                                   int to_stride) {
+  const int ld = round_up(length, kColumns) + kLanes;
+  for (int r = 0; r < length; r += 16)
+    for (int c = 0; c < head_width; c += 32) {
+      alignas(64) float block[2][16][16];
+      for (int half = 0; half < 2; ++half)
+        transpose_16x16(gradients + static_cast<std::ptrdiff_t>(c + 16 * half) * ld + r, ld, block[half], 16);
+      for (int k = 0; k < std::min(16, length - r); ++k)
+        store_operands(to + static_cast<std::ptrdiff_t>(r + k) * to_stride + c, load(block[0][k]) * factor,
+                       load(block[1][k]) * factor);
+    }
+}
+
+#else
+
+inline void add_column_gradients(Panel left, const Operand* right, int right_stride, int panel, int panel_end,
+                                 int head_width, int, float* gradients, Operand* scratch) {
+  for (int j = 0; j < panel_end; j += kStrip) {
+    const int from = std::max(0, j - panel), n_columns = std::min(kStrip, panel_end - j);
+    multiply_transposed(n_columns, head_width, panel_end - panel - from, left.rows(from).columns(j).data, left.stride,
+                        {right + static_cast<std::ptrdiff_t>(from) * right_stride, right_stride},
+                        gradients + static_cast<std::ptrdiff_t>(j) * head_width, head_width, scratch);
+  }
+}
+
+inline void store_column_gradients(const float* gradients, int length, int head_width, float factor, Operand* to,
+                                   int to_stride) {
+  for (int r = 0; r < length; ++r)
+    for (int c = 0; c < head_width; c += kLanes)
+      store_operand(to + static_cast<std::ptrdiff_t>(r) * to_stride + c,
+                    load(gradients + static_cast<std::ptrdiff_t>(r) * head_width + c) * factor);
+}
+
+#endif
 
 // Gradients of queries (tokens, width) and of keys and values (tokens, 2 width), for d_mixed (tokens, width).
 inline void attention_backward(const AttentionShape& shape, Segment segment, const TokenPlace* places,
                                const AttentionDropout& random, const AttentionRows& rows, const Operand* d_mixed,
                                Operand* d_query, Operand* d_key_value, AttentionScratch& scratch) {
-  const int width = shape.width(), head_width = shape.head_width, length = segment.length;
-  const int ld = round_up(length, kColumns) + kStrip;
-  const float to_log2 = shape.scale * kLog2E;
+  const float to_log2 = shape.scale * kLog2E, kept_scale = random.dropout.scale;
   for (int h = 0; h < shape.n_heads; ++h) {
-    const auto token = [&](int r) { return static_cast<std::ptrdiff_t>(segment.start + r); };
-    const Operand* query = rows.query + token(0) * width + h * head_width;
-    const Operand* key = rows.key_value + token(0) * 2 * width + h * head_width;
-    const Operand* mixed = rows.mixed + token(0) * width + h * head_width;
-    const Operand* d_out = d_mixed + token(0) * width + h * head_width;
-    const Panel keys = pack_transposed(head_width, length, key, 2 * width, scratch.keys_transposed);
-    const Panel values = pack_transposed(head_width, length, key + width, 2 * width, scratch.values_transposed);
-    const Panel key_rows = pack_rows(length, head_width, key, 2 * width, scratch.rows);
-    const std::size_t bytes = sizeof(float) * static_cast<std::size_t>(round_up(length, kColumns)) * head_width;
+    const HeadRows head(shape, segment, rows, h);
+    const int width = head.width, head_width = head.head_width, length = head.length, ld = head.ld;
+    const Operand* d_out = d_mixed + head.start * width + h * head_width;
+    const Panel keys = pack_transposed(head_width, length, head.key, head.key_stride(), scratch.keys_transposed);
+    const Panel values = pack_transposed(head_width, length, head.value, head.key_stride(), scratch.values_transposed);
+    const Panel key_rows = pack_rows(length, head_width, head.key, head.key_stride(), scratch.rows);
+    const std::size_t bytes = sizeof(float) * (round_up(length, kColumns) + kLanes) * head_width;
     std::memset(scratch.key_gradients, 0, bytes);
     std::memset(scratch.value_gradients, 0, bytes);
     for (int panel = 0; panel < length; panel += kPanel) {
-      const int panel_end = std::min(length, panel + kPanel);
+      const int panel_end = std::min(length, panel + kPanel), n_panel = panel_end - panel;
       for (int i = panel; i < panel_end; i += kStrip) {
         const int n_rows = std::min(kStrip, panel_end - i), seen = std::min(length, i + kStrip);
         const std::ptrdiff_t at = static_cast<std::ptrdiff_t>(i) * width;
-        multiply(n_rows, round_up(seen, kLanes), shape.head_depth, query + at, width, keys, scratch.scores, ld);
+        multiply(n_rows, round_up(seen, kLanes), shape.head_depth, head.query + at, width, keys, scratch.scores, ld);
         multiply(n_rows, round_up(seen, kLanes), shape.head_depth, d_out + at, width, values, scratch.weight_gradients,
                  ld);
         const int columns = round_up(seen, kColumns);
-        for (int r = 0; r < n_rows; ++r) {
-          const TokenPlace& place = places[segment.start + i + r];
-          const int last = i + r;
-          const float* score = scratch.scores + static_cast<std::ptrdiff_t>(r) * ld;
-          const float* d_weight = scratch.weight_gradients + static_cast<std::ptrdiff_t>(r) * ld;
-          Operand* weight = scratch.weights + static_cast<std::ptrdiff_t>(last - panel) * ld;
-          Operand* d_score = scratch.score_gradients + static_cast<std::ptrdiff_t>(last - panel) * ld;
-          Floats product{};
-          for (int c = 0; c < head_width; c += kLanes)
-            product += load_operand(mixed + static_cast<std::ptrdiff_t>(last) * width + c) *
-                       load_operand(d_out + static_cast<std::ptrdiff_t>(last) * width + c);
-          const Floats mean = splat(sum(product));  // sum over columns of weight * its gradient
-          const std::ptrdiff_t row = static_cast<std::ptrdiff_t>(h) * rows.capacity + token(last);
-          const Floats largest_score = splat(rows.largest[row]), inverse = splat(rows.inverse[row]);
-          const RandomKey stream = random_key(random.step, random.sequence_keys[place.sequence], random.site + h);
-          const int first_word = place.index * shape.max_seq_len - place.first;
+        for (int r = 0; r < n_rows; r += 2) {
+          const RowPair pair(places + segment.start, i + r, r + 1 < n_rows);
+          float *score = scratch.scores + static_cast<std::ptrdiff_t>(r) * ld, *score2 = score + ld;
+          float *d_weight = scratch.weight_gradients + static_cast<std::ptrdiff_t>(r) * ld, *d_weight2 = d_weight + ld;
+          Operand* d_row = scratch.gradient_rows + static_cast<std::ptrdiff_t>(r) * ld;
+          const auto store_weights = [&](int c, Floats one, Floats two) {
+            store_pair(scratch.weights, ld, i + r - panel, c, one, two);
+          };
+          const auto store_gradients = [&](int c, Floats one, Floats two) {
+            store_pair(scratch.score_gradients, ld, i + r - panel, c, one, two);
+            if constexpr (kDepth > 1) store_rows(d_row + c, d_row + ld + c, one, two);
+          };
           const auto blank = [&](int c) {
-            store_operand(weight + c, Floats{});
-            store_operand(d_score + c, Floats{});
+            store_weights(c, Floats{}, Floats{});
+            store_gradients(c, Floats{}, Floats{});
           };
-          const auto visit = [&](int c, Ints visible) {
-            const Floats p = keep(visible, exp2(load(score + c) * to_log2 - largest_score) * inverse);
-            const Floats factor =
-                random.dropout ? attention_factor(random.dropout, stream, first_word, c) : splat(1.0f);
-            const Floats kept = p * factor;
-            store_operand(weight + c, kept);
-            store_operand(d_score + c, keep(visible, (kept * load(d_weight + c) - p * mean) * shape.scale));
-          };
-          for_visible(place.first, last, columns, visit, blank);
+          const Floats log_sum = splat(head.log_sum[i + r]);
+          const Floats log_sum2 = splat(r + 1 < n_rows ? head.log_sum[i + r + 1] : 0.0f);
+          Floats total{}, total2{};  // over columns, of weight times its gradient
+          for (int c = 0; c < pair.begin; c += kLanes) blank(c);
+          pair.for_kept(random, h, shape.max_seq_len, [&](int c, Ints one, Ints two, Ints kept, Ints kept2) {
+            const Floats p = keep(one, exp2(load(score + c) * to_log2 - log_sum));
+            const Floats p2 = keep(two, exp2(load(score2 + c) * to_log2 - log_sum2));
+            const Floats w = keep(kept, p * kept_scale), w2 = keep(kept2, p2 * kept_scale);
+            const Floats t = keep(one, w * load(d_weight + c)), t2 = keep(two, w2 * load(d_weight2 + c));
+            total += t, total2 += t2;
+            store_weights(c, w, w2);
+            store(score + c, p), store(score2 + c, p2);
+            store(d_weight + c, t), store(d_weight2 + c, t2);
+          });
+          const Floats mean = splat(sum(total)), mean2 = splat(sum(total2));
+          for (int c = pair.begin; c < pair.end; c += kLanes)
+            store_gradients(c, load(d_weight + c) - load(score + c) * mean,
+                            load(d_weight2 + c) - load(score2 + c) * mean2);
+          for (int c = pair.end; c < columns; c += kLanes) blank(c);
         }
         const int depth = kDepth > 1 ? round_up(seen, kDepth) : seen;
-        multiply(n_rows, head_width, depth, scratch.score_gradients + static_cast<std::ptrdiff_t>(i - panel) * ld, ld,
-                 key_rows, scratch.strip, head_width);
+        const Operand* left = kDepth > 1 ? scratch.gradient_rows : scratch.score_gradients + (i - panel) * ld;
+        multiply(n_rows, head_width, depth, left, ld, key_rows, scratch.strip, head_width);
         for (int r = 0; r < n_rows; ++r)
           for (int c = 0; c < head_width; c += kLanes)
-            store_operand(d_query + token(i + r) * width + h * head_width + c,
-                          load(scratch.strip + static_cast<std::ptrdiff_t>(r) * head_width + c));
+            store_operand(d_query + (head.start + i + r) * width + h * head_width + c,
+                          load(scratch.strip + static_cast<std::ptrdiff_t>(r) * head_width + c) * shape.scale);
       }
-      // Column j is seen by rows from j on: its gradients add up over the rows of the panel from j's strip on.
-      const auto add_columns = [&](const Operand* left, const Operand* right, float* target) {
-        const int n_panel = panel_end - panel;
-        const Panel packed = pack_rows(n_panel, head_width, right + static_cast<std::ptrdiff_t>(panel) * width, width,
-                                       scratch.query_rows);
-        for (int j = 0; j < panel_end; j += kStrip) {
-          const int start = round_down(std::max(0, round_down(j, kStrip) - panel), kDepth);
-          const int n_columns = kDepth > 1 ? kStrip : std::min(kStrip, panel_end - j);
-          const Panel below = {packed.data + static_cast<std::ptrdiff_t>(start) * packed.stride, packed.stride};
-          multiply_transposed(n_columns, head_width, n_panel - start,
-                              left + static_cast<std::ptrdiff_t>(start) * ld + j, ld, below,
-                              target + static_cast<std::ptrdiff_t>(j) * head_width, head_width, scratch.transposed);
+      for (int r = round_up(n_panel, 2); r < round_up(n_panel, kDepth); r += 2)
+        for (int c = 0; c < round_up(panel_end, kColumns); c += kLanes) {
+          store_pair(scratch.weights, ld, r, c, Floats{}, Floats{});
+          store_pair(scratch.score_gradients, ld, r, c, Floats{}, Floats{});
         }
-      };
-      add_columns(scratch.score_gradients, query, scratch.key_gradients);
-      add_columns(scratch.weights, d_out, scratch.value_gradients);
+      const std::ptrdiff_t at = static_cast<std::ptrdiff_t>(panel) * width;
+      const Panel weights{scratch.weights, ld}, score_gradients{scratch.score_gradients, ld};
+      add_column_gradients(score_gradients, head.query + at, width, panel, panel_end, head_width, length,
+                           scratch.key_gradients, scratch.transposed);
+      add_column_gradients(weights, d_out + at, width, panel, panel_end, head_width, length, scratch.value_gradients,
+                           scratch.transposed);
     }
-    for (int r = 0; r < length; ++r)
-      for (int c = 0; c < head_width; c += kLanes) {
-        const std::ptrdiff_t from = static_cast<std::ptrdiff_t>(r) * head_width + c;
-        Operand* to = d_key_value + token(r) * 2 * width + h * head_width + c;
-        store_operand(to, load(scratch.key_gradients + from));
-        store_operand(to + width, load(scratch.value_gradients + from));
-      }
+    Operand* d_key = d_key_value + head.start * 2 * width + h * head_width;
+    store_column_gradients(scratch.key_gradients, length, head_width, shape.scale, d_key, 2 * width);
+    store_column_gradients(scratch.value_gradients, length, head_width, 1.0f, d_key + width, 2 * width);
   }
 }
 

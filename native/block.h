@@ -19,6 +19,9 @@ inline constexpr std::uint64_t kBranchSite = 0, kHiddenSite = 1, kOutputSite = 2
 
 constexpr std::uint64_t site_of(int block, std::uint64_t site) { return (block + 1) * kSitesPerBlock + site; }
 
+// Rows that a product computes before what follows is done to them, while they are in L1.
+inline constexpr int kRows = kDepth > 1 ? 32 : 48;
+
 // Sequences whose tokens lie one after another, worked on from the embedding to the loss and back by one thread.
 struct Chunk {
   std::vector<Segment> sequences;            // each sequence
@@ -43,7 +46,7 @@ struct BlockState {
   Operand *query_input, *context;                     // (N, W): what queries, and keys and values, are made of
   Operand *query, *key_value;                         // (N, A), (N, 2 A)
   Operand* mixed;                                     // (N, A)
-  float *largest, *inverse;                           // (heads, N)
+  float* log_sum;                                     // (heads, N): of attention's exponentials
   Operand *ffn_input, *hidden;                        // (N, W), (N, F)
   Operand *stream, *middle;                           // (N, W): LiGR's residual stream, which its gates read
   float *attended, *attention_gate, *fed, *ffn_gate;  // (N, W): LiGR's branches and gates
@@ -68,7 +71,7 @@ class Workspace {
       s.context = operands(n * w);
       s.query_input = shape.block == BlockKind::kSASRec ? operands(n * w) : s.context;
       s.query = operands(n * a), s.key_value = operands(n * 2 * a), s.mixed = operands(n * a);
-      s.largest = floats(n * shape.n_heads), s.inverse = floats(n * shape.n_heads);
+      s.log_sum = floats(n * shape.n_heads);
       s.ffn_input = operands(n * w), s.hidden = operands(n * f);
       if (gated) {
         s.stream = operands(n * w), s.middle = operands(n * w);
@@ -78,7 +81,7 @@ class Workspace {
       blocks.push_back(s);
     }
     gradient = operands(n * widest), d_query = operands(n * a), d_key_value = operands(n * 2 * a);
-    second_gradient = operands(gated ? n * f : 0);
+    second_gradient = operands(n * std::max(f, a)), strip = floats(kRows * widest);
     outer = operands((n + 32) * (widest + 16));
     const std::size_t length = round_up(shape.max_seq_len, 32) + kStrip + 32, head = shape.head_width();
     attention.keys_transposed = operands(head * length), attention.values_transposed = operands(head * length);
@@ -86,8 +89,9 @@ class Workspace {
     attention.scores = floats(kStrip * length), attention.weight_gradients = floats(kStrip * length);
     attention.weights = operands((kPanel + kStrip) * length);
     attention.score_gradients = operands((kPanel + kStrip) * length);
+    attention.gradient_rows = operands(kDepth > 1 ? kStrip * length : 0);
     attention.key_gradients = floats(head * length), attention.value_gradients = floats(head * length);
-    attention.strip = floats(kStrip * head), attention.transposed = operands(16 * (kPanel + 32));
+    attention.strip = floats(kStrip * head), attention.transposed = operands(head * (kPanel + 32));
   }
 
   int capacity;
@@ -97,6 +101,7 @@ class Workspace {
   float* features;         // (N, W): after the final norm
   NormState final_norm;
   std::vector<BlockState> blocks;
+  float* strip;            // (kRows, widest): what a product gives, on its way to where it goes
   Operand *gradient, *second_gradient, *d_query, *d_key_value;
   Operand* outer;  // panels of weight gradients
   AttentionScratch attention{};
@@ -111,34 +116,58 @@ class Workspace {
   std::vector<Array<char>> arrays_;
 };
 
-// Applies f(offset, dropout factor) to every vector of the rows of a chunk at a site; the factor is 1 without dropout.
+// Rows first .. first + count of a chunk.
+struct Strip {
+  int first, count;
+};
+
+// Applies f(offset, dropout factor) to every vector of the rows of a strip at a site; the factor is 1 without dropout.
 template <typename F>
-[[gnu::always_inline]] inline void for_dropped(const Chunk& chunk, const Dropout& dropout, std::uint64_t step,
-                                               std::uint64_t site, int width, F&& f) {
+[[gnu::always_inline]] inline void for_dropped(const Chunk& chunk, Strip strip, const Dropout& dropout,
+                                               std::uint64_t step, std::uint64_t site, int width, F&& f) {
+  const std::ptrdiff_t begin = static_cast<std::ptrdiff_t>(strip.first) * width;
   if (!dropout) {
-    const std::ptrdiff_t size = static_cast<std::ptrdiff_t>(chunk.size()) * width;
-    for (std::ptrdiff_t i = 0; i < size; i += kLanes) f(i, splat(1.0f));
+    const std::ptrdiff_t end = begin + static_cast<std::ptrdiff_t>(strip.count) * width;
+    for (std::ptrdiff_t i = begin; i < end; i += kLanes) f(i, splat(1.0f));
     return;
   }
   const int words = dropout_words(width);
-  for (std::size_t s = 0; s < chunk.sequences.size(); ++s) {
-    const RandomKey key = random_key(step, chunk.sequence_keys[s], site);
-    const Segment sequence = chunk.sequences[s];
-    for (int j = 0; j < sequence.length; ++j) {
-      const std::ptrdiff_t row = static_cast<std::ptrdiff_t>(sequence.start + j) * width;
-      const std::uint32_t first_word = static_cast<std::uint32_t>(j) * words;
-      const Ints lanes = iota();
-      int c = 0;
-      for (; c + 32 <= width; c += 32) {  // a word decides for two values 16 columns apart
-        for (int i = 0; i < 16; i += kLanes) {
-          const Words random = random_words(key, reinterpret_cast<Words>(lanes) + (first_word + c / 2 + i));
-          f(row + c + i, dropout.factor_low(random));
-          f(row + c + 16 + i, dropout.factor_high(random));
-        }
-      }
-      for (; c < width; c += kLanes) f(row + c, dropout_factor(dropout, key, first_word, c));
+  const Ints lanes = iota();
+  int sequence = -1;
+  RandomKey key{};
+  for (int r = 0; r < strip.count; ++r) {
+    const TokenPlace& place = chunk.places[strip.first + r];
+    if (place.sequence != sequence) {
+      sequence = place.sequence;
+      key = random_key(step, chunk.sequence_keys[sequence], site);
     }
+    const std::ptrdiff_t row = begin + static_cast<std::ptrdiff_t>(r) * width;
+    const std::uint32_t first_word = static_cast<std::uint32_t>(place.index) * words;
+    int c = 0;
+    for (; c + 32 <= width; c += 32) {  // a word decides for two values 16 columns apart
+      for (int i = 0; i < 16; i += kLanes) {
+        const Words random = random_words(key, reinterpret_cast<Words>(lanes) + (first_word + c / 2 + i));
+        f(row + c + i, dropout.factor_low(random));
+        f(row + c + 16 + i, dropout.factor_high(random));
+      }
+    }
+    for (; c < width; c += kLanes) f(row + c, dropout_factor(dropout, key, first_word, c));
   }
+}
+
+// sums (cols,) += the rows of x (rows, cols).
+inline void add_column_sums(int rows, int cols, const Operand* x, float* sums) {
+  constexpr int kTogether = 4;  // chains of additions that do not wait for each other
+  const auto add = [&]<int N>(int c) {
+    Floats total[N]{};
+    for (int r = 0; r < rows; ++r)
+      for (int i = 0; i < N; ++i)
+        total[i] += load_operand(x + static_cast<std::ptrdiff_t>(r) * cols + c + kLanes * i);
+    for (int i = 0; i < N; ++i) store(sums + c + kLanes * i, load(sums + c + kLanes * i) + total[i]);
+  };
+  int c = 0;
+  for (; c + kTogether * kLanes <= cols; c += kTogether * kLanes) add.template operator()<kTogether>(c);
+  for (; c < cols; c += kLanes) add.template operator()<1>(c);
 }
 
 // One chunk's way through the network. Gradients of weights are added to `gradients`, laid out as `weights`.
@@ -182,7 +211,7 @@ class Network {
                     gradients + layout_.final_norm.scale, gradients + layout_.final_norm.shift, w_.dx, false);
     }
     for (int i = shape_.n_blocks - 1; i >= 0; --i) block_backward(i);
-    for_dropped(*chunk_, dropout_, step_, kEmbeddingSite, width(),
+    for_dropped(kEmbeddingSite, width(), all(),
                 [&](std::ptrdiff_t i, Floats factor) { store(w_.dx + i, load(w_.dx + i) * factor); });
     for (int r = 0; r < n_; ++r) {
       float* position = gradients + layout_.position + static_cast<std::ptrdiff_t>(chunk_->positions[r]) * width();
@@ -196,7 +225,7 @@ class Network {
   RowShape row_shape(int rows) const { return {rows, width(), shape_.dim, mask_}; }
   NormWeights norm_weights(Norm norm) const { return {weights_ + norm.scale, weights_ + norm.shift}; }
   AttentionRows attention_rows(const BlockState& s) const {
-    return {s.query, s.key_value, s.mixed, s.largest, s.inverse, w_.capacity};
+    return {s.query, s.key_value, s.mixed, s.log_sum, w_.capacity};
   }
   AttentionDropout attention_dropout(int block) const {
     return {dropout_, step_, chunk_->sequence_keys.data(), site_of(block, kAttentionSite)};
@@ -211,7 +240,7 @@ class Network {
       for (int c = 0; c < width(); c += kLanes) store(row + c, load(item + c) * scale + load(position + c));
     }
     if (dropout_)
-      for_dropped(*chunk_, dropout_, step_, kEmbeddingSite, width(),
+      for_dropped(kEmbeddingSite, width(), all(),
                   [&](std::ptrdiff_t i, Floats factor) { store(w_.x + i, load(w_.x + i) * factor); });
   }
 
@@ -224,138 +253,209 @@ class Network {
     }
   }
 
+  Strip all() const { return {0, n_}; }
+
+  template <typename F>
+  void for_dropped(std::uint64_t site, int row_width, Strip strip, F&& f) const {
+    sasrec::for_dropped(*chunk_, strip, dropout_, step_, site, row_width, f);
+  }
+
   // out (rows, linear.out) = x W + bias
   void apply(const Linear& linear, int rows, const Operand* x, float* out) const {
     multiply(rows, linear.out, linear.in_used, x, linear.in, {panels_ + linear.panels, linear.out}, out, linear.out,
              {weights_ + linear.bias, 0});
   }
 
-  // The gradients of W and of the bias; dx (rows, linear.in) (+)= dy W^T unless null.
-  void apply_backward(const Linear& linear, const Operand* x, const Operand* dy, float* dx, bool accumulate) {
+  // The same a strip at a time: finish(strip, out) with out (strip.count, linear.out).
+  template <typename F>
+  void apply(const Linear& linear, int rows, const Operand* x, F&& finish) const {
+    for (int first = 0; first < rows; first += kRows) {
+      const Strip strip{first, std::min(kRows, rows - first)};
+      apply(linear, strip.count, x + static_cast<std::ptrdiff_t>(first) * linear.in, w_.strip);
+      finish(strip, w_.strip);
+    }
+  }
+
+  // The gradients of W and of the bias.
+  void add_weight_gradients(const Linear& linear, const Operand* x, const Operand* dy) {
     accumulate_outer(n_, linear.in_used, linear.out, x, linear.in, dy, linear.out, gradients_ + linear.weight,
                      linear.out, w_.outer);
-    float* bias = gradients_ + linear.bias;
-    for (int c = 0; c < linear.out; c += kLanes) {
-      Floats total{};
-      for (int r = 0; r < n_; ++r) total += load_operand(dy + static_cast<std::ptrdiff_t>(r) * linear.out + c);
-      store(bias + c, load(bias + c) + total);
-    }
-    if (!dx) return;
+    add_column_sums(n_, linear.out, dy, gradients_ + linear.bias);
+  }
+
+  // dx (rows, linear.in) = dy W^T, from `init` on unless that is null; dx may be `init`.
+  void input_gradient(const Linear& linear, int rows, const Operand* dy, const float* init, float* dx) const {
     const Operand* transposed = panels_ + linear.panels + static_cast<std::size_t>(linear.in) * linear.out;
-    multiply(n_, linear.in, linear.out_used, dy, linear.out, {transposed, linear.in}, dx, linear.in,
-             accumulate ? Init{dx, linear.in} : Init{});
+    multiply(rows, linear.in, linear.out_used, dy, linear.out, {transposed, linear.in}, dx, linear.in,
+             init ? Init{init, linear.in} : Init{});
+  }
+
+  // The same a strip at a time: finish(strip, dx) with dx (strip.count, linear.in).
+  template <typename F>
+  void input_gradient(const Linear& linear, const Operand* dy, const float* init, F&& finish) const {
+    for (int first = 0; first < n_; first += kRows) {
+      const Strip strip{first, std::min(kRows, n_ - first)};
+      const std::ptrdiff_t row = first;
+      input_gradient(linear, strip.count, dy + row * linear.out, init ? init + row * linear.in : nullptr, w_.strip);
+      finish(strip, w_.strip);
+    }
   }
 
   void to_operands(const float* from, Operand* to, std::ptrdiff_t size) const {
-    for (std::ptrdiff_t i = 0; i < size; i += kLanes) store_operand(to + i, load(from + i));
+    std::ptrdiff_t i = 0;
+    for (; i + 2 * kLanes <= size; i += 2 * kLanes) store_operands(to + i, load(from + i), load(from + i + kLanes));
+    for (; i < size; i += kLanes) store_operand(to + i, load(from + i));
   }
 
-  // Attention of the block: state.query_input and context to w_.t (rows, W), output projection included.
-  void attend(int block, BlockState& s) {
+  // What of a product goes to operands (rows, row_width), for `finish`.
+  auto into_operands(Operand* to, int row_width) const {
+    return [this, to, row_width](Strip strip, const float* out) {
+      to_operands(out, to + static_cast<std::ptrdiff_t>(strip.first) * row_width,
+                  static_cast<std::ptrdiff_t>(strip.count) * row_width);
+    };
+  }
+
+  // What of a product goes, after dropout, to floats (rows, W), for `finish`.
+  auto into_branch(int block, std::uint64_t site, float* to) const {
+    return [this, block, site, to](Strip strip, const float* out) {
+      const std::ptrdiff_t begin = static_cast<std::ptrdiff_t>(strip.first) * width();
+      for_dropped(site_of(block, site), width(), strip,
+                  [&](std::ptrdiff_t k, Floats factor) { store(to + k, load(out + k - begin) * factor); });
+    };
+  }
+
+  // Attention of the block: state.query_input and context to finish(strip, out) with out (strip.count, W), output
+  // projection included.
+  template <typename F>
+  void attend(int block, BlockState& s, F&& finish) {
     const BlockWeights& b = layout_.blocks[block];
     project(b.query, n_, s.query_input, s.query);
     project(b.key_value, n_, s.context, s.key_value);
     for (const Segment segment : chunk_->segments)
       attention_forward(attention_shape_, segment, chunk_->places.data(), attention_dropout(block), attention_rows(s),
                         w_.attention);
-    apply(b.output, n_, s.mixed, w_.t);
+    apply(b.output, n_, s.mixed, finish);
   }
 
   void project(const Linear& linear, int rows, const Operand* x, Operand* out) const {
 #if defined(SASREC_BF16)
-    apply(linear, rows, x, w_.t);
-    to_operands(w_.t, out, static_cast<std::ptrdiff_t>(rows) * linear.out);
+    apply(linear, rows, x, into_operands(out, linear.out));
 #else
     apply(linear, rows, x, out);
 #endif
   }
 
-  // Gradient of attend's output in w_.dy: d_query_input (+)= and d_context (+)= (one and the same, or two).
-  void attend_backward(int block, BlockState& s, const float* d_attended, float* d_query_input, bool accumulate_query,
-                       float* d_context, bool accumulate_context) {
+  // Gradient (rows, W) of attend's output to w_.d_query and w_.d_key_value.
+  void attend_backward(int block, BlockState& s, const float* d_attended) {
     const BlockWeights& b = layout_.blocks[block];
     to_operands(d_attended, w_.gradient, static_cast<std::ptrdiff_t>(n_) * width());
-    apply_backward(b.output, s.mixed, w_.gradient, w_.t, false);
-    to_operands(w_.t, w_.gradient, static_cast<std::ptrdiff_t>(n_) * shape_.attention_width());
+    add_weight_gradients(b.output, s.mixed, w_.gradient);
+    input_gradient(b.output, w_.gradient, nullptr, into_operands(w_.second_gradient, b.output.in));
     for (const Segment segment : chunk_->segments)
       attention_backward(attention_shape_, segment, chunk_->places.data(), attention_dropout(block), attention_rows(s),
-                         w_.gradient, w_.d_query, w_.d_key_value, w_.attention);
-    apply_backward(b.query, s.query_input, w_.d_query, d_query_input, accumulate_query);
-    apply_backward(b.key_value, s.context, w_.d_key_value, d_context, accumulate_context);
+                         w_.second_gradient, w_.d_query, w_.d_key_value, w_.attention);
+    add_weight_gradients(b.query, s.query_input, w_.d_query);
+    add_weight_gradients(b.key_value, s.context, w_.d_key_value);
   }
 
-  // Feed-forward of s.ffn_input (rows, W) into w_.t, before the last dropout.
-  void feed_forward(int block, int rows, BlockState& s) {
+  // Feed-forward of s.ffn_input (rows, W) to finish(strip, out) with out (strip.count, W), before the last dropout.
+  template <typename F>
+  void feed_forward(int block, int rows, BlockState& s, F&& finish) {
     const BlockWeights& b = layout_.blocks[block];
     const int f = shape_.ffn_width();
-    apply(b.up, rows, s.ffn_input, w_.t);
     const bool relu = shape_.relu;
-    const auto activate = [&](std::ptrdiff_t i, Floats factor) {
-      const Floats v = load(w_.t + i);
-      store_operand(s.hidden + i, (relu ? maximum(v, Floats{}) : v) * factor);
-    };
-    if (dropout_) {
-      for_dropped(*chunk_, dropout_, step_, site_of(block, kHiddenSite), f, activate);
-    } else {
-      for (std::ptrdiff_t i = 0; i < static_cast<std::ptrdiff_t>(rows) * f; i += kLanes) activate(i, splat(1.0f));
-    }
-    apply(b.down, rows, s.hidden, w_.t);
+    apply(b.up, rows, s.ffn_input, [&](Strip strip, const float* out) {
+      const std::ptrdiff_t begin = static_cast<std::ptrdiff_t>(strip.first) * f;
+      for_dropped(site_of(block, kHiddenSite), f, strip, [&](std::ptrdiff_t i, Floats factor) {
+        const Floats v = load(out + i - begin);
+        store_operand(s.hidden + i, (relu ? maximum(v, Floats{}) : v) * factor);
+      });
+    });
+    apply(b.down, rows, s.hidden, finish);
   }
 
-  // d_input (+)= for the gradient d_fed of the feed-forward's output after dropout. Hidden values that were dropped or
-  // cut off by ReLU are zero, which is all that needs to be known of them.
-  void feed_backward(int block, BlockState& s, const float* d_fed, float* d_input, bool accumulate) {
+  // The gradient d_fed of the feed-forward's output after dropout to finish(strip, dx) with dx that of its input, from
+  // `init` on. Hidden values that were dropped or cut off by ReLU are zero, which is all that needs to be known of them.
+  template <typename F>
+  void feed_backward(int block, BlockState& s, const float* d_fed, const float* init, F&& finish) {
     const BlockWeights& b = layout_.blocks[block];
-    const std::ptrdiff_t hidden = static_cast<std::ptrdiff_t>(n_) * shape_.ffn_width();
-    for_dropped(*chunk_, dropout_, step_, site_of(block, kOutputSite), width(),
+    const int f = shape_.ffn_width();
+    for_dropped(site_of(block, kOutputSite), width(), all(),
                 [&](std::ptrdiff_t i, Floats factor) { store_operand(w_.gradient + i, load(d_fed + i) * factor); });
-    apply_backward(b.down, s.hidden, w_.gradient, w_.t, false);
+    add_weight_gradients(b.down, s.hidden, w_.gradient);
     const Floats scale = splat(dropout_.scale);
-    for (std::ptrdiff_t i = 0; i < hidden; i += kLanes) {
-      const Ints alive = load_operand(s.hidden + i) != 0.0f;
-      store_operand(w_.gradient + i, keep(alive, load(w_.t + i) * scale));
-    }
-    apply_backward(b.up, s.ffn_input, w_.gradient, d_input, accumulate);
+    input_gradient(b.down, w_.gradient, nullptr, [&](Strip strip, const float* dx) {
+      const std::ptrdiff_t begin = static_cast<std::ptrdiff_t>(strip.first) * f;
+      for (std::ptrdiff_t i = 0; i < static_cast<std::ptrdiff_t>(strip.count) * f; i += kLanes) {
+        const Ints alive = load_operand(s.hidden + begin + i) != 0.0f;
+        store_operand(w_.second_gradient + begin + i, keep(alive, load(dx + i) * scale));
+      }
+    });
+    add_weight_gradients(b.up, s.ffn_input, w_.second_gradient);
+    input_gradient(b.up, w_.second_gradient, init, finish);
   }
 
-  // sum = base + dropout(w_.t) at the block's output site.
-  void add_fed(int block, const float* base, float* sum) const {
-    for_dropped(*chunk_, dropout_, step_, site_of(block, kOutputSite), width(),
-                [&](std::ptrdiff_t i, Floats factor) { store(sum + i, load(base + i) + load(w_.t + i) * factor); });
+  // Rows of a strip of sum = base + dropout(fed) at the block's output site.
+  void add_fed(int block, Strip strip, const float* fed, const float* base, float* sum) const {
+    const std::ptrdiff_t begin = static_cast<std::ptrdiff_t>(strip.first) * width();
+    for_dropped(site_of(block, kOutputSite), width(), strip, [&](std::ptrdiff_t i, Floats factor) {
+      store(sum + i, load(base + i) + load(fed + i - begin) * factor);
+    });
+  }
+
+  // Rows of a strip of norm_forward: LN(x + add), where `add` begins with the strip and all else with the chunk.
+  void norm_strip(Strip strip, Norm norm, NormState state, const float* x, const float* add, float* sum_out, float* out,
+                  Operand* operand) const {
+    const std::ptrdiff_t at = static_cast<std::ptrdiff_t>(strip.first) * width();
+    const auto place = [at](auto* p) { return p ? p + at : nullptr; };
+    norm_forward(row_shape(strip.count), x + at, add, norm_weights(norm), shape_.eps,
+                 {state.normalised + at, state.inverse + strip.first}, place(sum_out), place(out), place(operand));
+  }
+
+  // Rows of a strip of norm_backward, where dy begins with the strip and dx with the chunk.
+  void norm_strip_backward(Strip strip, Norm norm, NormState state, const float* dy, float* dx, bool accumulate) {
+    const std::ptrdiff_t at = static_cast<std::ptrdiff_t>(strip.first) * width();
+    norm_backward(row_shape(strip.count), dy, weights_ + norm.scale,
+                  {state.normalised + at, state.inverse + strip.first}, gradients_ + norm.scale,
+                  gradients_ + norm.shift, dx + at, accumulate);
   }
 
   // x in w_.x becomes the block's output in w_.x.
   void block_forward(int i) {
     const BlockWeights& b = layout_.blocks[i];
     BlockState& s = w_.blocks[i];
-    const RowShape rows = row_shape(n_);
     const std::ptrdiff_t size = static_cast<std::ptrdiff_t>(n_) * width();
-    const NormWeights attention_norm = norm_weights(b.attention_norm), ffn_norm = norm_weights(b.ffn_norm);
     switch (shape_.block) {
       case BlockKind::kSASRec:  // q = LN(x); h = LN(q + attention(q, x, x)); x = h + FFN(h)
         to_operands(w_.x, s.context, size);
-        norm_forward(rows, w_.x, nullptr, attention_norm, shape_.eps, s.attention_norm, nullptr, w_.y, s.query_input);
-        attend(i, s);
-        norm_forward(rows, w_.y, w_.t, ffn_norm, shape_.eps, s.ffn_norm, nullptr, w_.y, s.ffn_input);
-        feed_forward(i, n_, s);
-        add_fed(i, w_.y, w_.x);
+        norm_strip(all(), b.attention_norm, s.attention_norm, w_.x, nullptr, nullptr, w_.y, s.query_input);
+        attend(i, s, [&](Strip strip, const float* attended) {
+          norm_strip(strip, b.ffn_norm, s.ffn_norm, w_.y, attended, nullptr, w_.y, s.ffn_input);
+        });
+        feed_forward(i, n_, s, [&](Strip strip, const float* fed) { add_fed(i, strip, fed, w_.y, w_.x); });
         break;
       case BlockKind::kPostNorm:  // h = LN(x + attention(x, x, x)); x = LN(h + FFN(h))
         to_operands(w_.x, s.context, size);
-        attend(i, s);
-        norm_forward(rows, w_.x, w_.t, attention_norm, shape_.eps, s.attention_norm, nullptr, w_.y, s.ffn_input);
-        feed_forward(i, n_, s);
-        add_fed(i, w_.y, w_.y);
-        norm_forward(rows, w_.y, nullptr, ffn_norm, shape_.eps, s.ffn_norm, nullptr, w_.x, nullptr);
+        attend(i, s, [&](Strip strip, const float* attended) {
+          norm_strip(strip, b.attention_norm, s.attention_norm, w_.x, attended, nullptr, w_.y, s.ffn_input);
+        });
+        feed_forward(i, n_, s, [&](Strip strip, const float* fed) {
+          add_fed(i, strip, fed, w_.y, w_.y);
+          norm_strip(strip, b.ffn_norm, s.ffn_norm, w_.y, nullptr, nullptr, w_.x, nullptr);
+        });
         break;
       case BlockKind::kPreNorm:  // h = LN(x); x = x + attention(h, h, h); x = x + FFN(LN(x))
-        norm_forward(rows, w_.x, nullptr, attention_norm, shape_.eps, s.attention_norm, nullptr, nullptr, s.context);
-        attend(i, s);
-        norm_forward(rows, w_.x, w_.t, ffn_norm, shape_.eps, s.ffn_norm, w_.y, nullptr, s.ffn_input);
-        feed_forward(i, n_, s);
-        add_fed(i, w_.y, w_.x);
+        norm_strip(all(), b.attention_norm, s.attention_norm, w_.x, nullptr, nullptr, nullptr, s.context);
+        attend(i, s, [&](Strip strip, const float* attended) {
+          norm_strip(strip, b.ffn_norm, s.ffn_norm, w_.x, attended, w_.y, nullptr, s.ffn_input);
+        });
+        feed_forward(i, n_, s, [&](Strip strip, const float* fed) { add_fed(i, strip, fed, w_.y, w_.x); });
         break;
-      case BlockKind::kLiGR: gated_forward(i, n_, s); break;
+      case BlockKind::kLiGR:
+        norm_strip(all(), b.attention_norm, s.attention_norm, w_.x, nullptr, nullptr, nullptr, s.context);
+        attend(i, s, into_branch(i, kBranchSite, s.attended));
+        gated_rest(i, n_, s);
+        break;
     }
   }
 
@@ -363,85 +463,80 @@ class Network {
   void block_backward(int i) {
     const BlockWeights& b = layout_.blocks[i];
     BlockState& s = w_.blocks[i];
-    const auto through = [&](Norm norm, const NormState& state, const float* dy, float* dx, bool accumulate) {
-      norm_backward(row_shape(n_), dy, weights_ + norm.scale, state, gradients_ + norm.scale, gradients_ + norm.shift,
-                    dx, accumulate);
-    };
     switch (shape_.block) {
       case BlockKind::kSASRec:
-        feed_backward(i, s, w_.dx, w_.dx, true);                  // dx: of h
-        through(b.ffn_norm, s.ffn_norm, w_.dx, w_.dy, false);     // dy: of q + attention
-        attend_backward(i, s, w_.dy, w_.dy, true, w_.dx, false);  // dy: of q; dx: of the context
-        through(b.attention_norm, s.attention_norm, w_.dy, w_.dx, true);
+        feed_backward(i, s, w_.dx, w_.dx, [&](Strip strip, const float* dh) {
+          norm_strip_backward(strip, b.ffn_norm, s.ffn_norm, dh, w_.dy, false);  // dy: of q + attention
+        });
+        attend_backward(i, s, w_.dy);
+        input_gradient(b.key_value, n_, w_.d_key_value, nullptr, w_.dx);  // dx: of the context
+        input_gradient(b.query, w_.d_query, w_.dy, [&](Strip strip, const float* dq) {
+          norm_strip_backward(strip, b.attention_norm, s.attention_norm, dq, w_.dx, true);
+        });
         break;
       case BlockKind::kPostNorm:
-        through(b.ffn_norm, s.ffn_norm, w_.dx, w_.dy, false);              // dy: of h + FFN
-        feed_backward(i, s, w_.dy, w_.dy, true);                           // dy: of h
-        through(b.attention_norm, s.attention_norm, w_.dy, w_.dx, false);  // dx: of x + attention
-        attend_backward(i, s, w_.dx, w_.dx, true, w_.dx, true);
+        norm_strip_backward(all(), b.ffn_norm, s.ffn_norm, w_.dx, w_.dy, false);  // dy: of h + FFN
+        feed_backward(i, s, w_.dy, w_.dy, [&](Strip strip, const float* dh) {
+          norm_strip_backward(strip, b.attention_norm, s.attention_norm, dh, w_.dx, false);  // dx: of x + attention
+        });
+        attend_backward(i, s, w_.dx);
+        input_gradient(b.query, n_, w_.d_query, w_.dx, w_.dx);
+        input_gradient(b.key_value, n_, w_.d_key_value, w_.dx, w_.dx);
         break;
       case BlockKind::kPreNorm:
-        feed_backward(i, s, w_.dx, w_.dy, false);                 // dy: of LN(x + attention)
-        through(b.ffn_norm, s.ffn_norm, w_.dy, w_.dx, true);      // dx: of x + attention
-        attend_backward(i, s, w_.dx, w_.dy, false, w_.dy, true);  // dy: of LN(x)
-        through(b.attention_norm, s.attention_norm, w_.dy, w_.dx, true);
+        feed_backward(i, s, w_.dx, nullptr, [&](Strip strip, const float* dh) {
+          norm_strip_backward(strip, b.ffn_norm, s.ffn_norm, dh, w_.dx, true);  // dx: of x + attention
+        });
+        attend_backward(i, s, w_.dx);
+        normed_input_backward(b, s);
         break;
       case BlockKind::kLiGR: gated_backward(i, s); break;
     }
   }
 
-  // x = x + gate(x) dropout(attention(LN(x))); x = x + gate(x) dropout(SwiGLU(LN(x))), on the first `rows` rows of
-  // w_.x.
-  void gated_forward(int i, int rows, BlockState& s) {
-    const BlockWeights& b = layout_.blocks[i];
-    norm_forward(row_shape(rows), w_.x, nullptr, norm_weights(b.attention_norm), shape_.eps, s.attention_norm, nullptr,
-                 nullptr, s.context);
-    attend(i, s);
-    gated_rest(i, rows, s);
+  // Adds to w_.dx what comes through queries, keys and values of LN(x).
+  void normed_input_backward(const BlockWeights& b, BlockState& s) {
+    input_gradient(b.query, n_, w_.d_query, nullptr, w_.dy);
+    input_gradient(b.key_value, w_.d_key_value, w_.dy, [&](Strip strip, const float* dh) {
+      norm_strip_backward(strip, b.attention_norm, s.attention_norm, dh, w_.dx, true);
+    });
   }
 
-  // From attention's output in w_.t on.
+  // LiGR: x = x + gate(x) dropout(attention(LN(x))); x = x + gate(x) dropout(SwiGLU(LN(x))), on the first `rows` rows of
+  // w_.x; from attention's output after dropout in s.attended on.
   void gated_rest(int i, int rows, BlockState& s) {
     const BlockWeights& b = layout_.blocks[i];
+    const int f = shape_.ffn_width();
     const std::ptrdiff_t size = static_cast<std::ptrdiff_t>(rows) * width();
-    const std::ptrdiff_t hidden = static_cast<std::ptrdiff_t>(rows) * shape_.ffn_width();
-    drop(i, kBranchSite, w_.t, s.attended, size, width());
     to_operands(w_.x, s.stream, size);
-    apply_gate(b.attention_gate, rows, s.stream, s.attention_gate);
-    for (std::ptrdiff_t k = 0; k < size; k += kLanes)
-      store(w_.y + k, load(w_.x + k) + load(s.attention_gate + k) * load(s.attended + k));
+    apply(b.attention_gate, rows, s.stream, [&](Strip strip, const float* out) {
+      add_gated(strip, out, s.attention_gate, s.attended, w_.x, w_.y);
+      norm_strip(strip, b.ffn_norm, s.ffn_norm, w_.y, nullptr, nullptr, nullptr, s.ffn_input);
+    });
     to_operands(w_.y, s.middle, size);
-    norm_forward(row_shape(rows), w_.y, nullptr, norm_weights(b.ffn_norm), shape_.eps, s.ffn_norm, nullptr, nullptr,
-                 s.ffn_input);
     apply(b.gate, rows, s.ffn_input, s.gate);
-    apply(b.up, rows, s.ffn_input, s.up);
-    for (std::ptrdiff_t k = 0; k < hidden; k += kLanes) {
-      const Floats g = load(s.gate + k);
-      store(w_.t + k, g * sigmoid(g) * load(s.up + k));
-    }
-    drop(i, kHiddenSite, w_.t, w_.t, hidden, shape_.ffn_width());
-    to_operands(w_.t, s.hidden, hidden);
-    apply(b.down, rows, s.hidden, w_.t);
-    drop(i, kOutputSite, w_.t, s.fed, size, width());
-    apply_gate(b.ffn_gate, rows, s.middle, s.ffn_gate);
-    for (std::ptrdiff_t k = 0; k < size; k += kLanes)
-      store(w_.x + k, load(w_.y + k) + load(s.ffn_gate + k) * load(s.fed + k));
+    apply(b.up, rows, s.ffn_input, [&](Strip strip, const float* out) {
+      const std::ptrdiff_t begin = static_cast<std::ptrdiff_t>(strip.first) * f;
+      for_dropped(site_of(i, kHiddenSite), f, strip, [&](std::ptrdiff_t k, Floats factor) {
+        const Floats g = load(s.gate + k), up = load(out + k - begin);
+        store(s.up + k, up);
+        store_operand(s.hidden + k, g * sigmoid(g) * up * factor);
+      });
+    });
+    apply(b.down, rows, s.hidden, into_branch(i, kOutputSite, s.fed));
+    apply(b.ffn_gate, rows, s.middle,
+          [&](Strip strip, const float* out) { add_gated(strip, out, s.ffn_gate, s.fed, w_.y, w_.x); });
   }
 
-  void drop(int block, std::uint64_t site, const float* from, float* to, std::ptrdiff_t size, int row_width) const {
-    const auto scale = [&](std::ptrdiff_t i, Floats factor) { store(to + i, load(from + i) * factor); };
-    if (dropout_) {
-      for_dropped(*chunk_, dropout_, step_, site_of(block, site), row_width, scale);
-    } else if (from != to) {
-      std::memcpy(to, from, sizeof(float) * size);
+  // Rows of a strip of sum = base + sigmoid(out) branch, keeping the gate. Padded columns are zero times a half: the
+  // branch they gate is zero there.
+  void add_gated(Strip strip, const float* out, float* gate, const float* branch, const float* base, float* sum) const {
+    const std::ptrdiff_t begin = static_cast<std::ptrdiff_t>(strip.first) * width();
+    for (std::ptrdiff_t k = begin; k < begin + static_cast<std::ptrdiff_t>(strip.count) * width(); k += kLanes) {
+      const Floats z = sigmoid(load(out + k - begin));
+      store(gate + k, z);
+      store(sum + k, load(base + k) + z * load(branch + k));
     }
-  }
-
-  // Padded columns are zero times a half: the branch they gate is zero there.
-  void apply_gate(const Linear& linear, int rows, const Operand* x, float* gate) const {
-    apply(linear, rows, x, gate);
-    for (std::ptrdiff_t k = 0; k < static_cast<std::ptrdiff_t>(rows) * width(); k += kLanes)
-      store(gate + k, sigmoid(load(gate + k)));
   }
 
   void gated_backward(int i, BlockState& s) {
@@ -452,32 +547,34 @@ class Network {
         const Floats z = load(gate + k);
         store_operand(w_.gradient + k, load(w_.dx + k) * load(branch + k) * z * (1.0f - z));
       }
-      apply_backward(linear, input, w_.gradient, w_.y, false);  // what it adds to the stream, once the branch is done
+      add_weight_gradients(linear, input, w_.gradient);
+      input_gradient(linear, n_, w_.gradient, nullptr, w_.y);  // what it adds to the stream, once the branch is done
     };
     through_gate(b.ffn_gate, s.ffn_gate, s.fed, s.middle);
-    for_dropped(*chunk_, dropout_, step_, site_of(i, kOutputSite), width(), [&](std::ptrdiff_t k, Floats factor) {
+    for_dropped(site_of(i, kOutputSite), width(), all(), [&](std::ptrdiff_t k, Floats factor) {
       store_operand(w_.gradient + k, load(w_.dx + k) * load(s.ffn_gate + k) * factor);
     });
-    apply_backward(b.down, s.hidden, w_.gradient, w_.d_hidden, false);
-    for_dropped(*chunk_, dropout_, step_, site_of(i, kHiddenSite), shape_.ffn_width(),
-                [&](std::ptrdiff_t k, Floats factor) {
-                  const Floats d = load(w_.d_hidden + k) * factor, g = load(s.gate + k), z = sigmoid(g);
-                  store_operand(w_.gradient + k, d * g * z);
-                  store_operand(w_.second_gradient + k, d * load(s.up + k) * z * (1.0f + g * (1.0f - z)));
-                });
-    apply_backward(b.up, s.ffn_input, w_.gradient, w_.dy, false);
-    apply_backward(b.gate, s.ffn_input, w_.second_gradient, w_.dy, true);
+    add_weight_gradients(b.down, s.hidden, w_.gradient);
+    input_gradient(b.down, n_, w_.gradient, nullptr, w_.d_hidden);
+    for_dropped(site_of(i, kHiddenSite), shape_.ffn_width(), all(), [&](std::ptrdiff_t k, Floats factor) {
+      const Floats d = load(w_.d_hidden + k) * factor, g = load(s.gate + k), z = sigmoid(g);
+      store_operand(w_.gradient + k, d * g * z);
+      store_operand(w_.second_gradient + k, d * load(s.up + k) * z * (1.0f + g * (1.0f - z)));
+    });
+    add_weight_gradients(b.up, s.ffn_input, w_.gradient);
+    input_gradient(b.up, n_, w_.gradient, nullptr, w_.dy);
+    add_weight_gradients(b.gate, s.ffn_input, w_.second_gradient);
     add(w_.dx, w_.y, size);
-    norm_backward(row_shape(n_), w_.dy, weights_ + b.ffn_norm.scale, s.ffn_norm, gradients_ + b.ffn_norm.scale,
-                  gradients_ + b.ffn_norm.shift, w_.dx, true);
+    input_gradient(b.gate, w_.second_gradient, w_.dy, [&](Strip strip, const float* dh) {
+      norm_strip_backward(strip, b.ffn_norm, s.ffn_norm, dh, w_.dx, true);
+    });
     through_gate(b.attention_gate, s.attention_gate, s.attended, s.stream);
-    for_dropped(*chunk_, dropout_, step_, site_of(i, kBranchSite), width(), [&](std::ptrdiff_t k, Floats factor) {
+    for_dropped(site_of(i, kBranchSite), width(), all(), [&](std::ptrdiff_t k, Floats factor) {
       store(w_.dy + k, load(w_.dx + k) * load(s.attention_gate + k) * factor);
     });
-    attend_backward(i, s, w_.dy, w_.dy, false, w_.dy, true);
+    attend_backward(i, s, w_.dy);
     add(w_.dx, w_.y, size);
-    norm_backward(row_shape(n_), w_.dy, weights_ + b.attention_norm.scale, s.attention_norm,
-                  gradients_ + b.attention_norm.scale, gradients_ + b.attention_norm.shift, w_.dx, true);
+    normed_input_backward(b, s);
   }
 
   static void add(float* to, const float* what, std::ptrdiff_t size) {
@@ -521,15 +618,12 @@ class Network {
     const BlockWeights& b = layout_.blocks[i];
     BlockState& s = w_.blocks[i];
     const int rows = static_cast<int>(chunk_->sequences.size());
-    const std::ptrdiff_t all = static_cast<std::ptrdiff_t>(n_) * width();
     const std::ptrdiff_t size = static_cast<std::ptrdiff_t>(rows) * width();
-    const NormWeights attention_norm = norm_weights(b.attention_norm), ffn_norm = norm_weights(b.ffn_norm);
     const bool norm_first = shape_.block == BlockKind::kPreNorm || shape_.block == BlockKind::kLiGR;
     if (norm_first) {
-      norm_forward(row_shape(n_), w_.x, nullptr, attention_norm, shape_.eps, s.attention_norm, nullptr, w_.y,
-                   s.context);
+      norm_strip(all(), b.attention_norm, s.attention_norm, w_.x, nullptr, nullptr, w_.y, s.context);
     } else {
-      to_operands(w_.x, s.context, all);
+      to_operands(w_.x, s.context, static_cast<std::ptrdiff_t>(n_) * width());
     }
     if (norm_first) {  // queries come from LN(x), the residual stream is x
       gather_last(w_.y, w_.dy);
@@ -538,23 +632,25 @@ class Network {
     gather_last(w_.x, w_.dx);
     std::swap(w_.x, w_.dx);
     if (shape_.block == BlockKind::kSASRec) {
-      norm_forward(row_shape(rows), w_.x, nullptr, attention_norm, shape_.eps, s.attention_norm, nullptr, w_.y,
-                   w_.gradient);
+      norm_strip({0, rows}, b.attention_norm, s.attention_norm, w_.x, nullptr, nullptr, w_.y, w_.gradient);
     } else if (!norm_first) {
       to_operands(w_.x, w_.gradient, size);
     }
     project(b.query, rows, w_.gradient, s.query);
     attend_last(b.key_value, rows, s);
-    apply(b.output, rows, s.mixed, w_.t);
-    if (shape_.block == BlockKind::kLiGR) return gated_rest(i, rows, s);
+    if (shape_.block == BlockKind::kLiGR) {
+      apply(b.output, rows, s.mixed, into_branch(i, kBranchSite, s.attended));
+      return gated_rest(i, rows, s);
+    }
     const bool own_stream = shape_.block == BlockKind::kSASRec;  // its residual stream starts at q = LN(x)
-    const NormWeights second = shape_.block == BlockKind::kPostNorm ? attention_norm : ffn_norm;
-    norm_forward(row_shape(rows), own_stream ? w_.y : w_.x, w_.t, second, shape_.eps, s.ffn_norm,
-                 norm_first ? w_.y : nullptr, norm_first ? nullptr : w_.y, s.ffn_input);
-    feed_forward(i, rows, s);
-    for (std::ptrdiff_t k = 0; k < size; k += kLanes) store(w_.x + k, load(w_.y + k) + load(w_.t + k));
+    const Norm second = shape_.block == BlockKind::kPostNorm ? b.attention_norm : b.ffn_norm;
+    apply(b.output, rows, s.mixed, [&](Strip strip, const float* attended) {
+      norm_strip(strip, second, s.ffn_norm, own_stream ? w_.y : w_.x, attended, norm_first ? w_.y : nullptr,
+                 norm_first ? nullptr : w_.y, s.ffn_input);
+    });
+    feed_forward(i, rows, s, [&](Strip strip, const float* fed) { add_fed(i, strip, fed, w_.y, w_.x); });
     if (shape_.block == BlockKind::kPostNorm)
-      norm_forward(row_shape(rows), w_.x, nullptr, ffn_norm, shape_.eps, s.ffn_norm, nullptr, w_.x, nullptr);
+      norm_strip({0, rows}, b.ffn_norm, s.ffn_norm, w_.x, nullptr, nullptr, w_.x, nullptr);
   }
 
   const ModelShape& shape_;

@@ -490,9 +490,9 @@ class Engine {
   }
 
   void copy_rows(const Chunk& chunk, const float* from, float* to) const {
-    const int width = shape_.width();
-    for (int r = 0; r < chunk.size(); ++r)
-      std::memcpy(to + chunk.tokens[r] * width, from + static_cast<std::ptrdiff_t>(r) * width, sizeof(float) * width);
+    const std::ptrdiff_t width = shape_.width();
+    for (const Segment s : chunk.sequences)
+      std::memcpy(to + chunk.tokens[s.start] * width, from + s.start * width, sizeof(float) * s.length * width);
   }
 
   void sum_threads() {

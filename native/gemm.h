@@ -31,6 +31,7 @@ struct Panel {
     return {data + first, stride};
 #endif
   }
+  Panel rows(int first) const { return {data + static_cast<std::ptrdiff_t>(first) * stride, stride}; }  // first: even
 };
 
 // Where C starts from: null = zero; stride 0 = the same row, a bias, for all; C itself = accumulate.
@@ -229,6 +230,20 @@ inline void multiply(int rows, int cols, int depth, const Operand* a, int lda, P
   _mm512_storeu_si512(target + 32, _mm512_permutex2var_epi16(a, _mm512_load_si512(kHigh), b));
 }
 
+// Vectors of two rows, from column c on, of row-major operands, and (row even) of a Panel.
+[[gnu::always_inline]] inline void store_rows(Operand* first, Operand* second, Floats a, Floats b) {
+  const auto both = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(b, a));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(first), _mm512_castsi512_si256(both));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(second), _mm512_extracti64x4_epi64(both, 1));
+}
+[[gnu::always_inline]] inline void store_pair(Operand* panel, int stride, int row, int c, Floats a, Floats b) {
+  alignas(64) static constexpr std::uint16_t kPairs[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                                           8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  const auto both = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(b, a));
+  _mm512_storeu_si512(panel + static_cast<std::ptrdiff_t>(row) * stride + 2 * c,
+                      _mm512_permutexvar_epi16(_mm512_load_si512(kPairs), both));
+}
+
 // Panel of row-major (depth, cols); rows from `depth` up to its padding become zero. cols a multiple of 32.
 inline Panel pack_rows(int depth, int cols, const Operand* source, int ld, Operand* scratch) {
   const auto row = [&](int i, int c) {
@@ -357,6 +372,16 @@ inline void multiply(int rows, int cols, int depth, const Operand* a, int lda, P
 inline void multiply_transposed(int rows, int cols, int depth, const Operand* a, int lda, Panel b, float* c, int ldc,
                                 Operand*) {
   multiply_strided(rows, cols, depth, a, 1, lda, b, c, ldc, {c, ldc});
+}
+
+// Vectors of two rows, from column c on, of row-major operands, and (row even) of a Panel.
+[[gnu::always_inline]] inline void store_rows(Operand* first, Operand* second, Floats a, Floats b) {
+  store(first, a);
+  store(second, b);
+}
+[[gnu::always_inline]] inline void store_pair(Operand* panel, int stride, int row, int c, Floats a, Floats b) {
+  Operand* first = panel + static_cast<std::ptrdiff_t>(row) * stride + c;
+  store_rows(first, first + stride, a, b);
 }
 
 // Row-major (depth, cols) is a panel as it is.

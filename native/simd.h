@@ -163,23 +163,33 @@ constexpr int round_down(int n, int multiple) { return n / multiple * multiple; 
 #endif
 }
 
-// 2^x for x <= 126, relative error below 3e-7; 0 from about -126 down. NaN stays NaN.
-[[gnu::always_inline]] inline Floats exp2(Floats x) {
-  const Floats magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer in the low bits
-  const Ints too_small = x < -126.0f;
-  x = too_small ? splat(-126.0f) : x;
-  const Floats shifted = x + magic;
-  const Floats r = x - (shifted - magic);  // in [-0.5, 0.5]
+// 2^r for r in [-0.5, 0.5].
+[[gnu::always_inline]] inline Floats exp2_near_zero(Floats r) {
   Floats y = splat(1.5403530e-4f);
   y = y * r + 1.3333558e-3f;
   y = y * r + 9.6181291e-3f;
   y = y * r + 5.5504109e-2f;
   y = y * r + 2.4022651e-1f;
   y = y * r + 6.9314718e-1f;
-  y = y * r + 1.0f;
-  const Words bits = reinterpret_cast<Words>(y) + (reinterpret_cast<Words>(shifted) << 23);  // y times 2^integer
+  return y * r + 1.0f;
+}
+
+// 2^x for x <= 126, relative error below 3e-7; 0 from about -126 down (or, on AVX-512, as small as floats can be). NaN
+// stays NaN.
+[[gnu::always_inline]] inline Floats exp2(Floats x) {
+#if defined(__AVX512F__)
+  const Floats integer = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  return _mm512_scalef_ps(exp2_near_zero(x - integer), integer);
+#else
+  const Floats magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer in the low bits
+  const Ints too_small = x < -126.0f;
+  x = too_small ? splat(-126.0f) : x;
+  const Floats shifted = x + magic;
+  const Words bits = reinterpret_cast<Words>(exp2_near_zero(x - (shifted - magic))) +
+                     (reinterpret_cast<Words>(shifted) << 23);  // times 2^integer
   const Floats scaled = reinterpret_cast<Floats>(bits);
   return too_small ? Floats{} : scaled;
+#endif
 }
 
 inline constexpr float kLog2E = 1.44269504f;
@@ -235,6 +245,11 @@ inline constexpr int kDepth = 32;  // contraction lengths are padded to this wit
   const __m256bh half = _mm512_cvtneps_pbh(v);
   std::memcpy(p, &half, sizeof half);
 }
+// Two vectors one after the other, in two thirds of the time of two calls of store_operand.
+[[gnu::always_inline]] inline void store_operands(Operand* p, Floats a, Floats b) {
+  const __m512bh both = _mm512_cvtne2ps_pbh(b, a);
+  std::memcpy(p, &both, sizeof both);
+}
 inline const Operand* as_operands(const float*) { return nullptr; }
 #else
 using Operand = float;
@@ -242,6 +257,10 @@ inline constexpr int kDepth = 1;
 
 [[gnu::always_inline]] inline Floats load_operand(const Operand* p) { return load(p); }
 [[gnu::always_inline]] inline void store_operand(Operand* p, Floats v) { store(p, v); }
+[[gnu::always_inline]] inline void store_operands(Operand* p, Floats a, Floats b) {
+  store(p, a);
+  store(p + kLanes, b);
+}
 inline const Operand* as_operands(const float* p) { return p; }  // null where floats must be converted first
 #endif
 
@@ -291,12 +310,17 @@ struct Dropout {
   }
   explicit operator bool() const { return threshold != 0; }
 
+  // All ones where the low (or high) half of the word says keep.
+  [[gnu::always_inline]] Ints kept(Words word, bool high) const {
+    return reinterpret_cast<Ints>(high ? word >> 16 : word & 0xffffu) >= static_cast<std::int32_t>(threshold);
+  }
+
   // scale where the low (or high) half of the word says keep, else 0.
   [[gnu::always_inline]] Floats factor_low(Words word) const {
-    return reinterpret_cast<Ints>(word & 0xffffu) >= static_cast<std::int32_t>(threshold) ? splat(scale) : Floats{};
+    return kept(word, false) ? splat(scale) : Floats{};
   }
   [[gnu::always_inline]] Floats factor_high(Words word) const {
-    return reinterpret_cast<Ints>(word >> 16) >= static_cast<std::int32_t>(threshold) ? splat(scale) : Floats{};
+    return kept(word, true) ? splat(scale) : Floats{};
   }
 };
 

@@ -344,8 +344,10 @@ def row_factors(step: int, sequence: int, site: int, length: int, width: int, p:
 def attention_factors(step: int, sequence: int, site: int, length: int, max_seq_len: int, p: float) -> np.ndarray:
     """(length, length) dropout factors of attention weights."""
     threshold = round(p * 65536)
-    words = random_words(step, sequence, site, np.arange(length)[:, None] * max_seq_len + np.arange(length))
-    return np.where(words >> np.uint32(16) >= threshold, np.float32(65536 / (65536 - threshold)), np.float32(0))
+    rows = np.arange(length)[:, None]
+    words = random_words(step, sequence, site, rows // 2 * max_seq_len + np.arange(length))
+    halves = np.where(rows % 2 == 0, words & np.uint32(0xFFFF), words >> np.uint32(16))
+    return np.where(halves >= threshold, np.float32(65536 / (65536 - threshold)), np.float32(0))
 
 
 class FedDropout(torch.nn.Module):
