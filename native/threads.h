@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <exception>
 #include <functional>
@@ -20,15 +21,20 @@
 
 namespace sasrec {
 
-// Looks at `done` some thousand times, about 200 microseconds on recent CPUs; returns whether it became true.
+inline constexpr std::chrono::microseconds kSpin{400};  // longer than Python takes from one call to the next
+
+// Looks at `done` for kSpin; returns whether it became true.
 template <typename Condition>
 bool spin_until(Condition&& done) {
-  for (int i = 0; i < 4000; ++i) {
-    if (done()) return true;
+  const auto end = std::chrono::steady_clock::now() + kSpin;
+  do {
+    for (int i = 0; i < 100; ++i) {
+      if (done()) return true;
 #if defined(__x86_64__)
-    _mm_pause();
+      _mm_pause();
 #endif
-  }
+    }
+  } while (std::chrono::steady_clock::now() < end);
   return false;
 }
 

@@ -14,6 +14,8 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +32,7 @@ MAX_REJECTIONS = 32  # rounds of rejection before drawing from the complement it
 MANY_DRAWS = 4096  # from here on a table is faster than a search
 MOST_STEPS_AT_ONCE, DRAWN_AT_ONCE = 16, 2**16  # steps, and draws, that are made at once
 TABLE_CELLS = 2**20  # rows times items of a table, a byte each: it stays in the cache
+LOG_CELLS = 2**25  # users times items of a log for which such a table is kept while it trains: 32 MiB
 
 
 def generator(seed: int, *key: int) -> np.random.Generator:
@@ -192,10 +195,21 @@ class TrainBatches:
         rngs = [generator(self.seed, NEGATIVES, step) for step in steps]
         if self.shared:
             return [self.drawer.draw(rng, n) for rng in rngs]
-        train_items = Ragged.cut(self.items, self.starts[users], self.ends[users])
-        rows = np.repeat(inputs.row_of, n)
-        drawn = _draw_outside(Streams(rngs, n * step_ends), rows, train_items, self.drawer)
+        streams = Streams(rngs, n * step_ends)
+        if self.seen is not None:
+            drawn = _draw_outside(streams, np.repeat(users, n * inputs.lengths), self.seen, self.drawer)
+        else:
+            train_items = Ragged.cut(self.items, self.starts[users], self.ends[users])
+            rows = np.repeat(inputs.row_of, n)
+            drawn = _draw_outside(streams, rows, SortedKeys(train_items, self.n_items), self.drawer)
         return np.split(drawn.reshape(-1, n), step_ends[:-1])
+
+    @cached_property
+    def seen(self) -> ItemTable | None:
+        """The train items of all users, where users and items are few enough for a table."""
+        if len(self.starts) * (self.n_items + 1) > LOG_CELLS:
+            return None
+        return ItemTable(Ragged.cut(self.items, self.starts, self.ends), self.n_items)
 
 
 def seen_candidates(batch: Batch, candidates: Int32) -> tuple[Int64, Int64]:
@@ -306,6 +320,55 @@ class Streams:
         return self.rngs[int(np.searchsorted(self.ends, place, "right"))]
 
 
+class Excluded(Protocol):
+    """Items that rows must not get."""
+
+    full: NDArray[np.bool_]  # (rows,) which exclude every item
+
+    def has(self, rows: Int64, items: Int32) -> NDArray[np.bool_]:
+        """(M,) whether each row excludes each item."""
+
+    def free(self, row: int) -> Int32:
+        """Items that the row does not exclude, in ascending order."""
+
+
+class ItemTable:
+    """Excluded items as a table of a byte for each row and item."""
+
+    def __init__(self, excluded: Ragged, n_items: int) -> None:
+        self.table = np.zeros((len(excluded), n_items + 1), bool)
+        self.table[excluded.row_of, excluded.values] = True
+        self.full: NDArray[np.bool_] = self.table[:, 1:].all(axis=1)
+
+    def has(self, rows: Int64, items: Int32) -> NDArray[np.bool_]:
+        found: NDArray[np.bool_] = self.table.ravel()[rows * self.table.shape[1] + items]
+        return found
+
+    def free(self, row: int) -> Int32:
+        return (np.flatnonzero(~self.table[row, 1:]) + 1).astype(np.int32)
+
+
+class SortedKeys:
+    """Excluded items as sorted numbers, one for each row and item: for many rows, or many items."""
+
+    def __init__(self, excluded: Ragged, n_items: int) -> None:
+        self.excluded, self.n_items, self.n_columns = excluded, n_items, n_items + 1
+        self.keys = _unique_keys(excluded, n_items)
+        self.full = np.bincount(self.keys // self.n_columns, minlength=len(excluded)) >= n_items
+
+    def has(self, rows: Int64, items: Int32) -> NDArray[np.bool_]:
+        first = rows * self.n_columns
+        ascending = len(rows) >= MANY_DRAWS and self.n_columns <= TABLE_CELLS and bool((rows[1:] >= rows[:-1]).all())
+        return (
+            _in_table(self.keys, first + items, first, self.n_columns)
+            if ascending
+            else _contains(self.keys, first + items)
+        )
+
+    def free(self, row: int) -> Int32:
+        return np.setdiff1d(np.arange(1, self.n_columns, dtype=np.int32), self.excluded.row(row))
+
+
 def draw_outside(rng: np.random.Generator, rows: Int64, excluded: Ragged, drawer: ItemDrawer) -> Int32:
     """Items, with replacement, that the row does not exclude.
 
@@ -318,31 +381,26 @@ def draw_outside(rng: np.random.Generator, rows: Int64, excluded: Ragged, drawer
     Returns:
         (M,) item indices.
     """
-    return _draw_outside(Streams([rng], np.array([len(rows)])), rows, excluded, drawer)
+    return _draw_outside(Streams([rng], np.array([len(rows)])), rows, SortedKeys(excluded, drawer.n_items), drawer)
 
 
-def _draw_outside(streams: Streams, rows: Int64, excluded: Ragged, drawer: ItemDrawer) -> Int32:
-    n_items = drawer.n_items
-    keys = _unique_keys(excluded, n_items)
-    ascending = bool((rows[1:] >= rows[:-1]).all()) and n_items < TABLE_CELLS
-    full = np.bincount(keys // (n_items + 1), minlength=len(excluded)) >= n_items
-    pending = np.arange(len(rows))
-    draws = streams.draw(drawer, pending)
-    if full.any():
-        _warn_once(int(full.sum()))
-        pending = pending[~full[rows]]
-    for _ in range(MAX_REJECTIONS):
-        first = rows[pending] * (n_items + 1)
-        wanted = first + draws[pending]
-        by_table = ascending and len(pending) >= MANY_DRAWS
-        pending = pending[_in_table(keys, wanted, first, n_items + 1) if by_table else _contains(keys, wanted)]
+def _draw_outside(streams: Streams, rows: Int64, excluded: Excluded, drawer: ItemDrawer) -> Int32:
+    draws = streams.draw(drawer, np.arange(len(rows)))
+    rejected = excluded.has(rows, draws)
+    if excluded.full.any():
+        full = excluded.full[rows]
+        rejected &= ~full
+        if full.any():
+            _warn_once(len(np.unique(rows[full])))
+    pending = np.flatnonzero(rejected)
+    for _ in range(MAX_REJECTIONS - 1):
         if not len(pending):
             return draws
         draws[pending] = streams.draw(drawer, pending)
+        pending = pending[excluded.has(rows[pending], draws[pending])]
     for row in np.unique(rows[pending]):  # users who have nearly everything
         mine = pending[rows[pending] == row]
-        free = np.setdiff1d(np.arange(1, n_items + 1, dtype=np.int32), excluded.row(row))
-        draws[mine] = drawer.draw_among(streams.of(mine[0]), free, len(mine))
+        draws[mine] = drawer.draw_among(streams.of(mine[0]), excluded.free(row), len(mine))
     return draws
 
 
