@@ -212,7 +212,7 @@ inline void attention_forward(const AttentionShape& shape, Segment segment, cons
 
 // Adds the gradients of rows of keys (or values) that a panel of query rows gives: left^T right, where left (n_panel,
 // columns) are score gradients (or weights) as a Panel and right (n_panel, head_width) queries (or output gradients).
-// Column j is seen by rows from j on, so that sums begin at its strip. store_column_gradients writes what was added up,
+// Column j is seen by rows from j on, so that sums begin at its strip, in the panel that has it. store_column_gradients writes what was added up,
 // times `factor`, as rows of operands.
 #if defined(SASREC_BF16)
 
@@ -221,13 +221,13 @@ inline void attention_forward(const AttentionShape& shape, Segment segment, cons
 inline void add_column_gradients(Panel left, const Operand* right, int right_stride, int panel, int panel_end,
                                  int head_width, int length, float* gradients, Operand* scratch) {
   const int n_panel = panel_end - panel, depth = round_up(n_panel, kDepth), ld = round_up(length, kColumns) + kLanes;
-  for (int m = 0; m < head_width; m += 16)
+  for (int m = 0; m < head_width; m += 32)
     transpose_columns(n_panel, right + m, right_stride, scratch + static_cast<std::ptrdiff_t>(m) * depth, depth);
   for (int j = 0; j < panel_end; j += kColumns) {
     const int from = std::max(0, j - panel);
     float* target = gradients + j;
     multiply(head_width, kColumns, depth - from, scratch + from, depth, left.rows(from).columns(j), target, ld,
-             {target, ld});
+             j < panel ? Init{target, ld} : Init{});
   }
 }
 
@@ -248,12 +248,13 @@ inline void store_column_gradients(const float* gradients, int length, int head_
 #else
 
 inline void add_column_gradients(Panel left, const Operand* right, int right_stride, int panel, int panel_end,
-                                 int head_width, int, float* gradients, Operand* scratch) {
+                                 int head_width, int, float* gradients, Operand*) {
   for (int j = 0; j < panel_end; j += kStrip) {
     const int from = std::max(0, j - panel), n_columns = std::min(kStrip, panel_end - j);
+    float* target = gradients + static_cast<std::ptrdiff_t>(j) * head_width;
     multiply_transposed(n_columns, head_width, panel_end - panel - from, left.rows(from).columns(j).data, left.stride,
-                        {right + static_cast<std::ptrdiff_t>(from) * right_stride, right_stride},
-                        gradients + static_cast<std::ptrdiff_t>(j) * head_width, head_width, scratch);
+                        {right + static_cast<std::ptrdiff_t>(from) * right_stride, right_stride}, target, head_width,
+                        j < panel ? Init{target, head_width} : Init{});
   }
 }
 
@@ -279,9 +280,6 @@ inline void attention_backward(const AttentionShape& shape, Segment segment, con
     const Panel keys = pack_transposed(head_width, length, head.key, head.key_stride(), scratch.keys_transposed);
     const Panel values = pack_transposed(head_width, length, head.value, head.key_stride(), scratch.values_transposed);
     const Panel key_rows = pack_rows(length, head_width, head.key, head.key_stride(), scratch.rows);
-    const std::size_t bytes = sizeof(float) * (round_up(length, kColumns) + kLanes) * head_width;
-    std::memset(scratch.key_gradients, 0, bytes);
-    std::memset(scratch.value_gradients, 0, bytes);
     for (int panel = 0; panel < length; panel += kPanel) {
       const int panel_end = std::min(length, panel + kPanel), n_panel = panel_end - panel;
       for (int i = panel; i < panel_end; i += kStrip) {

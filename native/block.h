@@ -82,7 +82,7 @@ class Workspace {
     }
     gradient = operands(n * widest), d_query = operands(n * a), d_key_value = operands(n * 2 * a);
     second_gradient = operands(n * std::max(f, a)), strip = floats(kRows * widest);
-    outer = operands((n + 32) * (widest + 16));
+    outer = operands((n + 32) * (widest + 32));
     const std::size_t length = round_up(shape.max_seq_len, 32) + kStrip + 32, head = shape.head_width();
     attention.keys_transposed = operands(head * length), attention.values_transposed = operands(head * length);
     attention.rows = operands(head * length), attention.query_rows = operands(head * (kPanel + 32));
@@ -121,53 +121,37 @@ struct Strip {
   int first, count;
 };
 
-// Applies f(offset, dropout factor) to every vector of the rows of a strip at a site; the factor is 1 without dropout.
+// Applies f(row, column, dropout factor) to every vector of the rows of a strip at a site; the factor is 1 without
+// dropout.
 template <typename F>
 [[gnu::always_inline]] inline void for_dropped(const Chunk& chunk, Strip strip, const Dropout& dropout,
                                                std::uint64_t step, std::uint64_t site, int width, F&& f) {
-  const std::ptrdiff_t begin = static_cast<std::ptrdiff_t>(strip.first) * width;
   if (!dropout) {
-    const std::ptrdiff_t end = begin + static_cast<std::ptrdiff_t>(strip.count) * width;
-    for (std::ptrdiff_t i = begin; i < end; i += kLanes) f(i, splat(1.0f));
+    for (int r = strip.first; r < strip.first + strip.count; ++r)
+      for (int c = 0; c < width; c += kLanes) f(r, c, splat(1.0f));
     return;
   }
   const int words = dropout_words(width);
   const Ints lanes = iota();
   int sequence = -1;
   RandomKey key{};
-  for (int r = 0; r < strip.count; ++r) {
-    const TokenPlace& place = chunk.places[strip.first + r];
+  for (int r = strip.first; r < strip.first + strip.count; ++r) {
+    const TokenPlace& place = chunk.places[r];
     if (place.sequence != sequence) {
       sequence = place.sequence;
       key = random_key(step, chunk.sequence_keys[sequence], site);
     }
-    const std::ptrdiff_t row = begin + static_cast<std::ptrdiff_t>(r) * width;
     const std::uint32_t first_word = static_cast<std::uint32_t>(place.index) * words;
     int c = 0;
     for (; c + 32 <= width; c += 32) {  // a word decides for two values 16 columns apart
       for (int i = 0; i < 16; i += kLanes) {
         const Words random = random_words(key, reinterpret_cast<Words>(lanes) + (first_word + c / 2 + i));
-        f(row + c + i, dropout.factor_low(random));
-        f(row + c + 16 + i, dropout.factor_high(random));
+        f(r, c + i, dropout.factor_low(random));
+        f(r, c + 16 + i, dropout.factor_high(random));
       }
     }
-    for (; c < width; c += kLanes) f(row + c, dropout_factor(dropout, key, first_word, c));
+    for (; c < width; c += kLanes) f(r, c, dropout_factor(dropout, key, first_word, c));
   }
-}
-
-// sums (cols,) += the rows of x (rows, cols).
-inline void add_column_sums(int rows, int cols, const Operand* x, float* sums) {
-  constexpr int kTogether = 4;  // chains of additions that do not wait for each other
-  const auto add = [&]<int N>(int c) {
-    Floats total[N]{};
-    for (int r = 0; r < rows; ++r)
-      for (int i = 0; i < N; ++i)
-        total[i] += load_operand(x + static_cast<std::ptrdiff_t>(r) * cols + c + kLanes * i);
-    for (int i = 0; i < N; ++i) store(sums + c + kLanes * i, load(sums + c + kLanes * i) + total[i]);
-  };
-  int c = 0;
-  for (; c + kTogether * kLanes <= cols; c += kTogether * kLanes) add.template operator()<kTogether>(c);
-  for (; c < cols; c += kLanes) add.template operator()<1>(c);
 }
 
 // One chunk's way through the network. Gradients of weights are added to `gradients`, laid out as `weights`.
@@ -179,12 +163,14 @@ class Network {
         attention_shape_{shape.n_heads, shape.head_width(), kDepth > 1 ? shape.head_width() : shape.head_dim(),
                          shape.max_seq_len, 1.0f / std::sqrt(static_cast<float>(shape.head_dim()))} {}
 
-  // Embeddings (items' table of rows of width W) to features, keeping what the backward pass needs.
-  void forward(const Chunk& chunk, const float* table, Dropout dropout, std::uint64_t step) {
+  // Embeddings (items' table of rows of width W) to features, keeping what the backward pass needs. Features of all
+  // tokens of the batch lie one after another.
+  void forward(const Chunk& chunk, const float* table, Dropout dropout, std::uint64_t step, float* features) {
     chunk_ = &chunk, dropout_ = dropout, step_ = step, n_ = chunk.size();
     embed(table);
     for (int i = 0; i < shape_.n_blocks; ++i) block_forward(i);
-    finish(w_.x, n_);
+    for (const Segment s : chunk.sequences)
+      finish({s.start, s.length}, w_.x, features + row(chunk.tokens[s.start] - s.start));
   }
 
   // Features of the last token of each sequence, (sequences, W): the last block computes only these.
@@ -198,26 +184,26 @@ class Network {
       gather_last(w_.x, w_.y);
       std::swap(w_.x, w_.y);
     }
-    finish(w_.x, static_cast<int>(chunk.sequences.size()));
+    finish({0, static_cast<int>(chunk.sequences.size())}, w_.x, w_.features);
   }
 
-  // From the gradient of the features in workspace.dy to that of the embedding's rows, before scaling, in workspace.dx.
-  void backward(float* gradients) {
+  // From the gradient of the features in workspace.dy to that of the embedding's rows, before scaling, which of all tokens
+  // of the batch lie one after another.
+  void backward(float* gradients, float* embedding_gradients) {
     gradients_ = gradients;
     if (shape_.block == BlockKind::kLiGR) {
       std::swap(w_.dx, w_.dy);
     } else {
-      norm_backward(row_shape(n_), w_.dy, weights_ + layout_.final_norm.scale, w_.final_norm,
-                    gradients + layout_.final_norm.scale, gradients + layout_.final_norm.shift, w_.dx, false);
+      norm_strip_backward(all(), layout_.final_norm, w_.final_norm, w_.dy, w_.dx, false);
     }
     for (int i = shape_.n_blocks - 1; i >= 0; --i) block_backward(i);
-    for_dropped(kEmbeddingSite, width(), all(),
-                [&](std::ptrdiff_t i, Floats factor) { store(w_.dx + i, load(w_.dx + i) * factor); });
-    for (int r = 0; r < n_; ++r) {
-      float* position = gradients + layout_.position + static_cast<std::ptrdiff_t>(chunk_->positions[r]) * width();
-      const float* row = w_.dx + static_cast<std::ptrdiff_t>(r) * width();
-      for (int c = 0; c < width(); c += kLanes) store(position + c, load(position + c) + load(row + c));
-    }
+    float* positions = gradients + layout_.position;
+    sasrec::for_dropped(*chunk_, all(), dropout_, step_, kEmbeddingSite, width(), [&](int r, int c, Floats factor) {
+      const Floats d = load(w_.dx + row(r) + c) * factor;
+      float* position = positions + row(chunk_->positions[r]) + c;
+      store(embedding_gradients + row(chunk_->tokens[r]) + c, d);
+      store(position, load(position) + d);
+    });
   }
 
  private:
@@ -233,31 +219,32 @@ class Network {
 
   void embed(const float* table) {
     const Floats scale = splat(std::sqrt(static_cast<float>(shape_.dim)));
-    for (int r = 0; r < n_; ++r) {
-      const float* item = table + static_cast<std::ptrdiff_t>(chunk_->items[r]) * width();
-      const float* position = weights_ + layout_.position + static_cast<std::ptrdiff_t>(chunk_->positions[r]) * width();
-      float* row = w_.x + static_cast<std::ptrdiff_t>(r) * width();
-      for (int c = 0; c < width(); c += kLanes) store(row + c, load(item + c) * scale + load(position + c));
-    }
-    if (dropout_)
-      for_dropped(kEmbeddingSite, width(), all(),
-                  [&](std::ptrdiff_t i, Floats factor) { store(w_.x + i, load(w_.x + i) * factor); });
+    const float* positions = weights_ + layout_.position;
+    sasrec::for_dropped(*chunk_, all(), dropout_, step_, kEmbeddingSite, width(), [&](int r, int c, Floats factor) {
+      const Floats item = load(table + row(chunk_->items[r]) + c), position = load(positions + row(chunk_->positions[r]) + c);
+      store(w_.x + row(r) + c, (item * scale + position) * factor);
+    });
   }
 
-  void finish(const float* x, int rows) {
+  std::ptrdiff_t row(std::ptrdiff_t i) const { return i * width(); }
+
+  // The final norm of a strip; `features` begin with the chunk.
+  void finish(Strip strip, const float* x, float* features) {
     if (shape_.block == BlockKind::kLiGR) {
-      std::memcpy(w_.features, x, sizeof(float) * static_cast<std::size_t>(rows) * width());
+      std::memcpy(features + row(strip.first), x + row(strip.first), sizeof(float) * row(strip.count));
     } else {
-      norm_forward(row_shape(rows), x, nullptr, norm_weights(layout_.final_norm), shape_.eps, w_.final_norm, nullptr,
-                   w_.features, nullptr);
+      norm_strip(strip, layout_.final_norm, w_.final_norm, x, nullptr, {.out = features});
     }
   }
 
   Strip all() const { return {0, n_}; }
 
+  // Calls f(offset, dropout factor) for every vector of rows that lie in an array of the chunk.
   template <typename F>
   void for_dropped(std::uint64_t site, int row_width, Strip strip, F&& f) const {
-    sasrec::for_dropped(*chunk_, strip, dropout_, step_, site, row_width, f);
+    sasrec::for_dropped(*chunk_, strip, dropout_, step_, site, row_width, [&](int r, int c, Floats factor) {
+      f(static_cast<std::ptrdiff_t>(r) * row_width + c, factor);
+    });
   }
 
   // out (rows, linear.out) = x W + bias
@@ -279,8 +266,7 @@ class Network {
   // The gradients of W and of the bias.
   void add_weight_gradients(const Linear& linear, const Operand* x, const Operand* dy) {
     accumulate_outer(n_, linear.in_used, linear.out, x, linear.in, dy, linear.out, gradients_ + linear.weight,
-                     linear.out, w_.outer);
-    add_column_sums(n_, linear.out, dy, gradients_ + linear.bias);
+                     linear.out, gradients_ + linear.bias, w_.outer);
   }
 
   // dx (rows, linear.in) = dy W^T, from `init` on unless that is null; dx may be `init`.
@@ -404,12 +390,13 @@ class Network {
   }
 
   // Rows of a strip of norm_forward: LN(x + add), where `add` begins with the strip and all else with the chunk.
-  void norm_strip(Strip strip, Norm norm, NormState state, const float* x, const float* add, float* sum_out, float* out,
-                  Operand* operand) const {
-    const std::ptrdiff_t at = static_cast<std::ptrdiff_t>(strip.first) * width();
+  void norm_strip(Strip strip, Norm norm, NormState state, const float* x, const float* add,
+                  const NormOutputs& to) const {
+    const std::ptrdiff_t at = row(strip.first);
     const auto place = [at](auto* p) { return p ? p + at : nullptr; };
     norm_forward(row_shape(strip.count), x + at, add, norm_weights(norm), shape_.eps,
-                 {state.normalised + at, state.inverse + strip.first}, place(sum_out), place(out), place(operand));
+                 {state.normalised + at, state.inverse + strip.first},
+                 {place(to.sum), place(to.sum_operand), place(to.out), place(to.operand)});
   }
 
   // Rows of a strip of norm_backward, where dy begins with the strip and dx with the chunk.
@@ -427,32 +414,32 @@ class Network {
     const std::ptrdiff_t size = static_cast<std::ptrdiff_t>(n_) * width();
     switch (shape_.block) {
       case BlockKind::kSASRec:  // q = LN(x); h = LN(q + attention(q, x, x)); x = h + FFN(h)
-        to_operands(w_.x, s.context, size);
-        norm_strip(all(), b.attention_norm, s.attention_norm, w_.x, nullptr, nullptr, w_.y, s.query_input);
+        norm_strip(all(), b.attention_norm, s.attention_norm, w_.x, nullptr,
+                   {.sum_operand = s.context, .out = w_.y, .operand = s.query_input});
         attend(i, s, [&](Strip strip, const float* attended) {
-          norm_strip(strip, b.ffn_norm, s.ffn_norm, w_.y, attended, nullptr, w_.y, s.ffn_input);
+          norm_strip(strip, b.ffn_norm, s.ffn_norm, w_.y, attended, {.out = w_.y, .operand = s.ffn_input});
         });
         feed_forward(i, n_, s, [&](Strip strip, const float* fed) { add_fed(i, strip, fed, w_.y, w_.x); });
         break;
       case BlockKind::kPostNorm:  // h = LN(x + attention(x, x, x)); x = LN(h + FFN(h))
         to_operands(w_.x, s.context, size);
         attend(i, s, [&](Strip strip, const float* attended) {
-          norm_strip(strip, b.attention_norm, s.attention_norm, w_.x, attended, nullptr, w_.y, s.ffn_input);
+          norm_strip(strip, b.attention_norm, s.attention_norm, w_.x, attended, {.out = w_.y, .operand = s.ffn_input});
         });
         feed_forward(i, n_, s, [&](Strip strip, const float* fed) {
           add_fed(i, strip, fed, w_.y, w_.y);
-          norm_strip(strip, b.ffn_norm, s.ffn_norm, w_.y, nullptr, nullptr, w_.x, nullptr);
+          norm_strip(strip, b.ffn_norm, s.ffn_norm, w_.y, nullptr, {.out = w_.x});
         });
         break;
       case BlockKind::kPreNorm:  // h = LN(x); x = x + attention(h, h, h); x = x + FFN(LN(x))
-        norm_strip(all(), b.attention_norm, s.attention_norm, w_.x, nullptr, nullptr, nullptr, s.context);
+        norm_strip(all(), b.attention_norm, s.attention_norm, w_.x, nullptr, {.operand = s.context});
         attend(i, s, [&](Strip strip, const float* attended) {
-          norm_strip(strip, b.ffn_norm, s.ffn_norm, w_.x, attended, w_.y, nullptr, s.ffn_input);
+          norm_strip(strip, b.ffn_norm, s.ffn_norm, w_.x, attended, {.sum = w_.y, .operand = s.ffn_input});
         });
         feed_forward(i, n_, s, [&](Strip strip, const float* fed) { add_fed(i, strip, fed, w_.y, w_.x); });
         break;
       case BlockKind::kLiGR:
-        norm_strip(all(), b.attention_norm, s.attention_norm, w_.x, nullptr, nullptr, nullptr, s.context);
+        norm_strip(all(), b.attention_norm, s.attention_norm, w_.x, nullptr, {.operand = s.context});
         attend(i, s, into_branch(i, kBranchSite, s.attended));
         gated_rest(i, n_, s);
         break;
@@ -511,7 +498,7 @@ class Network {
     to_operands(w_.x, s.stream, size);
     apply(b.attention_gate, rows, s.stream, [&](Strip strip, const float* out) {
       add_gated(strip, out, s.attention_gate, s.attended, w_.x, w_.y);
-      norm_strip(strip, b.ffn_norm, s.ffn_norm, w_.y, nullptr, nullptr, nullptr, s.ffn_input);
+      norm_strip(strip, b.ffn_norm, s.ffn_norm, w_.y, nullptr, {.operand = s.ffn_input});
     });
     to_operands(w_.y, s.middle, size);
     apply(b.gate, rows, s.ffn_input, s.gate);
@@ -621,7 +608,7 @@ class Network {
     const std::ptrdiff_t size = static_cast<std::ptrdiff_t>(rows) * width();
     const bool norm_first = shape_.block == BlockKind::kPreNorm || shape_.block == BlockKind::kLiGR;
     if (norm_first) {
-      norm_strip(all(), b.attention_norm, s.attention_norm, w_.x, nullptr, nullptr, w_.y, s.context);
+      norm_strip(all(), b.attention_norm, s.attention_norm, w_.x, nullptr, {.out = w_.y, .operand = s.context});
     } else {
       to_operands(w_.x, s.context, static_cast<std::ptrdiff_t>(n_) * width());
     }
@@ -632,7 +619,7 @@ class Network {
     gather_last(w_.x, w_.dx);
     std::swap(w_.x, w_.dx);
     if (shape_.block == BlockKind::kSASRec) {
-      norm_strip({0, rows}, b.attention_norm, s.attention_norm, w_.x, nullptr, nullptr, w_.y, w_.gradient);
+      norm_strip({0, rows}, b.attention_norm, s.attention_norm, w_.x, nullptr, {.out = w_.y, .operand = w_.gradient});
     } else if (!norm_first) {
       to_operands(w_.x, w_.gradient, size);
     }
@@ -645,12 +632,12 @@ class Network {
     const bool own_stream = shape_.block == BlockKind::kSASRec;  // its residual stream starts at q = LN(x)
     const Norm second = shape_.block == BlockKind::kPostNorm ? b.attention_norm : b.ffn_norm;
     apply(b.output, rows, s.mixed, [&](Strip strip, const float* attended) {
-      norm_strip(strip, second, s.ffn_norm, own_stream ? w_.y : w_.x, attended, norm_first ? w_.y : nullptr,
-                 norm_first ? nullptr : w_.y, s.ffn_input);
+      norm_strip(strip, second, s.ffn_norm, own_stream ? w_.y : w_.x, attended,
+                 {.sum = norm_first ? w_.y : nullptr, .out = norm_first ? nullptr : w_.y, .operand = s.ffn_input});
     });
     feed_forward(i, rows, s, [&](Strip strip, const float* fed) { add_fed(i, strip, fed, w_.y, w_.x); });
     if (shape_.block == BlockKind::kPostNorm)
-      norm_strip({0, rows}, b.ffn_norm, s.ffn_norm, w_.x, nullptr, nullptr, w_.x, nullptr);
+      norm_strip({0, rows}, b.ffn_norm, s.ffn_norm, w_.x, nullptr, {.out = w_.x});
   }
 
   const ModelShape& shape_;

@@ -110,7 +110,7 @@ class CandidateHead {
   CandidateHead(const Loss& loss, const Candidates& candidates, int width, int dim, CandidateScratch& scratch)
       : loss_(loss), candidates_(candidates), width_(width), depth_(round_up(dim, kDepth)), s_(scratch) {}
 
-  // As sampled_head; gradients of candidates are added to the scratch's.
+  // As sampled_head, for the tokens of a chunk; gradients of candidates are added to the scratch's.
   double run(const Chunk& chunk, const Wanted& wanted, const float* features, const float* table, float* d_features,
              float* target_coefficients) {
     const int n = n_ = chunk.size();
@@ -119,8 +119,8 @@ class CandidateHead {
     load_features(features);
     find_seen(chunk, wanted.earlier);
     const auto row = [&](int i) { return table + static_cast<std::ptrdiff_t>(targets_[tokens[i]]) * width_; };
-    const auto at = [&](int i) { return static_cast<std::ptrdiff_t>(i) * width_; };
-    for (int i = 0; i < n; ++i) s_.target[i] = dot(features + at(i), row(i), width_);
+    const auto at = [&](std::ptrdiff_t i) { return i * width_; };
+    for (int i = 0; i < n; ++i) s_.target[i] = dot(features + at(tokens[i]), row(i), width_);
     std::fill_n(d_features, at(n), 0.0f);
     const double total = loss_.kind == LossKind::kBce ? logistic_loss(d_features) : softmax_loss(d_features);
     for (int i = 0; i < n; ++i) {
@@ -140,11 +140,13 @@ class CandidateHead {
     keeps_ = all <= kKeptScores;
     s_.features.reserve(values), s_.transposed.reserve(values), s_.panel.reserve(values);
     s_.scores.reserve(keeps_ ? all : block), s_.weights.reserve(kDepth > 1 ? block : 0),
-        s_.strip.reserve(16 * round_up(kBlock, kDepth));
+        s_.strip.reserve(32 * round_up(kBlock, kDepth));
     s_.target.reserve(stride_), s_.largest.reserve(stride_), s_.total.reserve(stride_);
-    const std::ptrdiff_t real = static_cast<std::ptrdiff_t>(n_) * width_;
-    for (std::ptrdiff_t i = 0; i < static_cast<std::ptrdiff_t>(values); i += kLanes)
-      store_operand(s_.features.data() + i, i < real ? load(features + i) : Floats{});
+    for (int r = 0; r < stride_; ++r) {
+      Operand* row = s_.features.data() + static_cast<std::ptrdiff_t>(r) * width_;
+      for (int c = 0; c < width_; c += kLanes)
+        store_operand(row + c, r < n_ ? load(features + tokens_[r] * width_ + c) : Floats{});
+    }
     transposed_ = pack_transposed(width_, stride_, s_.features.data(), width_, s_.transposed.data());
     panel_ = pack_rows(stride_, width_, s_.features.data(), width_, s_.panel.data());
   }

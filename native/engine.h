@@ -31,8 +31,8 @@ namespace sasrec {
 
 inline constexpr int kChunkTokens = 128;  // a chunk's activations of two blocks take about half of a 2 MiB L2
 inline constexpr int kSharedTokens = 16;  // short sequences share a segment of up to this many tokens
-inline constexpr int kWaitFrom = 32;  // rows of a table wait for their steps where one in so many or fewer is touched
-inline constexpr int kAhead = 8;      // rows that are asked for before they are needed
+inline constexpr int kWaitFrom = 8;  // rows of a table wait for their steps where one in so many or fewer is touched
+inline constexpr int kAhead = 12;      // rows that are asked for before they are needed
 
 // The gradient of a table: only the rows that a batch touched, summed.
 struct RowGradient {
@@ -144,14 +144,11 @@ class Engine {
       thread.loss = 0;
       if (common) clear_candidates(thread);
       Network network = network_of(thread);
-      Workspace& w = *thread.workspace;
       for (const Rows rows : thread.chunks) {
         const Chunk& chunk = fill_chunk(thread, rows, inputs, sequence_keys);
-        network.forward(chunk, item_table().weight.data(), dropout, step_key);
+        network.forward(chunk, item_table().weight.data(), dropout, step_key, features_.data());
         thread.loss += head(chunk, loss, wanted, common, thread);
-        copy_rows(chunk, w.features, features_.data());
-        network.backward(thread.gradients.data());
-        copy_rows(chunk, w.dx, embedding_gradients_.data());
+        network.backward(thread.gradients.data(), embedding_gradients_.data());
       }
     });
     sum_threads();
@@ -187,7 +184,10 @@ class Engine {
         };
         if (rows_wait(table)) {
           const auto [first, last] = range(g.rows.size(), t);
-          for (std::size_t i = first; i < last; ++i) move(g.rows[i], static_cast<std::int32_t>(i));
+          for (std::size_t i = first; i < last; ++i) {
+            if (i + kAhead < last) prefetch(table, g.rows[i + kAhead], true);
+            move(g.rows[i], static_cast<std::int32_t>(i));
+          }
         } else {
           const auto [first, last] = range(shape_.n_items, t);
           for (std::size_t row = first + 1; row <= last; ++row) move(row, g.slot[row]);
@@ -306,8 +306,9 @@ class Engine {
     table.last_step[row] = step_count_;
   }
 
-  void prefetch(Table& table, std::size_t row) const {
-    if (table.last_step[row] == step_count_) return;
+  // Asks for a row that is about to move; where it does not, unless `always`, nothing is asked for.
+  void prefetch(Table& table, std::size_t row, bool always) const {
+    if (!always && table.last_step[row] == step_count_) return;
     const auto [p, m, v] = MovingRow(table, row, shape_.width());
     for (int c = 0; c < shape_.width(); c += 16) {
       __builtin_prefetch(p + c);
@@ -329,15 +330,21 @@ class Engine {
     });
   }
 
-  // Rows that the batch reads. A thread has the rows that leave its number when divided by the number of threads.
+  // Rows that the batch reads. A hash says which thread a row is for. Where a row stands is asked for before the row is.
   void catch_up_used(RaggedView inputs, const Loss& loss, const Wanted& wanted, float l2_embedding) {
     if (loss.kind == LossKind::kCrossEntropy || l2_embedding > 0) return catch_up_all();
     const std::int64_t n = inputs.size(), n_negatives = (wanted.shared ? 1 : n) * wanted.n_negatives;
     pool_.run([&](int t) {
+      const auto is_mine = [&](std::int32_t item) {
+        const std::uint32_t hash = static_cast<std::uint32_t>(item) * 0x9e3779b1u;
+        return static_cast<int>(static_cast<std::uint64_t>(hash) * static_cast<std::uint32_t>(pool_.size()) >> 32) == t;
+      };
       const auto visit = [&](Table& table, const std::int32_t* items, std::int64_t count) {
         for (std::int64_t i = 0; i < count; ++i) {
-          if (i + kAhead < count && items[i + kAhead] % pool_.size() == t) prefetch(table, items[i + kAhead]);
-          if (items[i] % pool_.size() == t) catch_up(table, items[i]);
+          const std::int64_t next = i + kAhead, after = next + kAhead;
+          if (after < count && is_mine(items[after])) __builtin_prefetch(&table.last_step[items[after]]);
+          if (next < count && is_mine(items[next])) prefetch(table, items[next], false);
+          if (is_mine(items[i])) catch_up(table, items[i]);
         }
       };
       visit(item_table(), inputs.values, n);
@@ -389,10 +396,10 @@ class Engine {
     const float* table = output_table().weight.data();
     const Coefficients coefficients{target_gradients_.data(), negative_gradients_.data()};
     if (!common)
-      return sampled_head(loss, wanted, chunk.size(), width, w.features, table, chunk.tokens.data(), w.dy, coefficients,
-                          thread.head);
+      return sampled_head(loss, wanted, chunk.size(), width, features_.data(), table, chunk.tokens.data(), w.dy,
+                          coefficients, thread.head);
     CandidateHead head(loss, candidates_, width, shape_.dim, thread.candidates);
-    return head.run(chunk, wanted, w.features, table, w.dy, coefficients.targets);
+    return head.run(chunk, wanted, features_.data(), table, w.dy, coefficients.targets);
   }
 
   // Gradients of the tables' rows: of items as inputs, as targets, as negatives or candidates.
@@ -487,12 +494,6 @@ class Engine {
     embedding_gradients_.reserve(values);
     target_gradients_.reserve(n);
     negative_gradients_.reserve(static_cast<std::size_t>(n) * n_negatives);
-  }
-
-  void copy_rows(const Chunk& chunk, const float* from, float* to) const {
-    const std::ptrdiff_t width = shape_.width();
-    for (const Segment s : chunk.sequences)
-      std::memcpy(to + chunk.tokens[s.start] * width, from + s.start * width, sizeof(float) * s.length * width);
   }
 
   void sum_threads() {

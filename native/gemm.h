@@ -265,35 +265,52 @@ inline Panel pack_transposed(int depth, int cols, const Operand* source, int ld,
   return {scratch, stride};
 }
 
-// Left operand (16, depth) from columns 0..16 of row-major (depth, ld), zeros up to depth's padding.
+// Left operand (32, depth) from columns 0..32 of row-major (depth, ld), zeros up to depth's padding: rows are interleaved
+// in pairs, as in a Panel, and the pairs transposed.
 [[gnu::always_inline]] inline void transpose_columns(int depth, const Operand* source, int ld, Operand* target,
                                                      int target_ld) {
+  const auto row = [&](int i) {
+    return i < depth ? _mm512_loadu_si512(source + static_cast<std::ptrdiff_t>(i) * ld) : _mm512_setzero_si512();
+  };
   for (int k = 0; k < depth; k += 32) {
-    alignas(64) Operand pairs[16 * 32];
-    for (int r = 0; r < 32; r += 2) {
-      const auto row = [&](int i) {
-        return k + i < depth ? _mm256_loadu_si256(
-                                   reinterpret_cast<const __m256i*>(source + static_cast<std::ptrdiff_t>(k + i) * ld))
-                             : _mm256_setzero_si256();
-      };
-      const __m256i even = row(r), odd = row(r + 1);
-      const __m256i low = _mm256_unpacklo_epi16(even, odd), high = _mm256_unpackhi_epi16(even, odd);
-      _mm256_store_si256(reinterpret_cast<__m256i*>(pairs + 16 * r), _mm256_permute2x128_si256(low, high, 0x20));
-      _mm256_store_si256(reinterpret_cast<__m256i*>(pairs + 16 * r + 16), _mm256_permute2x128_si256(low, high, 0x31));
-    }
-    transpose_16x16(pairs, 16, target + k, target_ld / 2);
+    alignas(64) Operand pairs[16][64];  // of each pair of rows: columns 0..16, then 16..32
+    for (int r = 0; r < 16; ++r) interleave(row(k + 2 * r), row(k + 2 * r + 1), pairs[r]);
+    for (int half = 0; half < 2; ++half)
+      transpose_16x16(pairs[0] + 32 * half, 32, target + static_cast<std::ptrdiff_t>(16 * half) * target_ld + k,
+                      target_ld / 2);
   }
 }
 
-// C (rows, cols) += A^T B, A (depth, rows) row-major; rows and cols multiples of 16. `scratch` holds 16 x padded depth.
+// C (rows, cols) += A^T B, A (depth, rows) row-major; rows and cols multiples of 32 and 16. `scratch` holds 32 x padded
+// depth.
 inline void multiply_transposed(int rows, int cols, int depth, const Operand* a, int lda, Panel b, float* c, int ldc,
                                 Operand* scratch) {
   const int padded = round_up(depth, kDepth);
-  for (int m = 0; m < rows; m += 16) {
+  for (int m = 0; m < rows; m += 32) {
     transpose_columns(depth, a + m, lda, scratch, padded);
     float* target = c + static_cast<std::ptrdiff_t>(m) * ldc;
-    multiply(16, cols, padded, scratch, padded, b, target, ldc, {target, ldc});
+    multiply(32, cols, padded, scratch, padded, b, target, ldc, {target, ldc});
   }
+}
+
+// pack_rows, and the sums of the columns added to `sums`: a product with ones of each pair of rows.
+inline Panel pack_rows_and_sums(int depth, int cols, const Operand* source, int ld, Operand* scratch, float* sums) {
+  const auto ones = reinterpret_cast<__m512bh>(_mm512_set1_epi16(0x3f80));
+  const auto row = [&](int i, int c) {
+    return i < depth ? _mm512_loadu_si512(source + static_cast<std::ptrdiff_t>(i) * ld + c) : _mm512_setzero_si512();
+  };
+  for (int c = 0; c < cols; c += 32) {
+    __m512 low = _mm512_loadu_ps(sums + c), high = _mm512_loadu_ps(sums + c + 16);
+    for (int i = 0; i < round_up(depth, kDepth); i += 2) {
+      Operand* target = scratch + static_cast<std::ptrdiff_t>(i) * cols + 2 * c;
+      interleave(row(i, c), row(i + 1, c), target);
+      low = _mm512_dpbf16_ps(low, reinterpret_cast<__m512bh>(_mm512_loadu_si512(target)), ones);
+      high = _mm512_dpbf16_ps(high, reinterpret_cast<__m512bh>(_mm512_loadu_si512(target + 32)), ones);
+    }
+    _mm512_storeu_ps(sums + c, low);
+    _mm512_storeu_ps(sums + c + 16, high);
+  }
+  return {scratch, cols};
 }
 
 #else
@@ -368,10 +385,16 @@ inline void multiply(int rows, int cols, int depth, const Operand* a, int lda, P
   multiply_strided(rows, cols, depth, a, lda, 1, b, c, ldc, init);
 }
 
-// C (rows, cols) += A^T B, A (depth, rows) row-major; cols a multiple of kLanes.
+// C (rows, cols) = init + A^T B, A (depth, rows) row-major; cols a multiple of kLanes.
+inline void multiply_transposed(int rows, int cols, int depth, const Operand* a, int lda, Panel b, float* c, int ldc,
+                                Init init) {
+  multiply_strided(rows, cols, depth, a, 1, lda, b, c, ldc, init);
+}
+
+// C (rows, cols) += A^T B.
 inline void multiply_transposed(int rows, int cols, int depth, const Operand* a, int lda, Panel b, float* c, int ldc,
                                 Operand*) {
-  multiply_strided(rows, cols, depth, a, 1, lda, b, c, ldc, {c, ldc});
+  multiply_transposed(rows, cols, depth, a, lda, b, c, ldc, Init{c, ldc});
 }
 
 // Vectors of two rows, from column c on, of row-major operands, and (row even) of a Panel.
@@ -386,6 +409,21 @@ inline void multiply_transposed(int rows, int cols, int depth, const Operand* a,
 
 // Row-major (depth, cols) is a panel as it is.
 inline Panel pack_rows(int, int, const Operand* source, int ld, Operand*) { return {source, ld}; }
+
+// The same, and the sums of the columns added to `sums`.
+inline Panel pack_rows_and_sums(int depth, int cols, const Operand* source, int ld, Operand*, float* sums) {
+  constexpr int kTogether = 4;  // chains of additions that do not wait for each other
+  const auto add = [&]<int N>(int c) {
+    Floats total[N]{};
+    for (int r = 0; r < depth; ++r)
+      for (int i = 0; i < N; ++i) total[i] += load(source + static_cast<std::ptrdiff_t>(r) * ld + c + kLanes * i);
+    for (int i = 0; i < N; ++i) store(sums + c + kLanes * i, load(sums + c + kLanes * i) + total[i]);
+  };
+  int c = 0;
+  for (; c + kTogether * kLanes <= cols; c += kTogether * kLanes) add.template operator()<kTogether>(c);
+  for (; c < cols; c += kLanes) add.template operator()<1>(c);
+  return {source, ld};
+}
 
 // Panel of the transpose of row-major (cols, depth); the source has room for a multiple of kLanes rows.
 inline Panel pack_transposed(int depth, int cols, const Operand* source, int ld, Operand* scratch) {
@@ -407,11 +445,12 @@ inline Panel pack_transposed(int depth, int cols, const Operand* source, int ld,
 
 #endif
 
-// W (rows, cols) += X^T dY over n tokens, X (n, rows), dY (n, cols): the gradient of a weight. The scratch holds dY's
-// panel (padded n x cols) and a strip of X's transpose (16 x padded n).
+// W (rows, cols) += X^T dY over n tokens, X (n, rows), dY (n, cols), and bias (cols,) += the sums of dY's columns: the
+// gradients of a linear layer. The scratch holds dY's panel (padded n x cols) and a strip of X's transpose (32 x padded
+// n).
 inline void accumulate_outer(int n, int rows, int cols, const Operand* x, int ldx, const Operand* dy, int ldy, float* w,
-                             int ldw, Operand* scratch) {
-  const Panel right = pack_rows(n, cols, dy, ldy, scratch);
+                             int ldw, float* bias, Operand* scratch) {
+  const Panel right = pack_rows_and_sums(n, cols, dy, ldy, scratch, bias);
   multiply_transposed(rows, cols, n, x, ldx, right, w, ldw,
                       scratch + static_cast<std::ptrdiff_t>(round_up(n, kDepth)) * cols);
 }

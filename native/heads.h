@@ -88,8 +88,8 @@ inline double softmax(float& positive, float* negatives, int m, float scale) {
   return loss;
 }
 
-// Features (n, width), each with a target and n_negatives negatives of its own, scored with rows of the table.
-// d_features (n, width) is written; coefficient i of a target goes to targets[tokens[i]], that of negative k to
+// n tokens of the batch, whose features are rows tokens[i] of (T, width), each with a target and n_negatives negatives of
+// its own, scored with rows of the table. d_features (n, width) is written; coefficient i of a target goes to targets[tokens[i]], that of negative k to
 // negatives[tokens[i] * n_negatives + k]. Rows of the table are read twice, the second time from L1 or L2.
 inline double sampled_head(const Loss& loss, const Wanted& wanted, int n, int width, const float* features,
                            const float* table, const std::ptrdiff_t* tokens, float* d_features,
@@ -100,7 +100,7 @@ inline double sampled_head(const Loss& loss, const Wanted& wanted, int n, int wi
   float *positive = scratch.positive.data(), *negative = scratch.negative.data();
   const auto row = [&](std::int32_t item) { return table + static_cast<std::ptrdiff_t>(item) * width; };
   for (int i = 0; i < n; ++i) {
-    const float* feature = features + static_cast<std::ptrdiff_t>(i) * width;
+    const float* feature = features + tokens[i] * width;
     const std::int32_t target = wanted.targets[tokens[i]];
     positive[i] = dot(feature, row(target), width);
     for (int k = 0; k < m; ++k) {

@@ -1,13 +1,21 @@
-// Arrays on cache-line boundaries, filled with zeros.
+// Arrays on cache-line boundaries, filled with zeros; large ones in large pages, where the system has them: rows of a
+// table are read at random, and each page of 4 KiB has to be looked up.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdlib>
 #include <cstring>
 #include <new>
 #include <utility>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 namespace sasrec {
+
+inline constexpr std::size_t kLargePage = 2 << 20;
 
 template <typename T>
 class Array {
@@ -26,9 +34,13 @@ class Array {
   void resize(std::size_t size) {
     std::free(data_);
     data_ = nullptr;
-    const std::size_t bytes = (size * sizeof(T) + 63) / 64 * 64;
-    data_ = static_cast<T*>(std::aligned_alloc(64, bytes ? bytes : 64));
+    const std::size_t boundary = size * sizeof(T) >= 2 * kLargePage ? kLargePage : 64;
+    const std::size_t bytes = std::max<std::size_t>((size * sizeof(T) + boundary - 1) / boundary * boundary, 64);
+    data_ = static_cast<T*>(std::aligned_alloc(boundary, bytes));
     if (!data_) throw std::bad_alloc();
+#if defined(__linux__)
+    if (boundary == kLargePage) ::madvise(static_cast<void*>(data_), bytes, MADV_HUGEPAGE);  // a wish, not more
+#endif
     std::memset(static_cast<void*>(data_), 0, bytes);
     size_ = size;
   }

@@ -38,10 +38,17 @@ struct RowShape {
   const float* mask;  // (width,)
 };
 
-// out = LN(x + add); add may be null. sum, if given, receives x + add; operand, if given, a copy of out to multiply.
-// out and operand may be null each.
+// Where a norm's rows go, as far as they are wanted; each may be null.
+struct NormOutputs {
+  float* sum = nullptr;            // x + add
+  Operand* sum_operand = nullptr;  // the same, to multiply
+  float* out = nullptr;            // LN(x + add)
+  Operand* operand = nullptr;      // the same, to multiply
+};
+
+// LN(x + add); add may be null.
 inline void norm_forward(const RowShape& shape, const float* x, const float* add, NormWeights weights, float eps,
-                         NormState state, float* sum_out, float* out, Operand* operand) {
+                         NormState state, const NormOutputs& to) {
   with_vectors(shape.width, [&]<int Fixed>() {
     const int n = Fixed ? Fixed : shape.width / kLanes;
     const float per_column = 1.0f / static_cast<float>(shape.dim);
@@ -60,7 +67,8 @@ inline void norm_forward(const RowShape& shape, const float* x, const float* add
       for (int i = 0; i < n; ++i) {
         Floats v = load(x + at + kLanes * i);
         if (add) v += load(add + at + kLanes * i);
-        if (sum_out) store(sum_out + at + kLanes * i, v);
+        if (to.sum) store(to.sum + at + kLanes * i, v);
+        if (to.sum_operand) store_operand(to.sum_operand + at + kLanes * i, v);
         put(i, v);
         total += v;
       }
@@ -77,8 +85,8 @@ inline void norm_forward(const RowShape& shape, const float* x, const float* add
         const Floats v = get(i) * splat(inverse);
         store(state.normalised + at + kLanes * i, v);
         const Floats y = v * load(weights.scale + kLanes * i) + load(weights.shift + kLanes * i);
-        if (out) store(out + at + kLanes * i, y);
-        if (operand) store_operand(operand + at + kLanes * i, y);
+        if (to.out) store(to.out + at + kLanes * i, y);
+        if (to.operand) store_operand(to.operand + at + kLanes * i, y);
       }
     }
   });

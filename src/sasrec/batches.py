@@ -338,7 +338,7 @@ class ItemTable:
     def __init__(self, excluded: Ragged, n_items: int) -> None:
         self.table = np.zeros((len(excluded), n_items + 1), bool)
         self.table[excluded.row_of, excluded.values] = True
-        self.full: NDArray[np.bool_] = self.table[:, 1:].all(axis=1)
+        self.full: NDArray[np.bool_] = np.asarray(self.table[:, 1:].all(axis=1))
 
     def has(self, rows: Int64, items: Int32) -> NDArray[np.bool_]:
         found: NDArray[np.bool_] = self.table.ravel()[rows * self.table.shape[1] + items]
