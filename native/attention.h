@@ -5,8 +5,8 @@
 // in L1, keys and values of the segment in L2; what lies right of the diagonal is not computed. Softmax and everything
 // between the products is float. Two rows at a time: they share random words, and bf16 panels come in pairs of rows.
 //
-// Nothing of size length x length outlives a strip in the forward pass: it keeps the logarithm of each row's sum of
-// exponentials, from which the backward pass makes the weights again. That pass goes through kPanel query rows at a time, so that its
+// Nothing of size length x length outlives a strip in the forward pass: it keeps each row's maximum and inverse sum,
+// from which the backward pass makes the weights again. That pass goes through kPanel query rows at a time, so that its
 // memory grows with the length and not with its square.
 #pragma once
 
@@ -68,7 +68,8 @@ struct AttentionRows {
   const Operand* query;      // (tokens, width)
   const Operand* key_value;  // (tokens, 2 width): keys of all heads, then values
   Operand* mixed;            // (tokens, width)
-  float* log_sum;            // (heads, capacity): log2 of the sum of the exponentials of a row's scores
+  float* largest;            // (heads, capacity): largest score of a row, times the scale and log2 e
+  float* inverse;            // (heads, capacity): 1 / sum of the row's exponentials
   int capacity;
 };
 
@@ -125,13 +126,14 @@ struct RowPair {
   [[gnu::always_inline]] void for_kept(const AttentionDropout& random, int head, int max_seq_len, F&& f) const {
     const Ints everything = Ints{} == 0;
     if (!random.dropout) return for_visible([&](int c, Ints a, Ints b) { f(c, a, b, everything, everything); });
-    const RowDropout one(random, places[0], head, max_seq_len), two(random, places[1], head, max_seq_len);
+    const RowDropout one(random, places[0], head, max_seq_len);
     if (same_words) {
       for_visible([&](int c, Ints a, Ints b) {
         const Words words = one.words(c);
         f(c, a, b, random.dropout.kept(words, false), random.dropout.kept(words, true));
       });
     } else {
+      const RowDropout two(random, places[1], head, max_seq_len);
       for_visible([&](int c, Ints a, Ints b) {
         f(c, a, b, random.dropout.kept(one.words(c), one.high), random.dropout.kept(two.words(c), two.high));
       });
@@ -145,14 +147,15 @@ struct HeadRows {
   int ld;  // columns from one row of scores to the next
   std::ptrdiff_t start;
   const Operand *query, *key, *value;
-  float* log_sum;
+  float *largest, *inverse;
 
   HeadRows(const AttentionShape& shape, Segment segment, const AttentionRows& rows, int head)
       : width(shape.width()), head_width(shape.head_width), length(segment.length),
         ld(round_up(segment.length, kColumns) + kStrip), start(segment.start),
         query(rows.query + start * width + head * head_width),
         key(rows.key_value + start * 2 * width + head * head_width), value(key + width),
-        log_sum(rows.log_sum + static_cast<std::ptrdiff_t>(head) * rows.capacity + start) {}
+        largest(rows.largest + static_cast<std::ptrdiff_t>(head) * rows.capacity + start),
+        inverse(rows.inverse + static_cast<std::ptrdiff_t>(head) * rows.capacity + start) {}
 
   int key_stride() const { return 2 * width; }
 };
@@ -173,7 +176,7 @@ inline void attention_forward(const AttentionShape& shape, Segment segment, cons
       multiply(n_rows, round_up(seen, kLanes), shape.head_depth, head.query + static_cast<std::ptrdiff_t>(i) * width,
                width, keys, scratch.scores, ld);
       const int columns = round_up(seen, kColumns);
-      float factors[kStrip + 1];
+      float factors[kStrip];
       for (int r = 0; r < n_rows; r += 2) {
         const RowPair pair(places + segment.start, i + r, r + 1 < n_rows);
         const float *score = scratch.scores + static_cast<std::ptrdiff_t>(r) * ld, *score2 = score + ld;
@@ -193,10 +196,11 @@ inline void attention_forward(const AttentionShape& shape, Segment segment, cons
           store_rows(weight + c, weight2 + c, keep(kept, e), keep(kept2, e2));
         });
         for (int c = pair.end; c < columns; c += kLanes) store_rows(weight + c, weight2 + c, Floats{}, Floats{});
-        const float sums[2] = {sum(total), sum(total2)}, tops[2] = {largest_score, largest_score2};
-        for (int k = 0; k < 2; ++k) {
-          factors[r + k] = random.dropout.scale / sums[k];
-          if (r + k < n_rows) head.log_sum[i + r + k] = tops[k] + std::log2(sums[k]);
+        const float totals[2] = {sum(total), sum(total2)}, tops[2] = {largest_score, largest_score2};
+        for (int k = 0; k < std::min(2, n_rows - r); ++k) {
+          head.largest[i + r + k] = tops[k];
+          head.inverse[i + r + k] = 1.0f / totals[k];
+          factors[r + k] = random.dropout.scale / totals[k];
         }
       }
       const int depth = kDepth > 1 ? round_up(seen, kDepth) : seen;
@@ -236,12 +240,12 @@ inline void store_column_gradients(const float* gradients, int length, int head_
   const int ld = round_up(length, kColumns) + kLanes;
   for (int r = 0; r < length; r += 16)
     for (int c = 0; c < head_width; c += 32) {
-      alignas(64) float block[2][16][16];
-      for (int half = 0; half < 2; ++half)
-        transpose_16x16(gradients + static_cast<std::ptrdiff_t>(c + 16 * half) * ld + r, ld, block[half], 16);
-      for (int k = 0; k < std::min(16, length - r); ++k)
-        store_operands(to + static_cast<std::ptrdiff_t>(r + k) * to_stride + c, load(block[0][k]) * factor,
-                       load(block[1][k]) * factor);
+      alignas(64) Operand pairs[16][32];  // of columns 2 k and 2 k + 1: what transposes as one word
+      for (int k = 0; k < 16; ++k) {
+        const float* row = gradients + static_cast<std::ptrdiff_t>(c + 2 * k) * ld + r;
+        store_pair(pairs[k], 0, 0, 0, load(row) * factor, load(row + ld) * factor);
+      }
+      transpose_16x16(pairs, 16, to + static_cast<std::ptrdiff_t>(r) * to_stride + c, to_stride / 2);
     }
 }
 
@@ -305,13 +309,14 @@ inline void attention_backward(const AttentionShape& shape, Segment segment, con
             store_weights(c, Floats{}, Floats{});
             store_gradients(c, Floats{}, Floats{});
           };
-          const Floats log_sum = splat(head.log_sum[i + r]);
-          const Floats log_sum2 = splat(r + 1 < n_rows ? head.log_sum[i + r + 1] : 0.0f);
+          const int second = std::min(i + r + 1, length - 1);
+          const Floats top = splat(head.largest[i + r]), top2 = splat(head.largest[second]);
+          const Floats inverse = splat(head.inverse[i + r]), inverse2 = splat(head.inverse[second]);
           Floats total{}, total2{};  // over columns, of weight times its gradient
           for (int c = 0; c < pair.begin; c += kLanes) blank(c);
           pair.for_kept(random, h, shape.max_seq_len, [&](int c, Ints one, Ints two, Ints kept, Ints kept2) {
-            const Floats p = keep(one, exp2(load(score + c) * to_log2 - log_sum));
-            const Floats p2 = keep(two, exp2(load(score2 + c) * to_log2 - log_sum2));
+            const Floats p = keep(one, exp2(load(score + c) * to_log2 - top) * inverse);
+            const Floats p2 = keep(two, exp2(load(score2 + c) * to_log2 - top2) * inverse2);
             const Floats w = keep(kept, p * kept_scale), w2 = keep(kept2, p2 * kept_scale);
             const Floats t = keep(one, w * load(d_weight + c)), t2 = keep(two, w2 * load(d_weight2 + c));
             total += t, total2 += t2;

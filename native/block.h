@@ -46,7 +46,7 @@ struct BlockState {
   Operand *query_input, *context;                     // (N, W): what queries, and keys and values, are made of
   Operand *query, *key_value;                         // (N, A), (N, 2 A)
   Operand* mixed;                                     // (N, A)
-  float* log_sum;                                     // (heads, N): of attention's exponentials
+  float *largest, *inverse;                           // (heads, N)
   Operand *ffn_input, *hidden;                        // (N, W), (N, F)
   Operand *stream, *middle;                           // (N, W): LiGR's residual stream, which its gates read
   float *attended, *attention_gate, *fed, *ffn_gate;  // (N, W): LiGR's branches and gates
@@ -63,15 +63,15 @@ class Workspace {
     x = floats(n * w), y = floats(n * w), dx = floats(n * w), dy = floats(n * w), t = floats(n * widest);
     d_hidden = floats(gated ? n * f : 0);
     features = floats(n * w);
-    final_norm = {floats(n * w), floats(n)};
+    final_norm = {operands(n * w), floats(n)};
     for (int i = 0; i < shape.n_blocks; ++i) {
       BlockState s{};
-      s.attention_norm = {floats(n * w), floats(n)};
-      s.ffn_norm = {floats(n * w), floats(n)};
+      s.attention_norm = {operands(n * w), floats(n)};
+      s.ffn_norm = {operands(n * w), floats(n)};
       s.context = operands(n * w);
       s.query_input = shape.block == BlockKind::kSASRec ? operands(n * w) : s.context;
       s.query = operands(n * a), s.key_value = operands(n * 2 * a), s.mixed = operands(n * a);
-      s.log_sum = floats(n * shape.n_heads);
+      s.largest = floats(n * shape.n_heads), s.inverse = floats(n * shape.n_heads);
       s.ffn_input = operands(n * w), s.hidden = operands(n * f);
       if (gated) {
         s.stream = operands(n * w), s.middle = operands(n * w);
@@ -211,7 +211,7 @@ class Network {
   RowShape row_shape(int rows) const { return {rows, width(), shape_.dim, mask_}; }
   NormWeights norm_weights(Norm norm) const { return {weights_ + norm.scale, weights_ + norm.shift}; }
   AttentionRows attention_rows(const BlockState& s) const {
-    return {s.query, s.key_value, s.mixed, s.log_sum, w_.capacity};
+    return {s.query, s.key_value, s.mixed, s.largest, s.inverse, w_.capacity};
   }
   AttentionDropout attention_dropout(int block) const {
     return {dropout_, step_, chunk_->sequence_keys.data(), site_of(block, kAttentionSite)};

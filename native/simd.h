@@ -109,6 +109,24 @@ constexpr int round_down(int n, int multiple) { return n / multiple * multiple; 
 #endif
 }
 
+// out[i] = sum(v[i]); four sums together take half of the shuffles of four times one.
+template <int N>
+[[gnu::always_inline]] inline void sums(const Floats (&v)[N], float (&out)[N]) {
+#if defined(__AVX512F__)
+  if constexpr (N == 4) {
+    const __m512 ab = _mm512_unpacklo_ps(v[0], v[1]) + _mm512_unpackhi_ps(v[0], v[1]);
+    const __m512 cd = _mm512_unpacklo_ps(v[2], v[3]) + _mm512_unpackhi_ps(v[2], v[3]);
+    const __m512d pairs[2] = {_mm512_castps_pd(ab), _mm512_castps_pd(cd)};
+    const __m512 all = _mm512_castpd_ps(_mm512_unpacklo_pd(pairs[0], pairs[1])) +
+                       _mm512_castpd_ps(_mm512_unpackhi_pd(pairs[0], pairs[1]));  // each 128 bits: a, b, c, d
+    const __m256 half = _mm512_castps512_ps256(all) + _mm512_extractf32x8_ps(all, 1);
+    _mm_storeu_ps(out, _mm256_castps256_ps128(half) + _mm256_extractf128_ps(half, 1));
+    return;
+  }
+#endif
+  for (int i = 0; i < N; ++i) out[i] = sum(v[i]);
+}
+
 [[gnu::always_inline]] inline float largest(Floats v) {
 #if defined(__AVX512F__)
   return _mm512_reduce_max_ps(v);
