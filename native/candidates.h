@@ -1,14 +1,16 @@
 // Losses in which all positions are scored with the same items: cross-entropy over the whole catalogue, and losses with
 // shared negatives. Scores exist a block at a time: kBlock items x the tokens of a chunk, 32 KiB beside 16 KiB of item
-// rows and a chunk's features.
+// rows and a chunk's features. A target does not count among the candidates: it stands beside them, whether it is one of
+// them or not.
 //
 // Softmax goes over the items twice. The first time it keeps the largest score and the sum of exponentials of each
-// token; the second time it computes the scores again (unless those of a chunk took no more than 16 MiB: to write and
-// read them costs half of what their products do), turns them into gradients G, and adds G^T E to the gradient of the
-// features F and G F to that of the items' rows E. Scores and G lie as (items, tokens): tokens fill the lanes, and
-// nothing is summed across a vector. Each thread adds up the gradients of all candidates over its own chunks; for a
-// catalogue that leaves the L2 they pass through it once a chunk, against three or four products of every item with
-// every token.
+// token; the second time it computes the scores again (unless products are slow and those of a chunk took no more than
+// 16 MiB: to write and read them costs half of what float products do), turns them into gradients G, and adds G^T E to
+// the gradient of the features F and G F to that of the items' rows E. Scores and G lie as (items, tokens): tokens fill
+// the lanes, and nothing is summed across a vector. In bf16 it is E^T G, the transpose, that is added up: G is written as
+// a Panel, too, and nothing of its size has to be transposed. Each thread adds up the gradients of all candidates over
+// its own chunks; for a catalogue that leaves the L2 they pass through it once a chunk, against three or four products
+// of every item with every token.
 #pragma once
 
 #include <vector>
@@ -21,7 +23,11 @@
 namespace sasrec {
 
 inline constexpr int kBlock = 64;
+#if defined(__AMX_BF16__) || defined(SASREC_SIMULATED_TILES)
+inline constexpr std::size_t kKeptScores = 0;
+#else
 inline constexpr std::size_t kKeptScores = 1 << 22;  // of a chunk: 16 MiB
+#endif
 
 // Rows of a table in the order of the candidates, as operands of products.
 class Candidates {
@@ -46,9 +52,9 @@ class Candidates {
   const std::int32_t* items() const { return items_.data(); }
   const Operand* rows(int first) const { return rows_ + static_cast<std::ptrdiff_t>(first) * width_; }
 
-  // The kBlock candidates from `first` on as a right operand (candidates, width).
-  Panel panel(int first) const {
-    return {kDepth > 1 ? panels_.data() + static_cast<std::ptrdiff_t>(first) * width_ : rows(first), width_};
+  // The kBlock candidates from `first` on, for E^T G or G^T E: in bf16 (width, kBlock), else as they are.
+  const Operand* transposed(int first) const {
+    return kDepth > 1 ? transposed_.data() + static_cast<std::ptrdiff_t>(first) * width_ : rows(first);
   }
 
   // Calls f(i) for those of the candidates first + i, i in 0..count, that are the item.
@@ -64,7 +70,7 @@ class Candidates {
   void copy(const float* table, ThreadPool& pool) {
     const std::size_t values = static_cast<std::size_t>(padded_size()) * width_;
     copies_.reserve(values);
-    if (kDepth > 1) panels_.reserve(values);
+    if (kDepth > 1) transposed_.reserve(values);
     pool.run_ranges(padded_size() / kBlock, [&](std::size_t begin, std::size_t end) {
       for (std::size_t block = begin; block < end; ++block) copy_block(table, static_cast<int>(block) * kBlock);
     });
@@ -78,18 +84,21 @@ class Candidates {
         store_operand(
             target + r * width_ + c,
             first + r < size() ? load(table + static_cast<std::ptrdiff_t>(items_[first + r]) * width_ + c) : Floats{});
-    if (kDepth > 1)
-      pack_rows(kBlock, width_, target, width_, panels_.data() + static_cast<std::ptrdiff_t>(first) * width_);
+#if defined(SASREC_BF16)
+    for (int c = 0; c < width_; c += 32)
+      transpose_columns(kBlock, target + c, width_,
+                        transposed_.data() + static_cast<std::ptrdiff_t>(first) * width_ + c * kBlock, kBlock);
+#endif
   }
 
   int width_ = 0;
   bool is_chosen_ = false;
   std::vector<std::int32_t> items_;
   const Operand* rows_ = nullptr;
-  Array<Operand> copies_, panels_;
+  Array<Operand> copies_, transposed_;
 };
 
-// A candidate that does not compete at the tokens begin .. end of a chunk, but where it is the target.
+// A candidate that does not compete at the tokens begin .. end of a chunk.
 struct SeenCandidate {
   int candidate, begin, end;
 };
@@ -99,7 +108,8 @@ struct CandidateScratch {
   Array<float> gradients;                      // (padded candidates, width)
   Array<Operand> features, transposed, panel;  // (tokens, width), its transpose's panel, its panel
   Array<float> scores;                         // (kBlock or all candidates, tokens), and then their gradients
-  Array<Operand> weights, strip;               // those as operands; a strip of their transpose
+  Array<Operand> weights, weights_panel;       // those as operands, (kBlock, tokens), and as a Panel
+  Array<float> d_transposed;                   // (width, tokens): the transpose of the gradient of the features
   Array<float> target, largest, total;         // of each token: score, largest score, sum of exponentials
   std::vector<SeenCandidate> seen;             // by candidate
 };
@@ -121,8 +131,18 @@ class CandidateHead {
     const auto row = [&](int i) { return table + static_cast<std::ptrdiff_t>(targets_[tokens[i]]) * width_; };
     const auto at = [&](std::ptrdiff_t i) { return i * width_; };
     for (int i = 0; i < n; ++i) s_.target[i] = dot(features + at(tokens[i]), row(i), width_);
-    std::fill_n(d_features, at(n), 0.0f);
+    if (kDepth > 1) {
+      std::fill_n(s_.d_transposed.data(), static_cast<std::size_t>(width_) * stride_, 0.0f);
+    } else {
+      std::fill_n(d_features, at(n), 0.0f);
+    }
     const double total = loss_.kind == LossKind::kBce ? logistic_loss(d_features) : softmax_loss(d_features);
+#if defined(SASREC_BF16)
+    for (int i = 0; i < n; i += 16)
+      for (int c = 0; c < width_; c += 16)
+        transpose_16x16(&s_.d_transposed[static_cast<std::size_t>(c) * stride_ + i], stride_, d_features + at(i) + c,
+                        width_);
+#endif
     for (int i = 0; i < n; ++i) {
       const float g = s_.target[i];
       for (int c = 0; c < width_; c += kLanes)
@@ -139,8 +159,8 @@ class CandidateHead {
     const std::size_t all = static_cast<std::size_t>(candidates_.padded_size()) * stride_;
     keeps_ = all <= kKeptScores;
     s_.features.reserve(values), s_.transposed.reserve(values), s_.panel.reserve(values);
-    s_.scores.reserve(keeps_ ? all : block), s_.weights.reserve(kDepth > 1 ? block : 0),
-        s_.strip.reserve(32 * round_up(kBlock, kDepth));
+    s_.scores.reserve(keeps_ ? all : block);
+    if (kDepth > 1) s_.weights.reserve(block), s_.weights_panel.reserve(block), s_.d_transposed.reserve(values);
     s_.target.reserve(stride_), s_.largest.reserve(stride_), s_.total.reserve(stride_);
     for (int r = 0; r < stride_; ++r) {
       Operand* row = s_.features.data() + static_cast<std::ptrdiff_t>(r) * width_;
@@ -179,8 +199,10 @@ class CandidateHead {
   void score(int first, int rows) {
     multiply(rows, stride_, depth_, candidates_.rows(first), width_, transposed_, scores(first), stride_);
     if (loss_.corrections) correct(first, rows);
-    if (loss_.kind != LossKind::kCrossEntropy) for_targets(first, rows, [](int, float& score) { score = kHidden; });
+    for_targets(first, rows, [](float& score) { score = kHidden; });
     hide_seen(first, rows);
+    if (kDepth > 1 && rows < kBlock)
+      std::fill_n(scores(first) + static_cast<std::ptrdiff_t>(rows) * stride_, (kBlock - rows) * stride_, kHidden);
   }
 
   void hide_seen(int first, int rows) {
@@ -188,9 +210,7 @@ class CandidateHead {
                                  [](const SeenCandidate& entry, int candidate) { return entry.candidate < candidate; });
     for (; seen != s_.seen.end() && seen->candidate < first + rows; ++seen) {
       float* scores = this->scores(first) + static_cast<std::ptrdiff_t>(seen->candidate - first) * stride_;
-      const std::int32_t item = candidates_.items()[seen->candidate];
-      for (int i = seen->begin; i < seen->end; ++i)
-        if (targets_[tokens_[i]] != item) scores[i] = kHidden;
+      std::fill(scores + seen->begin, scores + seen->end, kHidden);
     }
   }
 
@@ -202,27 +222,50 @@ class CandidateHead {
     }
   }
 
-  // Calls f with the token and the place in the scores of each target that is among the block's candidates.
+  // Calls f with the place in the scores of each target that is among the block's candidates.
   template <typename F>
   void for_targets(int first, int rows, F&& f) {
     for (int i = 0; i < n_; ++i)
       candidates_.for_hits(targets_[tokens_[i]], first, rows,
-                           [&](int r) { f(i, scores(first)[static_cast<std::ptrdiff_t>(r) * stride_ + i]); });
+                           [&](int r) { f(scores(first)[static_cast<std::ptrdiff_t>(r) * stride_ + i]); });
   }
 
-  // With gradients in the place of a block's scores: gradients of features and of the block's candidates.
-  void backward(int first, int rows, float* d_features) {
-    const Operand* weights = as_operands(scores(first));
-    if (!weights) {
-      for (std::ptrdiff_t i = 0; i < static_cast<std::ptrdiff_t>(rows) * stride_; i += kLanes)
-        store_operand(&s_.weights[i], load(scores(first) + i));
-      weights = s_.weights.data();
+  // Turns a block's scores into gradients, f(score, t) of the tokens from t on.
+  template <typename F>
+  void to_gradients(int first, int rows, F&& f) {
+    for (int r = 0; r < rows; r += kDepth > 1 ? 2 : 1) {
+      float* at = scores(first) + static_cast<std::ptrdiff_t>(r) * stride_;
+      for (int t = 0; t < stride_; t += kLanes) {
+        if constexpr (kDepth > 1) {
+          const Floats a = f(load(at + t), t), b = f(load(at + stride_ + t), t);
+          Operand* row = &s_.weights[static_cast<std::size_t>(r) * stride_ + t];
+          store_rows(row, row + stride_, a, b);
+          store_pair(s_.weights_panel.data(), stride_, r, t, a, b);
+        } else {
+          store(at + t, f(load(at + t), t));
+        }
+      }
     }
-    float* d_rows = s_.gradients.data() + static_cast<std::ptrdiff_t>(first) * width_;
-    multiply(rows, width_, round_up(n_, kDepth), weights, stride_, panel_, d_rows, width_, {d_rows, width_});
-    multiply_transposed(n_, width_, rows, weights, stride_, candidates_.panel(first), d_features, width_,
-                        s_.strip.data());
   }
+
+  // From a block's gradients: those of the features and of the block's candidates.
+  void backward(int first, int rows, float* d_features) {
+    float* d_rows = s_.gradients.data() + static_cast<std::ptrdiff_t>(first) * width_;
+#if defined(SASREC_BF16)
+    multiply(rows, width_, round_up(n_, kDepth), s_.weights.data(), stride_, panel_, d_rows, width_, {d_rows, width_});
+    float* transposed = s_.d_transposed.data();
+    multiply(width_, stride_, kBlock, candidates_.transposed(first), kBlock, {s_.weights_panel.data(), stride_},
+             transposed, stride_, {transposed, stride_});
+    (void)d_features;  // it is written when all blocks are done
+#else
+    multiply(rows, width_, n_, scores(first), stride_, panel_, d_rows, width_, {d_rows, width_});
+    multiply_transposed(n_, width_, rows, scores(first), stride_, {candidates_.transposed(first), width_}, d_features,
+                        width_, Init{d_features, width_});
+#endif
+  }
+
+  // Rows of a block that are worked on: in bf16 all, since products go that deep.
+  static int worked_rows(int rows) { return kDepth > 1 ? kBlock : rows; }
 
   // Targets' scores become their gradients.
   double logistic_loss(float* d_features) {
@@ -230,52 +273,41 @@ class CandidateHead {
     for_blocks([&](int first, int rows) {
       score(first, rows);
       Floats softplus{};
-      for (int r = 0; r < rows; ++r) {
-        for (int t = 0; t < stride_; t += kLanes) {
-          float* at = scores(first) + static_cast<std::ptrdiff_t>(r) * stride_ + t;
-          const SigmoidAndSoftplus s = sigmoid_and_softplus(load(at));
-          const Ints real = iota() < n_ - t;
-          store(at, real ? s.sigmoid * loss_.scale : Floats{});
-          softplus += real ? s.softplus : Floats{};
-        }
-      }
+      to_gradients(first, worked_rows(rows), [&](Floats score, int t) {
+        const SigmoidAndSoftplus s = sigmoid_and_softplus(score);
+        const Ints real = iota() < n_ - t;
+        softplus += real ? s.softplus : Floats{};
+        return real ? s.sigmoid * loss_.scale : Floats{};
+      });
       total += sum(softplus);
       backward(first, rows, d_features);
     });
     return total + logistic(s_.target.data(), n_, true, loss_.positive_weight, loss_.scale);
   }
 
-  // Sampled softmax's target is a candidate beside the others; cross-entropy's is among them.
   double softmax_loss(float* d_features) {
-    const bool beside = loss_.kind == LossKind::kSampledSoftmax;
     for (int i = 0; i < stride_; ++i) {
-      s_.largest[i] = beside && i < n_ ? s_.target[i] : kHidden;
+      s_.largest[i] = i < n_ ? s_.target[i] : kHidden;
       s_.total[i] = 0;
     }
     for_blocks([&](int first, int rows) {
       score(first, rows);
-      if (!beside) for_targets(first, rows, [&](int i, float& score) { s_.target[i] = score; });
       for (int t = 0; t < stride_; t += kLanes) add_exponentials(scores(first) + t, rows, t);
     });
     double total = 0;
     std::fill_n(s_.total.data() + n_, stride_ - n_, 0.0f);
     for (int i = 0; i < n_; ++i) {  // s_.total becomes what turns an exponential into a gradient
       const float lead = s_.largest[i] - s_.target[i], others = s_.total[i];
-      const float sum = beside ? std::exp(-lead) + others : others;
+      const float sum = std::exp(-lead) + others;
       s_.total[i] = loss_.scale / sum;
-      total += std::log(sum) + lead;  // -log of the target's probability
-      s_.target[i] = beside ? -others * s_.total[i] : 0.0f;
+      total += std::log(sum) + lead;           // -log of the target's probability
+      s_.target[i] = -others * s_.total[i];  // its probability less one would cancel
     }
     for_blocks([&](int first, int rows) {
       if (!keeps_) score(first, rows);
-      for (int r = 0; r < rows; ++r) {
-        for (int t = 0; t < stride_; t += kLanes) {
-          float* at = scores(first) + static_cast<std::ptrdiff_t>(r) * stride_ + t;
-          const Floats shift = load(&s_.largest[t]) * kLog2E;
-          store(at, exp2(load(at) * kLog2E - shift) * load(&s_.total[t]));
-        }
-      }
-      if (!beside) for_targets(first, rows, [&](int, float& gradient) { gradient -= loss_.scale; });
+      to_gradients(first, worked_rows(rows), [&](Floats score, int t) {
+        return exp2(score * kLog2E - load(&s_.largest[t]) * kLog2E) * load(&s_.total[t]);
+      });
       backward(first, rows, d_features);
     });
     return total;

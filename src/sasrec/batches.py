@@ -30,7 +30,7 @@ WEIGHTS, SHUFFLE, NEGATIVES, DROPOUT, CANDIDATES, WINDOWS, ORDER = range(7)  # p
 ORDER_SHARE = 0.5  # of the windows of a batch that order_noise is for
 MAX_REJECTIONS = 32  # rounds of rejection before drawing from the complement itself
 MANY_DRAWS = 4096  # from here on a table is faster than a search
-MOST_STEPS_AT_ONCE, DRAWN_AT_ONCE = 16, 2**16  # steps, and draws, that are made at once
+MOST_STEPS_AT_ONCE, DRAWN_AT_ONCE = 64, 2**16  # steps, and draws, that are made at once
 TABLE_CELLS = 2**20  # rows times items of a table, a byte each: it stays in the cache
 LOG_CELLS = 2**25  # users times items of a log for which such a table is kept while it trains: 32 MiB
 
