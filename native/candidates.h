@@ -1,12 +1,11 @@
 // Losses in which all positions are scored with the same items: cross-entropy over the whole catalogue, and losses with
-// shared negatives. Scores exist a block at a time: kBlock items x the tokens of a chunk, 32 KiB beside 16 KiB of item
-// rows and a chunk's features. A target does not count among the candidates: it stands beside them, whether it is one of
+// shared negatives. Scores exist a strip at a time: kScored items x the tokens of a chunk, in L1. A target does not count among the candidates: it stands beside them, whether it is one of
 // them or not.
 //
 // Softmax goes over the items twice. The first time it keeps the largest score and the sum of exponentials of each
-// token; the second time it computes the scores again (unless products are slow and those of a chunk took no more than
-// 16 MiB: to write and read them costs half of what float products do), turns them into gradients G, and adds G^T E to
-// the gradient of the features F and G F to that of the items' rows E. Scores and G lie as (items, tokens): tokens fill
+// token; the second time it computes the scores again (in float, where those of a chunk take no more than 16 MiB, they
+// are kept: to write and read them costs half of what their products do), turns them into gradients G, and adds G^T E to
+// the gradient of the features F and, a block of kBlock items at a time, G F to that of the items' rows E. Scores and G lie as (items, tokens): tokens fill
 // the lanes, and nothing is summed across a vector. In bf16 it is E^T G, the transpose, that is added up: G is written as
 // a Panel, too, and nothing of its size has to be transposed. Each thread adds up the gradients of all candidates over
 // its own chunks; for a catalogue that leaves the L2 they pass through it once a chunk, against three or four products
@@ -22,12 +21,9 @@
 
 namespace sasrec {
 
-inline constexpr int kBlock = 64;
-#if defined(__AMX_BF16__) || defined(SASREC_SIMULATED_TILES)
-inline constexpr std::size_t kKeptScores = 0;
-#else
-inline constexpr std::size_t kKeptScores = 1 << 22;  // of a chunk: 16 MiB
-#endif
+inline constexpr int kBlock = kDepth > 1 ? 128 : 64;
+inline constexpr int kScored = kDepth > 1 ? kDepth : kBlock;
+inline constexpr std::size_t kKeptScores = kDepth > 1 ? 0 : 1 << 22;  // of a chunk: 16 MiB
 
 // Rows of a table in the order of the candidates, as operands of products.
 class Candidates {
@@ -57,13 +53,12 @@ class Candidates {
     return kDepth > 1 ? transposed_.data() + static_cast<std::ptrdiff_t>(first) * width_ : rows(first);
   }
 
-  // Calls f(i) for those of the candidates first + i, i in 0..count, that are the item.
+  // Calls f(i) for those of the candidates that are the item.
   template <typename F>
-  void for_hits(std::int32_t item, int first, int count, F&& f) const {
-    const auto begin = items_.begin() + first, end = begin + count;
-    if (item < *begin || item > *(end - 1)) return;
-    if (!is_chosen_) return f(item - *begin);
-    for (auto it = std::lower_bound(begin, end, item); it != end && *it == item; ++it) f(static_cast<int>(it - begin));
+  void for_hits(std::int32_t item, F&& f) const {
+    if (!is_chosen_) return f(item - 1);
+    for (auto it = std::lower_bound(items_.begin(), items_.end(), item); it != items_.end() && *it == item; ++it)
+      f(static_cast<int>(it - items_.begin()));
   }
 
  private:
@@ -98,8 +93,8 @@ class Candidates {
   Array<Operand> copies_, transposed_;
 };
 
-// A candidate that does not compete at the tokens begin .. end of a chunk.
-struct SeenCandidate {
+// A candidate that does not compete at the tokens begin .. end of a chunk: it is their target, or their user had it.
+struct HiddenCandidate {
   int candidate, begin, end;
 };
 
@@ -107,11 +102,11 @@ struct SeenCandidate {
 struct CandidateScratch {
   Array<float> gradients;                      // (padded candidates, width)
   Array<Operand> features, transposed, panel;  // (tokens, width), its transpose's panel, its panel
-  Array<float> scores;                         // (kBlock or all candidates, tokens), and then their gradients
+  Array<float> scores;                         // (kScored or all candidates, tokens), and then their gradients
   Array<Operand> weights, weights_panel;       // those as operands, (kBlock, tokens), and as a Panel
   Array<float> d_transposed;                   // (width, tokens): the transpose of the gradient of the features
   Array<float> target, largest, total;         // of each token: score, largest score, sum of exponentials
-  std::vector<SeenCandidate> seen;             // by candidate
+  std::vector<HiddenCandidate> hidden;         // by candidate
 };
 
 // The losses of one chunk's features.
@@ -127,7 +122,7 @@ class CandidateHead {
     const std::ptrdiff_t* tokens = tokens_ = chunk.tokens.data();
     stride_ = round_up(n, kWidth), targets_ = wanted.targets;
     load_features(features);
-    find_seen(chunk, wanted.earlier);
+    find_hidden(chunk, wanted.earlier);
     const auto row = [&](int i) { return table + static_cast<std::ptrdiff_t>(targets_[tokens[i]]) * width_; };
     const auto at = [&](std::ptrdiff_t i) { return i * width_; };
     for (int i = 0; i < n; ++i) s_.target[i] = dot(features + at(tokens[i]), row(i), width_);
@@ -155,11 +150,11 @@ class CandidateHead {
  private:
   void load_features(const float* features) {
     const std::size_t values = static_cast<std::size_t>(stride_) * width_;
-    const std::size_t block = static_cast<std::size_t>(kBlock) * stride_;
+    const std::size_t block = static_cast<std::size_t>(kBlock) * stride_, scored = kScored * stride_;
     const std::size_t all = static_cast<std::size_t>(candidates_.padded_size()) * stride_;
     keeps_ = all <= kKeptScores;
     s_.features.reserve(values), s_.transposed.reserve(values), s_.panel.reserve(values);
-    s_.scores.reserve(keeps_ ? all : block);
+    s_.scores.reserve(keeps_ ? all : scored);
     if (kDepth > 1) s_.weights.reserve(block), s_.weights_panel.reserve(block), s_.d_transposed.reserve(values);
     s_.target.reserve(stride_), s_.largest.reserve(stride_), s_.total.reserve(stride_);
     for (int r = 0; r < stride_; ++r) {
@@ -171,46 +166,47 @@ class CandidateHead {
     panel_ = pack_rows(stride_, width_, s_.features.data(), width_, s_.panel.data());
   }
 
-  // What a row had before its inputs is seen at all of its tokens, an input from its own token on.
-  void find_seen(const Chunk& chunk, const RaggedView* earlier) {
-    s_.seen.clear();
-    if (!earlier) return;
-    for (std::size_t s = 0; s < chunk.sequences.size(); ++s) {
+  // A target is hidden at its token; what a row had before its inputs at all of its tokens, and an input from its own
+  // token on.
+  void find_hidden(const Chunk& chunk, const RaggedView* earlier) {
+    s_.hidden.clear();
+    const auto add = [&](std::int32_t item, int from, int to) {
+      candidates_.for_hits(item, [&](int c) { s_.hidden.push_back({c, from, to}); });
+    };
+    for (int i = 0; i < n_; ++i) add(targets_[tokens_[i]], i, i + 1);
+    for (std::size_t s = 0; earlier && s < chunk.sequences.size(); ++s) {
       const int begin = chunk.sequences[s].start, end = begin + chunk.sequences[s].length;
-      const auto add = [&](std::int32_t item, int from) {
-        candidates_.for_hits(item, 0, candidates_.size(), [&](int c) { s_.seen.push_back({c, from, end}); });
-      };
       for (std::int64_t i = earlier->offsets[chunk.rows[s]]; i < earlier->offsets[chunk.rows[s] + 1]; ++i)
-        add(earlier->values[i], begin);
-      for (int token = begin; token < end; ++token) add(chunk.items[token], token);
+        add(earlier->values[i], begin, end);
+      for (int token = begin; token < end; ++token) add(chunk.items[token], token, end);
     }
-    std::sort(s_.seen.begin(), s_.seen.end(), [](const auto& a, const auto& b) { return a.candidate < b.candidate; });
+    std::sort(s_.hidden.begin(), s_.hidden.end(),
+              [](const auto& a, const auto& b) { return a.candidate < b.candidate; });
   }
 
+  // Calls f(first, rows) for the candidates first .. end, `size` at a time.
   template <typename F>
-  void for_blocks(F&& f) const {
-    for (int first = 0; first < candidates_.size(); first += kBlock)
-      f(first, std::min(kBlock, candidates_.size() - first));
+  static void for_parts(int first, int end, int size, F&& f) {
+    for (; first < end; first += size) f(first, std::min(size, end - first));
   }
 
-  // Where the scores of the block of candidates from `first` on lie, (rows, tokens).
+  // Where the scores of the candidates from `first` on lie, (rows, tokens).
   float* scores(int first) { return s_.scores.data() + (keeps_ ? static_cast<std::ptrdiff_t>(first) * stride_ : 0); }
 
+  // Scores of up to kScored candidates; in bf16, where products go that deep, hidden ones up to kScored.
   void score(int first, int rows) {
     multiply(rows, stride_, depth_, candidates_.rows(first), width_, transposed_, scores(first), stride_);
     if (loss_.corrections) correct(first, rows);
-    for_targets(first, rows, [](float& score) { score = kHidden; });
-    hide_seen(first, rows);
-    if (kDepth > 1 && rows < kBlock)
-      std::fill_n(scores(first) + static_cast<std::ptrdiff_t>(rows) * stride_, (kBlock - rows) * stride_, kHidden);
+    hide(first, rows);
+    if (kDepth > 1) std::fill(scores(first) + rows * stride_, scores(first) + kScored * stride_, kHidden);
   }
 
-  void hide_seen(int first, int rows) {
-    auto seen = std::lower_bound(s_.seen.begin(), s_.seen.end(), first,
-                                 [](const SeenCandidate& entry, int candidate) { return entry.candidate < candidate; });
-    for (; seen != s_.seen.end() && seen->candidate < first + rows; ++seen) {
-      float* scores = this->scores(first) + static_cast<std::ptrdiff_t>(seen->candidate - first) * stride_;
-      std::fill(scores + seen->begin, scores + seen->end, kHidden);
+  void hide(int first, int rows) {
+    auto hidden = std::lower_bound(s_.hidden.begin(), s_.hidden.end(), first,
+                                   [](const auto& entry, int candidate) { return entry.candidate < candidate; });
+    for (; hidden != s_.hidden.end() && hidden->candidate < first + rows; ++hidden) {
+      float* scores = this->scores(first) + static_cast<std::ptrdiff_t>(hidden->candidate - first) * stride_;
+      std::fill(scores + hidden->begin, scores + hidden->end, kHidden);
     }
   }
 
@@ -222,25 +218,18 @@ class CandidateHead {
     }
   }
 
-  // Calls f with the place in the scores of each target that is among the block's candidates.
+  // Turns scores of candidates from `first` on, `offset` rows into a block, into gradients, f(score, t) of the tokens from
+  // t on.
   template <typename F>
-  void for_targets(int first, int rows, F&& f) {
-    for (int i = 0; i < n_; ++i)
-      candidates_.for_hits(targets_[tokens_[i]], first, rows,
-                           [&](int r) { f(scores(first)[static_cast<std::ptrdiff_t>(r) * stride_ + i]); });
-  }
-
-  // Turns a block's scores into gradients, f(score, t) of the tokens from t on.
-  template <typename F>
-  void to_gradients(int first, int rows, F&& f) {
-    for (int r = 0; r < rows; r += kDepth > 1 ? 2 : 1) {
+  void to_gradients(int first, int rows, int offset, F&& f) {
+    for (int r = 0; r < (kDepth > 1 ? kScored : rows); r += kDepth > 1 ? 2 : 1) {
       float* at = scores(first) + static_cast<std::ptrdiff_t>(r) * stride_;
       for (int t = 0; t < stride_; t += kLanes) {
         if constexpr (kDepth > 1) {
           const Floats a = f(load(at + t), t), b = f(load(at + stride_ + t), t);
-          Operand* row = &s_.weights[static_cast<std::size_t>(r) * stride_ + t];
+          Operand* row = &s_.weights[static_cast<std::size_t>(offset + r) * stride_ + t];
           store_rows(row, row + stride_, a, b);
-          store_pair(s_.weights_panel.data(), stride_, r, t, a, b);
+          store_pair(s_.weights_panel.data(), stride_, offset + r, t, a, b);
         } else {
           store(at + t, f(load(at + t), t));
         }
@@ -254,7 +243,7 @@ class CandidateHead {
 #if defined(SASREC_BF16)
     multiply(rows, width_, round_up(n_, kDepth), s_.weights.data(), stride_, panel_, d_rows, width_, {d_rows, width_});
     float* transposed = s_.d_transposed.data();
-    multiply(width_, stride_, kBlock, candidates_.transposed(first), kBlock, {s_.weights_panel.data(), stride_},
+    multiply(width_, stride_, round_up(rows, kDepth), candidates_.transposed(first), kBlock, {s_.weights_panel.data(), stride_},
              transposed, stride_, {transposed, stride_});
     (void)d_features;  // it is written when all blocks are done
 #else
@@ -264,23 +253,22 @@ class CandidateHead {
 #endif
   }
 
-  // Rows of a block that are worked on: in bf16 all, since products go that deep.
-  static int worked_rows(int rows) { return kDepth > 1 ? kBlock : rows; }
-
   // Targets' scores become their gradients.
   double logistic_loss(float* d_features) {
     double total = 0;
-    for_blocks([&](int first, int rows) {
-      score(first, rows);
-      Floats softplus{};
-      to_gradients(first, worked_rows(rows), [&](Floats score, int t) {
-        const SigmoidAndSoftplus s = sigmoid_and_softplus(score);
-        const Ints real = iota() < n_ - t;
-        softplus += real ? s.softplus : Floats{};
-        return real ? s.sigmoid * loss_.scale : Floats{};
+    for_parts(0, candidates_.size(), kBlock, [&](int block, int in_block) {
+      for_parts(block, block + in_block, kScored, [&](int first, int rows) {
+        score(first, rows);
+        Floats softplus{};
+        to_gradients(first, rows, first - block, [&](Floats score, int t) {
+          const SigmoidAndSoftplus s = sigmoid_and_softplus(score);
+          const Ints real = iota() < n_ - t;
+          softplus += real ? s.softplus : Floats{};
+          return real ? s.sigmoid * loss_.scale : Floats{};
+        });
+        total += sum(softplus);
       });
-      total += sum(softplus);
-      backward(first, rows, d_features);
+      backward(block, in_block, d_features);
     });
     return total + logistic(s_.target.data(), n_, true, loss_.positive_weight, loss_.scale);
   }
@@ -290,7 +278,7 @@ class CandidateHead {
       s_.largest[i] = i < n_ ? s_.target[i] : kHidden;
       s_.total[i] = 0;
     }
-    for_blocks([&](int first, int rows) {
+    for_parts(0, candidates_.size(), kScored, [&](int first, int rows) {
       score(first, rows);
       for (int t = 0; t < stride_; t += kLanes) add_exponentials(scores(first) + t, rows, t);
     });
@@ -300,20 +288,22 @@ class CandidateHead {
       const float lead = s_.largest[i] - s_.target[i], others = s_.total[i];
       const float sum = std::exp(-lead) + others;
       s_.total[i] = loss_.scale / sum;
-      total += std::log(sum) + lead;           // -log of the target's probability
+      total += std::log(sum) + lead;         // -log of the target's probability
       s_.target[i] = -others * s_.total[i];  // its probability less one would cancel
     }
-    for_blocks([&](int first, int rows) {
-      if (!keeps_) score(first, rows);
-      to_gradients(first, worked_rows(rows), [&](Floats score, int t) {
-        return exp2(score * kLog2E - load(&s_.largest[t]) * kLog2E) * load(&s_.total[t]);
+    for_parts(0, candidates_.size(), kBlock, [&](int block, int in_block) {
+      for_parts(block, block + in_block, kScored, [&](int first, int rows) {
+        if (!keeps_) score(first, rows);
+        to_gradients(first, rows, first - block, [&](Floats score, int t) {
+          return exp2(score * kLog2E - load(&s_.largest[t]) * kLog2E) * load(&s_.total[t]);
+        });
       });
-      backward(first, rows, d_features);
+      backward(block, in_block, d_features);
     });
     return total;
   }
 
-  // Brings the running largest score and sum of exponentials of kLanes tokens, from t on, up to date with a block.
+  // Brings the running largest score and sum of exponentials of kLanes tokens, from t on, up to date with a strip.
   void add_exponentials(const float* scores, int rows, int t) {
     const Floats before = load(&s_.largest[t]);
     Floats largest = before;
