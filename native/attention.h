@@ -216,8 +216,8 @@ inline void attention_forward(const AttentionShape& shape, Segment segment, cons
 
 // Adds the gradients of rows of keys (or values) that a panel of query rows gives: left^T right, where left (n_panel,
 // columns) are score gradients (or weights) as a Panel and right (n_panel, head_width) queries (or output gradients).
-// Column j is seen by rows from j on, so that sums begin at its strip, in the panel that has it. store_column_gradients writes what was added up,
-// times `factor`, as rows of operands.
+// Column j is seen by rows from j on, so that sums begin at its strip, in the panel that has it. store_column_gradients
+// writes what was added up, times `factor`, as rows of operands.
 #if defined(SASREC_BF16)
 
 // What is added up is the transpose, (head_width, columns): the left operand of a product in bf16 has to be transposed

@@ -63,11 +63,11 @@ class Workspace {
     x = floats(n * w), y = floats(n * w), dx = floats(n * w), dy = floats(n * w), t = floats(n * widest);
     d_hidden = floats(gated ? n * f : 0);
     features = floats(n * w);
-    final_norm = {operands(n * w), floats(n)};
+    final_norm = {floats(n * w), floats(n)};
     for (int i = 0; i < shape.n_blocks; ++i) {
       BlockState s{};
-      s.attention_norm = {operands(n * w), floats(n)};
-      s.ffn_norm = {operands(n * w), floats(n)};
+      s.attention_norm = {floats(n * w), floats(n)};
+      s.ffn_norm = {floats(n * w), floats(n)};
       s.context = operands(n * w);
       s.query_input = shape.block == BlockKind::kSASRec ? operands(n * w) : s.context;
       s.query = operands(n * a), s.key_value = operands(n * 2 * a), s.mixed = operands(n * a);
@@ -101,7 +101,7 @@ class Workspace {
   float* features;         // (N, W): after the final norm
   NormState final_norm;
   std::vector<BlockState> blocks;
-  float* strip;            // (kRows, widest): what a product gives, on its way to where it goes
+  float* strip;  // (kRows, widest): what a product gives, on its way to where it goes
   Operand *gradient, *second_gradient, *d_query, *d_key_value;
   Operand* outer;  // panels of weight gradients
   AttentionScratch attention{};
@@ -187,8 +187,8 @@ class Network {
     finish({0, static_cast<int>(chunk.sequences.size())}, w_.x, w_.features);
   }
 
-  // From the gradient of the features in workspace.dy to that of the embedding's rows, before scaling, which of all tokens
-  // of the batch lie one after another.
+  // From the gradient of the features in workspace.dy to that of the embedding's rows, before scaling, which of all
+  // tokens of the batch lie one after another.
   void backward(float* gradients, float* embedding_gradients) {
     gradients_ = gradients;
     if (shape_.block == BlockKind::kLiGR) {
@@ -221,7 +221,8 @@ class Network {
     const Floats scale = splat(std::sqrt(static_cast<float>(shape_.dim)));
     const float* positions = weights_ + layout_.position;
     sasrec::for_dropped(*chunk_, all(), dropout_, step_, kEmbeddingSite, width(), [&](int r, int c, Floats factor) {
-      const Floats item = load(table + row(chunk_->items[r]) + c), position = load(positions + row(chunk_->positions[r]) + c);
+      const Floats item = load(table + row(chunk_->items[r]) + c),
+                   position = load(positions + row(chunk_->positions[r]) + c);
       store(w_.x + row(r) + c, (item * scale + position) * factor);
     });
   }
@@ -361,7 +362,8 @@ class Network {
   }
 
   // The gradient d_fed of the feed-forward's output after dropout to finish(strip, dx) with dx that of its input, from
-  // `init` on. Hidden values that were dropped or cut off by ReLU are zero, which is all that needs to be known of them.
+  // `init` on. Hidden values that were dropped or cut off by ReLU are zero, which is all that needs to be known of
+  // them.
   template <typename F>
   void feed_backward(int block, BlockState& s, const float* d_fed, const float* init, F&& finish) {
     const BlockWeights& b = layout_.blocks[block];
@@ -489,8 +491,8 @@ class Network {
     });
   }
 
-  // LiGR: x = x + gate(x) dropout(attention(LN(x))); x = x + gate(x) dropout(SwiGLU(LN(x))), on the first `rows` rows of
-  // w_.x; from attention's output after dropout in s.attended on.
+  // LiGR: x = x + gate(x) dropout(attention(LN(x))); x = x + gate(x) dropout(SwiGLU(LN(x))), on the first `rows` rows
+  // of w_.x; from attention's output after dropout in s.attended on.
   void gated_rest(int i, int rows, BlockState& s) {
     const BlockWeights& b = layout_.blocks[i];
     const int f = shape_.ffn_width();

@@ -1,15 +1,15 @@
 // Losses in which all positions are scored with the same items: cross-entropy over the whole catalogue, and losses with
-// shared negatives. Scores exist a strip at a time: kScored items x the tokens of a chunk, in L1. A target does not count among the candidates: it stands beside them, whether it is one of
-// them or not.
+// shared negatives. Scores exist a strip at a time: kScored items x the tokens of a chunk, in L1. A target does not
+// count among the candidates: it stands beside them, whether it is one of them or not.
 //
 // Softmax goes over the items twice. The first time it keeps the largest score and the sum of exponentials of each
 // token; the second time it computes the scores again (in float, where those of a chunk take no more than 16 MiB, they
-// are kept: to write and read them costs half of what their products do), turns them into gradients G, and adds G^T E to
-// the gradient of the features F and, a block of kBlock items at a time, G F to that of the items' rows E. Scores and G lie as (items, tokens): tokens fill
-// the lanes, and nothing is summed across a vector. In bf16 it is E^T G, the transpose, that is added up: G is written as
-// a Panel, too, and nothing of its size has to be transposed. Each thread adds up the gradients of all candidates over
-// its own chunks; for a catalogue that leaves the L2 they pass through it once a chunk, against three or four products
-// of every item with every token.
+// are kept: to write and read them costs half of what their products do), turns them into gradients G, and adds G^T E
+// to the gradient of the features F and, a block of kBlock items at a time, G F to that of the items' rows E. Scores
+// and G lie as (items, tokens): tokens fill the lanes, and nothing is summed across a vector. In bf16 it is E^T G, the
+// transpose, that is added up: G is written as a Panel, too, and nothing of its size has to be transposed. Each thread
+// adds up the gradients of all candidates over its own chunks; for a catalogue that leaves the L2 they pass through it
+// once a chunk, against three or four products of every item with every token.
 #pragma once
 
 #include <vector>
@@ -218,8 +218,8 @@ class CandidateHead {
     }
   }
 
-  // Turns scores of candidates from `first` on, `offset` rows into a block, into gradients, f(score, t) of the tokens from
-  // t on.
+  // Turns scores of candidates from `first` on, `offset` rows into a block, into gradients, f(score, t) of the tokens
+  // from t on.
   template <typename F>
   void to_gradients(int first, int rows, int offset, F&& f) {
     for (int r = 0; r < (kDepth > 1 ? kScored : rows); r += kDepth > 1 ? 2 : 1) {
@@ -243,8 +243,8 @@ class CandidateHead {
 #if defined(SASREC_BF16)
     multiply(rows, width_, round_up(n_, kDepth), s_.weights.data(), stride_, panel_, d_rows, width_, {d_rows, width_});
     float* transposed = s_.d_transposed.data();
-    multiply(width_, stride_, round_up(rows, kDepth), candidates_.transposed(first), kBlock, {s_.weights_panel.data(), stride_},
-             transposed, stride_, {transposed, stride_});
+    multiply(width_, stride_, round_up(rows, kDepth), candidates_.transposed(first), kBlock,
+             {s_.weights_panel.data(), stride_}, transposed, stride_, {transposed, stride_});
     (void)d_features;  // it is written when all blocks are done
 #else
     multiply(rows, width_, n_, scores(first), stride_, panel_, d_rows, width_, {d_rows, width_});

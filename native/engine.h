@@ -32,7 +32,7 @@ namespace sasrec {
 inline constexpr int kChunkTokens = 128;  // a chunk's activations of two blocks take about half of a 2 MiB L2
 inline constexpr int kSharedTokens = 16;  // short sequences share a segment of up to this many tokens
 inline constexpr int kWaitFrom = 8;  // rows of a table wait for their steps where one in so many or fewer is touched
-inline constexpr int kAhead = 12;      // rows that are asked for before they are needed
+inline constexpr int kAhead = 12;    // rows that are asked for before they are needed
 
 // The gradient of a table: only the rows that a batch touched, summed.
 struct RowGradient {
@@ -330,7 +330,8 @@ class Engine {
     });
   }
 
-  // Rows that the batch reads. A hash says which thread a row is for. Where a row stands is asked for before the row is.
+  // Rows that the batch reads. A hash says which thread a row is for. Where a row stands is asked for before the row
+  // is.
   void catch_up_used(RaggedView inputs, const Loss& loss, const Wanted& wanted, float l2_embedding) {
     if (loss.kind == LossKind::kCrossEntropy || l2_embedding > 0) return catch_up_all();
     const std::int64_t n = inputs.size(), n_negatives = (wanted.shared ? 1 : n) * wanted.n_negatives;

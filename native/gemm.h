@@ -237,8 +237,9 @@ inline void multiply(int rows, int cols, int depth, const Operand* a, int lda, P
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(second), _mm512_extracti64x4_epi64(both, 1));
 }
 [[gnu::always_inline]] inline void store_pair(Operand* panel, int stride, int row, int c, Floats a, Floats b) {
-  alignas(64) static constexpr std::uint16_t kPairs[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
-                                                           8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  alignas(64) static constexpr std::uint16_t kPairs[32] = {0,  16, 1,  17, 2,  18, 3,  19, 4,  20, 5,
+                                                           21, 6,  22, 7,  23, 8,  24, 9,  25, 10, 26,
+                                                           11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
   const auto both = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(b, a));
   _mm512_storeu_si512(panel + static_cast<std::ptrdiff_t>(row) * stride + 2 * c,
                       _mm512_permutexvar_epi16(_mm512_load_si512(kPairs), both));
@@ -265,8 +266,8 @@ inline Panel pack_transposed(int depth, int cols, const Operand* source, int ld,
   return {scratch, stride};
 }
 
-// Left operand (32, depth) from columns 0..32 of row-major (depth, ld), zeros up to depth's padding: rows are interleaved
-// in pairs, as in a Panel, and the pairs transposed.
+// Left operand (32, depth) from columns 0..32 of row-major (depth, ld), zeros up to depth's padding: rows are
+// interleaved in pairs, as in a Panel, and the pairs transposed.
 [[gnu::always_inline]] inline void transpose_columns(int depth, const Operand* source, int ld, Operand* target,
                                                      int target_ld) {
   const auto row = [&](int i) {

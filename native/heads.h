@@ -88,9 +88,10 @@ inline double softmax(float& positive, float* negatives, int m, float scale) {
   return loss;
 }
 
-// n tokens of the batch, whose features are rows tokens[i] of (T, width), each with a target and n_negatives negatives of
-// its own, scored with rows of the table. d_features (n, width) is written; coefficient i of a target goes to targets[tokens[i]], that of negative k to
-// negatives[tokens[i] * n_negatives + k]. Rows of the table are read twice, the second time from L1 or L2.
+// n tokens of the batch, whose features are rows tokens[i] of (T, width), each with a target and n_negatives negatives
+// of its own, scored with rows of the table. d_features (n, width) is written; coefficient i of a target goes to
+// targets[tokens[i]], that of negative k to negatives[tokens[i] * n_negatives + k]. Rows of the table are read twice,
+// the second time from L1 or L2.
 inline double sampled_head(const Loss& loss, const Wanted& wanted, int n, int width, const float* features,
                            const float* table, const std::ptrdiff_t* tokens, float* d_features,
                            const Coefficients& coefficients, HeadScratch& scratch) {

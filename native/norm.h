@@ -28,8 +28,8 @@ struct NormWeights {
 
 // What the backward pass needs: the normalised rows before scale and shift, and 1 / sqrt(variance + eps) of each.
 struct NormState {
-  Operand* normalised;  // (rows, width)
-  float* inverse;       // (rows,)
+  float* normalised;  // (rows, width)
+  float* inverse;     // (rows,)
 };
 
 struct RowShape {
@@ -92,7 +92,7 @@ inline void norm_forward(const RowShape& shape, const float* x, const float* add
       for (int r = 0; r < R; ++r)
         for (int i = 0; i < n; ++i) {
           const Floats v = (Fixed ? values[r][i] : centred(r, i)) * splat(state.inverse[first + r]);
-          store_operand(state.normalised + place(r, i), v);
+          store(state.normalised + place(r, i), v);
           const Floats y = v * load(weights.scale + kLanes * i) + load(weights.shift + kLanes * i);
           if (to.out) store(to.out + place(r, i), y);
           if (to.operand) store_operand(to.operand + place(r, i), y);
@@ -119,7 +119,7 @@ inline void norm_backward(const RowShape& shape, const float* dy, const float* s
       Floats totals[R]{}, products[R]{};
       for (int r = 0; r < R; ++r)
         for (int i = 0; i < n; ++i) {
-          const Floats g = load(dy + place(r, i)), v = load_operand(state.normalised + place(r, i));
+          const Floats g = load(dy + place(r, i)), v = load(state.normalised + place(r, i));
           if constexpr (Fixed != 0) {
             scale_sums[i] += g * v;
             shift_sums[i] += g;
@@ -139,7 +139,7 @@ inline void norm_backward(const RowShape& shape, const float* dy, const float* s
         const Floats m = splat(mean[r] * per_column), s = splat(slope[r] * per_column);
         for (int i = 0; i < n; ++i) {
           const Floats t = load(dy + place(r, i)) * load(scale + kLanes * i);
-          const Floats v = load_operand(state.normalised + place(r, i));
+          const Floats v = load(state.normalised + place(r, i));
           Floats g = (t - m - v * s) * inverse * load(shape.mask + kLanes * i);
           if (accumulate) g += load(dx + place(r, i));
           store(dx + place(r, i), g);

@@ -334,12 +334,8 @@ struct Dropout {
   }
 
   // scale where the low (or high) half of the word says keep, else 0.
-  [[gnu::always_inline]] Floats factor_low(Words word) const {
-    return kept(word, false) ? splat(scale) : Floats{};
-  }
-  [[gnu::always_inline]] Floats factor_high(Words word) const {
-    return kept(word, true) ? splat(scale) : Floats{};
-  }
+  [[gnu::always_inline]] Floats factor_low(Words word) const { return kept(word, false) ? splat(scale) : Floats{}; }
+  [[gnu::always_inline]] Floats factor_high(Words word) const { return kept(word, true) ? splat(scale) : Floats{}; }
 };
 
 // Words that a row of `width` values takes: columns 32 g + i and 32 g + 16 + i share word 16 g + i.

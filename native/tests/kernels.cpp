@@ -142,11 +142,16 @@ void test_outer_products() {
     const int rows = 2 * kWidth, cols = 3 * kWidth;
     const Array<Operand> x = random_operands(static_cast<std::size_t>(n) * rows, random);
     const Array<Operand> dy = random_operands(static_cast<std::size_t>(n) * cols, random);
-    Array<Operand> scratch(static_cast<std::size_t>(round_up(n, kDepth)) * (cols + 16));
-    Array<float> w = random_floats(static_cast<std::size_t>(rows) * cols, random);
-    std::vector<double> expected(w.data(), w.data() + rows * cols);
-    accumulate_outer(n, rows, cols, x.data(), rows, dy.data(), cols, w.data(), cols, scratch.data());
+    Array<Operand> scratch(static_cast<std::size_t>(round_up(n, kDepth)) * (cols + 32));
+    Array<float> w = random_floats(static_cast<std::size_t>(rows) * cols, random), bias = random_floats(cols, random);
+    std::vector<double> expected(w.data(), w.data() + rows * cols), sums(bias.data(), bias.data() + cols);
+    accumulate_outer(n, rows, cols, x.data(), rows, dy.data(), cols, w.data(), cols, bias.data(), scratch.data());
     Comparison same("sum of " + std::to_string(n) + " outer products", kProductTolerance);
+    Comparison same_sums("sums of the columns of " + std::to_string(n) + " rows", kProductTolerance);
+    for (int c = 0; c < cols; ++c) {
+      for (int i = 0; i < n; ++i) sums[c] += value(dy[i * cols + c]);
+      same_sums.add(bias[c], sums[c]);
+    }
     for (int r = 0; r < rows; ++r)
       for (int c = 0; c < cols; ++c) {
         for (int i = 0; i < n; ++i) expected[r * cols + c] += value(x[i * rows + r]) * value(dy[i * cols + c]);
@@ -170,7 +175,7 @@ struct NormCase {
     return rows;
   }
 
-  static constexpr int kRows = 5;
+  static constexpr int kRows = 9;  // twice four together and one
   int dim, width;
   Array<float> x, add, dy, mask, scale, shift;
 };
@@ -183,8 +188,9 @@ void test_norm_of(int dim) {
   const RowShape shape{NormCase::kRows, n.width, dim, n.mask.data()};
   const NormState state{normalised.data(), inverse.data()};
   const float eps = 1e-3f;
-  norm_forward(shape, n.x.data(), n.add.data(), {n.scale.data(), n.shift.data()}, eps, state, sums.data(), out.data(),
-               nullptr);
+  Array<Operand> operands(size), sum_operands(size);
+  norm_forward(shape, n.x.data(), n.add.data(), {n.scale.data(), n.shift.data()}, eps, state,
+               {sums.data(), sum_operands.data(), out.data(), operands.data()});
   norm_backward(shape, n.dy.data(), n.scale.data(), state, d_scale.data(), d_shift.data(), dx.data(), false);
   const std::string name = "norm of " + std::to_string(dim) + ": ";
   Comparison forward(name + "out", 1e-5), backward(name + "dx", 2e-5, 0.1), scales(name + "scale's gradient", 1e-5);
@@ -210,6 +216,47 @@ void test_norm_of(int dim) {
       expect(out[at + c] == 0 && dx[at + c] == 0 && sums[at + c] == 0, name + "padding stays zero");
   }
   for (int c = 0; c < dim; ++c) scales.add(d_scale[c], expected_scale[c]);
+  Comparison copies(name + "operands", kTolerance);
+  for (std::size_t i = 0; i < size; ++i) {
+    copies.add(value(operands[i]), out[i]);
+    copies.add(value(sum_operands[i]), sums[i]);
+    copies.add(sums[i], static_cast<double>(n.x[i]) + n.add[i]);
+  }
+}
+
+// Sums of four vectors together are those of each.
+void test_sums_of_four() {
+  Random random(5);
+  const Array<float> values = random_floats(4 * kLanes, random);
+  Floats vectors[4];
+  for (int i = 0; i < 4; ++i) vectors[i] = load(&values[i * kLanes]);
+  float together[4];
+  sums(vectors, together);
+  Comparison same("sums of four vectors", 1e-6, 0.1);
+  for (int i = 0; i < 4; ++i) same.add(together[i], sum(vectors[i]));
+}
+
+// Rows and pairs of rows, written two at a time, are what the products read.
+void test_stores_of_two_rows() {
+  Random random(6);
+  const Array<float> a = random_floats(kLanes, random), b = random_floats(kLanes, random);
+  Array<Operand> rows(2 * kLanes), panel(4 * 2 * kLanes), packed(round_up(4, kDepth) * kWidth);
+  store_rows(rows.data(), rows.data() + kLanes, load(a.data()), load(b.data()));
+  store_operands(panel.data(), load(a.data()), load(b.data()));
+  for (int i = 0; i < kLanes; ++i) {
+    expect(value(rows[i]) == value(panel[i]) && value(rows[kLanes + i]) == value(panel[kLanes + i]),
+           "rows and neighbours are rounded alike");
+    Comparison rounded("what is stored", kTolerance);
+    rounded.add(value(rows[i]), a[i]), rounded.add(value(rows[kLanes + i]), b[i]);
+  }
+  Array<Operand> source(4 * kWidth);
+  for (int c = 0; c < kWidth; c += kLanes)
+    store_rows(&source[2 * kWidth + c], &source[3 * kWidth + c], load(a.data()), load(b.data()));
+  const Panel expected = pack_rows(4, kWidth, source.data(), kWidth, packed.data());
+  Array<Operand> written(round_up(4, kDepth) * kWidth);
+  for (int c = 0; c < kWidth; c += kLanes) store_pair(written.data(), kWidth, 2, c, load(a.data()), load(b.data()));
+  for (int i = 0; i < 4 * kWidth; ++i)
+    expect(value(expected.data[i]) == value(written[i]), "a pair of rows lies where pack_rows puts it");
 }
 
 // Attention of a segment of sequences side by side: operands, results of the kernels, results of loops.
@@ -280,8 +327,9 @@ class AttentionCase {
       for (int d = 0; d < head; ++d) s += value(query_[query + d]) * value(key_value_[key(c) + d]);
       total += weight[c] = std::exp(s * scale());
       if (!dropout_) continue;
-      const int word = places_[r].index * shape_.max_seq_len + c - first;
-      const bool kept = random_words(stream, static_cast<std::uint32_t>(word)) >> 16 >= dropout_.threshold;
+      const int word = places_[r].index / 2 * shape_.max_seq_len + c - first;
+      const std::uint32_t drawn = random_words(stream, static_cast<std::uint32_t>(word));
+      const bool kept = (places_[r].index % 2 ? drawn >> 16 : drawn & 0xffff) >= dropout_.threshold;
       factor[c] = kept ? dropout_.scale : 0;
     }
     for (int c = first; c <= r; ++c) {
@@ -417,6 +465,8 @@ int main() {
     test_transpose_of_any_number_of_columns();
     test_outer_products();
   }
+  test_stores_of_two_rows();
+  test_sums_of_four();
   for (const int dim : {1, 7, 50, 64, 96, 128, 150}) test_norm_of(dim);
   test_attention();
   test_attention_of_one_query();

@@ -112,8 +112,8 @@ class Reference {
           total += p[c] = std::exp(s / std::sqrt(width));
         }
         for (int c = 0; c <= r; ++c) {
-          const std::uint32_t word = random_words(stream, static_cast<std::uint32_t>(r * shape_.max_seq_len + c));
-          const double weight = p[c] / total * factor(word >> 16);
+          const std::uint32_t word = random_words(stream, static_cast<std::uint32_t>(r / 2 * shape_.max_seq_len + c));
+          const double weight = p[c] / total * factor(r % 2 ? word >> 16 : word & 0xffff);
           for (int d = 0; d < width; ++d) mixed(r, h * width + d) += weight * key_value(c, shape_.dim + h * width + d);
         }
       }
