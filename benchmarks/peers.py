@@ -25,7 +25,7 @@ import time
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from harness import Answer, latency, seconds_of, serve, versions
@@ -320,9 +320,12 @@ class Gsasrec:
 class Rectools:
     """RecTools' SASRecModel, from an environment where rectools[torch] is installed."""
 
+    LOSSES: ClassVar = {"bce": "BCE", "cross_entropy": "softmax"}  # its names
+
     def __init__(self, setup: Answer) -> None:
         settings = setup["settings"]
-        _require(settings, loss="bce")
+        if settings["loss"] not in self.LOSSES:
+            raise ValueError(f"this peer is run with loss={' or '.join(self.LOSSES)}, not {settings['loss']!r}")
         self.torch = _torch(setup["threads"])
         self.data, self.settings = setup["data"], settings
         _seed(settings["seed"])
@@ -336,7 +339,7 @@ class Rectools:
             n_factors=settings["embedding_dim"],
             dropout_rate=settings["dropout"],
             session_max_len=settings["max_seq_len"],
-            loss="BCE",
+            loss=self.LOSSES[settings["loss"]],
             n_negatives=settings["n_negatives"],
             lr=settings["learning_rate"],
             batch_size=settings["batch_size"],
@@ -349,7 +352,8 @@ class Rectools:
 
     def about(self) -> Answer:
         found = _versions("torch", "numpy", "rectools", "pytorch-lightning")
-        return {"versions": found, "differs": "negatives may be items of the user"}
+        differs = {"bce": "negatives may be items of the user", "cross_entropy": ""}[self.settings["loss"]]
+        return {"versions": found, "differs": differs}
 
     def load(self) -> Answer:
         """The file by pandas, then its Dataset.construct of the train part."""

@@ -246,11 +246,12 @@ def test_losses_are_those_of_torch_for_extreme_scores(isa: str, loss: str, size:
 @pytest.mark.parametrize("isa", [isa for isa in variants() if isa in ("amx", "avx512_bf16")], indirect=True)
 @pytest.mark.parametrize("loss", ["bce_shared", "sampled_softmax", "cross_entropy"])
 @pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("seed", [0, 1, 2])
 def test_rounding_to_bf16_costs_a_trained_model_under_three_per_cent_of_any_gradient(
-    isa: str, block: str, loss: str
+    isa: str, block: str, loss: str, seed: int
 ) -> None:
     """Without ReLU, where rounding moves values near zero to its other side (docs/engine.md, Faithfulness)."""
-    log = make_markov_log(n_users=120, n_items=150, randomness=0.5, length=40)
+    log = make_markov_log(n_users=120, n_items=150, randomness=0.5, length=40, seed=seed)
     config = ModelConfig(block=block, embedding_dim=50, max_seq_len=40, dropout=0.0, activation="identity")
     reference, native = engines(config, 150, size=0.0, batch_size=40, learning_rate=3e-3, **LOSSES[loss])
     split = split_leave_one_out(build_sequences(log)[0])
@@ -770,10 +771,15 @@ def test_lazy_adam_ends_near_dense_adam(isa: str, tied: bool, n_steps: int, n_it
         assert np.linalg.norm(dense[name] - lazy[name]) < share * moved, name
 
 
-def test_lazy_adam_goes_on_after_a_save_as_if_there_had_been_none() -> None:
+def test_lazy_adam_goes_on_after_a_save_as_if_there_had_been_none(isa: str) -> None:
+    """A save makes rows catch up in two parts, which rounds otherwise; bf16 carries that much further."""
+    start = without_key_biases(initial_weights(ModelConfig(embedding_dim=20, max_seq_len=70), 200, generator(0)))
     plain, resumed = (run_of_steps(60, 200, lazy=True, saves=saves) for saves in (False, True))
     for name in plain:
-        assert np.abs(plain[name] - resumed[name]).max() < 1e-3 * max(1.0, np.abs(plain[name]).max()), name
+        if load_native().module.bf16:
+            assert np.linalg.norm(plain[name] - resumed[name]) < 0.1 * np.linalg.norm(plain[name] - start[name]), name
+        else:
+            assert np.abs(plain[name] - resumed[name]).max() < 1e-3 * max(1.0, np.abs(plain[name]).max()), name
 
 
 def test_missed_steps_in_closed_form_are_dense_adam_with_zero_gradients() -> None:
