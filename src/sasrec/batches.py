@@ -333,7 +333,7 @@ class Excluded(Protocol):
 
 
 class ItemTable:
-    """Excluded items as a table of a byte for each row and item."""
+    """Excluded items as a table of a byte for each row and item: where both are few, and much is drawn."""
 
     def __init__(self, excluded: Ragged, n_items: int) -> None:
         self.table = np.zeros((len(excluded), n_items + 1), bool)
@@ -358,12 +358,10 @@ class SortedKeys:
 
     def has(self, rows: Int64, items: Int32) -> NDArray[np.bool_]:
         first = rows * self.n_columns
-        ascending = len(rows) >= MANY_DRAWS and self.n_columns <= TABLE_CELLS and bool((rows[1:] >= rows[:-1]).all())
-        return (
-            _in_table(self.keys, first + items, first, self.n_columns)
-            if ascending
-            else _contains(self.keys, first + items)
-        )
+        many = len(rows) >= MANY_DRAWS and self.n_columns <= TABLE_CELLS
+        if many and bool((rows[1:] >= rows[:-1]).all()):
+            return _in_table(self.keys, first + items, first, self.n_columns)
+        return _contains(self.keys, first + items)
 
     def free(self, row: int) -> Int32:
         return np.setdiff1d(np.arange(1, self.n_columns, dtype=np.int32), self.excluded.row(row))
