@@ -7,11 +7,12 @@ import numpy as np
 import polars as pl
 import pytest
 from conftest import make_markov_log
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sasrec import batches as batches_module
-from sasrec.batches import NEGATIVES, SHUFFLE, Batch, ItemDrawer, TrainBatches, draw_outside, generator, seen_candidates
+from sasrec import draws as draws_module
+from sasrec.batches import NEGATIVES, SHUFFLE, Batch, TrainBatches, generator, seen_candidates
 from sasrec.config import ModelConfig, Sampling, TrainConfig
 from sasrec.errors import DataError
 from sasrec.sequences import Ragged, Split, build_sequences, split_leave_one_out
@@ -128,7 +129,7 @@ def test_epoch_begun_in_its_middle_draws_what_the_whole_epoch_draws() -> None:
 def test_steps_that_are_made_at_once_are_those_made_one_by_one(
     settings: dict[str, Any], max_rejections: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batches_module, "MAX_REJECTIONS", max_rejections)
+    monkeypatch.setattr(draws_module, "MAX_REJECTIONS", max_rejections)
     rng = np.random.default_rng(0)
     split = split_of([rng.permutation(25)[: rng.integers(4, 26)].tolist() for _ in range(76)])
 
@@ -204,27 +205,6 @@ def test_negatives_are_never_train_items_of_the_user() -> None:
             assert not set(mine.ravel().tolist()) & set(split.train.row(user).tolist())
             assert mine.min() >= 1
             assert mine.max() <= 16
-
-
-@settings(max_examples=50)
-@given(st.lists(st.lists(st.integers(1, 6), max_size=8), min_size=1, max_size=4), st.integers(0, 9))
-def test_draws_keep_out_what_is_excluded_unless_everything_is(rows: list[list[int]], seed: int) -> None:
-    excluded = Ragged.from_lists(rows)
-    wanted = np.repeat(np.arange(len(rows)), 20)
-    drawn = draw_outside(generator(seed), wanted, excluded, ItemDrawer(6))
-    for row, items in enumerate(rows):
-        mine = set(drawn[wanted == row].tolist())
-        assert mine <= set(range(1, 7))
-        if set(items) != set(range(1, 7)):
-            assert not mine & set(items)
-
-
-def test_user_with_all_but_one_item_gets_the_one_and_with_all_items_gets_any() -> None:
-    n_items = 5000
-    excluded = Ragged.from_lists([list(range(1, n_items)), list(range(1, n_items + 1))])
-    drawn = draw_outside(generator(0), np.repeat([0, 1], 50), excluded, ItemDrawer(n_items))
-    assert set(drawn[:50].tolist()) == {n_items}
-    assert len(set(drawn[50:].tolist())) > 10
 
 
 def test_shared_negatives_are_one_set_a_step_of_any_items_keyed_by_the_step() -> None:
@@ -317,55 +297,13 @@ def test_negatives_by_popularity_come_as_often_as_items_do_in_train(shared: bool
     np.testing.assert_allclose(made.corrections[q > 0], -np.log(5000 * q[q > 0]), rtol=1e-6)
 
 
-def test_user_who_has_all_that_is_ever_drawn_gets_what_is_left() -> None:
-    drawer = ItemDrawer(5, np.array([3, 1, 0, 0, 2]))
-    drawn = draw_outside(generator(0), np.zeros(400, np.int64), Ragged.from_lists([[1, 2, 5]]), drawer)
-    assert set(drawn.tolist()) == {3, 4}
-    rest = draw_outside(generator(0), np.zeros(40_000, np.int64), Ragged.from_lists([[1]]), drawer)
-    assert np.bincount(rest, minlength=6)[[2, 5]] / 40_000 == pytest.approx([1 / 3, 2 / 3], abs=0.01)
-
-
 def test_cross_entropy_draws_no_negatives(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sasrec.batches._draw_outside", None)
+    monkeypatch.setattr("sasrec.batches.draw_for_steps", None)
     split = split_leave_one_out(build_sequences(make_markov_log())[0])
     train = TrainConfig(loss="cross_entropy", n_negatives=5)
     batch = next(TrainBatches.of(split, ModelConfig(max_seq_len=9), train).epoch(0))
     assert batch.negatives.shape == (len(batch.targets), 0)
     assert not batch.to_padded(9)[2].any()
-
-
-def test_draws_are_uniform_over_what_is_left() -> None:
-    drawn = draw_outside(generator(3), np.zeros(80_000, np.int64), Ragged.from_lists([[2, 5]]), ItemDrawer(10))
-    counts = np.bincount(drawn, minlength=11)[[1, 3, 4, 6, 7, 8, 9, 10]]
-    chi_square = ((counts - 10_000) ** 2 / 10_000).sum()
-    assert chi_square < 24.3  # 99.9 % point at 7 degrees of freedom
-
-
-def test_draws_from_what_little_is_left_are_uniform_and_of_the_right_row() -> None:
-    n_items = 4000
-    items = np.arange(1, n_items + 1)
-    left = [[7, 1000, 3999], [1, 4000]]
-    excluded = Ragged.from_lists([np.setdiff1d(items, free).tolist() for free in left])
-    rows = np.tile([0, 1], 3000)
-    drawn = draw_outside(generator(1), rows, excluded, ItemDrawer(n_items))
-    for row, free in enumerate(left):
-        counts = np.bincount(drawn[rows == row], minlength=n_items + 1)
-        assert counts[free].sum() == 3000
-        expected = 3000 / len(free)
-        assert ((counts[free] - expected) ** 2 / expected).sum() < 13.8  # 99.9 % point at 2 degrees of freedom
-
-
-def test_user_with_every_item_is_warned_of_once(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sasrec.batches._warned", False)
-    draw_outside(generator(0), np.zeros(5, np.int64), Ragged.from_lists([[1, 2]]), ItemDrawer(3))
-    assert not caplog.records
-    for _ in range(3):
-        draw_outside(generator(0), np.full(5, 3), Ragged.from_lists([[1], [2, 3], [], [1, 2, 3]]), ItemDrawer(3))
-    assert [record.message for record in caplog.records] == [
-        "1 users have had every item; their negatives are drawn from all items"
-    ]
 
 
 def test_numbers_of_each_purpose_seed_and_step_are_their_own() -> None:
@@ -392,16 +330,3 @@ def test_negatives_of_a_log_with_a_table_are_those_without(monkeypatch: pytest.M
         assert (batches.seen is None) == (cells == 0)
         made[cells] = [batch.negatives for batch in batches.epoch(2)]
     assert all(np.array_equal(one, two) for one, two in zip(made[2**25], made[0], strict=True))
-
-
-@pytest.mark.parametrize("cells", [2**20, 500])
-def test_many_draws_are_the_draws_of_a_search_row_by_row(monkeypatch: pytest.MonkeyPatch, cells: int) -> None:
-    rng = np.random.default_rng(0)
-    excluded = Ragged.from_lists([rng.integers(1, 101, rng.integers(0, 80)).astype(np.int32) for _ in range(60)])
-    rows = np.repeat(np.arange(60), 100)
-    monkeypatch.setattr(batches_module, "TABLE_CELLS", cells)
-    by_table = draw_outside(generator(0), rows, excluded, ItemDrawer(100))
-    monkeypatch.setattr(batches_module, "MANY_DRAWS", len(rows) + 1)
-    assert np.array_equal(draw_outside(generator(0), rows, excluded, ItemDrawer(100)), by_table)
-    for row in range(60):
-        assert not set(by_table[rows == row].tolist()) & set(excluded.row(row).tolist())

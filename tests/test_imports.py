@@ -15,7 +15,7 @@ from sasrec.native import load_native
 
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "sasrec"
 ORDER = [
-    "errors", "config", "interactions", "datasets", "sequences", "batches", "threads", "provenance", "weights",
+    "errors", "config", "interactions", "datasets", "sequences", "draws", "batches", "threads", "provenance", "weights",
     "native", "model", "losses", "published", "engine", "checkpoint", "ranking", "index", "scorers", "estimates",
     "tables", "lists", "evaluation", "comparison", "trainer", "charts", "reports", "recommender", "study", "benchmark",
     "graph", "export", "bulk", "api", "openapi", "batching", "telemetry", "events", "serving", "server", "connections",

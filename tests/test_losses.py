@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sasrec.batches import ItemDrawer, log_corrections
+from sasrec.batches import log_corrections
 from sasrec.config import TrainConfig
+from sasrec.draws import ItemDrawer
 from sasrec.losses import bce, cross_entropy, gbce, sampled_loss, sampled_softmax
 
 SAMPLED = ["bce", "gbce", "sampled_softmax"]

@@ -15,12 +15,11 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sasrec.config import ModelConfig, Sampling, TrainConfig
+from sasrec.draws import ItemDrawer, ItemTable, SortedKeys, Streams, draw_for_steps
 from sasrec.errors import DataError
 from sasrec.sequences import Float32, Int32, Int64, Ragged, Split, flat_index
 
@@ -28,11 +27,8 @@ logger = logging.getLogger(__name__)
 
 WEIGHTS, SHUFFLE, NEGATIVES, DROPOUT, CANDIDATES, WINDOWS, ORDER = range(7)  # purposes of random numbers
 ORDER_SHARE = 0.5  # of the windows of a batch that order_noise is for
-MAX_REJECTIONS = 32  # rounds of rejection before drawing from the complement itself
-MANY_DRAWS = 4096  # from here on a table is faster than a search
 MOST_STEPS_AT_ONCE, DRAWN_AT_ONCE = 64, 2**16  # steps, and draws, that are made at once
-TABLE_CELLS = 2**20  # rows times items of a table, a byte each: it stays in the cache
-LOG_CELLS = 2**25  # users times items of a log for which such a table is kept while it trains: 32 MiB
+LOG_CELLS = 2**25  # users times items of a log whose table of seen items is kept while it trains: 32 MiB
 
 
 def generator(seed: int, *key: int) -> np.random.Generator:
@@ -197,11 +193,11 @@ class TrainBatches:
             return [self.drawer.draw(rng, n) for rng in rngs]
         streams = Streams(rngs, n * step_ends)
         if self.seen is not None:
-            drawn = _draw_outside(streams, np.repeat(users, n * inputs.lengths), self.seen, self.drawer)
+            drawn = draw_for_steps(streams, np.repeat(users, n * inputs.lengths), self.seen, self.drawer)
         else:
             train_items = Ragged.cut(self.items, self.starts[users], self.ends[users])
             rows = np.repeat(inputs.row_of, n)
-            drawn = _draw_outside(streams, rows, SortedKeys(train_items, self.n_items), self.drawer)
+            drawn = draw_for_steps(streams, rows, SortedKeys(train_items, self.n_items), self.drawer)
         return np.split(drawn.reshape(-1, n), step_ends[:-1])
 
     @cached_property
@@ -242,37 +238,6 @@ def seen_candidates(batch: Batch, candidates: Int32) -> tuple[Int64, Int64]:
     return positions[by_position], columns[by_position]
 
 
-class ItemDrawer:
-    """Draws items with replacement.
-
-    Args:
-        n_items: items are 1..n_items.
-        counts: (n_items,) how likely each item is, in proportion, 0 = never; None = all the same.
-    """
-
-    def __init__(self, n_items: int, counts: Int64 | None = None) -> None:
-        self.n_items = n_items
-        self.bounds = None if counts is None else counts.cumsum()
-
-    def draw(self, rng: np.random.Generator, n: int) -> Int32:
-        """(n,) items."""
-        if self.bounds is None:
-            return rng.integers(1, self.n_items + 1, n, dtype=np.int32)
-        return self._items_at(rng.integers(0, self.bounds[-1], n))
-
-    def draw_among(self, rng: np.random.Generator, items: Int32, n: int) -> Int32:
-        """(n,) items of the ascending `items`, uniform where none of them is ever drawn."""
-        if self.bounds is None:
-            return rng.choice(items, n)
-        counts = self.bounds[items - 1] - np.where(items > 1, self.bounds[items - 2], 0)
-        return rng.choice(items, n, p=counts / counts.sum() if counts.any() else None)
-
-    def _items_at(self, events: Int64) -> Int32:
-        """The items whose events, laid end to end, these are."""
-        assert self.bounds is not None
-        return (np.searchsorted(self.bounds, events, "right") + 1).astype(np.int32)
-
-
 def log_corrections(n_items: int, n_negatives: int, shared: bool, counts: Int64 | None) -> Float32:
     """What sampled_softmax adds to the score of each item as a negative: the log of how many items it stands for.
 
@@ -301,151 +266,3 @@ def log_corrections(n_items: int, n_negatives: int, shared: bool, counts: Int64 
         drawn = counts > 0
         corrections[1:][drawn] = np.log(counts.sum() / (n_negatives * counts[drawn]))
     return corrections
-
-
-@dataclass(frozen=True)
-class Streams:
-    """Generators side by side, each for its own draws: each gives what it would give alone."""
-
-    rngs: Sequence[np.random.Generator]
-    ends: Int64  # where the draws of each end
-
-    def draw(self, drawer: ItemDrawer, places: Int64) -> Int32:
-        """(len(places),) an item for each of the draws, ascending, that are named."""
-        counts = np.diff(np.searchsorted(places, self.ends), prepend=0)
-        return np.concatenate([drawer.draw(rng, n) for rng, n in zip(self.rngs, counts, strict=True)])
-
-    def of(self, place: int) -> np.random.Generator:
-        """The generator of one draw."""
-        return self.rngs[int(np.searchsorted(self.ends, place, "right"))]
-
-
-class Excluded(Protocol):
-    """Items that rows must not get."""
-
-    full: NDArray[np.bool_]  # (rows,) which exclude every item
-
-    def has(self, rows: Int64, items: Int32) -> NDArray[np.bool_]:
-        """(M,) whether each row excludes each item."""
-
-    def free(self, row: int) -> Int32:
-        """Items that the row does not exclude, in ascending order."""
-
-
-class ItemTable:
-    """Excluded items as a table of a byte for each row and item: where both are few, and much is drawn."""
-
-    def __init__(self, excluded: Ragged, n_items: int) -> None:
-        self.table = np.zeros((len(excluded), n_items + 1), bool)
-        self.table[excluded.row_of, excluded.values] = True
-        self.full: NDArray[np.bool_] = np.asarray(self.table[:, 1:].all(axis=1))
-
-    def has(self, rows: Int64, items: Int32) -> NDArray[np.bool_]:
-        found: NDArray[np.bool_] = self.table.ravel()[rows * self.table.shape[1] + items]
-        return found
-
-    def free(self, row: int) -> Int32:
-        return (np.flatnonzero(~self.table[row, 1:]) + 1).astype(np.int32)
-
-
-class SortedKeys:
-    """Excluded items as sorted numbers, one for each row and item: for many rows, or many items."""
-
-    def __init__(self, excluded: Ragged, n_items: int) -> None:
-        self.excluded, self.n_items, self.n_columns = excluded, n_items, n_items + 1
-        self.keys = _unique_keys(excluded, n_items)
-        self.full = np.bincount(self.keys // self.n_columns, minlength=len(excluded)) >= n_items
-
-    def has(self, rows: Int64, items: Int32) -> NDArray[np.bool_]:
-        first = rows * self.n_columns
-        many = len(rows) >= MANY_DRAWS and self.n_columns <= TABLE_CELLS
-        if many and bool((rows[1:] >= rows[:-1]).all()):
-            return _in_table(self.keys, first + items, first, self.n_columns)
-        return _contains(self.keys, first + items)
-
-    def free(self, row: int) -> Int32:
-        return np.setdiff1d(np.arange(1, self.n_columns, dtype=np.int32), self.excluded.row(row))
-
-
-def draw_outside(rng: np.random.Generator, rows: Int64, excluded: Ragged, drawer: ItemDrawer) -> Int32:
-    """Items, with replacement, that the row does not exclude.
-
-    Args:
-        rng: where the numbers come from.
-        rows: (M,) which row of `excluded` each draw belongs to.
-        excluded: items that row must not get. A row that excludes every item gets any item, and a warning is logged.
-        drawer: how likely each item is.
-
-    Returns:
-        (M,) item indices.
-    """
-    return _draw_outside(Streams([rng], np.array([len(rows)])), rows, SortedKeys(excluded, drawer.n_items), drawer)
-
-
-def _draw_outside(streams: Streams, rows: Int64, excluded: Excluded, drawer: ItemDrawer) -> Int32:
-    draws = streams.draw(drawer, np.arange(len(rows)))
-    rejected = excluded.has(rows, draws)
-    if excluded.full.any():
-        full = excluded.full[rows]
-        rejected &= ~full
-        if full.any():
-            _warn_once(len(np.unique(rows[full])))
-    pending = np.flatnonzero(rejected)
-    for _ in range(MAX_REJECTIONS - 1):
-        if not len(pending):
-            return draws
-        draws[pending] = streams.draw(drawer, pending)
-        pending = pending[excluded.has(rows[pending], draws[pending])]
-    for row in np.unique(rows[pending]):  # users who have nearly everything
-        mine = pending[rows[pending] == row]
-        draws[mine] = drawer.draw_among(streams.of(mine[0]), excluded.free(row), len(mine))
-    return draws
-
-
-def _unique_keys(excluded: Ragged, n_items: int) -> Int64:
-    """Sorted unique row * (n_items + 1) + item."""
-    keys = excluded.row_of * (n_items + 1) + excluded.values
-    keys.sort()
-    return keys[np.concatenate([[True], keys[1:] != keys[:-1]])] if len(keys) else keys
-
-
-def _in_table(keys: Int64, wanted: Int64, first: Int64, n_columns: int) -> NDArray[np.bool_]:
-    """`_contains` by a table of a few rows' keys at a time: a search among all keys misses the cache at every step.
-
-    Args:
-        keys: sorted.
-        wanted: (M,) what to look for.
-        first: (M,) ascending, the first key that the row of each could have.
-        n_columns: keys that a row can have.
-    """
-    found = np.empty(len(wanted), bool)
-    step = TABLE_CELLS // n_columns * n_columns  # keys of whole rows
-    starts = np.arange(0, int(first[-1]) + 1 + step, step)
-    key_cuts, wanted_cuts = np.searchsorted(keys, starts), np.searchsorted(first, starts)
-    table = np.zeros(step, bool)
-    for i, start in enumerate(starts[:-1]):
-        inside, mine = keys[key_cuts[i] : key_cuts[i + 1]] - start, slice(wanted_cuts[i], wanted_cuts[i + 1])
-        table[inside] = True
-        found[mine] = table[wanted[mine] - start]
-        table[inside] = False
-    return found
-
-
-def _contains(keys: Int64, wanted: Int64) -> NDArray[np.bool_]:
-    """Which of `wanted` are among the sorted keys."""
-    if not len(keys):
-        return np.zeros(len(wanted), bool)
-    place = np.searchsorted(keys, wanted)
-    place[place == len(keys)] = 0
-    found: NDArray[np.bool_] = keys[place] == wanted
-    return found
-
-
-_warned = False
-
-
-def _warn_once(n_full: int) -> None:
-    global _warned
-    if not _warned:
-        logger.warning("%d users have had every item; their negatives are drawn from all items", n_full)
-        _warned = True

@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sasrec.batches import CANDIDATES, ItemDrawer, draw_outside, generator
+from sasrec.batches import CANDIDATES, generator
 from sasrec.config import EvalConfig, Exclude, Ties
+from sasrec.draws import ItemDrawer, draw_outside
 from sasrec.errors import ConfigError, DataError
 from sasrec.estimates import FEW_USERS, Metrics, estimate
 from sasrec.index import BLOCK_BYTES, ranks_and_lists
