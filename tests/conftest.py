@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from sasrec import native as native_module
-from sasrec.native import NEEDS, cpu_features, load_native
+from sasrec.native import NEEDS, cpu_features, load_float32, load_native
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -53,4 +53,15 @@ def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
     load_native.cache_clear()
     assert load_native().isa == request.param
     yield request.param
+    load_native.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def float32_core() -> Iterator[None]:
+    """A core that multiplies floats, also in processes that a test starts: to compare with others who do."""
+    with pytest.MonkeyPatch.context() as patch:
+        if load_native().module:
+            patch.setenv("SASREC_ISA", load_float32().isa)
+        load_native.cache_clear()
+        yield
     load_native.cache_clear()

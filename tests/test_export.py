@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from conftest import make_markov_log
+from conftest import make_markov_log, variants
 from test_native import spread_weights
 from usearch.index import Index, search
 
@@ -29,12 +29,13 @@ from sasrec.native import load_native
 from sasrec.recommender import Recommender, convert
 from sasrec.sequences import Ragged
 
+pytestmark = pytest.mark.usefixtures("float32_core")  # as the graph multiplies
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "serve_onnx.py"
 SMALL: dict[str, Any] = {"embedding_dim": 16, "n_blocks": 1, "max_epochs": 2, "threads": 1, "filter_seen": "yes"}
 
 
 @pytest.fixture(scope="module")
-def texts() -> Recommender:
+def texts(float32_core: None) -> Recommender:
     """A small model whose item ids are text, with titles for most."""
     log = make_markov_log().select("user_id", pl.format("film {}", "item_id").alias("item_id"))
     titles = pl.DataFrame(
@@ -379,3 +380,12 @@ def test_the_published_checkpoint_exports_as_it_is(
 ) -> None:
     monkeypatch.setattr(export_module, "CHECKED_USERS", 49)
     assert export_onnx(published, tmp_path / "onnx")["check"]["largest_difference"] < 1e-4
+
+
+@pytest.mark.parametrize("isa", [isa for isa in variants() if isa in ("amx", "avx512_bf16")], indirect=True)
+def test_a_model_that_multiplies_bf16_is_exported_and_compared_in_float32(isa: str, tmp_path: Path) -> None:
+    recommender = sasrec.fit(make_markov_log(), **SMALL)
+    assert recommender.engine.isa == isa
+    facts = export_onnx(recommender, tmp_path / "onnx")
+    assert facts["check"]["largest_difference"] < export_module.TOLERANCE
+    assert recommender.engine.isa == isa

@@ -20,6 +20,7 @@ from sasrec.ranking import top_k
 from sasrec.sequences import Ragged
 from sasrec.weights import Weights
 
+pytestmark = pytest.mark.usefixtures("float32_core")  # as the graph multiplies
 BLOCKS = ["sasrec", "post_norm", "pre_norm", "ligr"]
 N_ITEMS, MAX_SEQ_LEN = 40, 12
 LENGTHS = [1, 2, 12, 5, 13, 30, 7]  # also longer than the model looks back

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from sasrec.batches import DROPOUT, WEIGHTS, Batch, generator, seen_candidates
 from sasrec.config import ModelConfig, TrainConfig
 from sasrec.errors import ConfigError
-from sasrec.native import NativeEngine, load_native, unsupported
+from sasrec.native import NativeEngine, load_float32, load_native, unsupported
 from sasrec.provenance import versions
 from sasrec.sequences import Float32, Int64, Ragged
 from sasrec.threads import set_threads, usable_cpus
@@ -80,7 +80,12 @@ class Engine(Protocol):
 
 
 def create_engine(
-    model: ModelConfig, n_items: int, train: TrainConfig, weights: Mapping[str, Float32] | None = None
+    model: ModelConfig,
+    n_items: int,
+    train: TrainConfig,
+    weights: Mapping[str, Float32] | None = None,
+    *,
+    float32: bool = False,
 ) -> Engine:
     """The engine that a configuration asks for; auto takes the fastest that supports it and logs which and why.
 
@@ -89,6 +94,7 @@ def create_engine(
         n_items: items are 1..n_items.
         train: engine, loss, optimizer, seed, device, threads.
         weights: to start from; None = initial ones.
+        float32: multiply floats also where the CPU multiplies bf16 faster, to compare with others who do.
 
     Raises:
         ConfigError: the engine or device is not to be had.
@@ -96,7 +102,7 @@ def create_engine(
     engine: Engine
     reason = _why_not_native(model, train) if train.engine != "torch" else "asked for"
     if not reason:
-        engine = NativeEngine(model, n_items, train, weights)
+        engine = NativeEngine(model, n_items, train, weights, load_float32() if float32 else None)
         logger.info("engine: native (%s), %d threads", engine.isa, engine.threads)
         return engine
     if train.engine == "native":

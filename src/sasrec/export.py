@@ -10,6 +10,7 @@ A folder is written beside its place, checked there, and only then put in place.
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import logging
 import os
@@ -25,8 +26,10 @@ from numpy.typing import NDArray
 
 from sasrec import __version__
 from sasrec.checkpoint import disk_errors
+from sasrec.engine import create_engine
 from sasrec.errors import CheckpointError, ConfigError, DataError
 from sasrec.graph import ModelGraph
+from sasrec.native import load_float32, load_native
 from sasrec.recommender import Recommender
 from sasrec.sequences import Float32, Int32, Ragged
 
@@ -202,6 +205,7 @@ def check(path: Path, recommender: Recommender, *, exact: bool = True) -> Check:
     Raises:
         CheckpointError: exact, and a score differs by more than TOLERANCE.
     """
+    recommender = _in_float32(recommender)
     session = open_session(path, recommender.engine.threads)
     histories = _histories_to_check(recommender)
     rng = np.random.default_rng(0)
@@ -224,6 +228,16 @@ def check(path: Path, recommender: Recommender, *, exact: bool = True) -> Check:
     if result.recall < LOW_RECALL:
         logger.warning("the graph lists only %.1f %% of the items that the package lists", 100 * result.recall)
     return result
+
+
+def _in_float32(recommender: Recommender) -> Recommender:
+    """The same recommender, multiplying floats as the graph does, also where its engine multiplies bf16."""
+    if recommender.engine.name != "native" or load_float32() == load_native():
+        return recommender
+    config, n_items = recommender.config, len(recommender.vocabulary)
+    exact = copy.copy(recommender)
+    exact.engine = create_engine(config.model, n_items, config.train, recommender.engine.weights(), float32=True)
+    return exact
 
 
 def open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:

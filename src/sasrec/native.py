@@ -68,6 +68,16 @@ def load_native() -> Native:
     return Native("", None, "the compiled core is not part of this installation: building it needs a C++20 compiler")
 
 
+def load_float32() -> Native:
+    """The variant in use, or the fastest that multiplies floats where that one multiplies bf16."""
+    native = load_native()
+    if native.module is None or not native.module.bf16:
+        return native
+    found = (isa for isa in NEEDS if _is_built(isa) and not _missing(isa) and not _import(isa).bf16)
+    isa = next(found, native.isa)
+    return Native(isa, _import(isa), "the fastest that multiplies floats")
+
+
 def _forced(isa: str) -> Native:
     if isa not in NEEDS:
         raise ConfigError(f"{SETTING}={isa!r} is not one of {', '.join(NEEDS)}")
@@ -130,16 +140,22 @@ class NativeEngine:
         n_items: items are 1..n_items.
         train: loss, optimizer, seed, threads.
         weights: to start from; None = initial ones.
+        native: the variant; None = the one in use.
     """
 
     name = "native"
 
     def __init__(
-        self, model: ModelConfig, n_items: int, train: TrainConfig, weights: Mapping[str, Float32] | None = None
+        self,
+        model: ModelConfig,
+        n_items: int,
+        train: TrainConfig,
+        weights: Mapping[str, Float32] | None = None,
+        native: Native | None = None,
     ) -> None:
         self.config, self.train_config, self.n_items = model, train, n_items
         self.threads = set_threads(train.threads)
-        native = load_native()
+        native = native or load_native()
         self.isa = native.isa
         self.core = native.module.Engine(
             block=model.block,
