@@ -44,7 +44,6 @@ struct AttentionScratch {
   Operand* keys_transposed;    // Panel (head_width, length)
   Operand* values_transposed;  // the same
   Operand* rows;               // Panels of keys or values (length, head_width)
-  Operand* query_rows;         // Panel (panel, head_width) of queries, then of output gradients
   float* scores;               // (kStrip, length)
   float* weight_gradients;     // (kStrip, length)
   Operand* weights;            // after dropout: rows (kStrip, length) forward, a Panel (kPanel, length) backward

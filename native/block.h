@@ -85,7 +85,7 @@ class Workspace {
     outer = operands((n + 32) * (widest + 32));
     const std::size_t length = round_up(shape.max_seq_len, 32) + kStrip + 32, head = shape.head_width();
     attention.keys_transposed = operands(head * length), attention.values_transposed = operands(head * length);
-    attention.rows = operands(head * length), attention.query_rows = operands(head * (kPanel + 32));
+    attention.rows = operands(head * length);
     attention.scores = floats(kStrip * length), attention.weight_gradients = floats(kStrip * length);
     attention.weights = operands((kPanel + kStrip) * length);
     attention.score_gradients = operands((kPanel + kStrip) * length);
@@ -282,8 +282,8 @@ class Network {
   void input_gradient(const Linear& linear, const Operand* dy, const float* init, F&& finish) const {
     for (int first = 0; first < n_; first += kRows) {
       const Strip strip{first, std::min(kRows, n_ - first)};
-      const std::ptrdiff_t row = first;
-      input_gradient(linear, strip.count, dy + row * linear.out, init ? init + row * linear.in : nullptr, w_.strip);
+      const std::ptrdiff_t at = first;
+      input_gradient(linear, strip.count, dy + at * linear.out, init ? init + at * linear.in : nullptr, w_.strip);
       finish(strip, w_.strip);
     }
   }
@@ -305,7 +305,7 @@ class Network {
   // What of a product goes, after dropout, to floats (rows, W), for `finish`.
   auto into_branch(int block, std::uint64_t site, float* to) const {
     return [this, block, site, to](Strip strip, const float* out) {
-      const std::ptrdiff_t begin = static_cast<std::ptrdiff_t>(strip.first) * width();
+      const std::ptrdiff_t begin = row(strip.first);
       for_dropped(site_of(block, site), width(), strip,
                   [&](std::ptrdiff_t k, Floats factor) { store(to + k, load(out + k - begin) * factor); });
     };
@@ -385,7 +385,7 @@ class Network {
 
   // Rows of a strip of sum = base + dropout(fed) at the block's output site.
   void add_fed(int block, Strip strip, const float* fed, const float* base, float* sum) const {
-    const std::ptrdiff_t begin = static_cast<std::ptrdiff_t>(strip.first) * width();
+    const std::ptrdiff_t begin = row(strip.first);
     for_dropped(site_of(block, kOutputSite), width(), strip, [&](std::ptrdiff_t i, Floats factor) {
       store(sum + i, load(base + i) + load(fed + i - begin) * factor);
     });
@@ -403,7 +403,7 @@ class Network {
 
   // Rows of a strip of norm_backward, where dy begins with the strip and dx with the chunk.
   void norm_strip_backward(Strip strip, Norm norm, NormState state, const float* dy, float* dx, bool accumulate) {
-    const std::ptrdiff_t at = static_cast<std::ptrdiff_t>(strip.first) * width();
+    const std::ptrdiff_t at = row(strip.first);
     norm_backward(row_shape(strip.count), dy, weights_ + norm.scale,
                   {state.normalised + at, state.inverse + strip.first}, gradients_ + norm.scale,
                   gradients_ + norm.shift, dx + at, accumulate);
@@ -520,8 +520,8 @@ class Network {
   // Rows of a strip of sum = base + sigmoid(out) branch, keeping the gate. Padded columns are zero times a half: the
   // branch they gate is zero there.
   void add_gated(Strip strip, const float* out, float* gate, const float* branch, const float* base, float* sum) const {
-    const std::ptrdiff_t begin = static_cast<std::ptrdiff_t>(strip.first) * width();
-    for (std::ptrdiff_t k = begin; k < begin + static_cast<std::ptrdiff_t>(strip.count) * width(); k += kLanes) {
+    const std::ptrdiff_t begin = row(strip.first);
+    for (std::ptrdiff_t k = begin; k < begin + row(strip.count); k += kLanes) {
       const Floats z = sigmoid(load(out + k - begin));
       store(gate + k, z);
       store(sum + k, load(base + k) + z * load(branch + k));
