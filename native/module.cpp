@@ -10,6 +10,7 @@
 #include <unistd.h>
 #endif
 
+#include "draws.h"
 #include "engine.h"
 #include "levels.h"
 #include "rank.h"
@@ -153,6 +154,42 @@ NB_MODULE(SASREC_MODULE, m) {
   m.attr("lanes") = kLanes;
   m.attr("bf16") = kDepth > 1;
   m.def("available", &available, "Whether the operating system lets this process use the variant.");
+
+  m.def(
+      "draw_unseen",
+      [](In<std::uint64_t> seeds, In<std::int64_t> step_rows, In<std::int64_t> counts, In<std::int32_t> items,
+         In<std::int64_t> starts, In<std::int64_t> ends, int n_items, int rounds, Out<std::int32_t> out) {
+        const std::size_t steps = step_rows.size(), rows = counts.size();
+        check(seeds.ndim() == 2 && seeds.shape(0) == steps && seeds.shape(1) == 3, "seeds must be (steps, 3)");
+        check(starts.size() == rows && ends.size() == rows, "one range of items for each row");
+        check(n_items > 0, "n_items must be positive");
+        std::int64_t total = 0, row = 0;
+        for (std::size_t i = 0; i < rows; ++i) {
+          check(counts.data()[i] >= 0, "counts must not be negative");
+          check(0 <= starts.data()[i] && ends.data()[i] <= static_cast<std::int64_t>(items.size()),
+                "ranges must lie within items");
+          total += counts.data()[i];
+        }
+        check(total == static_cast<std::int64_t>(out.size()), "out must have room for all counts");
+        for (std::size_t i = 0; i < steps; ++i) {
+          check(row <= step_rows.data()[i] && step_rows.data()[i] <= static_cast<std::int64_t>(rows),
+                "step_rows must be ascending ends of rows");
+          row = step_rows.data()[i];
+        }
+        nb::gil_scoped_release released;
+        UnseenDrawer drawer({items.data(), starts.data(), ends.data()}, n_items);
+        std::int32_t* place = out.data();
+        row = 0;
+        for (std::size_t i = 0; i < steps; ++i) {
+          const std::uint64_t* seed = seeds.data() + 3 * i;
+          Sfc64 stream({seed[0], seed[1], seed[2]});
+          if (!drawer.draw(stream, row, step_rows.data()[i], counts.data(), rounds, place)) return false;
+          for (; row < step_rows.data()[i]; ++row) place += counts.data()[row];
+        }
+        return true;
+      },
+      nb::kw_only(), "seeds"_a, "step_rows"_a, "counts"_a, "items"_a, "starts"_a, "ends"_a, "n_items"_a, "rounds"_a,
+      "out"_a, "Draw items that rows have not had, of steps with a stream each; False = a row has nearly everything.");
 
   nb::class_<Engine>(m, "Engine")
       .def(

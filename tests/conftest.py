@@ -7,8 +7,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from sasrec import native as native_module
-from sasrec.native import NEEDS, cpu_features, load_float32, load_native
+from sasrec import variants as variants_module
+from sasrec.variants import NEEDS, cpu_features, load_float32, load_native
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -43,7 +43,7 @@ def markov_log() -> pl.DataFrame:
 
 def variants() -> list[str]:
     """The variants that are built and that this CPU runs."""
-    return [isa for isa in NEEDS if native_module._is_built(isa) and not NEEDS[isa] - cpu_features()]
+    return [isa for isa in NEEDS if variants_module._is_built(isa) and not NEEDS[isa] - cpu_features()]
 
 
 @pytest.fixture(params=variants())

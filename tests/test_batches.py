@@ -10,10 +10,10 @@ from conftest import make_markov_log
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sasrec import batches as batches_module
 from sasrec import draws as draws_module
-from sasrec.batches import NEGATIVES, SHUFFLE, Batch, TrainBatches, generator, seen_candidates
-from sasrec.config import ModelConfig, Sampling, TrainConfig
+from sasrec.batches import NEGATIVES, SHUFFLE, Batch, TrainBatches, seen_candidates
+from sasrec.config import ModelConfig, TrainConfig
+from sasrec.draws import generator
 from sasrec.errors import DataError
 from sasrec.sequences import Ragged, Split, build_sequences, split_leave_one_out
 
@@ -298,7 +298,7 @@ def test_negatives_by_popularity_come_as_often_as_items_do_in_train(shared: bool
 
 
 def test_cross_entropy_draws_no_negatives(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sasrec.batches.draw_for_steps", None)
+    monkeypatch.setattr("sasrec.batches.draw_unseen", None)
     split = split_leave_one_out(build_sequences(make_markov_log())[0])
     train = TrainConfig(loss="cross_entropy", n_negatives=5)
     batch = next(TrainBatches.of(split, ModelConfig(max_seq_len=9), train).epoch(0))
@@ -316,17 +316,3 @@ def test_numbers_of_each_purpose_seed_and_step_are_their_own() -> None:
 def test_log_without_two_train_events_of_any_user_is_refused() -> None:
     with pytest.raises(DataError, match="no user has two events to train on"):
         batches(split_of([[1, 2, 3], [4, 5, 6]]))
-
-
-@pytest.mark.parametrize("sampling", ["uniform", "popularity"])
-def test_negatives_of_a_log_with_a_table_are_those_without(monkeypatch: pytest.MonkeyPatch, sampling: Sampling) -> None:
-    rng = np.random.default_rng(1)
-    rows = [rng.integers(1, 41, rng.integers(2, 60)).tolist() for _ in range(90)]
-    split = split_of([*rows, list(range(1, 41)) * 2])  # the last user has every item
-    made = {}
-    for cells in (2**25, 0):
-        monkeypatch.setattr(batches_module, "LOG_CELLS", cells)
-        batches = TrainBatches(split, 20, 16, 3, seed=5, sampling=sampling)
-        assert (batches.seen is None) == (cells == 0)
-        made[cells] = [batch.negatives for batch in batches.epoch(2)]
-    assert all(np.array_equal(one, two) for one, two in zip(made[2**25], made[0], strict=True))

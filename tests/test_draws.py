@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sasrec import draws as draws_module
-from sasrec.batches import generator
-from sasrec.draws import ItemDrawer, draw_outside
+from sasrec.draws import ItemDrawer, Parts, draw_outside, draw_unseen, generator
 from sasrec.sequences import Ragged
+from sasrec.variants import load_native
 
 
 @settings(max_examples=50)
@@ -85,3 +85,62 @@ def test_many_draws_are_the_draws_of_a_search_row_by_row(monkeypatch: pytest.Mon
     assert np.array_equal(draw_outside(generator(0), rows, excluded, ItemDrawer(100)), by_table)
     for row in range(60):
         assert not set(by_table[rows == row].tolist()) & set(excluded.row(row).tolist())
+
+
+@pytest.mark.skipif(load_native().module is None, reason=load_native().why)
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 200), st.integers(1, 3), st.integers(1, 90), st.integers(0, 2**32))
+def test_core_draws_what_numpy_draws(n_items: int, n_negatives: int, longest: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(0, longest + 1, 60)
+    items = rng.integers(1, n_items + 1, lengths.sum() + 5).astype(np.int32)
+    starts = lengths.cumsum() - lengths
+    seen = Parts(items, starts, starts + lengths)
+    counts = n_negatives * rng.integers(0, 40, 60)
+    step_rows = np.unique([*rng.integers(1, 60, 4), 60])  # where the rows of each step end
+    keys = [(seed, step) for step in range(len(step_rows))]
+    excluded = Ragged.cut(items, seen.starts, seen.ends)
+    parts = [
+        draw_outside(generator(*key), np.repeat(rows, counts[rows]), excluded, ItemDrawer(n_items))
+        for key, rows in zip(keys, np.split(np.arange(60), step_rows[:-1]), strict=True)
+    ]
+    drawn = draw_unseen(keys, counts.cumsum()[step_rows - 1], counts, seen, ItemDrawer(n_items))
+    assert np.array_equal(drawn, np.concatenate(parts))
+
+
+def test_every_variant_draws_by_itself_where_users_have_few_of_the_items(
+    isa: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = np.random.default_rng(0).integers(1, 5001, 4000).astype(np.int32)
+    starts = np.arange(0, 4000, 100)
+    rows = np.repeat(np.arange(40), 50)
+    expected = draw_outside(generator(1, 2), rows, Ragged.cut(items, starts, starts + 100), ItemDrawer(5000))
+    monkeypatch.setattr(draws_module, "SortedKeys", None)
+    seen = Parts(items, starts, starts + 100)
+    drawn = draw_unseen([(1, 2)], np.array([2000]), np.full(40, 50), seen, ItemDrawer(5000))
+    assert np.array_equal(drawn, expected)
+
+
+@pytest.mark.skipif(load_native().module is None, reason=load_native().why)
+def test_core_refuses_items_and_ranges_out_of_bounds() -> None:
+    def wish(items: list[int], end: int, n_draws: int = 4) -> None:
+        load_native().module.draw_unseen(
+            seeds=np.zeros((1, 3), np.uint64),
+            step_rows=np.array([1]),
+            counts=np.array([4]),
+            items=np.array(items, np.int32),
+            starts=np.array([0]),
+            ends=np.array([end]),
+            n_items=9,
+            rounds=32,
+            out=np.empty(n_draws, np.int32),
+        )
+
+    wish([1, 9], 2)
+    for items in ([10], [-1]):
+        with pytest.raises(ValueError, match=r"items must be 1\.\.n_items"):
+            wish(items, 1)
+    with pytest.raises(ValueError, match="ranges must lie within items"):
+        wish([1], 2)
+    with pytest.raises(ValueError, match="out must have room"):
+        wish([1], 1, n_draws=3)

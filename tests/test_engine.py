@@ -26,10 +26,10 @@ from sasrec.engine import (
 from sasrec.errors import CheckpointError, ConfigError
 from sasrec.evaluation import evaluate
 from sasrec.model import Group
-from sasrec.native import Native
 from sasrec.scorers import ModelScorer
 from sasrec.sequences import Ragged, build_sequences, split_leave_one_out
 from sasrec.threads import set_threads, usable_cpus
+from sasrec.variants import Native
 
 MODEL = ModelConfig(embedding_dim=16, n_blocks=1, max_seq_len=10, dropout=0.2)
 SPLIT = split_leave_one_out(build_sequences(make_markov_log())[0])

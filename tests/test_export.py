@@ -25,9 +25,9 @@ from sasrec.engine import create_engine
 from sasrec.errors import CheckpointError, ConfigError, DataError
 from sasrec.export import export_embeddings, export_onnx, open_session
 from sasrec.graph import ModelGraph
-from sasrec.native import load_native
 from sasrec.recommender import Recommender, convert
 from sasrec.sequences import Ragged
+from sasrec.variants import load_native
 
 pytestmark = pytest.mark.usefixtures("float32_core")  # as the graph multiplies
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "serve_onnx.py"

@@ -11,15 +11,15 @@ import polars as pl
 import pytest
 
 import sasrec
-from sasrec.native import load_native
+from sasrec.variants import load_native
 
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "sasrec"
 ORDER = [
-    "errors", "config", "interactions", "datasets", "sequences", "draws", "batches", "threads", "provenance", "weights",
-    "native", "model", "losses", "published", "engine", "checkpoint", "ranking", "index", "scorers", "estimates",
-    "tables", "lists", "evaluation", "comparison", "trainer", "charts", "reports", "recommender", "study", "benchmark",
-    "graph", "export", "bulk", "api", "openapi", "batching", "telemetry", "events", "serving", "server", "connections",
-    "workers", "console", "flags", "cli", "__main__",
+    "errors", "config", "interactions", "datasets", "sequences", "variants", "draws", "batches", "threads",
+    "provenance", "weights", "native", "model", "losses", "published", "engine", "checkpoint", "ranking", "index",
+    "scorers", "estimates", "tables", "lists", "evaluation", "comparison", "trainer", "charts", "reports",
+    "recommender", "study", "benchmark", "graph", "export", "bulk", "api", "openapi", "batching", "telemetry", "events",
+    "serving", "server", "connections", "workers", "console", "flags", "cli", "__main__",
 ]  # fmt: skip
 MAY_IMPORT_TORCH = {"model", "losses", "engine", "published"}
 

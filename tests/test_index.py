@@ -20,8 +20,8 @@ from sasrec.index import (
     create_index,
     create_level_index,
 )
-from sasrec.native import load_native
 from sasrec.sequences import Ragged
+from sasrec.variants import load_native
 
 RULES: tuple[Ties, ...] = ("expected", "strict", "pessimistic")
 SHAPES = [(1, 1, 3), (2, 3, 1), (64, 7, 5), (65, 16, 6), (300, 50, 101), (700, 64, 40), (4999, 300, 7), (5003, 33, 2)]

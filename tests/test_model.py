@@ -7,8 +7,9 @@ import polars as pl
 import pytest
 import torch
 
-from sasrec.batches import TrainBatches, generator
+from sasrec.batches import TrainBatches
 from sasrec.config import ModelConfig, TrainConfig
+from sasrec.draws import generator
 from sasrec.engine import TorchEngine
 from sasrec.interactions import read_interactions
 from sasrec.model import BLOCKS, Dropout, Group, SASRec

@@ -14,13 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sasrec import native as native_module
-from sasrec.batches import DROPOUT, Batch, TrainBatches, generator
+from sasrec import variants as variants_module
+from sasrec.batches import DROPOUT, Batch, TrainBatches
 from sasrec.config import ModelConfig, TrainConfig
+from sasrec.draws import generator
 from sasrec.engine import TorchEngine, create_engine
 from sasrec.errors import ConfigError
-from sasrec.native import Native, NativeEngine, load_native
+from sasrec.native import NativeEngine
 from sasrec.sequences import Ragged, build_sequences, split_leave_one_out
+from sasrec.variants import Native, load_native
 from sasrec.weights import Weights, initial_weights
 
 BLOCKS = ["sasrec", "post_norm", "pre_norm", "ligr"]
@@ -671,7 +673,7 @@ def test_variant_can_be_forced_and_bad_wishes_are_refused(monkeypatch: pytest.Mo
     def wish(isa: str, features: frozenset[str] | None = None) -> Native:
         monkeypatch.setenv("SASREC_ISA", isa)
         if features is not None:
-            monkeypatch.setattr(native_module, "cpu_features", lambda: features)
+            monkeypatch.setattr(variants_module, "cpu_features", lambda: features)
         load_native.cache_clear()
         return load_native()
 
@@ -685,6 +687,33 @@ def test_variant_can_be_forced_and_bad_wishes_are_refused(monkeypatch: pytest.Mo
     finally:
         monkeypatch.undo()
         load_native.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("vendor", "lacks", "isa"),
+    [
+        ("AuthenticAMD", {"amx_bf16"}, "avx512_bf16"),
+        ("GenuineIntel", {"amx_bf16"}, "avx512"),
+        ("AuthenticAMD", {"amx_bf16", "avx512_bf16"}, "avx512"),
+        ("GenuineIntel", {"amx_bf16", "avx512f"}, "avx2"),
+        ("AuthenticAMD", set(), "amx"),
+    ],
+)
+def test_bf16_without_tiles_is_taken_before_float32_on_amd_only(
+    monkeypatch: pytest.MonkeyPatch, vendor: str, lacks: set[str], isa: str
+) -> None:
+    class Module:
+        @staticmethod
+        def available() -> bool:
+            return True
+
+    has = frozenset().union(*variants_module.NEEDS.values()) - lacks
+    monkeypatch.delenv("SASREC_ISA", raising=False)
+    monkeypatch.setattr(variants_module, "cpu_features", lambda: has)
+    monkeypatch.setattr(variants_module, "cpu_vendor", lambda: vendor)
+    monkeypatch.setattr(variants_module, "_is_built", lambda isa: True)
+    monkeypatch.setattr(variants_module, "_import", lambda isa: Module)
+    assert load_native.__wrapped__().isa == isa
 
 
 def test_native_engine_imports_no_torch() -> None:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from sasrec.batches import generator
 from sasrec.config import ModelConfig
+from sasrec.draws import generator
 from sasrec.errors import CheckpointError
 from sasrec.model import SASRec
 from sasrec.weights import check_weights, initial_weights, weight_shapes

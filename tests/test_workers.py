@@ -27,7 +27,7 @@ import sasrec
 from sasrec.config import ServerConfig
 from sasrec.connections import let_no_more_begin
 from sasrec.errors import CheckpointError, ConfigError
-from sasrec.native import load_native
+from sasrec.variants import load_native
 from sasrec.workers import serve
 
 SMALL: dict[str, Any] = {

@@ -14,12 +14,11 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
 from sasrec.config import ModelConfig, Sampling, TrainConfig
-from sasrec.draws import ItemDrawer, ItemTable, SortedKeys, Streams, draw_for_steps
+from sasrec.draws import ItemDrawer, Parts, draw_unseen, generator
 from sasrec.errors import DataError
 from sasrec.sequences import Float32, Int32, Int64, Ragged, Split, flat_index
 
@@ -28,12 +27,6 @@ logger = logging.getLogger(__name__)
 WEIGHTS, SHUFFLE, NEGATIVES, DROPOUT, CANDIDATES, WINDOWS, ORDER = range(7)  # purposes of random numbers
 ORDER_SHARE = 0.5  # of the windows of a batch that order_noise is for
 MOST_STEPS_AT_ONCE, DRAWN_AT_ONCE = 64, 2**16  # steps, and draws, that are made at once
-LOG_CELLS = 2**25  # users times items of a log whose table of seen items is kept while it trains: 32 MiB
-
-
-def generator(seed: int, *key: int) -> np.random.Generator:
-    """The generator of one purpose at one step: the same key always gives the same numbers."""
-    return np.random.Generator(np.random.SFC64(np.random.SeedSequence((seed, *key))))
 
 
 @dataclass(frozen=True)
@@ -188,24 +181,12 @@ class TrainBatches:
         n = self.n_negatives
         if not n:
             return [np.empty((size, 0), np.int32) for size in np.diff(step_ends, prepend=0)]
-        rngs = [generator(self.seed, NEGATIVES, step) for step in steps]
+        keys = [(self.seed, NEGATIVES, step) for step in steps]
         if self.shared:
-            return [self.drawer.draw(rng, n) for rng in rngs]
-        streams = Streams(rngs, n * step_ends)
-        if self.seen is not None:
-            drawn = draw_for_steps(streams, np.repeat(users, n * inputs.lengths), self.seen, self.drawer)
-        else:
-            train_items = Ragged.cut(self.items, self.starts[users], self.ends[users])
-            rows = np.repeat(inputs.row_of, n)
-            drawn = draw_for_steps(streams, rows, SortedKeys(train_items, self.n_items), self.drawer)
+            return [self.drawer.draw(generator(*key), n) for key in keys]
+        seen = Parts(self.items, self.starts[users], self.ends[users])
+        drawn = draw_unseen(keys, n * step_ends, n * inputs.lengths, seen, self.drawer)
         return np.split(drawn.reshape(-1, n), step_ends[:-1])
-
-    @cached_property
-    def seen(self) -> ItemTable | None:
-        """The train items of all users, where users and items are few enough for a table."""
-        if len(self.starts) * (self.n_items + 1) > LOG_CELLS:
-            return None
-        return ItemTable(Ragged.cut(self.items, self.starts, self.ends), self.n_items)
 
 
 def seen_candidates(batch: Batch, candidates: Int32) -> tuple[Int64, Int64]:

@@ -1,7 +1,7 @@
 """Items drawn at random that a row may not get. In: generators, which items are excluded; out: item indices.
 
-Rejection: draw for all, look up which draws are excluded, draw those again. Looking up is what costs, so there are two
-ways to: a table of all rows and items where that is small, sorted numbers where it is not.
+Rejection: draw for all, look up which draws are excluded, draw those again. The compiled core does the same with the
+same generators, and gives the same items.
 """
 
 from __future__ import annotations
@@ -9,14 +9,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sasrec.sequences import Int32, Int64, Ragged
+from sasrec.variants import load_native
 
 logger = logging.getLogger(__name__)
+
+Key = tuple[int, ...]  # a seed, and what its numbers are for: what `generator` takes
 
 MAX_REJECTIONS = 32  # rounds of rejection before drawing from the complement itself
 MANY_DRAWS = 4096  # from here on a table is faster than a search
@@ -54,6 +56,11 @@ class ItemDrawer:
         return (np.searchsorted(self.bounds, events, "right") + 1).astype(np.int32)
 
 
+def generator(seed: int, *key: int) -> np.random.Generator:
+    """The generator of one purpose at one step: the same key always gives the same numbers."""
+    return np.random.Generator(np.random.SFC64(np.random.SeedSequence((seed, *key))))
+
+
 @dataclass(frozen=True)
 class Streams:
     """Generators side by side, each for its own draws: each gives what it would give alone."""
@@ -71,43 +78,16 @@ class Streams:
         return self.rngs[int(np.searchsorted(self.ends, place, "right"))]
 
 
-class Excluded(Protocol):
-    """Items that rows must not get."""
-
-    full: NDArray[np.bool_]  # (rows,) which exclude every item
-
-    def has(self, rows: Int64, items: Int32) -> NDArray[np.bool_]:
-        """(M,) whether each row excludes each item."""
-
-    def free(self, row: int) -> Int32:
-        """Items that the row does not exclude, in ascending order."""
-
-
-class ItemTable:
-    """Excluded items as a table of a byte for each row and item: where both are few, and much is drawn."""
-
-    def __init__(self, excluded: Ragged, n_items: int) -> None:
-        self.table = np.zeros((len(excluded), n_items + 1), bool)
-        self.table[excluded.row_of, excluded.values] = True
-        self.full: NDArray[np.bool_] = np.asarray(self.table[:, 1:].all(axis=1))
-
-    def has(self, rows: Int64, items: Int32) -> NDArray[np.bool_]:
-        found: NDArray[np.bool_] = self.table.ravel()[rows * self.table.shape[1] + items]
-        return found
-
-    def free(self, row: int) -> Int32:
-        return (np.flatnonzero(~self.table[row, 1:]) + 1).astype(np.int32)
-
-
 class SortedKeys:
-    """Excluded items as sorted numbers, one for each row and item: for many rows, or many items."""
+    """Items that rows must not get, as sorted numbers, one for each row and item."""
 
     def __init__(self, excluded: Ragged, n_items: int) -> None:
         self.excluded, self.n_items, self.n_columns = excluded, n_items, n_items + 1
         self.keys = _unique_keys(excluded, n_items)
-        self.full = np.bincount(self.keys // self.n_columns, minlength=len(excluded)) >= n_items
+        self.full = np.bincount(self.keys // self.n_columns, minlength=len(excluded)) >= n_items  # (rows,)
 
     def has(self, rows: Int64, items: Int32) -> NDArray[np.bool_]:
+        """(M,) whether each row excludes each item."""
         first = rows * self.n_columns
         many = len(rows) >= MANY_DRAWS and self.n_columns <= TABLE_CELLS
         if many and bool((rows[1:] >= rows[:-1]).all()):
@@ -115,7 +95,50 @@ class SortedKeys:
         return _contains(self.keys, first + items)
 
     def free(self, row: int) -> Int32:
+        """Items that the row does not exclude, in ascending order."""
         return np.setdiff1d(np.arange(1, self.n_columns, dtype=np.int32), self.excluded.row(row))
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Rows that are parts of one array: row i is items[starts[i] : ends[i]]."""
+
+    items: Int32
+    starts: Int64
+    ends: Int64
+
+
+def draw_unseen(keys: Sequence[Key], ends: Int64, counts: Int64, seen: Parts, drawer: ItemDrawer) -> Int32:
+    """Items, with replacement, that rows have not seen; by the compiled core where there is one and it can.
+
+    Args:
+        keys: of the generators, one for each of some steps.
+        ends: where the draws of each step end; the draws of a row are of one step.
+        counts: (rows,) draws of each row, which lie one after another.
+        seen: rows of items that are not drawn. A row that has every item gets any item, and a warning is logged.
+        drawer: how likely each item is.
+
+    Returns:
+        (counts.sum(),) item indices.
+    """
+    module = load_native().module
+    if module and drawer.bounds is None:
+        drawn = np.empty(int(counts.sum()), np.int32)
+        if module.draw_unseen(
+            seeds=np.stack([np.random.SeedSequence(key).generate_state(3, np.uint64) for key in keys]),
+            step_rows=np.searchsorted(counts.cumsum(), ends, "right"),
+            counts=counts,
+            items=seen.items,
+            starts=seen.starts,
+            ends=seen.ends,
+            n_items=drawer.n_items,
+            rounds=MAX_REJECTIONS,
+            out=drawn,
+        ):
+            return drawn
+    rows = np.repeat(np.arange(len(counts)), counts)
+    excluded = SortedKeys(Ragged.cut(seen.items, seen.starts, seen.ends), drawer.n_items)
+    return _draw_for_steps(Streams([generator(*key) for key in keys], ends), rows, excluded, drawer)
 
 
 def draw_outside(rng: np.random.Generator, rows: Int64, excluded: Ragged, drawer: ItemDrawer) -> Int32:
@@ -130,10 +153,11 @@ def draw_outside(rng: np.random.Generator, rows: Int64, excluded: Ragged, drawer
     Returns:
         (M,) item indices.
     """
-    return draw_for_steps(Streams([rng], np.array([len(rows)])), rows, SortedKeys(excluded, drawer.n_items), drawer)
+    streams = Streams([rng], np.array([len(rows)]))
+    return _draw_for_steps(streams, rows, SortedKeys(excluded, drawer.n_items), drawer)
 
 
-def draw_for_steps(streams: Streams, rows: Int64, excluded: Excluded, drawer: ItemDrawer) -> Int32:
+def _draw_for_steps(streams: Streams, rows: Int64, excluded: SortedKeys, drawer: ItemDrawer) -> Int32:
     """As draw_outside, of several steps at once: each step's generator gives what it would give alone."""
     draws = streams.draw(drawer, np.arange(len(rows)))
     rejected = excluded.has(rows, draws)

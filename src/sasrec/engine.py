@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sasrec.batches import DROPOUT, WEIGHTS, Batch, generator, seen_candidates
+from sasrec.batches import DROPOUT, WEIGHTS, Batch, seen_candidates
 from sasrec.config import ModelConfig, TrainConfig
+from sasrec.draws import generator
 from sasrec.errors import ConfigError
-from sasrec.native import NativeEngine, load_float32, load_native, unsupported
+from sasrec.native import NativeEngine, unsupported
 from sasrec.provenance import versions
 from sasrec.sequences import Float32, Int64, Ragged
 from sasrec.threads import set_threads, usable_cpus
+from sasrec.variants import load_float32, load_native
 from sasrec.weights import Weights, check_weights, is_block_matrix
 
 if TYPE_CHECKING:

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sasrec.batches import CANDIDATES, generator
+from sasrec.batches import CANDIDATES
 from sasrec.config import EvalConfig, Exclude, Ties
-from sasrec.draws import ItemDrawer, draw_outside
+from sasrec.draws import ItemDrawer, draw_outside, generator
 from sasrec.errors import ConfigError, DataError
 from sasrec.estimates import FEW_USERS, Metrics, estimate
 from sasrec.index import BLOCK_BYTES, ranks_and_lists

@@ -29,9 +29,9 @@ from sasrec.checkpoint import disk_errors
 from sasrec.engine import create_engine
 from sasrec.errors import CheckpointError, ConfigError, DataError
 from sasrec.graph import ModelGraph
-from sasrec.native import load_float32, load_native
 from sasrec.recommender import Recommender
 from sasrec.sequences import Float32, Int32, Ragged
+from sasrec.variants import load_float32, load_native
 
 if TYPE_CHECKING:
     import onnxruntime

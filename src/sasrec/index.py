@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sasrec.config import Ties
-from sasrec.native import load_native
 from sasrec.ranking import Float64, check_k, rank_of, ranks_full, ranks_sampled, top_k
 from sasrec.sequences import Float32, Int32, Ragged
+from sasrec.variants import load_native
 
 BLOCK_BYTES = 2**25  # of scores, or of candidates' embeddings, held at once
 GATHER_BYTES = 2**20  # of candidates' embeddings held at once: they stay in the cache

@@ -1,122 +1,23 @@
-"""The compiled core, and the engine on it. In: the CPU's features, batches; out: loss, features, weights as arrays.
-
-Each variant is a module of its own, `native_<name>.so` beside this file, compiled from the same sources (native/) for
-one instruction set. Only the one that is chosen is loaded, so that a CPU never meets an instruction it lacks.
-`SASREC_ISA=<name>` forces one; an installation without a compiler has none, and torch does the work.
-"""
+"""The engine on the compiled core. In: batches, histories; out: loss, features, weights as arrays."""
 
 from __future__ import annotations
 
-import functools
-import importlib
-import importlib.util
-import os
-import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from sasrec.batches import DROPOUT, WEIGHTS, Batch, generator
+from sasrec.batches import DROPOUT, WEIGHTS, Batch
 from sasrec.config import ModelConfig, TrainConfig
-from sasrec.errors import ConfigError
+from sasrec.draws import generator
 from sasrec.sequences import Float32, Ragged
 from sasrec.threads import set_threads
+from sasrec.variants import Native, load_native
 from sasrec.weights import Weights, check_weights, initial_weights, weight_shapes
 
-AVX512 = frozenset({"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"})
-NEEDS: dict[str, frozenset[str]] = {  # the fastest first
-    "amx": AVX512 | {"avx512_bf16", "amx_tile", "amx_bf16"},
-    "avx512": AVX512,
-    "avx512_bf16": AVX512 | {"avx512_bf16"},
-    "avx2": frozenset({"avx2", "fma", "f16c", "bmi2", "movbe"}),
-    "portable": frozenset(),
-}
-SETTING = "SASREC_ISA"
 LOSSES = {"bce", "gbce", "sampled_softmax", "cross_entropy"}  # that the compiled core has
 NO_ROWS = Ragged(np.zeros(0, np.int32), np.zeros(0, np.int64))  # tells the core that seen items are not left out
 MOMENTS = ("exp_avg", "exp_avg_sq")  # Adam's, by torch's names
 AVERAGE = "average"  # of the weights over the steps
-
-
-@dataclass(frozen=True)
-class Native:
-    """The variant in use. `module` is None where there is none, and `why` says why in either case."""
-
-    isa: str
-    module: Any
-    why: str
-
-
-@functools.cache
-def load_native() -> Native:
-    """Load the fastest variant that was built and that this CPU runs, or the one SASREC_ISA names.
-
-    Raises:
-        ConfigError: SASREC_ISA names an unknown variant, one that was not built, or one that this CPU cannot run.
-    """
-    wanted = os.environ.get(SETTING, "")
-    if wanted:
-        return _forced(wanted)
-    for isa in NEEDS:
-        if _is_built(isa) and not _missing(isa):
-            module = _import(isa)
-            if module.available():
-                return Native(isa, module, "the fastest that this CPU has")
-    return Native("", None, "the compiled core is not part of this installation: building it needs a C++20 compiler")
-
-
-def load_float32() -> Native:
-    """The variant in use, or the fastest that multiplies floats where that one multiplies bf16."""
-    native = load_native()
-    if native.module is None or not native.module.bf16:
-        return native
-    found = (isa for isa in NEEDS if _is_built(isa) and not _missing(isa) and not _import(isa).bf16)
-    isa = next(found, native.isa)
-    return Native(isa, _import(isa), "the fastest that multiplies floats")
-
-
-def _forced(isa: str) -> Native:
-    if isa not in NEEDS:
-        raise ConfigError(f"{SETTING}={isa!r} is not one of {', '.join(NEEDS)}")
-    if not _is_built(isa):
-        raise ConfigError(f"{SETTING}={isa}: that variant is not part of this installation")
-    missing = _missing(isa)
-    if missing:
-        raise ConfigError(f"{SETTING}={isa}: this CPU has no {', '.join(missing)}")
-    module = _import(isa)
-    if not module.available():
-        raise ConfigError(f"{SETTING}={isa}: the operating system does not let this process use it")
-    return Native(isa, module, f"{SETTING} asks for it")
-
-
-def _import(isa: str) -> Any:
-    return importlib.import_module(f"sasrec.native_{isa}")
-
-
-def _is_built(isa: str) -> bool:
-    return importlib.util.find_spec(f"sasrec.native_{isa}") is not None
-
-
-def _missing(isa: str) -> list[str]:
-    return sorted(NEEDS[isa] - cpu_features())
-
-
-@functools.cache
-def cpu_features() -> frozenset[str]:
-    """Feature flags of an x86-64 CPU as Linux names them; empty elsewhere, where the portable variant serves."""
-    if platform.machine().lower() not in ("x86_64", "amd64"):
-        return frozenset()
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return frozenset()
-    for line in text.splitlines():
-        if line.startswith("flags"):
-            return frozenset(line.partition(":")[2].split())
-    return frozenset()
 
 
 def unsupported(model: ModelConfig, train: TrainConfig) -> str:
