@@ -104,9 +104,9 @@ class UnseenDrawer {
   }
 
   bool has(std::int64_t row, std::int32_t item) const {
-    bool found = false;  // without leaving early: vectors of items are compared at once
-    for (std::int64_t i = seen_.starts[row]; i < seen_.ends[row]; ++i) found |= seen_.items[i] == item;
-    return found;
+    std::int32_t found = 0;  // as wide as items, and without leaving early: vectors of them are compared at once
+    for (std::int64_t i = seen_.starts[row]; i < seen_.ends[row]; ++i) found |= seen_.items[i] == item ? 1 : 0;
+    return found != 0;
   }
 
   SeenView seen_;
