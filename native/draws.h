@@ -6,8 +6,9 @@
 #pragma once
 
 #include <cstdint>
-#include <stdexcept>
 #include <vector>
+
+#include "items.h"
 
 namespace sasrec {
 
@@ -63,12 +64,14 @@ class UnseenDrawer {
   UnseenDrawer(SeenView seen, int n_items) : seen_(seen), n_items_(n_items), marks_(n_items / 64 + 1) {}
 
   // Draws of one step: `counts[r]` for each row from `first` up to, not including, `last`, written one after another.
-  // Returns whether all were found within `rounds` draws each.
+  // Returns whether all were found within `rounds` draws each. Throws std::invalid_argument if a row has what is no
+  // item.
   bool draw(Sfc64& stream, std::int64_t first, std::int64_t last, const std::int64_t* counts, int rounds,
             std::int32_t* out) {
     pending_.clear();
     std::int32_t* place = out;
     for (std::int64_t row = first; row < last; ++row) {
+      check_items(seen_.items + seen_.starts[row], seen_.ends[row] - seen_.starts[row], n_items_);
       for_marks(row, [](std::uint64_t& word, std::uint64_t bit) { word |= bit; });
       for (std::int64_t i = 0; i < counts[row]; ++i, ++place) {
         const std::uint32_t item = stream.below(n_items_) + 1;
@@ -98,7 +101,6 @@ class UnseenDrawer {
   void for_marks(std::int64_t row, F&& f) {
     for (std::int64_t i = seen_.starts[row]; i < seen_.ends[row]; ++i) {
       const auto item = static_cast<std::uint32_t>(seen_.items[i]);
-      if (item > static_cast<std::uint32_t>(n_items_)) throw std::invalid_argument("items must be 1..n_items");
       f(marks_[item / 64], std::uint64_t{1} << item % 64);
     }
   }
