@@ -5,16 +5,17 @@
 // in L1, keys and values of the segment in L2; what lies right of the diagonal is not computed. Softmax and everything
 // between the products is float. Two rows at a time: they share random words, and bf16 panels come in pairs of rows.
 //
-// Nothing of size length x length outlives a strip in the forward pass: it keeps each row's maximum and inverse sum,
-// from which the backward pass makes the weights again. That pass goes through kPanel query rows at a time, so that its
-// memory grows with the length and not with its square.
+// The forward pass keeps the exponentials of short segments, so that the backward pass finds them in L2: without their
+// scores, exponentials and random numbers it takes half the time. Of long segments it keeps each row's inverse sum
+// only, and the exponentials are made again, kPanel query rows at a time: memory grows with the length and not with its
+// square.
 #pragma once
 
 #include "gemm.h"
 
 namespace sasrec {
 
-inline constexpr int kPanel = round_up(192, kStrip);  // query rows whose weights the backward pass holds at once
+inline constexpr int kPanel = round_up(224, kStrip);  // query rows whose weights the backward pass holds at once
 inline constexpr int kColumns = kDepth > kLanes ? kDepth : kLanes;  // rows of scores are filled up to a multiple
 
 struct Segment {
@@ -46,7 +47,8 @@ struct AttentionScratch {
   Operand* rows;               // Panels of keys or values (length, head_width)
   float* scores;               // (kStrip, length)
   float* weight_gradients;     // (kStrip, length)
-  Operand* weights;            // after dropout: rows (kStrip, length) forward, a Panel (kPanel, length) backward
+  Operand* weights;            // (kStrip, length): exponentials that dropout keeps
+  Operand* exponentials;       // Panel (kPanel, length): those of a segment that has not kept them
   Operand* score_gradients;    // Panel (kPanel, length)
   Operand* gradient_rows;      // (kStrip, length): score gradients again, in rows; float Panels are rows already
   float* key_gradients;        // (length, head_width), or its transpose; see add_column_gradients
@@ -67,10 +69,17 @@ struct AttentionRows {
   const Operand* query;      // (tokens, width)
   const Operand* key_value;  // (tokens, 2 width): keys of all heads, then values
   Operand* mixed;            // (tokens, width)
-  float* largest;            // (heads, capacity): largest score of a row, times the scale and log2 e
   float* inverse;            // (heads, capacity): 1 / sum of the row's exponentials
   int capacity;
 };
+
+// From one row of a segment's scores to the next: filled up, and not a multiple of a page.
+constexpr int score_stride(int length) { return round_up(length, kColumns) + kStrip; }
+
+// Operands that a segment's exponentials take, for each head.
+constexpr std::ptrdiff_t kept_size(int length) {
+  return static_cast<std::ptrdiff_t>(round_up(length, std::max(2, kDepth))) * score_stride(length);
+}
 
 [[gnu::always_inline]] inline Floats keep(Ints mask, Floats v) { return as_floats(as_ints(v) & mask); }
 
@@ -146,25 +155,66 @@ struct HeadRows {
   int ld;  // columns from one row of scores to the next
   std::ptrdiff_t start;
   const Operand *query, *key, *value;
-  float *largest, *inverse;
+  float* inverse;
 
   HeadRows(const AttentionShape& shape, Segment segment, const AttentionRows& rows, int head)
-      : width(shape.width()), head_width(shape.head_width), length(segment.length),
-        ld(round_up(segment.length, kColumns) + kStrip), start(segment.start),
-        query(rows.query + start * width + head * head_width),
+      : width(shape.width()), head_width(shape.head_width), length(segment.length), ld(score_stride(segment.length)),
+        start(segment.start), query(rows.query + start * width + head * head_width),
         key(rows.key_value + start * 2 * width + head * head_width), value(key + width),
-        largest(rows.largest + static_cast<std::ptrdiff_t>(head) * rows.capacity + start),
         inverse(rows.inverse + static_cast<std::ptrdiff_t>(head) * rows.capacity + start) {}
 
   int key_stride() const { return 2 * width; }
 };
 
-// mixed = dropout(softmax(scale q k^T)) v for one segment, all heads.
-//
-// Weights are the exponentials themselves, at most 1: their sum, and the scale of dropout, come in after the product.
-inline void attention_forward(const AttentionShape& shape, Segment segment, const TokenPlace* places,
-                              const AttentionDropout& random, const AttentionRows& rows, AttentionScratch& scratch) {
+// Exponentials of the scores of rows i .. i + n_rows of a segment, at most 1, negative where dropout drops the weight.
+// They go to scratch.weights as rows, without the dropped ones (AsRows), or to the rows of a Panel (AsPanel; rows from
+// i on), or both; their inverse sums go to head.inverse. What is summed is what is stored.
+template <bool AsRows, bool AsPanel>
+inline void strip_exponentials(const AttentionShape& shape, const TokenPlace* places, const AttentionDropout& random,
+                               int h, const HeadRows& head, int i, int n_rows, Panel keys, Operand* panel,
+                               AttentionScratch& scratch) {
   const float to_log2 = shape.scale * kLog2E;
+  const int ld = head.ld, seen = std::min(head.length, i + kStrip), columns = round_up(seen, kColumns);
+  multiply(n_rows, round_up(seen, kLanes), shape.head_depth, head.query + static_cast<std::ptrdiff_t>(i) * head.width,
+           head.width, keys, scratch.scores, ld);
+  for (int r = 0; r < n_rows; r += 2) {
+    const RowPair pair(places, i + r, r + 1 < n_rows);
+    const float *score = scratch.scores + static_cast<std::ptrdiff_t>(r) * ld, *score2 = score + ld;
+    Operand *weight = scratch.weights + static_cast<std::ptrdiff_t>(r) * ld, *weight2 = weight + ld;
+    const auto store_both = [&](int c, OperandPair e) {
+      if constexpr (AsRows) store_rows(weight + c, weight2 + c, positive(e));
+      if constexpr (AsPanel) store_pair(panel, ld, r, c, e);
+    };
+    Floats top = splat(-INFINITY), top2 = top;
+    pair.for_visible([&](int c, Ints one, Ints two) {
+      top = maximum(top, one ? load(score + c) : splat(-INFINITY));
+      top2 = maximum(top2, two ? load(score2 + c) : splat(-INFINITY));
+    });
+    const float largest_score = largest(top) * to_log2, largest_score2 = largest(top2) * to_log2;
+    for (int c = 0; c < pair.begin; c += kLanes) store_both(c, OperandPair{});
+    PairSums totals;
+    pair.for_kept(random, h, shape.max_seq_len, [&](int c, Ints one, Ints two, Ints kept, Ints kept2) {
+      const Floats e = keep(one, exp2(load(score + c) * to_log2 - largest_score));
+      const Floats e2 = keep(two, exp2(load(score2 + c) * to_log2 - largest_score2));
+      const OperandPair both = round_pair(kept ? e : -e, kept2 ? e2 : -e2);
+      totals.add(magnitude(both));
+      store_both(c, both);
+    });
+    for (int c = pair.end; c < columns; c += kLanes) store_both(c, OperandPair{});
+    const auto [total, total2] = totals.get();
+    head.inverse[i + r] = 1.0f / total;
+    if (r + 1 < n_rows) head.inverse[i + r + 1] = 1.0f / total2;
+  }
+}
+
+// mixed = dropout(softmax(scale q k^T)) v for one segment, all heads. The exponentials go to `kept`, kept_size for each
+// head, unless that is null.
+//
+// Weights are the exponentials themselves: their sum, and the scale of dropout, come in after the product.
+inline void attention_forward(const AttentionShape& shape, Segment segment, const TokenPlace* places,
+                              const AttentionDropout& random, const AttentionRows& rows, Operand* kept,
+                              AttentionScratch& scratch) {
+  places += segment.start;
   for (int h = 0; h < shape.n_heads; ++h) {
     const HeadRows head(shape, segment, rows, h);
     const int width = head.width, head_width = head.head_width, length = head.length, ld = head.ld;
@@ -172,43 +222,21 @@ inline void attention_forward(const AttentionShape& shape, Segment segment, cons
     const Panel values = pack_rows(length, head_width, head.value, head.key_stride(), scratch.rows);
     for (int i = 0; i < length; i += kStrip) {
       const int n_rows = std::min(kStrip, length - i), seen = std::min(length, i + kStrip);
-      multiply(n_rows, round_up(seen, kLanes), shape.head_depth, head.query + static_cast<std::ptrdiff_t>(i) * width,
-               width, keys, scratch.scores, ld);
-      const int columns = round_up(seen, kColumns);
-      float factors[kStrip];
-      for (int r = 0; r < n_rows; r += 2) {
-        const RowPair pair(places + segment.start, i + r, r + 1 < n_rows);
-        const float *score = scratch.scores + static_cast<std::ptrdiff_t>(r) * ld, *score2 = score + ld;
-        Operand *weight = scratch.weights + static_cast<std::ptrdiff_t>(r) * ld, *weight2 = weight + ld;
-        Floats top = splat(-INFINITY), top2 = top;
-        pair.for_visible([&](int c, Ints one, Ints two) {
-          top = maximum(top, one ? load(score + c) : splat(-INFINITY));
-          top2 = maximum(top2, two ? load(score2 + c) : splat(-INFINITY));
-        });
-        const float largest_score = largest(top) * to_log2, largest_score2 = largest(top2) * to_log2;
-        for (int c = 0; c < pair.begin; c += kLanes) store_rows(weight + c, weight2 + c, Floats{}, Floats{});
-        Floats total{}, total2{};
-        pair.for_kept(random, h, shape.max_seq_len, [&](int c, Ints one, Ints two, Ints kept, Ints kept2) {
-          const Floats e = keep(one, exp2(load(score + c) * to_log2 - largest_score));
-          const Floats e2 = keep(two, exp2(load(score2 + c) * to_log2 - largest_score2));
-          total += e, total2 += e2;
-          store_rows(weight + c, weight2 + c, keep(kept, e), keep(kept2, e2));
-        });
-        for (int c = pair.end; c < columns; c += kLanes) store_rows(weight + c, weight2 + c, Floats{}, Floats{});
-        const float totals[2] = {sum(total), sum(total2)}, tops[2] = {largest_score, largest_score2};
-        for (int k = 0; k < std::min(2, n_rows - r); ++k) {
-          head.largest[i + r + k] = tops[k];
-          head.inverse[i + r + k] = 1.0f / totals[k];
-          factors[r + k] = random.dropout.scale / totals[k];
-        }
+      if (kept) {
+        Operand* panel = kept + h * kept_size(length) + static_cast<std::ptrdiff_t>(i) * ld;
+        strip_exponentials<true, true>(shape, places, random, h, head, i, n_rows, keys, panel, scratch);
+      } else {
+        strip_exponentials<true, false>(shape, places, random, h, head, i, n_rows, keys, nullptr, scratch);
       }
       const int depth = kDepth > 1 ? round_up(seen, kDepth) : seen;
       multiply(n_rows, head_width, depth, scratch.weights, ld, values, scratch.strip, head_width);
       Operand* mixed = rows.mixed + (head.start + i) * width + h * head_width;
-      for (int r = 0; r < n_rows; ++r)
+      for (int r = 0; r < n_rows; ++r) {
+        const Floats factor = splat(head.inverse[i + r] * random.dropout.scale);
         for (int c = 0; c < head_width; c += kLanes)
           store_operand(mixed + static_cast<std::ptrdiff_t>(r) * width + c,
-                        load(scratch.strip + static_cast<std::ptrdiff_t>(r) * head_width + c) * factors[r]);
+                        load(scratch.strip + static_cast<std::ptrdiff_t>(r) * head_width + c) * factor);
+      }
     }
   }
 }
@@ -242,7 +270,7 @@ inline void store_column_gradients(const float* gradients, int length, int head_
       alignas(64) Operand pairs[16][32];  // of columns 2 k and 2 k + 1: what transposes as one word
       for (int k = 0; k < 16; ++k) {
         const float* row = gradients + static_cast<std::ptrdiff_t>(c + 2 * k) * ld + r;
-        store_pair(pairs[k], 0, 0, 0, load(row) * factor, load(row + ld) * factor);
+        store_pair(pairs[k], 0, 0, 0, round_pair(load(row) * factor, load(row + ld) * factor));
       }
       transpose_16x16(pairs, 16, to + static_cast<std::ptrdiff_t>(r) * to_stride + c, to_stride / 2);
     }
@@ -271,82 +299,96 @@ inline void store_column_gradients(const float* gradients, int length, int head_
 
 #endif
 
-// Gradients of queries (tokens, width) and of keys and values (tokens, 2 width), for d_mixed (tokens, width).
+// The gradient (n_rows, width) of rows first .. first + n_rows of `mixed` as attention_backward takes it: each row
+// times the factor of its weights (dropout's scale over the sum of exponentials), rounded once. Products with it are
+// gradients of exponentials, and the exponentials' product with it is the gradient of values.
+inline void scale_output_gradients(const AttentionShape& shape, const Dropout& dropout, const AttentionRows& rows,
+                                   int first, int n_rows, const float* gradient, Operand* d_mixed) {
+  const int width = shape.width(), head_width = shape.head_width;
+  d_mixed += static_cast<std::ptrdiff_t>(first) * width;
+  for (int r = 0; r < n_rows; ++r, gradient += width, d_mixed += width)
+    for (int h = 0; h < shape.n_heads; ++h) {
+      const float inverse = rows.inverse[static_cast<std::ptrdiff_t>(h) * rows.capacity + first + r];
+      const Floats factor = splat(inverse * dropout.scale);
+      for (int c = h * head_width; c < (h + 1) * head_width; c += kLanes)
+        store_operand(d_mixed + c, load(gradient + c) * factor);
+    }
+}
+
+// Gradients of queries (tokens, width) and of keys and values (tokens, 2 width), for d_mixed (tokens, width) from
+// scale_output_gradients. `kept` is the forward pass's, and is lost.
 inline void attention_backward(const AttentionShape& shape, Segment segment, const TokenPlace* places,
-                               const AttentionDropout& random, const AttentionRows& rows, const Operand* d_mixed,
-                               Operand* d_query, Operand* d_key_value, AttentionScratch& scratch) {
-  const float to_log2 = shape.scale * kLog2E, kept_scale = random.dropout.scale;
+                               const AttentionDropout& random, const AttentionRows& rows, Operand* kept,
+                               const Operand* d_mixed, Operand* d_query, Operand* d_key_value,
+                               AttentionScratch& scratch) {
+  places += segment.start;
   for (int h = 0; h < shape.n_heads; ++h) {
     const HeadRows head(shape, segment, rows, h);
     const int width = head.width, head_width = head.head_width, length = head.length, ld = head.ld;
-    const Operand* d_out = d_mixed + head.start * width + h * head_width;
-    const Panel keys = pack_transposed(head_width, length, head.key, head.key_stride(), scratch.keys_transposed);
+    Panel keys{};
+    if (!kept) keys = pack_transposed(head_width, length, head.key, head.key_stride(), scratch.keys_transposed);
     const Panel values = pack_transposed(head_width, length, head.value, head.key_stride(), scratch.values_transposed);
     const Panel key_rows = pack_rows(length, head_width, head.key, head.key_stride(), scratch.rows);
     for (int panel = 0; panel < length; panel += kPanel) {
       const int panel_end = std::min(length, panel + kPanel), n_panel = panel_end - panel;
+      const std::ptrdiff_t at =
+          (head.start + panel) * width + h * head_width;  // of the panel's rows, in (tokens, width)
+      Operand* exponentials =
+          kept ? kept + h * kept_size(length) + static_cast<std::ptrdiff_t>(panel) * ld : scratch.exponentials;
       for (int i = panel; i < panel_end; i += kStrip) {
         const int n_rows = std::min(kStrip, panel_end - i), seen = std::min(length, i + kStrip);
-        const std::ptrdiff_t at = static_cast<std::ptrdiff_t>(i) * width;
-        multiply(n_rows, round_up(seen, kLanes), shape.head_depth, head.query + at, width, keys, scratch.scores, ld);
-        multiply(n_rows, round_up(seen, kLanes), shape.head_depth, d_out + at, width, values, scratch.weight_gradients,
+        const int columns = round_up(seen, kColumns), strip = i - panel;
+        Operand* strip_panel = exponentials + static_cast<std::ptrdiff_t>(strip) * ld;
+        if (!kept)
+          strip_exponentials<false, true>(shape, places, random, h, head, i, n_rows, keys, strip_panel, scratch);
+        multiply(n_rows, round_up(seen, kLanes), shape.head_depth,
+                 d_mixed + at + static_cast<std::ptrdiff_t>(strip) * width, width, values, scratch.weight_gradients,
                  ld);
-        const int columns = round_up(seen, kColumns);
         for (int r = 0; r < n_rows; r += 2) {
-          const RowPair pair(places + segment.start, i + r, r + 1 < n_rows);
-          float *score = scratch.scores + static_cast<std::ptrdiff_t>(r) * ld, *score2 = score + ld;
+          const RowPair pair(places, i + r, r + 1 < n_rows);
           float *d_weight = scratch.weight_gradients + static_cast<std::ptrdiff_t>(r) * ld, *d_weight2 = d_weight + ld;
           Operand* d_row = scratch.gradient_rows + static_cast<std::ptrdiff_t>(r) * ld;
-          const auto store_weights = [&](int c, Floats one, Floats two) {
-            store_pair(scratch.weights, ld, i + r - panel, c, one, two);
+          const auto store_gradients = [&](int c, OperandPair gradients) {
+            store_pair(scratch.score_gradients, ld, strip + r, c, gradients);
+            if constexpr (kDepth > 1) store_rows(d_row + c, d_row + ld + c, gradients);
           };
-          const auto store_gradients = [&](int c, Floats one, Floats two) {
-            store_pair(scratch.score_gradients, ld, i + r - panel, c, one, two);
-            if constexpr (kDepth > 1) store_rows(d_row + c, d_row + ld + c, one, two);
-          };
-          const auto blank = [&](int c) {
-            store_weights(c, Floats{}, Floats{});
-            store_gradients(c, Floats{}, Floats{});
-          };
-          const int second = std::min(i + r + 1, length - 1);
-          const Floats top = splat(head.largest[i + r]), top2 = splat(head.largest[second]);
-          const Floats inverse = splat(head.inverse[i + r]), inverse2 = splat(head.inverse[second]);
-          Floats total{}, total2{};  // over columns, of weight times its gradient
-          for (int c = 0; c < pair.begin; c += kLanes) blank(c);
-          pair.for_kept(random, h, shape.max_seq_len, [&](int c, Ints one, Ints two, Ints kept, Ints kept2) {
-            const Floats p = keep(one, exp2(load(score + c) * to_log2 - top) * inverse);
-            const Floats p2 = keep(two, exp2(load(score2 + c) * to_log2 - top2) * inverse2);
-            const Floats w = keep(kept, p * kept_scale), w2 = keep(kept2, p2 * kept_scale);
-            const Floats t = keep(one, w * load(d_weight + c)), t2 = keep(two, w2 * load(d_weight2 + c));
+          Floats total{}, total2{};  // over columns, of exponentials times their gradients
+          for (int c = 0; c < pair.begin; c += kLanes) store_gradients(c, OperandPair{});
+          for (int c = pair.begin; c < pair.end; c += kLanes) {
+            const auto [e, e2] = load_pair(strip_panel, ld, r, c);
+            const Floats t = keep(e > 0.0f, e * load(d_weight + c)), t2 = keep(e2 > 0.0f, e2 * load(d_weight2 + c));
             total += t, total2 += t2;
-            store_weights(c, w, w2);
-            store(score + c, p), store(score2 + c, p2);
             store(d_weight + c, t), store(d_weight2 + c, t2);
-          });
-          const Floats mean = splat(sum(total)), mean2 = splat(sum(total2));
-          for (int c = pair.begin; c < pair.end; c += kLanes)
-            store_gradients(c, load(d_weight + c) - load(score + c) * mean,
-                            load(d_weight2 + c) - load(score2 + c) * mean2);
-          for (int c = pair.end; c < columns; c += kLanes) blank(c);
+          }
+          const int second = std::min(i + r + 1, length - 1);
+          const Floats mean = splat(sum(total) * head.inverse[i + r]);
+          const Floats mean2 = splat(sum(total2) * head.inverse[second]);
+          for (int c = pair.begin; c < pair.end; c += kLanes) {
+            const auto [e, e2] = load_pair(strip_panel, ld, r, c);
+            store_gradients(
+                c, round_pair(load(d_weight + c) - absolute(e) * mean, load(d_weight2 + c) - absolute(e2) * mean2));
+            keep_positive_pair(strip_panel, ld, r, c);
+          }
+          for (int c = pair.end; c < columns; c += kLanes) store_gradients(c, OperandPair{});
         }
         const int depth = kDepth > 1 ? round_up(seen, kDepth) : seen;
-        const Operand* left = kDepth > 1 ? scratch.gradient_rows : scratch.score_gradients + (i - panel) * ld;
+        const Operand* left =
+            kDepth > 1 ? scratch.gradient_rows : scratch.score_gradients + static_cast<std::ptrdiff_t>(strip) * ld;
         multiply(n_rows, head_width, depth, left, ld, key_rows, scratch.strip, head_width);
         for (int r = 0; r < n_rows; ++r)
           for (int c = 0; c < head_width; c += kLanes)
-            store_operand(d_query + (head.start + i + r) * width + h * head_width + c,
+            store_operand(d_query + at + static_cast<std::ptrdiff_t>(strip + r) * width + c,
                           load(scratch.strip + static_cast<std::ptrdiff_t>(r) * head_width + c) * shape.scale);
       }
       for (int r = round_up(n_panel, 2); r < round_up(n_panel, kDepth); r += 2)
         for (int c = 0; c < round_up(panel_end, kColumns); c += kLanes) {
-          store_pair(scratch.weights, ld, r, c, Floats{}, Floats{});
-          store_pair(scratch.score_gradients, ld, r, c, Floats{}, Floats{});
+          store_pair(exponentials, ld, r, c, OperandPair{});
+          store_pair(scratch.score_gradients, ld, r, c, OperandPair{});
         }
-      const std::ptrdiff_t at = static_cast<std::ptrdiff_t>(panel) * width;
-      const Panel weights{scratch.weights, ld}, score_gradients{scratch.score_gradients, ld};
-      add_column_gradients(score_gradients, head.query + at, width, panel, panel_end, head_width, length,
+      const Panel weights{exponentials, ld}, score_gradients{scratch.score_gradients, ld};
+      add_column_gradients(score_gradients, rows.query + at, width, panel, panel_end, head_width, length,
                            scratch.key_gradients, scratch.transposed);
-      add_column_gradients(weights, d_out + at, width, panel, panel_end, head_width, length, scratch.value_gradients,
+      add_column_gradients(weights, d_mixed + at, width, panel, panel_end, head_width, length, scratch.value_gradients,
                            scratch.transposed);
     }
     Operand* d_key = d_key_value + head.start * 2 * width + h * head_width;

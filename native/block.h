@@ -19,6 +19,9 @@ inline constexpr std::uint64_t kBranchSite = 0, kHiddenSite = 1, kOutputSite = 2
 
 constexpr std::uint64_t site_of(int block, std::uint64_t site) { return (block + 1) * kSitesPerBlock + site; }
 
+// Bytes of attention's exponentials that a chunk keeps, of all blocks: what fits L2 beside its activations.
+inline constexpr std::size_t kKeptBytes = 1 << 19;
+
 // Rows that a product computes before what follows is done to them, while they are in L1.
 inline constexpr int kRows = kDepth > 1 ? 32 : 48;
 
@@ -46,7 +49,8 @@ struct BlockState {
   Operand *query_input, *context;                     // (N, W): what queries, and keys and values, are made of
   Operand *query, *key_value;                         // (N, A), (N, 2 A)
   Operand* mixed;                                     // (N, A)
-  float *largest, *inverse;                           // (heads, N)
+  float* inverse;                                     // (heads, N)
+  Operand* exponentials;                              // of the segments that keep them, for each head
   Operand *ffn_input, *hidden;                        // (N, W), (N, F)
   Operand *stream, *middle;                           // (N, W): LiGR's residual stream, which its gates read
   float *attended, *attention_gate, *fed, *ffn_gate;  // (N, W): LiGR's branches and gates
@@ -62,6 +66,7 @@ class Workspace {
     const bool gated = shape.block == BlockKind::kLiGR;
     x = floats(n * w), y = floats(n * w), dx = floats(n * w), dy = floats(n * w), t = floats(n * widest);
     d_hidden = floats(gated ? n * f : 0);
+    kept_per_block = kKeptBytes / sizeof(Operand) / std::max(1, shape.n_blocks);
     features = floats(n * w);
     final_norm = {floats(n * w), floats(n)};
     for (int i = 0; i < shape.n_blocks; ++i) {
@@ -71,7 +76,7 @@ class Workspace {
       s.context = operands(n * w);
       s.query_input = shape.block == BlockKind::kSASRec ? operands(n * w) : s.context;
       s.query = operands(n * a), s.key_value = operands(n * 2 * a), s.mixed = operands(n * a);
-      s.largest = floats(n * shape.n_heads), s.inverse = floats(n * shape.n_heads);
+      s.inverse = floats(n * shape.n_heads), s.exponentials = operands(kept_per_block);
       s.ffn_input = operands(n * w), s.hidden = operands(n * f);
       if (gated) {
         s.stream = operands(n * w), s.middle = operands(n * w);
@@ -87,7 +92,8 @@ class Workspace {
     attention.keys_transposed = operands(head * length), attention.values_transposed = operands(head * length);
     attention.rows = operands(head * length);
     attention.scores = floats(kStrip * length), attention.weight_gradients = floats(kStrip * length);
-    attention.weights = operands((kPanel + kStrip) * length);
+    attention.weights = operands(kStrip * length);
+    attention.exponentials = operands((kPanel + kStrip) * length);
     attention.score_gradients = operands((kPanel + kStrip) * length);
     attention.gradient_rows = operands(kDepth > 1 ? kStrip * length : 0);
     attention.key_gradients = floats(head * length), attention.value_gradients = floats(head * length);
@@ -95,6 +101,7 @@ class Workspace {
   }
 
   int capacity;
+  std::size_t kept_per_block;
   float *x, *y, *dx, *dy;  // (N, W): residual streams and their gradients
   float* t;                // (N, widest)
   float* d_hidden;         // (N, F): LiGR only
@@ -211,7 +218,7 @@ class Network {
   RowShape row_shape(int rows) const { return {rows, width(), shape_.dim, mask_}; }
   NormWeights norm_weights(Norm norm) const { return {weights_ + norm.scale, weights_ + norm.shift}; }
   AttentionRows attention_rows(const BlockState& s) const {
-    return {s.query, s.key_value, s.mixed, s.largest, s.inverse, w_.capacity};
+    return {s.query, s.key_value, s.mixed, s.inverse, w_.capacity};
   }
   AttentionDropout attention_dropout(int block) const {
     return {dropout_, step_, chunk_->sequence_keys.data(), site_of(block, kAttentionSite)};
@@ -311,6 +318,20 @@ class Network {
     };
   }
 
+  // Calls f(segment, where it keeps its exponentials or null) for each segment of the chunk: the first ones keep
+  // theirs, as far as there is room. Encoding goes no way back and keeps nothing.
+  template <typename F>
+  void for_segments(const BlockState& s, F&& f) const {
+    const bool training = !chunk_->tokens.empty();
+    std::size_t used = 0;
+    for (const Segment segment : chunk_->segments) {
+      const std::size_t size = shape_.n_heads * kept_size(segment.length);
+      const bool keeps = training && used + size <= w_.kept_per_block;
+      f(segment, keeps ? s.exponentials + used : nullptr);
+      if (keeps) used += size;
+    }
+  }
+
   // Attention of the block: state.query_input and context to finish(strip, out) with out (strip.count, W), output
   // projection included.
   template <typename F>
@@ -318,9 +339,10 @@ class Network {
     const BlockWeights& b = layout_.blocks[block];
     project(b.query, n_, s.query_input, s.query);
     project(b.key_value, n_, s.context, s.key_value);
-    for (const Segment segment : chunk_->segments)
+    for_segments(s, [&](Segment segment, Operand* kept) {
       attention_forward(attention_shape_, segment, chunk_->places.data(), attention_dropout(block), attention_rows(s),
-                        w_.attention);
+                        kept, w_.attention);
+    });
     apply(b.output, n_, s.mixed, finish);
   }
 
@@ -337,10 +359,14 @@ class Network {
     const BlockWeights& b = layout_.blocks[block];
     to_operands(d_attended, w_.gradient, static_cast<std::ptrdiff_t>(n_) * width());
     add_weight_gradients(b.output, s.mixed, w_.gradient);
-    input_gradient(b.output, w_.gradient, nullptr, into_operands(w_.second_gradient, b.output.in));
-    for (const Segment segment : chunk_->segments)
-      attention_backward(attention_shape_, segment, chunk_->places.data(), attention_dropout(block), attention_rows(s),
+    const AttentionRows rows = attention_rows(s);
+    input_gradient(b.output, w_.gradient, nullptr, [&](Strip strip, const float* d_mixed) {
+      scale_output_gradients(attention_shape_, dropout_, rows, strip.first, strip.count, d_mixed, w_.second_gradient);
+    });
+    for_segments(s, [&](Segment segment, Operand* kept) {
+      attention_backward(attention_shape_, segment, chunk_->places.data(), attention_dropout(block), rows, kept,
                          w_.second_gradient, w_.d_query, w_.d_key_value, w_.attention);
+    });
     add_weight_gradients(b.query, s.query_input, w_.d_query);
     add_weight_gradients(b.key_value, s.context, w_.d_key_value);
   }

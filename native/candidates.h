@@ -228,8 +228,9 @@ class CandidateHead {
         if constexpr (kDepth > 1) {
           const Floats a = f(load(at + t), t), b = f(load(at + stride_ + t), t);
           Operand* row = &s_.weights[static_cast<std::size_t>(offset + r) * stride_ + t];
-          store_rows(row, row + stride_, a, b);
-          store_pair(s_.weights_panel.data(), stride_, offset + r, t, a, b);
+          const OperandPair both = round_pair(a, b);
+          store_rows(row, row + stride_, both);
+          store_pair(s_.weights_panel.data(), stride_, offset + r, t, both);
         } else {
           store(at + t, f(load(at + t), t));
         }

@@ -11,6 +11,7 @@
 #pragma once
 
 #include <algorithm>
+#include <utility>
 
 #include "simd.h"
 
@@ -230,19 +231,59 @@ inline void multiply(int rows, int cols, int depth, const Operand* a, int lda, P
   _mm512_storeu_si512(target + 32, _mm512_permutex2var_epi16(a, _mm512_load_si512(kHigh), b));
 }
 
-// Vectors of two rows, from column c on, of row-major operands, and (row even) of a Panel.
-[[gnu::always_inline]] inline void store_rows(Operand* first, Operand* second, Floats a, Floats b) {
-  const auto both = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(b, a));
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(first), _mm512_castsi512_si256(both));
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(second), _mm512_extracti64x4_epi64(both, 1));
+// A vector of each of two rows, rounded to operands, and what can be done with it.
+struct OperandPair {
+  __m512i bits;  // of the first row, then of the second
+};
+struct FloatPair {
+  Floats first, second;
+};
+
+[[gnu::always_inline]] inline OperandPair round_pair(Floats a, Floats b) {
+  return {reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(b, a))};
 }
-[[gnu::always_inline]] inline void store_pair(Operand* panel, int stride, int row, int c, Floats a, Floats b) {
+[[gnu::always_inline]] inline OperandPair positive(OperandPair p) {  // zero for what is negative
+  return {_mm512_max_epi16(p.bits, _mm512_setzero_si512())};
+}
+[[gnu::always_inline]] inline OperandPair magnitude(OperandPair p) {
+  return {_mm512_and_si512(p.bits, _mm512_set1_epi16(0x7fff))};
+}
+
+// The sums of two rows, a pair of vectors at a time: products with ones.
+class PairSums {
+ public:
+  [[gnu::always_inline]] void add(OperandPair p) {
+    const auto ones = reinterpret_cast<__m512bh>(_mm512_set1_epi16(0x3f80));
+    total_ = _mm512_dpbf16_ps(total_, reinterpret_cast<__m512bh>(p.bits), ones);
+  }
+  [[gnu::always_inline]] std::pair<float, float> get() const {
+    return {_mm512_mask_reduce_add_ps(0x00ff, total_), _mm512_mask_reduce_add_ps(0xff00, total_)};
+  }
+
+ private:
+  __m512 total_ = _mm512_setzero_ps();
+};
+
+// Vectors of two rows, from column c on, of row-major operands, and (row even) of a Panel.
+[[gnu::always_inline]] inline void store_rows(Operand* first, Operand* second, OperandPair p) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(first), _mm512_castsi512_si256(p.bits));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(second), _mm512_extracti64x4_epi64(p.bits, 1));
+}
+[[gnu::always_inline]] inline void store_pair(Operand* panel, int stride, int row, int c, OperandPair p) {
   alignas(64) static constexpr std::uint16_t kPairs[32] = {0,  16, 1,  17, 2,  18, 3,  19, 4,  20, 5,
                                                            21, 6,  22, 7,  23, 8,  24, 9,  25, 10, 26,
                                                            11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
-  const auto both = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(b, a));
   _mm512_storeu_si512(panel + static_cast<std::ptrdiff_t>(row) * stride + 2 * c,
-                      _mm512_permutexvar_epi16(_mm512_load_si512(kPairs), both));
+                      _mm512_permutexvar_epi16(_mm512_load_si512(kPairs), p.bits));
+}
+[[gnu::always_inline]] inline FloatPair load_pair(const Operand* panel, int stride, int row, int c) {
+  const __m512i both = _mm512_loadu_si512(panel + static_cast<std::ptrdiff_t>(row) * stride + 2 * c);
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(both, 16)),
+          _mm512_castsi512_ps(_mm512_and_si512(both, _mm512_set1_epi32(static_cast<int>(0xffff0000))))};
+}
+[[gnu::always_inline]] inline void keep_positive_pair(Operand* panel, int stride, int row, int c) {
+  Operand* place = panel + static_cast<std::ptrdiff_t>(row) * stride + 2 * c;
+  _mm512_storeu_si512(place, positive({_mm512_loadu_si512(place)}).bits);
 }
 
 // Panel of row-major (depth, cols); rows from `depth` up to its padding become zero. cols a multiple of 32.
@@ -398,14 +439,43 @@ inline void multiply_transposed(int rows, int cols, int depth, const Operand* a,
   multiply_transposed(rows, cols, depth, a, lda, b, c, ldc, Init{c, ldc});
 }
 
-// Vectors of two rows, from column c on, of row-major operands, and (row even) of a Panel.
-[[gnu::always_inline]] inline void store_rows(Operand* first, Operand* second, Floats a, Floats b) {
-  store(first, a);
-  store(second, b);
+// A vector of each of two rows, and what can be done with it.
+struct OperandPair {
+  Floats first, second;
+};
+using FloatPair = OperandPair;
+
+[[gnu::always_inline]] inline OperandPair round_pair(Floats a, Floats b) { return {a, b}; }
+[[gnu::always_inline]] inline OperandPair positive(OperandPair p) {  // zero for what is negative
+  return {maximum(p.first, Floats{}), maximum(p.second, Floats{})};
 }
-[[gnu::always_inline]] inline void store_pair(Operand* panel, int stride, int row, int c, Floats a, Floats b) {
+[[gnu::always_inline]] inline OperandPair magnitude(OperandPair p) { return {absolute(p.first), absolute(p.second)}; }
+
+// The sums of two rows, a pair of vectors at a time.
+class PairSums {
+ public:
+  [[gnu::always_inline]] void add(OperandPair p) { first_ += p.first, second_ += p.second; }
+  [[gnu::always_inline]] std::pair<float, float> get() const { return {sum(first_), sum(second_)}; }
+
+ private:
+  Floats first_{}, second_{};
+};
+
+// Vectors of two rows, from column c on, of row-major operands, and (row even) of a Panel.
+[[gnu::always_inline]] inline void store_rows(Operand* first, Operand* second, OperandPair p) {
+  store(first, p.first);
+  store(second, p.second);
+}
+[[gnu::always_inline]] inline void store_pair(Operand* panel, int stride, int row, int c, OperandPair p) {
   Operand* first = panel + static_cast<std::ptrdiff_t>(row) * stride + c;
-  store_rows(first, first + stride, a, b);
+  store_rows(first, first + stride, p);
+}
+[[gnu::always_inline]] inline FloatPair load_pair(const Operand* panel, int stride, int row, int c) {
+  const Operand* first = panel + static_cast<std::ptrdiff_t>(row) * stride + c;
+  return {load(first), load(first + stride)};
+}
+[[gnu::always_inline]] inline void keep_positive_pair(Operand* panel, int stride, int row, int c) {
+  store_pair(panel, stride, row, c, positive(load_pair(panel, stride, row, c)));
 }
 
 // Row-major (depth, cols) is a panel as it is.

@@ -241,7 +241,8 @@ void test_stores_of_two_rows() {
   Random random(6);
   const Array<float> a = random_floats(kLanes, random), b = random_floats(kLanes, random);
   Array<Operand> rows(2 * kLanes), panel(4 * 2 * kLanes), packed(round_up(4, kDepth) * kWidth);
-  store_rows(rows.data(), rows.data() + kLanes, load(a.data()), load(b.data()));
+  const OperandPair pair = round_pair(load(a.data()), load(b.data()));
+  store_rows(rows.data(), rows.data() + kLanes, pair);
   store_operands(panel.data(), load(a.data()), load(b.data()));
   for (int i = 0; i < kLanes; ++i) {
     expect(value(rows[i]) == value(panel[i]) && value(rows[kLanes + i]) == value(panel[kLanes + i]),
@@ -250,11 +251,10 @@ void test_stores_of_two_rows() {
     rounded.add(value(rows[i]), a[i]), rounded.add(value(rows[kLanes + i]), b[i]);
   }
   Array<Operand> source(4 * kWidth);
-  for (int c = 0; c < kWidth; c += kLanes)
-    store_rows(&source[2 * kWidth + c], &source[3 * kWidth + c], load(a.data()), load(b.data()));
+  for (int c = 0; c < kWidth; c += kLanes) store_rows(&source[2 * kWidth + c], &source[3 * kWidth + c], pair);
   const Panel expected = pack_rows(4, kWidth, source.data(), kWidth, packed.data());
   Array<Operand> written(round_up(4, kDepth) * kWidth);
-  for (int c = 0; c < kWidth; c += kLanes) store_pair(written.data(), kWidth, 2, c, load(a.data()), load(b.data()));
+  for (int c = 0; c < kWidth; c += kLanes) store_pair(written.data(), kWidth, 2, c, pair);
   for (int i = 0; i < 4 * kWidth; ++i)
     expect(value(expected.data[i]) == value(written[i]), "a pair of rows lies where pack_rows puts it");
 }
@@ -272,20 +272,22 @@ class AttentionCase {
     }
     Random random(n_);
     query_ = random_operands(room_ * width_, random), key_value_ = random_operands(room_ * 2 * width_, random);
-    d_mixed_ = random_operands(room_ * width_, random);
+    d_mixed_ = random_floats(room_ * width_, random), scaled_.resize(room_ * width_);
     mixed_.resize(room_ * width_), d_query_.resize(room_ * width_), d_key_value_.resize(room_ * 2 * width_);
-    largest_.resize(room_ * n_heads), inverse_.resize(room_ * n_heads);
+    inverse_.resize(room_ * n_heads), kept_.resize(n_heads * kept_size(n_));
   }
 
-  void check() {
+  // With exponentials kept for the way back, or made again.
+  void check(bool keeps) {
     const AttentionShape shape{shape_.n_heads, shape_.head_width(), shape_.head_width(), shape_.max_seq_len, scale()};
     const AttentionDropout random{dropout_, kStep, keys_.data(), kSite};
-    const AttentionRows rows{query_.data(),   key_value_.data(), mixed_.data(),
-                             largest_.data(), inverse_.data(),   workspace_.capacity};
+    const AttentionRows rows{query_.data(), key_value_.data(), mixed_.data(), inverse_.data(), workspace_.capacity};
+    Operand* kept = keeps ? kept_.data() : nullptr;
     {
       Tiles tiles;
-      attention_forward(shape, {0, n_}, places_.data(), random, rows, workspace_.attention);
-      attention_backward(shape, {0, n_}, places_.data(), random, rows, d_mixed_.data(), d_query_.data(),
+      attention_forward(shape, {0, n_}, places_.data(), random, rows, kept, workspace_.attention);
+      scale_output_gradients(shape, dropout_, rows, 0, n_, d_mixed_.data(), scaled_.data());
+      attention_backward(shape, {0, n_}, places_.data(), random, rows, kept, scaled_.data(), d_query_.data(),
                          d_key_value_.data(), workspace_.attention);
     }
     expected_mixed_.assign(n_ * width_, 0.0), expected_d_query_ = expected_mixed_;
@@ -293,7 +295,8 @@ class AttentionCase {
     for (int h = 0; h < shape_.n_heads; ++h)
       for (int r = 0; r < n_; ++r) expect_row(h, r);
     const std::string name = "attention of " + std::to_string(n_) + " tokens in " + std::to_string(keys_.size()) +
-                             " sequences, " + std::to_string(shape_.n_heads) + " heads: ";
+                             " sequences, " + std::to_string(shape_.n_heads) + " heads, " +
+                             (keeps ? "kept: " : "made again: ");
     compare(name + "mixed", mixed_, expected_mixed_);
     compare(name + "query's gradient", d_query_, expected_d_query_);
     compare(name + "keys' and values' gradient", d_key_value_, expected_d_key_value_);
@@ -335,7 +338,7 @@ class AttentionCase {
     for (int c = first; c <= r; ++c) {
       weight[c] /= total;
       for (int d = 0; d < head; ++d) {
-        const double gradient = value(d_mixed_[query + d]), v = value(key_value_[key(c) + width_ + d]);
+        const double gradient = d_mixed_[query + d], v = value(key_value_[key(c) + width_ + d]);
         expected_mixed_[query + d] += weight[c] * factor[c] * v;
         expected_d_key_value_[key(c) + width_ + d] += weight[c] * factor[c] * gradient;
         d_weight[c] += factor[c] * gradient * v;
@@ -363,18 +366,20 @@ class AttentionCase {
   std::size_t room_;
   std::vector<TokenPlace> places_;
   std::vector<std::uint64_t> keys_;
-  Array<Operand> query_, key_value_, d_mixed_, mixed_, d_query_, d_key_value_;
-  Array<float> largest_, inverse_;
+  Array<Operand> query_, key_value_, mixed_, d_query_, d_key_value_;
+  Array<float> d_mixed_, inverse_;
+  Array<Operand> scaled_, kept_;
   std::vector<double> expected_mixed_, expected_d_query_, expected_d_key_value_;
 };
 
 void test_attention() {
-  for (const float dropout : {0.0f, 0.3f}) {
-    for (const int length : {1, 2, 15, 16, 17, 24, 25, 49, 191, 193, 230})
-      AttentionCase(1, kWidth, {length}, dropout).check();
-    for (const int n_heads : {1, 2, 3}) AttentionCase(n_heads, kWidth, {3, 1, 5, 1, 6}, dropout).check();
-    AttentionCase(2, 2 * kWidth, {40}, dropout).check();
-  }
+  for (const float dropout : {0.0f, 0.3f})
+    for (const bool keeps : {true, false}) {
+      for (const int length : {1, 2, 15, 16, 17, 24, 25, 49, 191, 193, 230, 250})
+        AttentionCase(1, kWidth, {length}, dropout).check(keeps);
+      for (const int n_heads : {1, 2, 3}) AttentionCase(n_heads, kWidth, {3, 1, 5, 1, 6}, dropout).check(keeps);
+      AttentionCase(2, 2 * kWidth, {40}, dropout).check(keeps);
+    }
 }
 
 void test_attention_of_one_query() {
