@@ -95,7 +95,7 @@ struct RowDropout {
         first_word(place.index / 2 * max_seq_len - place.first), high(place.index % 2 != 0) {}
 
   [[gnu::always_inline]] Words words(int c) const {
-    return random_words(key, reinterpret_cast<Words>(iota() + (first_word + c)));
+    return random_words(key, static_cast<std::uint32_t>(first_word + c));
   }
 };
 

@@ -139,7 +139,6 @@ template <typename F>
     return;
   }
   const int words = dropout_words(width);
-  const Ints lanes = iota();
   int sequence = -1;
   RandomKey key{};
   for (int r = strip.first; r < strip.first + strip.count; ++r) {
@@ -152,7 +151,7 @@ template <typename F>
     int c = 0;
     for (; c + 32 <= width; c += 32) {  // a word decides for two values 16 columns apart
       for (int i = 0; i < 16; i += kLanes) {
-        const Words random = random_words(key, reinterpret_cast<Words>(lanes) + (first_word + c / 2 + i));
+        const Words random = random_words(key, first_word + c / 2 + i);
         f(r, c + i, dropout.factor_low(random));
         f(r, c + 16 + i, dropout.factor_high(random));
       }

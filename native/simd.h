@@ -305,10 +305,12 @@ constexpr RandomKey random_key(std::uint64_t step, std::uint64_t sequence, std::
   return {static_cast<std::uint32_t>(h), static_cast<std::uint32_t>(h >> 32)};
 }
 
-// A keyed 32-bit hash of the counter in each lane (after lowbias32 by C. Wellons, a key before each multiplication).
+// A keyed 32-bit hash of counters times kCounterFactor (after lowbias32 by C. Wellons, a key before each
+// multiplication).
+inline constexpr std::uint32_t kCounterFactor = 0x9e3779b1u;
 template <typename T>
-[[gnu::always_inline]] inline T random_words(RandomKey key, T counter) {
-  T x = (counter * 0x9e3779b1u) ^ key.first;
+[[gnu::always_inline]] constexpr T random_words_of_products(RandomKey key, T product) {
+  T x = product ^ key.first;
   x ^= x >> 16;
   x *= 0x7feb352du;
   x ^= x >> 15;
@@ -316,6 +318,16 @@ template <typename T>
   x *= 0x846ca68bu;
   x ^= x >> 16;
   return x;
+}
+
+constexpr std::uint32_t random_word(RandomKey key, std::uint32_t counter) {
+  return random_words_of_products(key, counter * kCounterFactor);
+}
+
+// The words of the counters first, first + 1, ...: a vector is multiplied once less than if each lane were by itself.
+[[gnu::always_inline]] inline Words random_words(RandomKey key, std::uint32_t first) {
+  const Words products = reinterpret_cast<Words>(iota()) * kCounterFactor;  // a constant
+  return random_words_of_products(key, products + first * kCounterFactor);
 }
 
 // Dropout with probability p, rounded to 1/65536: a decision is one half of a random word.
@@ -345,7 +357,7 @@ constexpr int dropout_words(int width) { return round_up(width, 32) / 2; }
 [[gnu::always_inline]] inline Floats dropout_factor(const Dropout& dropout, RandomKey key, std::uint32_t first_word,
                                                     int column) {
   const std::uint32_t start = first_word + (column / 32) * 16 + column % 16;
-  const Words words = random_words(key, reinterpret_cast<Words>(iota()) + start);
+  const Words words = random_words(key, start);
   return column % 32 < 16 ? dropout.factor_low(words) : dropout.factor_high(words);
 }
 

@@ -55,11 +55,11 @@ void test_random_words() {
   expect(key.first == 0xfde362b3u && key.second == 0xd0734750u, "random_key is the same in every build");
   std::uint32_t all = 0;
   for (std::uint32_t n = 0; n < 1000; ++n) {
-    const std::uint32_t word = random_words(key, n);
+    const std::uint32_t word = random_word(key, n);
     all = all * 31 + word;
-    const Words lanes = random_words(key, reinterpret_cast<Words>(iota()) + n);
+    const Words lanes = random_words(key, n);
     expect(lanes[0] == word, "a lane draws the word of its counter");
-    expect(lanes[kLanes - 1] == random_words(key, n + kLanes - 1), "the last lane draws the word of its counter");
+    expect(lanes[kLanes - 1] == random_word(key, n + kLanes - 1), "the last lane draws the word of its counter");
   }
   expect(all == 0xeb5d8213u, "random words are the same in every build");
 }
@@ -71,7 +71,7 @@ void test_dropout_factors() {
     const Floats factor = dropout_factor(dropout, key, 7, column);
     for (int i = 0; i < kLanes; ++i) {
       const int c = column + i;
-      const std::uint32_t word = random_words(key, 7u + c / 32 * 16 + c % 16);
+      const std::uint32_t word = random_word(key, 7u + c / 32 * 16 + c % 16);
       const std::uint32_t half = c % 32 < 16 ? word & 0xffff : word >> 16;
       expect(factor[i] == (half < 16384 ? 0.0f : 4.0f / 3), "columns 16 apart share a random word");
     }
@@ -331,7 +331,7 @@ class AttentionCase {
       total += weight[c] = std::exp(s * scale());
       if (!dropout_) continue;
       const int word = places_[r].index / 2 * shape_.max_seq_len + c - first;
-      const std::uint32_t drawn = random_words(stream, static_cast<std::uint32_t>(word));
+      const std::uint32_t drawn = random_word(stream, static_cast<std::uint32_t>(word));
       const bool kept = (places_[r].index % 2 ? drawn >> 16 : drawn & 0xffff) >= dropout_.threshold;
       factor[c] = kept ? dropout_.scale : 0;
     }

@@ -112,7 +112,7 @@ class Reference {
           total += p[c] = std::exp(s / std::sqrt(width));
         }
         for (int c = 0; c <= r; ++c) {
-          const std::uint32_t word = random_words(stream, static_cast<std::uint32_t>(r / 2 * shape_.max_seq_len + c));
+          const std::uint32_t word = random_word(stream, static_cast<std::uint32_t>(r / 2 * shape_.max_seq_len + c));
           const double weight = p[c] / total * factor(r % 2 ? word >> 16 : word & 0xffff);
           for (int d = 0; d < width; ++d) mixed(r, h * width + d) += weight * key_value(c, shape_.dim + h * width + d);
         }
@@ -175,7 +175,7 @@ class Reference {
     const int words = (x.cols + 31) / 32 * 16;
     for (int r = 0; r < x.rows; ++r)
       for (int c = 0; c < x.cols; ++c) {
-        const std::uint32_t word = random_words(stream, static_cast<std::uint32_t>(r * words + c / 32 * 16 + c % 16));
+        const std::uint32_t word = random_word(stream, static_cast<std::uint32_t>(r * words + c / 32 * 16 + c % 16));
         x(r, c) *= factor(c % 32 < 16 ? word & 0xffff : word >> 16);
       }
     return x;

@@ -61,6 +61,11 @@ def generator(seed: int, *key: int) -> np.random.Generator:
     return np.random.Generator(np.random.SFC64(np.random.SeedSequence((seed, *key))))
 
 
+def key_of(seed: int, *key: int) -> int:
+    """64 bits for what draws by counter, as the compiled core does: one purpose at one step."""
+    return int(np.random.SeedSequence((seed, *key)).generate_state(1, np.uint64)[0])
+
+
 @dataclass(frozen=True)
 class Streams:
     """Generators side by side, each for its own draws: each gives what it would give alone."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from sasrec.batches import DROPOUT, WEIGHTS, Batch
 from sasrec.config import ModelConfig, TrainConfig
-from sasrec.draws import generator
+from sasrec.draws import generator, key_of
 from sasrec.sequences import Float32, Ragged
 from sasrec.threads import set_threads
 from sasrec.variants import Native, load_native
@@ -80,13 +80,12 @@ class NativeEngine:
         self.load_weights(weights)
 
     def forward_backward(self, batch: Batch) -> None:
-        step_key = int(generator(self.train_config.seed, DROPOUT, batch.step).integers(2**64, dtype=np.uint64))
         earlier = NO_ROWS if batch.earlier is None else batch.earlier
         self._loss_sum += self.core.forward_backward(
             items=batch.inputs.values,
             offsets=batch.inputs.offsets,
             sequence_keys=batch.users.astype(np.uint64),
-            step_key=step_key,
+            step_key=key_of(self.train_config.seed, DROPOUT, batch.step),
             targets=batch.targets,
             negatives=batch.negatives,
             earlier=earlier.values,
