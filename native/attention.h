@@ -228,7 +228,7 @@ inline void attention_forward(const AttentionShape& shape, Segment segment, cons
       } else {
         strip_exponentials<true, false>(shape, places, random, h, head, i, n_rows, keys, nullptr, scratch);
       }
-      const int depth = kDepth > 1 ? round_up(seen, kDepth) : seen;
+      const int depth = round_up(seen, kDepthStep);
       multiply(n_rows, head_width, depth, scratch.weights, ld, values, scratch.strip, head_width);
       Operand* mixed = rows.mixed + (head.start + i) * width + h * head_width;
       for (int r = 0; r < n_rows; ++r) {
@@ -250,25 +250,29 @@ inline void attention_forward(const AttentionShape& shape, Segment segment, cons
 // What is added up is the transpose, (head_width, columns): the left operand of a product in bf16 has to be transposed
 // here, and queries are narrower than score gradients.
 inline void add_column_gradients(Panel left, const Operand* right, int right_stride, int panel, int panel_end,
-                                 int head_width, int length, float* gradients, Operand* scratch) {
+                                 int head_width, int head_depth, int length, float* gradients, Operand* scratch) {
   const int n_panel = panel_end - panel, depth = round_up(n_panel, kDepth), ld = round_up(length, kColumns) + kLanes;
   for (int m = 0; m < head_width; m += 32)
     transpose_columns(n_panel, right + m, right_stride, scratch + static_cast<std::ptrdiff_t>(m) * depth, depth);
   for (int j = 0; j < panel_end; j += kColumns) {
     const int from = std::max(0, j - panel);
     float* target = gradients + j;
-    multiply(head_width, kColumns, depth - from, scratch + from, depth, left.rows(from).columns(j), target, ld,
-             j < panel ? Init{target, ld} : Init{});
+    multiply(head_depth, kColumns, round_up(n_panel, kDepthStep) - from, scratch + from, depth,
+             left.rows(from).columns(j), target, ld, j < panel ? Init{target, ld} : Init{});
   }
 }
 
-inline void store_column_gradients(const float* gradients, int length, int head_width, float factor, Operand* to,
-                                   int to_stride) {
+inline void store_column_gradients(const float* gradients, int length, int head_width, int head_depth, float factor,
+                                   Operand* to, int to_stride) {
   const int ld = round_up(length, kColumns) + kLanes;
   for (int r = 0; r < length; r += 16)
     for (int c = 0; c < head_width; c += 32) {
       alignas(64) Operand pairs[16][32];  // of columns 2 k and 2 k + 1: what transposes as one word
       for (int k = 0; k < 16; ++k) {
+        if (c + 2 * k >= head_depth) {
+          store_pair(pairs[k], 0, 0, 0, OperandPair{});
+          continue;
+        }
         const float* row = gradients + static_cast<std::ptrdiff_t>(c + 2 * k) * ld + r;
         store_pair(pairs[k], 0, 0, 0, round_pair(load(row) * factor, load(row + ld) * factor));
       }
@@ -279,7 +283,7 @@ inline void store_column_gradients(const float* gradients, int length, int head_
 #else
 
 inline void add_column_gradients(Panel left, const Operand* right, int right_stride, int panel, int panel_end,
-                                 int head_width, int, float* gradients, Operand*) {
+                                 int head_width, int, int, float* gradients, Operand*) {
   for (int j = 0; j < panel_end; j += kStrip) {
     const int from = std::max(0, j - panel), n_columns = std::min(kStrip, panel_end - j);
     float* target = gradients + static_cast<std::ptrdiff_t>(j) * head_width;
@@ -289,7 +293,7 @@ inline void add_column_gradients(Panel left, const Operand* right, int right_str
   }
 }
 
-inline void store_column_gradients(const float* gradients, int length, int head_width, float factor, Operand* to,
+inline void store_column_gradients(const float* gradients, int length, int head_width, int, float factor, Operand* to,
                                    int to_stride) {
   for (int r = 0; r < length; ++r)
     for (int c = 0; c < head_width; c += kLanes)
@@ -371,7 +375,7 @@ inline void attention_backward(const AttentionShape& shape, Segment segment, con
           }
           for (int c = pair.end; c < columns; c += kLanes) store_gradients(c, OperandPair{});
         }
-        const int depth = kDepth > 1 ? round_up(seen, kDepth) : seen;
+        const int depth = round_up(seen, kDepthStep);
         const Operand* left =
             kDepth > 1 ? scratch.gradient_rows : scratch.score_gradients + static_cast<std::ptrdiff_t>(strip) * ld;
         multiply(n_rows, head_width, depth, left, ld, key_rows, scratch.strip, head_width);
@@ -386,14 +390,15 @@ inline void attention_backward(const AttentionShape& shape, Segment segment, con
           store_pair(scratch.score_gradients, ld, r, c, OperandPair{});
         }
       const Panel weights{exponentials, ld}, score_gradients{scratch.score_gradients, ld};
-      add_column_gradients(score_gradients, rows.query + at, width, panel, panel_end, head_width, length,
-                           scratch.key_gradients, scratch.transposed);
-      add_column_gradients(weights, d_mixed + at, width, panel, panel_end, head_width, length, scratch.value_gradients,
-                           scratch.transposed);
+      add_column_gradients(score_gradients, rows.query + at, width, panel, panel_end, head_width, shape.head_depth,
+                           length, scratch.key_gradients, scratch.transposed);
+      add_column_gradients(weights, d_mixed + at, width, panel, panel_end, head_width, shape.head_depth, length,
+                           scratch.value_gradients, scratch.transposed);
     }
     Operand* d_key = d_key_value + head.start * 2 * width + h * head_width;
-    store_column_gradients(scratch.key_gradients, length, head_width, shape.scale, d_key, 2 * width);
-    store_column_gradients(scratch.value_gradients, length, head_width, 1.0f, d_key + width, 2 * width);
+    store_column_gradients(scratch.key_gradients, length, head_width, shape.head_depth, shape.scale, d_key, 2 * width);
+    store_column_gradients(scratch.value_gradients, length, head_width, shape.head_depth, 1.0f, d_key + width,
+                           2 * width);
   }
 }
 

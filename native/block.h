@@ -166,8 +166,8 @@ class Network {
   Network(const ModelShape& shape, const Layout& layout, const float* mask, const float* weights, const Operand* panels,
           Workspace& workspace)
       : shape_(shape), layout_(layout), mask_(mask), weights_(weights), panels_(panels), w_(workspace),
-        attention_shape_{shape.n_heads, shape.head_width(), kDepth > 1 ? shape.head_width() : shape.head_dim(),
-                         shape.max_seq_len, 1.0f / std::sqrt(static_cast<float>(shape.head_dim()))} {}
+        attention_shape_{shape.n_heads, shape.head_width(), round_up(shape.head_dim(), kDepthStep), shape.max_seq_len,
+                         1.0f / std::sqrt(static_cast<float>(shape.head_dim()))} {}
 
   // Embeddings (items' table of rows of width W) to features, keeping what the backward pass needs. Features of all
   // tokens of the batch lie one after another.

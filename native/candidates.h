@@ -113,7 +113,7 @@ struct CandidateScratch {
 class CandidateHead {
  public:
   CandidateHead(const Loss& loss, const Candidates& candidates, int width, int dim, CandidateScratch& scratch)
-      : loss_(loss), candidates_(candidates), width_(width), depth_(round_up(dim, kDepth)), s_(scratch) {}
+      : loss_(loss), candidates_(candidates), width_(width), depth_(round_up(dim, kDepthStep)), s_(scratch) {}
 
   // As sampled_head, for the tokens of a chunk; gradients of candidates are added to the scratch's.
   double run(const Chunk& chunk, const Wanted& wanted, const float* features, const float* table, float* d_features,
@@ -242,9 +242,10 @@ class CandidateHead {
   void backward(int first, int rows, float* d_features) {
     float* d_rows = s_.gradients.data() + static_cast<std::ptrdiff_t>(first) * width_;
 #if defined(SASREC_BF16)
-    multiply(rows, width_, round_up(n_, kDepth), s_.weights.data(), stride_, panel_, d_rows, width_, {d_rows, width_});
+    multiply(rows, width_, round_up(n_, kDepthStep), s_.weights.data(), stride_, panel_, d_rows, width_,
+             {d_rows, width_});
     float* transposed = s_.d_transposed.data();
-    multiply(width_, stride_, round_up(rows, kDepth), candidates_.transposed(first), kBlock,
+    multiply(depth_, stride_, round_up(rows, kDepthStep), candidates_.transposed(first), kBlock,
              {s_.weights_panel.data(), stride_}, transposed, stride_, {transposed, stride_});
     (void)d_features;  // it is written when all blocks are done
 #else

@@ -5,7 +5,8 @@
 //
 // A Panel is the right operand in the order the kernel streams it. Floats: plain row-major (depth, cols). bf16: pairs
 // of rows interleaved, (depth / 2, cols, 2), which is what both AMX tiles and vdpbf16ps take; depth is padded with
-// zeros to kDepth. Products accumulate in float registers or tiles over the whole depth; C is written once.
+// zeros to kDepth, and gone through in steps of kDepthStep. Products accumulate in float registers or tiles over the
+// whole depth; C is written once.
 //
 // Where B is narrow enough it stays in L1 (64 x 64 floats are 16 KiB) while A streams by, a row block at a time.
 #pragma once
@@ -20,6 +21,19 @@
 #endif
 
 namespace sasrec {
+
+#if defined(__AMX_BF16__) || defined(SASREC_SIMULATED_TILES)
+#define SASREC_TILES
+#endif
+
+// What a depth has to be a multiple of in a product: a tile's row, or a pair.
+#if defined(SASREC_TILES)
+inline constexpr int kDepthStep = kDepth;
+#elif defined(SASREC_BF16)
+inline constexpr int kDepthStep = 2;
+#else
+inline constexpr int kDepthStep = 1;
+#endif
 
 struct Panel {
   const Operand* data;
@@ -83,7 +97,7 @@ struct Init {
 
 inline constexpr int kStrip = 16;  // rows of A that are worked on together: an AMX tile's
 
-#if defined(__AMX_BF16__) || defined(SASREC_SIMULATED_TILES)
+#if defined(SASREC_TILES)
 
 // GCC 12 does not tell the optimiser that tile instructions read and write memory; this does.
 [[gnu::always_inline]] inline void memory_barrier() { asm volatile("" ::: "memory"); }
@@ -206,7 +220,7 @@ template <int N>
 
 #endif
 
-// C (rows, cols) = init + A (rows, depth) B; cols a multiple of 16, depth of 32.
+// C (rows, cols) = init + A (rows, depth) B; cols a multiple of 16, depth of kDepthStep.
 inline void multiply(int rows, int cols, int depth, const Operand* a, int lda, Panel b, float* c, int ldc,
                      Init init = {}) {
   for (int n = 0; n < cols; n += 64) {
@@ -323,15 +337,15 @@ inline Panel pack_transposed(int depth, int cols, const Operand* source, int ld,
   }
 }
 
-// C (rows, cols) += A^T B, A (depth, rows) row-major; rows and cols multiples of 32 and 16. `scratch` holds 32 x padded
-// depth.
+// C (rows, cols) += A^T B, A (depth, rows) row-major, with room for a multiple of 32 columns (in tiles, C of 16 rows);
+// cols a multiple of 16. `scratch` holds 32 x padded depth.
 inline void multiply_transposed(int rows, int cols, int depth, const Operand* a, int lda, Panel b, float* c, int ldc,
                                 Operand* scratch) {
   const int padded = round_up(depth, kDepth);
   for (int m = 0; m < rows; m += 32) {
     transpose_columns(depth, a + m, lda, scratch, padded);
     float* target = c + static_cast<std::ptrdiff_t>(m) * ldc;
-    multiply(32, cols, padded, scratch, padded, b, target, ldc, {target, ldc});
+    multiply(std::min(32, rows - m), cols, round_up(depth, kDepthStep), scratch, padded, b, target, ldc, {target, ldc});
   }
 }
 

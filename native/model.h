@@ -42,8 +42,8 @@ struct Axis {
 
   int logical() const { return groups * size; }
   int padded() const { return groups * stride; }
-  // Up to where the last value lies: as far as a product has to go. Operands that come in pairs go to the padded end.
-  int used() const { return kDepth > 1 ? padded() : (groups - 1) * stride + size; }
+  // Up to where the last value lies: as far as a product has to go.
+  int used() const { return round_up((groups - 1) * stride + size, kDepthStep); }
   int place(int i) const { return i / size * stride + i % size; }
 };
 
