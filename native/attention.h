@@ -242,34 +242,36 @@ inline void attention_forward(const AttentionShape& shape, Segment segment, cons
 }
 
 // Adds the gradients of rows of keys (or values) that a panel of query rows gives: left^T right, where left (n_panel,
-// columns) are score gradients (or weights) as a Panel and right (n_panel, head_width) queries (or output gradients).
+// columns) are score gradients (or weights) as a Panel and right (n_panel, head_width) queries (or output gradients),
+// columns of (tokens, width).
 // Column j is seen by rows from j on, so that sums begin at its strip, in the panel that has it. store_column_gradients
-// writes what was added up, times `factor`, as rows of operands.
+// writes what was added up, times `factor`, to columns of (tokens, 2 width).
 #if defined(SASREC_BF16)
 
 // What is added up is the transpose, (head_width, columns): the left operand of a product in bf16 has to be transposed
-// here, and queries are narrower than score gradients.
-inline void add_column_gradients(Panel left, const Operand* right, int right_stride, int panel, int panel_end,
-                                 int head_width, int head_depth, int length, float* gradients, Operand* scratch) {
+// here, and queries are narrower than score gradients. Rows beyond head_depth, which would be zero, are not written.
+inline void add_column_gradients(const AttentionShape& shape, Panel left, const Operand* right, int panel,
+                                 int panel_end, int length, float* gradients, Operand* scratch) {
   const int n_panel = panel_end - panel, depth = round_up(n_panel, kDepth), ld = round_up(length, kColumns) + kLanes;
-  for (int m = 0; m < head_width; m += 32)
-    transpose_columns(n_panel, right + m, right_stride, scratch + static_cast<std::ptrdiff_t>(m) * depth, depth);
+  for (int m = 0; m < shape.head_width; m += 32)
+    transpose_columns(n_panel, right + m, shape.width(), scratch + static_cast<std::ptrdiff_t>(m) * depth, depth);
   for (int j = 0; j < panel_end; j += kColumns) {
     const int from = std::max(0, j - panel);
     float* target = gradients + j;
-    multiply(head_depth, kColumns, round_up(n_panel, kDepthStep) - from, scratch + from, depth,
+    multiply(shape.head_depth, kColumns, round_up(n_panel, kDepthStep) - from, scratch + from, depth,
              left.rows(from).columns(j), target, ld, j < panel ? Init{target, ld} : Init{});
   }
 }
 
-inline void store_column_gradients(const float* gradients, int length, int head_width, int head_depth, float factor,
-                                   Operand* to, int to_stride) {
+inline void store_column_gradients(const AttentionShape& shape, const float* gradients, int length, float factor,
+                                   Operand* to) {
+  const int to_stride = 2 * shape.width();
   const int ld = round_up(length, kColumns) + kLanes;
   for (int r = 0; r < length; r += 16)
-    for (int c = 0; c < head_width; c += 32) {
+    for (int c = 0; c < shape.head_width; c += 32) {
       alignas(64) Operand pairs[16][32];  // of columns 2 k and 2 k + 1: what transposes as one word
       for (int k = 0; k < 16; ++k) {
-        if (c + 2 * k >= head_depth) {
+        if (c + 2 * k >= shape.head_depth) {
           store_pair(pairs[k], 0, 0, 0, OperandPair{});
           continue;
         }
@@ -282,8 +284,9 @@ inline void store_column_gradients(const float* gradients, int length, int head_
 
 #else
 
-inline void add_column_gradients(Panel left, const Operand* right, int right_stride, int panel, int panel_end,
-                                 int head_width, int, int, float* gradients, Operand*) {
+inline void add_column_gradients(const AttentionShape& shape, Panel left, const Operand* right, int panel,
+                                 int panel_end, int, float* gradients, Operand*) {
+  const int head_width = shape.head_width, right_stride = shape.width();
   for (int j = 0; j < panel_end; j += kStrip) {
     const int from = std::max(0, j - panel), n_columns = std::min(kStrip, panel_end - j);
     float* target = gradients + static_cast<std::ptrdiff_t>(j) * head_width;
@@ -293,8 +296,9 @@ inline void add_column_gradients(Panel left, const Operand* right, int right_str
   }
 }
 
-inline void store_column_gradients(const float* gradients, int length, int head_width, int, float factor, Operand* to,
-                                   int to_stride) {
+inline void store_column_gradients(const AttentionShape& shape, const float* gradients, int length, float factor,
+                                   Operand* to) {
+  const int to_stride = 2 * shape.width(), head_width = shape.head_width;
   for (int r = 0; r < length; ++r)
     for (int c = 0; c < head_width; c += kLanes)
       store_operand(to + static_cast<std::ptrdiff_t>(r) * to_stride + c,
@@ -390,15 +394,14 @@ inline void attention_backward(const AttentionShape& shape, Segment segment, con
           store_pair(scratch.score_gradients, ld, r, c, OperandPair{});
         }
       const Panel weights{exponentials, ld}, score_gradients{scratch.score_gradients, ld};
-      add_column_gradients(score_gradients, rows.query + at, width, panel, panel_end, head_width, shape.head_depth,
-                           length, scratch.key_gradients, scratch.transposed);
-      add_column_gradients(weights, d_mixed + at, width, panel, panel_end, head_width, shape.head_depth, length,
-                           scratch.value_gradients, scratch.transposed);
+      add_column_gradients(shape, score_gradients, rows.query + at, panel, panel_end, length, scratch.key_gradients,
+                           scratch.transposed);
+      add_column_gradients(shape, weights, d_mixed + at, panel, panel_end, length, scratch.value_gradients,
+                           scratch.transposed);
     }
     Operand* d_key = d_key_value + head.start * 2 * width + h * head_width;
-    store_column_gradients(scratch.key_gradients, length, head_width, shape.head_depth, shape.scale, d_key, 2 * width);
-    store_column_gradients(scratch.value_gradients, length, head_width, shape.head_depth, 1.0f, d_key + width,
-                           2 * width);
+    store_column_gradients(shape, scratch.key_gradients, length, shape.scale, d_key);
+    store_column_gradients(shape, scratch.value_gradients, length, 1.0f, d_key + width);
   }
 }
 

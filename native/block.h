@@ -317,8 +317,8 @@ class Network {
     };
   }
 
-  // Calls f(segment, where it keeps its exponentials or null) for each segment of the chunk: the first ones keep
-  // theirs, as far as there is room. Encoding goes no way back and keeps nothing.
+  // Calls f(segment, where it keeps its exponentials or null) for each segment of the chunk: one keeps them where there
+  // is room left. Encoding goes no way back and keeps nothing.
   template <typename F>
   void for_segments(const BlockState& s, F&& f) const {
     const bool training = !chunk_->tokens.empty();

@@ -12,7 +12,6 @@
 #pragma once
 
 #include <algorithm>
-#include <utility>
 
 #include "simd.h"
 
@@ -245,39 +244,6 @@ inline void multiply(int rows, int cols, int depth, const Operand* a, int lda, P
   _mm512_storeu_si512(target + 32, _mm512_permutex2var_epi16(a, _mm512_load_si512(kHigh), b));
 }
 
-// A vector of each of two rows, rounded to operands, and what can be done with it.
-struct OperandPair {
-  __m512i bits;  // of the first row, then of the second
-};
-struct FloatPair {
-  Floats first, second;
-};
-
-[[gnu::always_inline]] inline OperandPair round_pair(Floats a, Floats b) {
-  return {reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(b, a))};
-}
-[[gnu::always_inline]] inline OperandPair positive(OperandPair p) {  // zero for what is negative
-  return {_mm512_max_epi16(p.bits, _mm512_setzero_si512())};
-}
-[[gnu::always_inline]] inline OperandPair magnitude(OperandPair p) {
-  return {_mm512_and_si512(p.bits, _mm512_set1_epi16(0x7fff))};
-}
-
-// The sums of two rows, a pair of vectors at a time: products with ones.
-class PairSums {
- public:
-  [[gnu::always_inline]] void add(OperandPair p) {
-    const auto ones = reinterpret_cast<__m512bh>(_mm512_set1_epi16(0x3f80));
-    total_ = _mm512_dpbf16_ps(total_, reinterpret_cast<__m512bh>(p.bits), ones);
-  }
-  [[gnu::always_inline]] std::pair<float, float> get() const {
-    return {_mm512_mask_reduce_add_ps(0x00ff, total_), _mm512_mask_reduce_add_ps(0xff00, total_)};
-  }
-
- private:
-  __m512 total_ = _mm512_setzero_ps();
-};
-
 // Vectors of two rows, from column c on, of row-major operands, and (row even) of a Panel.
 [[gnu::always_inline]] inline void store_rows(Operand* first, Operand* second, OperandPair p) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(first), _mm512_castsi512_si256(p.bits));
@@ -351,7 +317,6 @@ inline void multiply_transposed(int rows, int cols, int depth, const Operand* a,
 
 // pack_rows, and the sums of the columns added to `sums`: a product with ones of each pair of rows.
 inline Panel pack_rows_and_sums(int depth, int cols, const Operand* source, int ld, Operand* scratch, float* sums) {
-  const auto ones = reinterpret_cast<__m512bh>(_mm512_set1_epi16(0x3f80));
   const auto row = [&](int i, int c) {
     return i < depth ? _mm512_loadu_si512(source + static_cast<std::ptrdiff_t>(i) * ld + c) : _mm512_setzero_si512();
   };
@@ -360,8 +325,8 @@ inline Panel pack_rows_and_sums(int depth, int cols, const Operand* source, int 
     for (int i = 0; i < round_up(depth, kDepth); i += 2) {
       Operand* target = scratch + static_cast<std::ptrdiff_t>(i) * cols + 2 * c;
       interleave(row(i, c), row(i + 1, c), target);
-      low = _mm512_dpbf16_ps(low, reinterpret_cast<__m512bh>(_mm512_loadu_si512(target)), ones);
-      high = _mm512_dpbf16_ps(high, reinterpret_cast<__m512bh>(_mm512_loadu_si512(target + 32)), ones);
+      low = add_pairs(low, _mm512_loadu_si512(target));
+      high = add_pairs(high, _mm512_loadu_si512(target + 32));
     }
     _mm512_storeu_ps(sums + c, low);
     _mm512_storeu_ps(sums + c + 16, high);
@@ -452,28 +417,6 @@ inline void multiply_transposed(int rows, int cols, int depth, const Operand* a,
                                 Operand*) {
   multiply_transposed(rows, cols, depth, a, lda, b, c, ldc, Init{c, ldc});
 }
-
-// A vector of each of two rows, and what can be done with it.
-struct OperandPair {
-  Floats first, second;
-};
-using FloatPair = OperandPair;
-
-[[gnu::always_inline]] inline OperandPair round_pair(Floats a, Floats b) { return {a, b}; }
-[[gnu::always_inline]] inline OperandPair positive(OperandPair p) {  // zero for what is negative
-  return {maximum(p.first, Floats{}), maximum(p.second, Floats{})};
-}
-[[gnu::always_inline]] inline OperandPair magnitude(OperandPair p) { return {absolute(p.first), absolute(p.second)}; }
-
-// The sums of two rows, a pair of vectors at a time.
-class PairSums {
- public:
-  [[gnu::always_inline]] void add(OperandPair p) { first_ += p.first, second_ += p.second; }
-  [[gnu::always_inline]] std::pair<float, float> get() const { return {sum(first_), sum(second_)}; }
-
- private:
-  Floats first_{}, second_{};
-};
 
 // Vectors of two rows, from column c on, of row-major operands, and (row even) of a Panel.
 [[gnu::always_inline]] inline void store_rows(Operand* first, Operand* second, OperandPair p) {

@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -268,6 +269,42 @@ inline constexpr int kDepth = 32;  // contraction lengths are padded to this wit
   const __m512bh both = _mm512_cvtne2ps_pbh(b, a);
   std::memcpy(p, &both, sizeof both);
 }
+// A vector of each of two rows, rounded to operands, and what can be done with it.
+struct OperandPair {
+  __m512i bits;  // of the first row, then of the second
+};
+struct FloatPair {
+  Floats first, second;
+};
+
+[[gnu::always_inline]] inline OperandPair round_pair(Floats a, Floats b) {
+  return {reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(b, a))};
+}
+[[gnu::always_inline]] inline OperandPair positive(OperandPair p) {  // zero for what is negative
+  return {_mm512_max_epi16(p.bits, _mm512_setzero_si512())};
+}
+[[gnu::always_inline]] inline OperandPair magnitude(OperandPair p) {
+  return {_mm512_and_si512(p.bits, _mm512_set1_epi16(0x7fff))};
+}
+
+// Adds pairs of neighbours to the lanes of `total`: a product with ones.
+[[gnu::always_inline]] inline Floats add_pairs(Floats total, __m512i pairs) {
+  const auto ones = reinterpret_cast<__m512bh>(_mm512_set1_epi16(0x3f80));
+  return _mm512_dpbf16_ps(total, reinterpret_cast<__m512bh>(pairs), ones);
+}
+
+// The sums of two rows, a pair of vectors at a time.
+class PairSums {
+ public:
+  [[gnu::always_inline]] void add(OperandPair p) { total_ = add_pairs(total_, p.bits); }
+  [[gnu::always_inline]] std::pair<float, float> get() const {
+    return {_mm512_mask_reduce_add_ps(0x00ff, total_), _mm512_mask_reduce_add_ps(0xff00, total_)};
+  }
+
+ private:
+  Floats total_{};
+};
+
 inline const Operand* as_operands(const float*) { return nullptr; }
 #else
 using Operand = float;
@@ -279,6 +316,28 @@ inline constexpr int kDepth = 1;
   store(p, a);
   store(p + kLanes, b);
 }
+// A vector of each of two rows, and what can be done with it.
+struct OperandPair {
+  Floats first, second;
+};
+using FloatPair = OperandPair;
+
+[[gnu::always_inline]] inline OperandPair round_pair(Floats a, Floats b) { return {a, b}; }
+[[gnu::always_inline]] inline OperandPair positive(OperandPair p) {  // zero for what is negative
+  return {maximum(p.first, Floats{}), maximum(p.second, Floats{})};
+}
+[[gnu::always_inline]] inline OperandPair magnitude(OperandPair p) { return {absolute(p.first), absolute(p.second)}; }
+
+// The sums of two rows, a pair of vectors at a time.
+class PairSums {
+ public:
+  [[gnu::always_inline]] void add(OperandPair p) { first_ += p.first, second_ += p.second; }
+  [[gnu::always_inline]] std::pair<float, float> get() const { return {sum(first_), sum(second_)}; }
+
+ private:
+  Floats first_{}, second_{};
+};
+
 inline const Operand* as_operands(const float* p) { return p; }  // null where floats must be converted first
 #endif
 
@@ -318,10 +377,6 @@ template <typename T>
   x *= 0x846ca68bu;
   x ^= x >> 16;
   return x;
-}
-
-constexpr std::uint32_t random_word(RandomKey key, std::uint32_t counter) {
-  return random_words_of_products(key, counter * kCounterFactor);
 }
 
 // The words of the counters first, first + 1, ...: a vector is multiplied once less than if each lane were by itself.

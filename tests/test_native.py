@@ -17,7 +17,7 @@ from torch import Tensor
 from sasrec import variants as variants_module
 from sasrec.batches import DROPOUT, Batch, TrainBatches
 from sasrec.config import ModelConfig, TrainConfig
-from sasrec.draws import generator, key_of
+from sasrec.draws import generator, seed_words
 from sasrec.engine import TorchEngine, create_engine
 from sasrec.errors import ConfigError
 from sasrec.native import NativeEngine
@@ -381,7 +381,7 @@ def test_gradients_with_dropout_are_those_of_torch_with_the_same_masks(isa: str,
     )
     batch = make_batch([length, length], n_items)
     reference, native = engines(config, n_items)
-    step = key_of(0, DROPOUT, batch.step)
+    step = int(seed_words((0, DROPOUT, batch.step), 1)[0])
     users = [int(user) for user in batch.users]
 
     def rows(site: int, width: int) -> np.ndarray:

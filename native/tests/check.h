@@ -73,6 +73,11 @@ inline double value(Operand x) {
 }
 #endif
 
+// One word of a stream by itself, beside simd.h's vectors of them.
+inline std::uint32_t random_word(RandomKey key, std::uint32_t counter) {
+  return random_words_of_products(key, counter * kCounterFactor);
+}
+
 inline Array<float> random_floats(std::size_t size, Random& random) {
   Array<float> result(size + kLanes);
   for (std::size_t i = 0; i < size; ++i) result[i] = random.uniform();

@@ -8,7 +8,7 @@ import numpy as np
 
 from sasrec.batches import DROPOUT, WEIGHTS, Batch
 from sasrec.config import ModelConfig, TrainConfig
-from sasrec.draws import generator, key_of
+from sasrec.draws import generator, seed_words
 from sasrec.sequences import Float32, Ragged
 from sasrec.threads import set_threads
 from sasrec.variants import Native, load_native
@@ -85,7 +85,7 @@ class NativeEngine:
             items=batch.inputs.values,
             offsets=batch.inputs.offsets,
             sequence_keys=batch.users.astype(np.uint64),
-            step_key=key_of(self.train_config.seed, DROPOUT, batch.step),
+            step_key=int(seed_words((self.train_config.seed, DROPOUT, batch.step), 1)[0]),
             targets=batch.targets,
             negatives=batch.negatives,
             earlier=earlier.values,
