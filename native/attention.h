@@ -34,6 +34,7 @@ struct AttentionShape {
   int n_heads;
   int head_width;  // padded
   int head_depth;  // what of it a product over the width has to read
+  Columns head_columns;
   int max_seq_len;
   float scale;  // of the scores: 1 / sqrt(head_dim)
 
@@ -175,7 +176,7 @@ inline void strip_exponentials(const AttentionShape& shape, const TokenPlace* pl
                                AttentionScratch& scratch) {
   const float to_log2 = shape.scale * kLog2E;
   const int ld = head.ld, seen = std::min(head.length, i + kStrip), columns = round_up(seen, kColumns);
-  multiply(n_rows, round_up(seen, kLanes), shape.head_depth, head.query + static_cast<std::ptrdiff_t>(i) * head.width,
+  multiply(n_rows, Columns::up_to(seen), shape.head_depth, head.query + static_cast<std::ptrdiff_t>(i) * head.width,
            head.width, keys, scratch.scores, ld);
   for (int r = 0; r < n_rows; r += 2) {
     const RowPair pair(places, i + r, r + 1 < n_rows);
@@ -229,13 +230,13 @@ inline void attention_forward(const AttentionShape& shape, Segment segment, cons
         strip_exponentials<true, false>(shape, places, random, h, head, i, n_rows, keys, nullptr, scratch);
       }
       const int depth = round_up(seen, kDepthStep);
-      multiply(n_rows, head_width, depth, scratch.weights, ld, values, scratch.strip, head_width);
+      multiply(n_rows, shape.head_columns, depth, scratch.weights, ld, values, scratch.strip, head_width);
       Operand* mixed = rows.mixed + (head.start + i) * width + h * head_width;
       for (int r = 0; r < n_rows; ++r) {
         const Floats factor = splat(head.inverse[i + r] * random.dropout.scale);
-        for (int c = 0; c < head_width; c += kLanes)
-          store_operand(mixed + static_cast<std::ptrdiff_t>(r) * width + c,
-                        load(scratch.strip + static_cast<std::ptrdiff_t>(r) * head_width + c) * factor);
+        const float* row = scratch.strip + static_cast<std::ptrdiff_t>(r) * head_width;
+        write_operands(mixed + static_cast<std::ptrdiff_t>(r) * width, head_width / kLanes,
+                       [=](int v) { return load(row + kLanes * v) * factor; });
       }
     }
   }
@@ -258,7 +259,7 @@ inline void add_column_gradients(const AttentionShape& shape, Panel left, const 
   for (int j = 0; j < panel_end; j += kColumns) {
     const int from = std::max(0, j - panel);
     float* target = gradients + j;
-    multiply(shape.head_depth, kColumns, round_up(n_panel, kDepthStep) - from, scratch + from, depth,
+    multiply(shape.head_depth, {kColumns}, round_up(n_panel, kDepthStep) - from, scratch + from, depth,
              left.rows(from).columns(j), target, ld, j < panel ? Init{target, ld} : Init{});
   }
 }
@@ -290,9 +291,9 @@ inline void add_column_gradients(const AttentionShape& shape, Panel left, const 
   for (int j = 0; j < panel_end; j += kStrip) {
     const int from = std::max(0, j - panel), n_columns = std::min(kStrip, panel_end - j);
     float* target = gradients + static_cast<std::ptrdiff_t>(j) * head_width;
-    multiply_transposed(n_columns, head_width, panel_end - panel - from, left.rows(from).columns(j).data, left.stride,
-                        {right + static_cast<std::ptrdiff_t>(from) * right_stride, right_stride}, target, head_width,
-                        j < panel ? Init{target, head_width} : Init{});
+    multiply_transposed(n_columns, shape.head_columns, panel_end - panel - from, left.rows(from).columns(j).data,
+                        left.stride, {right + static_cast<std::ptrdiff_t>(from) * right_stride, right_stride}, target,
+                        head_width, j < panel ? Init{target, head_width} : Init{});
   }
 }
 
@@ -318,8 +319,9 @@ inline void scale_output_gradients(const AttentionShape& shape, const Dropout& d
     for (int h = 0; h < shape.n_heads; ++h) {
       const float inverse = rows.inverse[static_cast<std::ptrdiff_t>(h) * rows.capacity + first + r];
       const Floats factor = splat(inverse * dropout.scale);
-      for (int c = h * head_width; c < (h + 1) * head_width; c += kLanes)
-        store_operand(d_mixed + c, load(gradient + c) * factor);
+      const float* row = gradient + h * head_width;
+      write_operands(d_mixed + h * head_width, head_width / kLanes,
+                     [=](int v) { return load(row + kLanes * v) * factor; });
     }
 }
 
@@ -349,7 +351,7 @@ inline void attention_backward(const AttentionShape& shape, Segment segment, con
         Operand* strip_panel = exponentials + static_cast<std::ptrdiff_t>(strip) * ld;
         if (!kept)
           strip_exponentials<false, true>(shape, places, random, h, head, i, n_rows, keys, strip_panel, scratch);
-        multiply(n_rows, round_up(seen, kLanes), shape.head_depth,
+        multiply(n_rows, Columns::up_to(seen), shape.head_depth,
                  d_mixed + at + static_cast<std::ptrdiff_t>(strip) * width, width, values, scratch.weight_gradients,
                  ld);
         for (int r = 0; r < n_rows; r += 2) {
@@ -382,11 +384,12 @@ inline void attention_backward(const AttentionShape& shape, Segment segment, con
         const int depth = round_up(seen, kDepthStep);
         const Operand* left =
             kDepth > 1 ? scratch.gradient_rows : scratch.score_gradients + static_cast<std::ptrdiff_t>(strip) * ld;
-        multiply(n_rows, head_width, depth, left, ld, key_rows, scratch.strip, head_width);
-        for (int r = 0; r < n_rows; ++r)
-          for (int c = 0; c < head_width; c += kLanes)
-            store_operand(d_query + at + static_cast<std::ptrdiff_t>(strip + r) * width + c,
-                          load(scratch.strip + static_cast<std::ptrdiff_t>(r) * head_width + c) * shape.scale);
+        multiply(n_rows, shape.head_columns, depth, left, ld, key_rows, scratch.strip, head_width);
+        for (int r = 0; r < n_rows; ++r) {
+          const float* row = scratch.strip + static_cast<std::ptrdiff_t>(r) * head_width;
+          write_operands(d_query + at + static_cast<std::ptrdiff_t>(strip + r) * width, head_width / kLanes,
+                         [&](int v) { return load(row + kLanes * v) * shape.scale; });
+        }
       }
       for (int r = round_up(n_panel, 2); r < round_up(n_panel, kDepth); r += 2)
         for (int c = 0; c < round_up(panel_end, kColumns); c += kLanes) {

@@ -128,20 +128,24 @@ struct Strip {
   int first, count;
 };
 
-// Applies f(row, column, dropout factor) to every vector of the rows of a strip at a site; the factor is 1 without
-// dropout.
-template <typename F>
-[[gnu::always_inline]] inline void for_dropped(const Chunk& chunk, Strip strip, const Dropout& dropout,
-                                               std::uint64_t step, std::uint64_t site, int width, F&& f) {
-  if (!dropout) {
-    for (int r = strip.first; r < strip.first + strip.count; ++r)
-      for (int c = 0; c < width; c += kLanes) f(r, c, splat(1.0f));
-    return;
-  }
+// Applies both(row, c, factor of the vector at column c, factor of that at c + 16) to the rows of a strip at a site of
+// dropout, as one random word decides for both; one(row, c, factor) where a row ends in half of that. Without dropout
+// factors are 1.
+template <typename Both, typename One>
+[[gnu::always_inline]] inline void for_dropped_pairs(const Chunk& chunk, Strip strip, const Dropout& dropout,
+                                                     std::uint64_t step, std::uint64_t site, int width, Both&& both,
+                                                     One&& one) {
   const int words = dropout_words(width);
   int sequence = -1;
   RandomKey key{};
   for (int r = strip.first; r < strip.first + strip.count; ++r) {
+    if (!dropout) {
+      int c = 0;
+      for (; c + 32 <= width; c += 32)
+        for (int i = 0; i < 16; i += kLanes) both(r, c + i, splat(1.0f), splat(1.0f));
+      for (; c < width; c += kLanes) one(r, c, splat(1.0f));
+      continue;
+    }
     const TokenPlace& place = chunk.places[r];
     if (place.sequence != sequence) {
       sequence = place.sequence;
@@ -149,15 +153,26 @@ template <typename F>
     }
     const std::uint32_t first_word = static_cast<std::uint32_t>(place.index) * words;
     int c = 0;
-    for (; c + 32 <= width; c += 32) {  // a word decides for two values 16 columns apart
+    for (; c + 32 <= width; c += 32)
       for (int i = 0; i < 16; i += kLanes) {
         const Words random = random_words(key, first_word + c / 2 + i);
-        f(r, c + i, dropout.factor_low(random));
-        f(r, c + 16 + i, dropout.factor_high(random));
+        both(r, c + i, dropout.factor_low(random), dropout.factor_high(random));
       }
-    }
-    for (; c < width; c += kLanes) f(r, c, dropout_factor(dropout, key, first_word, c));
+    for (; c < width; c += kLanes) one(r, c, dropout_factor(dropout, key, first_word, c));
   }
+}
+
+// Applies f(row, column, dropout factor) to every vector of the rows of a strip at a site.
+template <typename F>
+[[gnu::always_inline]] inline void for_dropped(const Chunk& chunk, Strip strip, const Dropout& dropout,
+                                               std::uint64_t step, std::uint64_t site, int width, F&& f) {
+  for_dropped_pairs(
+      chunk, strip, dropout, step, site, width,
+      [&](int r, int c, Floats a, Floats b) {
+        f(r, c, a);
+        f(r, c + 16, b);
+      },
+      f);
 }
 
 // One chunk's way through the network. Gradients of weights are added to `gradients`, laid out as `weights`.
@@ -166,7 +181,11 @@ class Network {
   Network(const ModelShape& shape, const Layout& layout, const float* mask, const float* weights, const Operand* panels,
           Workspace& workspace)
       : shape_(shape), layout_(layout), mask_(mask), weights_(weights), panels_(panels), w_(workspace),
-        attention_shape_{shape.n_heads, shape.head_width(), round_up(shape.head_dim(), kDepthStep), shape.max_seq_len,
+        attention_shape_{shape.n_heads,
+                         shape.head_width(),
+                         round_up(shape.head_dim(), kDepthStep),
+                         Columns::groups(1, shape.head_dim(), shape.head_width()),
+                         shape.max_seq_len,
                          1.0f / std::sqrt(static_cast<float>(shape.head_dim()))} {}
 
   // Embeddings (items' table of rows of width W) to features, keeping what the backward pass needs. Features of all
@@ -254,10 +273,23 @@ class Network {
     });
   }
 
+  // Writes value(offset, dropout factor) for every vector of rows that lie in `to`.
+  template <typename F>
+  void write_dropped(std::uint64_t site, int row_width, Strip strip, Operand* to, F&& value) const {
+    const auto place = [row_width](int r, int c) { return static_cast<std::ptrdiff_t>(r) * row_width + c; };
+    for_dropped_pairs(
+        *chunk_, strip, dropout_, step_, site, row_width,
+        [&](int r, int c, Floats a, Floats b) {
+          const std::ptrdiff_t i = place(r, c);
+          store_operands_16_apart(to + i, value(i, a), value(i + 16, b));
+        },
+        [&](int r, int c, Floats factor) { store_operand(to + place(r, c), value(place(r, c), factor)); });
+  }
+
   // out (rows, linear.out) = x W + bias
   void apply(const Linear& linear, int rows, const Operand* x, float* out) const {
-    multiply(rows, linear.out, linear.in_used, x, linear.in, {panels_ + linear.panels, linear.out}, out, linear.out,
-             {weights_ + linear.bias, 0});
+    multiply(rows, linear.out_columns, linear.in_used, x, linear.in, {panels_ + linear.panels, linear.out}, out,
+             linear.out, {weights_ + linear.bias, 0});
   }
 
   // The same a strip at a time: finish(strip, out) with out (strip.count, linear.out).
@@ -272,14 +304,14 @@ class Network {
 
   // The gradients of W and of the bias.
   void add_weight_gradients(const Linear& linear, const Operand* x, const Operand* dy) {
-    accumulate_outer(n_, linear.in_used, linear.out, x, linear.in, dy, linear.out, gradients_ + linear.weight,
+    accumulate_outer(n_, linear.in_used, linear.out_columns, x, linear.in, dy, linear.out, gradients_ + linear.weight,
                      linear.out, gradients_ + linear.bias, w_.outer);
   }
 
   // dx (rows, linear.in) = dy W^T, from `init` on unless that is null; dx may be `init`.
   void input_gradient(const Linear& linear, int rows, const Operand* dy, const float* init, float* dx) const {
     const Operand* transposed = panels_ + linear.panels + static_cast<std::size_t>(linear.in) * linear.out;
-    multiply(rows, linear.in, linear.out_used, dy, linear.out, {transposed, linear.in}, dx, linear.in,
+    multiply(rows, linear.in_columns, linear.out_used, dy, linear.out, {transposed, linear.in}, dx, linear.in,
              init ? Init{init, linear.in} : Init{});
   }
 
@@ -295,9 +327,7 @@ class Network {
   }
 
   void to_operands(const float* from, Operand* to, std::ptrdiff_t size) const {
-    std::ptrdiff_t i = 0;
-    for (; i + 2 * kLanes <= size; i += 2 * kLanes) store_operands(to + i, load(from + i), load(from + i + kLanes));
-    for (; i < size; i += kLanes) store_operand(to + i, load(from + i));
+    write_operands(to, size / kLanes, [from](std::ptrdiff_t i) { return load(from + kLanes * i); });
   }
 
   // What of a product goes to operands (rows, row_width), for `finish`.
@@ -378,9 +408,9 @@ class Network {
     const bool relu = shape_.relu;
     apply(b.up, rows, s.ffn_input, [&](Strip strip, const float* out) {
       const std::ptrdiff_t begin = static_cast<std::ptrdiff_t>(strip.first) * f;
-      for_dropped(site_of(block, kHiddenSite), f, strip, [&](std::ptrdiff_t i, Floats factor) {
+      write_dropped(site_of(block, kHiddenSite), f, strip, s.hidden, [=](std::ptrdiff_t i, Floats factor) {
         const Floats v = load(out + i - begin);
-        store_operand(s.hidden + i, (relu ? maximum(v, Floats{}) : v) * factor);
+        return (relu ? maximum(v, Floats{}) : v) * factor;
       });
     });
     apply(b.down, rows, s.hidden, finish);
@@ -393,16 +423,16 @@ class Network {
   void feed_backward(int block, BlockState& s, const float* d_fed, const float* init, F&& finish) {
     const BlockWeights& b = layout_.blocks[block];
     const int f = shape_.ffn_width();
-    for_dropped(site_of(block, kOutputSite), width(), all(),
-                [&](std::ptrdiff_t i, Floats factor) { store_operand(w_.gradient + i, load(d_fed + i) * factor); });
+    write_dropped(site_of(block, kOutputSite), width(), all(), w_.gradient,
+                  [d_fed](std::ptrdiff_t i, Floats factor) { return load(d_fed + i) * factor; });
     add_weight_gradients(b.down, s.hidden, w_.gradient);
     const Floats scale = splat(dropout_.scale);
     input_gradient(b.down, w_.gradient, nullptr, [&](Strip strip, const float* dx) {
       const std::ptrdiff_t begin = static_cast<std::ptrdiff_t>(strip.first) * f;
-      for (std::ptrdiff_t i = 0; i < static_cast<std::ptrdiff_t>(strip.count) * f; i += kLanes) {
-        const Ints alive = load_operand(s.hidden + begin + i) != 0.0f;
-        store_operand(w_.second_gradient + begin + i, keep(alive, load(dx + i) * scale));
-      }
+      const Operand* hidden = s.hidden + begin;
+      write_operands(w_.second_gradient + begin, strip.count * (f / kLanes), [=](int i) {
+        return keep(load_operand(hidden + kLanes * i) != 0.0f, load(dx + kLanes * i) * scale);
+      });
     });
     add_weight_gradients(b.up, s.ffn_input, w_.second_gradient);
     input_gradient(b.up, w_.second_gradient, init, finish);
@@ -531,10 +561,10 @@ class Network {
     apply(b.gate, rows, s.ffn_input, s.gate);
     apply(b.up, rows, s.ffn_input, [&](Strip strip, const float* out) {
       const std::ptrdiff_t begin = static_cast<std::ptrdiff_t>(strip.first) * f;
-      for_dropped(site_of(i, kHiddenSite), f, strip, [&](std::ptrdiff_t k, Floats factor) {
+      write_dropped(site_of(i, kHiddenSite), f, strip, s.hidden, [&](std::ptrdiff_t k, Floats factor) {
         const Floats g = load(s.gate + k), up = load(out + k - begin);
         store(s.up + k, up);
-        store_operand(s.hidden + k, g * sigmoid(g) * up * factor);
+        return g * sigmoid(g) * up * factor;
       });
     });
     apply(b.down, rows, s.hidden, into_branch(i, kOutputSite, s.fed));
@@ -557,17 +587,17 @@ class Network {
     const BlockWeights& b = layout_.blocks[i];
     const std::ptrdiff_t size = static_cast<std::ptrdiff_t>(n_) * width();
     const auto through_gate = [&](const Linear& linear, const float* gate, const float* branch, const Operand* input) {
-      for (std::ptrdiff_t k = 0; k < size; k += kLanes) {
+      write_operands(w_.gradient, size / kLanes, [&](std::ptrdiff_t i) {
+        const std::ptrdiff_t k = kLanes * i;
         const Floats z = load(gate + k);
-        store_operand(w_.gradient + k, load(w_.dx + k) * load(branch + k) * z * (1.0f - z));
-      }
+        return load(w_.dx + k) * load(branch + k) * z * (1.0f - z);
+      });
       add_weight_gradients(linear, input, w_.gradient);
       input_gradient(linear, n_, w_.gradient, nullptr, w_.y);  // what it adds to the stream, once the branch is done
     };
     through_gate(b.ffn_gate, s.ffn_gate, s.fed, s.middle);
-    for_dropped(site_of(i, kOutputSite), width(), all(), [&](std::ptrdiff_t k, Floats factor) {
-      store_operand(w_.gradient + k, load(w_.dx + k) * load(s.ffn_gate + k) * factor);
-    });
+    write_dropped(site_of(i, kOutputSite), width(), all(), w_.gradient,
+                  [&](std::ptrdiff_t k, Floats factor) { return load(w_.dx + k) * load(s.ffn_gate + k) * factor; });
     add_weight_gradients(b.down, s.hidden, w_.gradient);
     input_gradient(b.down, n_, w_.gradient, nullptr, w_.d_hidden);
     for_dropped(site_of(i, kHiddenSite), shape_.ffn_width(), all(), [&](std::ptrdiff_t k, Floats factor) {
@@ -613,7 +643,7 @@ class Network {
     float *mixed = w_.t, *folded = w_.t + static_cast<std::size_t>(w_.capacity) * a;  // (rows, A), (rows, W)
     for (int h = 0; h < shape_.n_heads; ++h) {
       const int first = h * head;
-      multiply(rows, w, attention_shape_.head_depth, s.query + first, a,
+      multiply(rows, key_value.in_columns, attention_shape_.head_depth, s.query + first, a,
                {transposed + static_cast<std::ptrdiff_t>(first) * w, w}, folded, w);
       for (int r = 0; r < rows; ++r) {
         const Segment sequence = chunk_->sequences[r];
@@ -621,8 +651,9 @@ class Network {
         attend_rows(folded + row, s.context + static_cast<std::ptrdiff_t>(sequence.start) * w, sequence.length, w,
                     attention_shape_.scale, w_.gradient + row, w_.attention.scores);
       }
-      multiply(rows, head, key_value.in_used, w_.gradient, w, Panel{forward, key_value.out}.columns(a + first),
-               mixed + first, a, {weights_ + key_value.bias + a + first, 0});
+      multiply(rows, attention_shape_.head_columns, key_value.in_used, w_.gradient, w,
+               Panel{forward, key_value.out}.columns(a + first), mixed + first, a,
+               {weights_ + key_value.bias + a + first, 0});
     }
     to_operands(mixed, s.mixed, static_cast<std::ptrdiff_t>(rows) * a);
   }

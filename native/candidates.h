@@ -113,7 +113,8 @@ struct CandidateScratch {
 class CandidateHead {
  public:
   CandidateHead(const Loss& loss, const Candidates& candidates, int width, int dim, CandidateScratch& scratch)
-      : loss_(loss), candidates_(candidates), width_(width), depth_(round_up(dim, kDepthStep)), s_(scratch) {}
+      : loss_(loss), candidates_(candidates), width_(width), depth_(round_up(dim, kDepthStep)),
+        columns_(Columns::groups(1, dim, width)), s_(scratch) {}
 
   // As sampled_head, for the tokens of a chunk; gradients of candidates are added to the scratch's.
   double run(const Chunk& chunk, const Wanted& wanted, const float* features, const float* table, float* d_features,
@@ -195,7 +196,7 @@ class CandidateHead {
 
   // Scores of up to kScored candidates; in bf16, where products go that deep, hidden ones up to kScored.
   void score(int first, int rows) {
-    multiply(rows, stride_, depth_, candidates_.rows(first), width_, transposed_, scores(first), stride_);
+    multiply(rows, {stride_}, depth_, candidates_.rows(first), width_, transposed_, scores(first), stride_);
     if (loss_.corrections) correct(first, rows);
     hide(first, rows);
     if (kDepth > 1) std::fill(scores(first) + rows * stride_, scores(first) + kScored * stride_, kHidden);
@@ -242,15 +243,15 @@ class CandidateHead {
   void backward(int first, int rows, float* d_features) {
     float* d_rows = s_.gradients.data() + static_cast<std::ptrdiff_t>(first) * width_;
 #if defined(SASREC_BF16)
-    multiply(rows, width_, round_up(n_, kDepthStep), s_.weights.data(), stride_, panel_, d_rows, width_,
+    multiply(rows, columns_, round_up(n_, kDepthStep), s_.weights.data(), stride_, panel_, d_rows, width_,
              {d_rows, width_});
     float* transposed = s_.d_transposed.data();
-    multiply(depth_, stride_, round_up(rows, kDepthStep), candidates_.transposed(first), kBlock,
+    multiply(depth_, {stride_}, round_up(rows, kDepthStep), candidates_.transposed(first), kBlock,
              {s_.weights_panel.data(), stride_}, transposed, stride_, {transposed, stride_});
     (void)d_features;  // it is written when all blocks are done
 #else
-    multiply(rows, width_, n_, scores(first), stride_, panel_, d_rows, width_, {d_rows, width_});
-    multiply_transposed(n_, width_, rows, scores(first), stride_, {candidates_.transposed(first), width_}, d_features,
+    multiply(rows, columns_, n_, scores(first), stride_, panel_, d_rows, width_, {d_rows, width_});
+    multiply_transposed(n_, columns_, rows, scores(first), stride_, {candidates_.transposed(first), width_}, d_features,
                         width_, Init{d_features, width_});
 #endif
   }
@@ -321,6 +322,7 @@ class CandidateHead {
   const Loss& loss_;
   const Candidates& candidates_;
   int width_, depth_;
+  Columns columns_;
   CandidateScratch& s_;
   int n_ = 0, stride_ = 0;
   bool keeps_ = false;  // whether the scores of all blocks are kept from the first pass to the second

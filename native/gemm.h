@@ -48,11 +48,49 @@ struct Panel {
   Panel rows(int first) const { return {data + static_cast<std::ptrdiff_t>(first) * stride, stride}; }  // first: even
 };
 
+// Columns of a product: `count`, a multiple of kLanes. Where half_every is not 0, nobody wants the last half vector of
+// each so many columns: it is zero in B and in init, or whatever comes of it is not read.
+struct Columns {
+  int count;
+  int half_every = 0;
+
+  // Enough for columns 0 .. n.
+  static Columns up_to(int n) { return groups(1, n, round_up(n, kLanes)); }
+
+  // Groups of `size` values, `stride` from one to the next.
+  static Columns groups(int n_groups, int size, int stride) {
+    return {n_groups * stride, stride - size >= kLanes / 2 ? stride : 0};
+  }
+
+  bool half_ends_at(int n) const { return kHalves && half_every && n % half_every == 0; }
+};
+
 // Where C starts from: null = zero; stride 0 = the same row, a bias, for all; C itself = accumulate.
 struct Init {
   const float* data = nullptr;
   int stride = 0;
 };
+
+// Calls f.operator()<N, Half>(n) for blocks of N vectors of columns from n on, N at most Most.
+template <int Most, typename F>
+[[gnu::always_inline]] inline void for_column_blocks(Columns cols, F&& f) {
+  for (int n = 0; n < cols.count; n += Most * kLanes) {
+    const int vectors = std::min(Most, (cols.count - n) / kLanes);
+    const auto block = [&]<int N>() {
+      if (cols.half_ends_at(n + N * kLanes)) {
+        f.template operator()<N, kHalves>(n);
+      } else {
+        f.template operator()<N, false>(n);
+      }
+    };
+    switch (vectors) {
+      case 4: block.template operator()<std::min(4, Most)>(); break;
+      case 3: block.template operator()<std::min(3, Most)>(); break;
+      case 2: block.template operator()<std::min(2, Most)>(); break;
+      default: block.template operator()<1>();
+    }
+  }
+}
 
 #if defined(__AVX512F__)
 // Transposes 16 x 16 words of 32 bits in registers: pairs, quads, then the four 128-bit lanes.
@@ -161,8 +199,8 @@ template <int N>
   memory_barrier();
 }
 
-// All 16 rows of a tile are computed: A and C have room for a multiple of 16 rows.
-template <int N>
+// All 16 rows of a tile are computed: A and C have room for a multiple of 16 rows. There are no half tiles.
+template <int N, bool>
 [[gnu::always_inline]] inline void column_block(int rows, int depth, const Operand* a, int lda, Panel b, float* c,
                                                 int ldc, Init init) {
   for (int m = 0; m < rows; m += 16) {
@@ -178,38 +216,57 @@ struct Tiles {
   Tiles() {}  // vector registers need no setting up
 };
 
-// Rows x (16 n) of C in registers; a pair of A's values is broadcast against 16 pairs of B.
-template <int Rows, int N>
+// Rows x (16 n) of C in registers; a pair of A's values is broadcast against 16 pairs of B. Half: of the last 16
+// columns 8, and zeros.
+template <int Rows, int N, bool Half>
 [[gnu::always_inline]] inline void tile(int depth, const Operand* a, int lda, const Operand* b, int ldb, float* c,
                                         int ldc, Init init) {
+  constexpr int kWhole = N - Half;
   Floats sums[Rows][N];
-  for (int r = 0; r < Rows; ++r)
-    for (int n = 0; n < N; ++n) sums[r][n] = init.data ? load(init.data + r * init.stride + 16 * n) : Floats{};
-  for (int k = 0; k < depth; k += 2) {
-    __m512bh right[N];
+  HalfFloats half[Rows];
+  const auto start = [&](int r, int n) { return init.data + static_cast<std::ptrdiff_t>(r) * init.stride + 16 * n; };
+#pragma GCC unroll 8
+  for (int r = 0; r < Rows; ++r) {
 #pragma GCC unroll 4
-    for (int n = 0; n < N; ++n) std::memcpy(&right[n], b + static_cast<std::ptrdiff_t>(k) * ldb + 32 * n, 64);
+    for (int n = 0; n < kWhole; ++n) sums[r][n] = init.data ? load(start(r, n)) : Floats{};
+    if constexpr (Half) half[r] = init.data ? load_half(start(r, kWhole)) : HalfFloats{};
+  }
+  for (int k = 0; k < depth; k += 2) {
+    const Operand* row = b + static_cast<std::ptrdiff_t>(k) * ldb;
+    __m512bh right[N];
+    __m256bh right_half;
+#pragma GCC unroll 4
+    for (int n = 0; n < kWhole; ++n) std::memcpy(&right[n], row + 32 * n, 64);
+    if constexpr (Half) std::memcpy(&right_half, row + 32 * kWhole, 32);
 #pragma GCC unroll 8
     for (int r = 0; r < Rows; ++r) {
       std::int32_t pair;
       std::memcpy(&pair, a + static_cast<std::ptrdiff_t>(r) * lda + k, 4);
-      const auto left = reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair));
+      const __m512i left = _mm512_set1_epi32(pair);
 #pragma GCC unroll 4
-      for (int n = 0; n < N; ++n) sums[r][n] = _mm512_dpbf16_ps(sums[r][n], left, right[n]);
+      for (int n = 0; n < kWhole; ++n)
+        sums[r][n] = _mm512_dpbf16_ps(sums[r][n], reinterpret_cast<__m512bh>(left), right[n]);
+      if constexpr (Half)
+        half[r] = _mm256_dpbf16_ps(half[r], reinterpret_cast<__m256bh>(_mm512_castsi512_si256(left)), right_half);
     }
   }
-  for (int r = 0; r < Rows; ++r)
-    for (int n = 0; n < N; ++n) store(c + static_cast<std::ptrdiff_t>(r) * ldc + 16 * n, sums[r][n]);
+#pragma GCC unroll 8
+  for (int r = 0; r < Rows; ++r) {
+    float* to = c + static_cast<std::ptrdiff_t>(r) * ldc;
+#pragma GCC unroll 4
+    for (int n = 0; n < kWhole; ++n) store(to + 16 * n, sums[r][n]);
+    if constexpr (Half) store(to + 16 * kWhole, with_zeros(half[r]));
+  }
 }
 
-template <int N>
+template <int N, bool Half>
 [[gnu::always_inline]] inline void column_block(int rows, int depth, const Operand* a, int lda, Panel b, float* c,
                                                 int ldc, Init init) {
   int m = 0;
   const auto step = [&]<int Rows>() {
     const Init here{init.data ? init.data + static_cast<std::ptrdiff_t>(m) * init.stride : nullptr, init.stride};
-    tile<Rows, N>(depth, a + static_cast<std::ptrdiff_t>(m) * lda, lda, b.data, b.stride,
-                  c + static_cast<std::ptrdiff_t>(m) * ldc, ldc, here);
+    tile<Rows, N, Half>(depth, a + static_cast<std::ptrdiff_t>(m) * lda, lda, b.data, b.stride,
+                        c + static_cast<std::ptrdiff_t>(m) * ldc, ldc, here);
     m += Rows;
   };
   while (rows - m >= 6) step.template operator()<6>();
@@ -219,18 +276,13 @@ template <int N>
 
 #endif
 
-// C (rows, cols) = init + A (rows, depth) B; cols a multiple of 16, depth of kDepthStep.
-inline void multiply(int rows, int cols, int depth, const Operand* a, int lda, Panel b, float* c, int ldc,
+// C (rows, cols) = init + A (rows, depth) B; depth a multiple of kDepthStep.
+inline void multiply(int rows, Columns cols, int depth, const Operand* a, int lda, Panel b, float* c, int ldc,
                      Init init = {}) {
-  for (int n = 0; n < cols; n += 64) {
+  for_column_blocks<4>(cols, [&]<int N, bool Half>(int n) {
     const Init here{init.data ? init.data + n : nullptr, init.stride};
-    switch (std::min(4, (cols - n) / 16)) {
-      case 4: column_block<4>(rows, depth, a, lda, b.columns(n), c + n, ldc, here); break;
-      case 3: column_block<3>(rows, depth, a, lda, b.columns(n), c + n, ldc, here); break;
-      case 2: column_block<2>(rows, depth, a, lda, b.columns(n), c + n, ldc, here); break;
-      default: column_block<1>(rows, depth, a, lda, b.columns(n), c + n, ldc, here);
-    }
-  }
+    column_block<N, Half>(rows, depth, a, lda, b.columns(n), c + n, ldc, here);
+  });
 }
 
 // Interleaves two rows of 32 values: 64 values (a0, b0, a1, b1, ...).
@@ -303,10 +355,10 @@ inline Panel pack_transposed(int depth, int cols, const Operand* source, int ld,
   }
 }
 
-// C (rows, cols) += A^T B, A (depth, rows) row-major, with room for a multiple of 32 columns (in tiles, C of 16 rows);
-// cols a multiple of 16. `scratch` holds 32 x padded depth.
-inline void multiply_transposed(int rows, int cols, int depth, const Operand* a, int lda, Panel b, float* c, int ldc,
-                                Operand* scratch) {
+// C (rows, cols) += A^T B, A (depth, rows) row-major, with room for a multiple of 32 columns (in tiles, C of 16 rows).
+// `scratch` holds 32 x padded depth.
+inline void multiply_transposed(int rows, Columns cols, int depth, const Operand* a, int lda, Panel b, float* c,
+                                int ldc, Operand* scratch) {
   const int padded = round_up(depth, kDepth);
   for (int m = 0; m < rows; m += 32) {
     transpose_columns(depth, a + m, lda, scratch, padded);
@@ -344,38 +396,56 @@ inline constexpr int kTileVectors = kLanes == 16 ? 4 : 2;
 inline constexpr int kTileRows = kLanes == 4 ? 4 : 6;  // accumulators: 24 of 32, 12 of 16, 8 of 16 registers
 inline constexpr int kStrip = kLanes == 16 ? 24 : 16;  // rows of attention that are worked on together
 
-// Rows x N vectors of C in registers; one value of A is broadcast against N vectors of a row of B.
-template <int Rows, int N>
+// Rows x N vectors of C in registers; one value of A is broadcast against N vectors of a row of B. Half: of the last
+// vector its first half, and zeros.
+template <int Rows, int N, bool Half>
 [[gnu::always_inline]] inline void tile(int depth, const float* a, std::ptrdiff_t row_stride,
                                         std::ptrdiff_t depth_stride, const float* b, int ldb, float* c, int ldc,
                                         Init init) {
+  constexpr int kWhole = N - Half;
   Floats sums[Rows][N];
-  for (int r = 0; r < Rows; ++r)
-    for (int n = 0; n < N; ++n)
-      sums[r][n] = init.data ? load(init.data + static_cast<std::ptrdiff_t>(r) * init.stride + kLanes * n) : Floats{};
-  for (int k = 0; k < depth; ++k) {
-    Floats right[N];
+  HalfFloats half[Rows];
+  const auto start = [&](int r, int n) {
+    return init.data + static_cast<std::ptrdiff_t>(r) * init.stride + kLanes * n;
+  };
+#pragma GCC unroll 8
+  for (int r = 0; r < Rows; ++r) {
 #pragma GCC unroll 4
-    for (int n = 0; n < N; ++n) right[n] = load(b + static_cast<std::ptrdiff_t>(k) * ldb + kLanes * n);
+    for (int n = 0; n < kWhole; ++n) sums[r][n] = init.data ? load(start(r, n)) : Floats{};
+    if constexpr (Half) half[r] = init.data ? load_half(start(r, kWhole)) : HalfFloats{};
+  }
+  for (int k = 0; k < depth; ++k) {
+    const float* row = b + static_cast<std::ptrdiff_t>(k) * ldb;
+    Floats right[N];
+    HalfFloats right_half;
+#pragma GCC unroll 4
+    for (int n = 0; n < kWhole; ++n) right[n] = load(row + kLanes * n);
+    if constexpr (Half) right_half = load_half(row + kLanes * kWhole);
 #pragma GCC unroll 8
     for (int r = 0; r < Rows; ++r) {
       const Floats left = splat(a[r * row_stride + k * depth_stride]);
 #pragma GCC unroll 4
-      for (int n = 0; n < N; ++n) sums[r][n] += left * right[n];
+      for (int n = 0; n < kWhole; ++n) sums[r][n] += left * right[n];
+      if constexpr (Half) half[r] += first_half(left) * right_half;
     }
   }
-  for (int r = 0; r < Rows; ++r)
-    for (int n = 0; n < N; ++n) store(c + static_cast<std::ptrdiff_t>(r) * ldc + kLanes * n, sums[r][n]);
+#pragma GCC unroll 8
+  for (int r = 0; r < Rows; ++r) {
+    float* to = c + static_cast<std::ptrdiff_t>(r) * ldc;
+#pragma GCC unroll 4
+    for (int n = 0; n < kWhole; ++n) store(to + kLanes * n, sums[r][n]);
+    if constexpr (Half) store(to + kLanes * kWhole, with_zeros(half[r]));
+  }
 }
 
-template <int N>
+template <int N, bool Half>
 inline void column_block(int rows, int depth, const float* a, std::ptrdiff_t row_stride, std::ptrdiff_t depth_stride,
                          const float* b, int ldb, float* c, int ldc, Init init) {
   int m = 0;
   const auto step = [&]<int Rows>() {
     const Init here{init.data ? init.data + static_cast<std::ptrdiff_t>(m) * init.stride : nullptr, init.stride};
-    tile<Rows, N>(depth, a + m * row_stride, row_stride, depth_stride, b, ldb, c + static_cast<std::ptrdiff_t>(m) * ldc,
-                  ldc, here);
+    tile<Rows, N, Half>(depth, a + m * row_stride, row_stride, depth_stride, b, ldb,
+                        c + static_cast<std::ptrdiff_t>(m) * ldc, ldc, here);
     m += Rows;
   };
   while (rows - m >= kTileRows) step.template operator()<kTileRows>();
@@ -383,38 +453,29 @@ inline void column_block(int rows, int depth, const float* a, std::ptrdiff_t row
   if (rows - m == 1) step.template operator()<1>();
 }
 
-inline void multiply_strided(int rows, int cols, int depth, const float* a, std::ptrdiff_t row_stride,
+inline void multiply_strided(int rows, Columns cols, int depth, const float* a, std::ptrdiff_t row_stride,
                              std::ptrdiff_t depth_stride, Panel b, float* c, int ldc, Init init) {
-  constexpr int width = kTileVectors * kLanes;
-  for (int n = 0; n < cols; n += width) {
+  for_column_blocks<kTileVectors>(cols, [&]<int N, bool Half>(int n) {
     const Init here{init.data ? init.data + n : nullptr, init.stride};
-    const auto block = [&]<int N>() {
-      column_block<N>(rows, depth, a, row_stride, depth_stride, b.data + n, b.stride, c + n, ldc, here);
-    };
-    switch (std::min(kTileVectors, (cols - n) / kLanes)) {
-      case 4: block.template operator()<std::min(4, kTileVectors)>(); break;
-      case 3: block.template operator()<std::min(3, kTileVectors)>(); break;
-      case 2: block.template operator()<std::min(2, kTileVectors)>(); break;
-      default: block.template operator()<1>();
-    }
-  }
+    column_block<N, Half>(rows, depth, a, row_stride, depth_stride, b.data + n, b.stride, c + n, ldc, here);
+  });
 }
 
-// C (rows, cols) = init + A (rows, depth) B; cols a multiple of kLanes.
-inline void multiply(int rows, int cols, int depth, const Operand* a, int lda, Panel b, float* c, int ldc,
+// C (rows, cols) = init + A (rows, depth) B.
+inline void multiply(int rows, Columns cols, int depth, const Operand* a, int lda, Panel b, float* c, int ldc,
                      Init init = {}) {
   multiply_strided(rows, cols, depth, a, lda, 1, b, c, ldc, init);
 }
 
-// C (rows, cols) = init + A^T B, A (depth, rows) row-major; cols a multiple of kLanes.
-inline void multiply_transposed(int rows, int cols, int depth, const Operand* a, int lda, Panel b, float* c, int ldc,
-                                Init init) {
+// C (rows, cols) = init + A^T B, A (depth, rows) row-major.
+inline void multiply_transposed(int rows, Columns cols, int depth, const Operand* a, int lda, Panel b, float* c,
+                                int ldc, Init init) {
   multiply_strided(rows, cols, depth, a, 1, lda, b, c, ldc, init);
 }
 
 // C (rows, cols) += A^T B.
-inline void multiply_transposed(int rows, int cols, int depth, const Operand* a, int lda, Panel b, float* c, int ldc,
-                                Operand*) {
+inline void multiply_transposed(int rows, Columns cols, int depth, const Operand* a, int lda, Panel b, float* c,
+                                int ldc, Operand*) {
   multiply_transposed(rows, cols, depth, a, lda, b, c, ldc, Init{c, ldc});
 }
 
@@ -476,11 +537,11 @@ inline Panel pack_transposed(int depth, int cols, const Operand* source, int ld,
 // W (rows, cols) += X^T dY over n tokens, X (n, rows), dY (n, cols), and bias (cols,) += the sums of dY's columns: the
 // gradients of a linear layer. The scratch holds dY's panel (padded n x cols) and a strip of X's transpose (32 x padded
 // n).
-inline void accumulate_outer(int n, int rows, int cols, const Operand* x, int ldx, const Operand* dy, int ldy, float* w,
-                             int ldw, float* bias, Operand* scratch) {
-  const Panel right = pack_rows_and_sums(n, cols, dy, ldy, scratch, bias);
+inline void accumulate_outer(int n, int rows, Columns cols, const Operand* x, int ldx, const Operand* dy, int ldy,
+                             float* w, int ldw, float* bias, Operand* scratch) {
+  const Panel right = pack_rows_and_sums(n, cols.count, dy, ldy, scratch, bias);
   multiply_transposed(rows, cols, n, x, ldx, right, w, ldw,
-                      scratch + static_cast<std::ptrdiff_t>(round_up(n, kDepth)) * cols);
+                      scratch + static_cast<std::ptrdiff_t>(round_up(n, kDepth)) * cols.count);
 }
 
 }  // namespace sasrec

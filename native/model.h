@@ -44,6 +44,7 @@ struct Axis {
   int padded() const { return groups * stride; }
   // Up to where the last value lies: as far as a product has to go.
   int used() const { return round_up((groups - 1) * stride + size, kDepthStep); }
+  Columns columns() const { return Columns::groups(groups, size, stride); }
   int place(int i) const { return i / size * stride + i % size; }
 };
 
@@ -66,7 +67,8 @@ struct Linear {
   std::size_t weight, bias;  // in the flat weights
   int in, out;               // padded
   int in_used, out_used;     // what of it a product has to read
-  std::size_t panels;        // in the panels: first for x W, then for dy W^T
+  Columns in_columns, out_columns;
+  std::size_t panels;  // in the panels: first for x W, then for dy W^T
 };
 
 struct Norm {
@@ -152,7 +154,8 @@ class Layout {
     const std::size_t weight = add(name + ".weight", out, in, true);
     const std::size_t bias = add(name + ".bias", {1, 1, 1}, out, false);
     const std::size_t matrix = static_cast<std::size_t>(in.padded()) * out.padded();
-    const Linear result{weight, bias, in.padded(), out.padded(), in.used(), out.used(), panels_size_};
+    const Linear result{weight,     bias,         in.padded(),   out.padded(), in.used(),
+                        out.used(), in.columns(), out.columns(), panels_size_};
     panels_size_ += 2 * matrix;
     largest_ = std::max(largest_, matrix);
     linears_.push_back(result);

@@ -39,7 +39,11 @@ inline constexpr int kThreadItems = 1 << 18;           // fewer are not worth wa
 // registers; what is done with the scores finds them in L1.
 template <int Rows>
 [[gnu::noinline]] void score_panel(const float* features, int dim, const float* panel, float* scores) {
-  Floats sums[Rows][kPanelVectors] = {};
+  Floats sums[Rows][kPanelVectors];
+#pragma GCC unroll 6
+  for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 4
+    for (int n = 0; n < kPanelVectors; ++n) sums[r][n] = Floats{};
   for (int k = 0; k < dim; ++k) {
     Floats items[kPanelVectors];
 #pragma GCC unroll 4
@@ -51,7 +55,9 @@ template <int Rows>
       for (int n = 0; n < kPanelVectors; ++n) sums[r][n] = multiply_add(feature, items[n], sums[r][n]);
     }
   }
+#pragma GCC unroll 6
   for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 4
     for (int n = 0; n < kPanelVectors; ++n) store(scores + r * kPanelItems + kLanes * n, sums[r][n]);
 }
 

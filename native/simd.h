@@ -31,16 +31,47 @@ using Words [[gnu::vector_size(4 * kLanes)]] = std::uint32_t;
 constexpr int round_up(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
 constexpr int round_down(int n, int multiple) { return n / multiple * multiple; }
 
-[[gnu::always_inline]] inline Floats load(const float* p) {
-  Floats v;
-  std::memcpy(&v, p, sizeof v);
-  return v;
-}
-[[gnu::always_inline]] inline void store(float* p, Floats v) { std::memcpy(p, &v, sizeof v); }
+// Vectors of floats as they lie in memory. Not memcpy: what is written so may change floats, but no pointers and sizes,
+// which need not be read again.
+using FloatsAt [[gnu::vector_size(4 * kLanes), gnu::aligned(4)]] = float;
+[[gnu::always_inline]] inline Floats load(const float* p) { return *reinterpret_cast<const FloatsAt*>(p); }
+[[gnu::always_inline]] inline void store(float* p, Floats v) { *reinterpret_cast<FloatsAt*>(p) = v; }
 [[gnu::always_inline]] inline Floats splat(float x) { return x - Floats{}; }
 [[gnu::always_inline]] inline Words splat_words(std::uint32_t x) { return x - Words{}; }
 [[gnu::always_inline]] inline Ints as_ints(Floats v) { return reinterpret_cast<Ints>(v); }
 [[gnu::always_inline]] inline Floats as_floats(Ints v) { return reinterpret_cast<Floats>(v); }
+
+// Half a vector: CPUs that take a vector of 512 bits in two turns take half of one in one.
+#if defined(__AVX512F__)
+inline constexpr bool kHalves = true;
+#else
+inline constexpr bool kHalves = false;
+#endif
+using HalfFloats [[gnu::vector_size(2 * kLanes)]] = float;
+
+[[gnu::always_inline]] inline HalfFloats load_half(const float* p) {
+  HalfFloats v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+[[gnu::always_inline]] inline HalfFloats first_half(Floats v) {
+#if defined(__AVX512F__)
+  return _mm512_castps512_ps256(v);
+#else
+  HalfFloats half;
+  std::memcpy(&half, &v, sizeof half);
+  return half;
+#endif
+}
+[[gnu::always_inline]] inline Floats with_zeros(HalfFloats half) {
+#if defined(__AVX512F__)
+  return _mm512_zextps256_ps512(half);
+#else
+  Floats v{};
+  std::memcpy(&v, &half, sizeof half);
+  return v;
+#endif
+}
 
 // 0, 1, 2, ... in the lanes.
 [[gnu::always_inline]] inline Ints iota() {
@@ -261,14 +292,15 @@ inline constexpr int kDepth = 32;  // contraction lengths are padded to this wit
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
 }
 [[gnu::always_inline]] inline void store_operand(Operand* p, Floats v) {
-  const __m256bh half = _mm512_cvtneps_pbh(v);
-  std::memcpy(p, &half, sizeof half);
+  using At [[gnu::vector_size(32), gnu::aligned(2)]] = std::uint16_t;
+  *reinterpret_cast<At*>(p) = reinterpret_cast<At>(_mm512_cvtneps_pbh(v));
 }
 // Two vectors one after the other, in two thirds of the time of two calls of store_operand.
 [[gnu::always_inline]] inline void store_operands(Operand* p, Floats a, Floats b) {
-  const __m512bh both = _mm512_cvtne2ps_pbh(b, a);
-  std::memcpy(p, &both, sizeof both);
+  using At [[gnu::vector_size(64), gnu::aligned(2)]] = std::uint16_t;
+  *reinterpret_cast<At*>(p) = reinterpret_cast<At>(_mm512_cvtne2ps_pbh(b, a));
 }
+[[gnu::always_inline]] inline void store_operands_16_apart(Operand* p, Floats a, Floats b) { store_operands(p, a, b); }
 // A vector of each of two rows, rounded to operands, and what can be done with it.
 struct OperandPair {
   __m512i bits;  // of the first row, then of the second
@@ -316,6 +348,10 @@ inline constexpr int kDepth = 1;
   store(p, a);
   store(p + kLanes, b);
 }
+[[gnu::always_inline]] inline void store_operands_16_apart(Operand* p, Floats a, Floats b) {
+  store(p, a);
+  store(p + 16, b);
+}
 // A vector of each of two rows, and what can be done with it.
 struct OperandPair {
   Floats first, second;
@@ -340,6 +376,16 @@ class PairSums {
 
 inline const Operand* as_operands(const float* p) { return p; }  // null where floats must be converted first
 #endif
+
+// Writes value(i) for each i < n (Fixed, unless that is 0), vectors one after another.
+template <int Fixed = 0, typename N, typename F>
+[[gnu::always_inline]] inline void write_operands(Operand* to, N n, F&& value) {
+  const N end = Fixed ? Fixed : n;
+  N i = 0;
+#pragma GCC unroll 4
+  for (; i + 2 <= end; i += 2) store_operands(to + kLanes * i, value(i), value(i + 1));
+  if (i < end) store_operand(to + kLanes * i, value(i));
+}
 
 // Widths (embedding, head, feed-forward) are padded to this inside the engine, with zeros.
 inline constexpr int kWidth = kDepth > kLanes ? kDepth : kLanes;

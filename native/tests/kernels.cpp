@@ -93,7 +93,7 @@ void test_multiply(int rows, int cols, int depth, int init_kind) {
     const Panel panel = transposed ? pack_transposed(depth, cols, b_transposed.data(), depth, scratch.data())
                                    : pack_rows(depth, cols, b.data(), cols, scratch.data());
     const Init init = init_kind == 0 ? Init{} : init_kind == 1 ? Init{start.data(), 0} : Init{c.data(), cols};
-    multiply(rows, cols, depth, a.data(), depth, panel, c.data(), cols, init);
+    multiply(rows, {cols}, depth, a.data(), depth, panel, c.data(), cols, init);
     Comparison same("multiply " + std::to_string(rows) + "x" + std::to_string(cols) + "x" + std::to_string(depth),
                     kProductTolerance);
     for (int r = 0; r < rows; ++r)
@@ -112,6 +112,37 @@ void test_products() {
       for (const int init : {0, 1, 2}) test_multiply(rows, width, rows % 2 ? 2 * kWidth : width, init);
 }
 
+// Of the columns that nobody wants, zeros of B and of where C starts from, zeros come out.
+void test_products_of_narrow_groups() {
+  for (const int n_groups : {1, 2, 3})
+    for (const int size : {1, kLanes / 2, kLanes / 2 + 1, kWidth, kWidth + 2, 3 * kWidth + 1})
+      for (const bool adds : {false, true}) {
+        const int stride = round_up(size, kWidth), cols = n_groups * stride, depth = 2 * kWidth, rows = 9;
+        Random random(cols + size);
+        const auto wanted = [&](int c) { return c % stride < size; };
+        const Array<Operand> a = random_operands(static_cast<std::size_t>(16) * depth, random);
+        Array<Operand> b = random_operands(static_cast<std::size_t>(depth) * cols, random);
+        Array<float> c = random_floats(static_cast<std::size_t>(16) * cols, random);
+        for (std::size_t i = 0; i < b.size(); ++i)
+          if (!wanted(i % cols)) b[i] = Operand{};
+        for (std::size_t i = 0; i < c.size(); ++i)
+          if (adds && !wanted(i % cols)) c[i] = 0;
+        const std::vector<float> start(c.data(), c.data() + c.size());
+        Array<Operand> scratch(static_cast<std::size_t>(depth) * cols);
+        multiply(rows, Columns::groups(n_groups, size, stride), depth, a.data(), depth,
+                 pack_rows(depth, cols, b.data(), cols, scratch.data()), c.data(), cols,
+                 adds ? Init{c.data(), cols} : Init{});
+        Comparison same("product with " + std::to_string(n_groups) + " groups of " + std::to_string(size),
+                        kProductTolerance);
+        for (int i = 0; i < rows * cols; ++i) {
+          double total = adds ? start[i] : 0;
+          for (int k = 0; k < depth; ++k) total += value(a[i / cols * depth + k]) * value(b[k * cols + i % cols]);
+          same.add(c[i], total);
+          if (!wanted(i % cols)) expect(c[i] == 0, "columns that nobody wants are zero");
+        }
+      }
+}
+
 void test_transpose_of_any_number_of_columns() {
   for (const int cols : {1, 3, 15, 16, 17, 40}) {
     Random random(cols);
@@ -126,7 +157,7 @@ void test_transpose_of_any_number_of_columns() {
       return room;
     }();
     const Panel panel = pack_transposed(depth, cols, b.data(), depth, scratch.data());
-    multiply(1, round_up(cols, kLanes), depth, rows.data(), depth, panel, c.data(), stride);
+    multiply(1, Columns::up_to(cols), depth, rows.data(), depth, panel, c.data(), stride);
     Comparison same("product with a transpose of " + std::to_string(cols) + " rows", kProductTolerance);
     for (int n = 0; n < cols; ++n) {
       double total = 0;
@@ -145,7 +176,7 @@ void test_outer_products() {
     Array<Operand> scratch(static_cast<std::size_t>(round_up(n, kDepth)) * (cols + 32));
     Array<float> w = random_floats(static_cast<std::size_t>(rows) * cols, random), bias = random_floats(cols, random);
     std::vector<double> expected(w.data(), w.data() + rows * cols), sums(bias.data(), bias.data() + cols);
-    accumulate_outer(n, rows, cols, x.data(), rows, dy.data(), cols, w.data(), cols, bias.data(), scratch.data());
+    accumulate_outer(n, rows, {cols}, x.data(), rows, dy.data(), cols, w.data(), cols, bias.data(), scratch.data());
     Comparison same("sum of " + std::to_string(n) + " outer products", kProductTolerance);
     Comparison same_sums("sums of the columns of " + std::to_string(n) + " rows", kProductTolerance);
     for (int c = 0; c < cols; ++c) {
@@ -175,7 +206,7 @@ struct NormCase {
     return rows;
   }
 
-  static constexpr int kRows = 9;  // twice four together and one
+  static constexpr int kRows = kNormRows + 5;  // all that are worked on together, four and one
   int dim, width;
   Array<float> x, add, dy, mask, scale, shift;
 };
@@ -244,9 +275,13 @@ void test_stores_of_two_rows() {
   const OperandPair pair = round_pair(load(a.data()), load(b.data()));
   store_rows(rows.data(), rows.data() + kLanes, pair);
   store_operands(panel.data(), load(a.data()), load(b.data()));
+  Array<Operand> apart(16 + kLanes);
+  store_operands_16_apart(apart.data(), load(a.data()), load(b.data()));
   for (int i = 0; i < kLanes; ++i) {
     expect(value(rows[i]) == value(panel[i]) && value(rows[kLanes + i]) == value(panel[kLanes + i]),
            "rows and neighbours are rounded alike");
+    expect(value(apart[i]) == value(panel[i]) && value(apart[16 + i]) == value(panel[kLanes + i]),
+           "neighbours and vectors 16 columns apart are rounded alike");
     Comparison rounded("what is stored", kTolerance);
     rounded.add(value(rows[i]), a[i]), rounded.add(value(rows[kLanes + i]), b[i]);
   }
@@ -279,7 +314,8 @@ class AttentionCase {
 
   // With exponentials kept for the way back, or made again.
   void check(bool keeps) {
-    const AttentionShape shape{shape_.n_heads, shape_.head_width(), shape_.head_width(), shape_.max_seq_len, scale()};
+    const int head = shape_.head_width();
+    const AttentionShape shape{shape_.n_heads, head, head, {head}, shape_.max_seq_len, scale()};
     const AttentionDropout random{dropout_, kStep, keys_.data(), kSite};
     const AttentionRows rows{query_.data(), key_value_.data(), mixed_.data(), inverse_.data(), workspace_.capacity};
     Operand* kept = keeps ? kept_.data() : nullptr;
@@ -467,6 +503,7 @@ int main() {
   {
     sasrec::Tiles tiles;
     test_products();
+    test_products_of_narrow_groups();
     test_transpose_of_any_number_of_columns();
     test_outer_products();
   }
