@@ -17,6 +17,11 @@ struct Adam {
   float eps = 1e-8f;
 };
 
+// What a value's two moments are multiplied with.
+struct Decay {
+  float mean = 1, square = 1;
+};
+
 // Step t (from 1). Source: Kingma & Ba 2015, algorithm 1, in the order of torch.optim.Adam.
 struct AdamStep {
   float step_size, beta1, beta2, inverse_correction2, eps;
@@ -28,10 +33,10 @@ struct AdamStep {
     inverse_correction2 = static_cast<float>(1 / std::sqrt(correction2));
   }
 
-  // Moves one vector of values, given its gradient.
-  [[gnu::always_inline]] void apply(float* p, float* m, float* v, Floats gradient) const {
-    const Floats mean = load(m) * beta1 + gradient * (1 - beta1);
-    const Floats square = load(v) * beta2 + gradient * gradient * (1 - beta2);
+  // Moves one vector of values, given its gradient; its moments are multiplied with `decay` before.
+  [[gnu::always_inline]] void apply(float* p, float* m, float* v, Floats gradient, Decay decay = {}) const {
+    const Floats mean = load(m) * decay.mean * beta1 + gradient * (1 - beta1);
+    const Floats square = load(v) * decay.square * beta2 + gradient * gradient * (1 - beta2);
     store(m, mean);
     store(v, square);
     store(p, moved(load(p), mean, square));
@@ -94,23 +99,22 @@ class PastSteps {
 // not shrink with v in the missed steps.
 class MissedSteps {
  public:
-  struct Decay {
-    Floats move, mean, square;  // factors: of m / (sqrt(v) + eps), of m, of v
-  };
-
   // Steps up to `step` are not missed by anyone: the next one recorded is step + 1.
   void start_after(std::int64_t step) {
     base_ = step_ = step;
     sizes_.clear();
     complete_.clear();
+    decays_.assign(1, Decay{});
     std::fill(recent_, recent_ + kWindow + 1, 0.0);
   }
 
-  // Call once for each step, in order.
+  // Call once for each step, in order, always with the same betas and epsilon.
   void record(const Adam& adam, std::int64_t step) {
-    beta1_ = adam.beta1, beta2_ = adam.beta2, eps_ = adam.eps;
-    const double rate = beta1_ / std::sqrt(beta2_), t = static_cast<double>(step);
-    sizes_.push_back(adam.learning_rate * std::sqrt(1 - std::pow(beta2_, t)) / (1 - std::pow(beta1_, t)));
+    eps_ = adam.eps;
+    const double beta1 = adam.beta1, beta2 = adam.beta2;
+    const double rate = beta1 / std::sqrt(beta2), t = static_cast<double>(step), n = static_cast<double>(step - base_);
+    sizes_.push_back(adam.learning_rate * std::sqrt(1 - std::pow(beta2, t)) / (1 - std::pow(beta1, t)));
+    decays_.push_back({static_cast<float>(std::pow(beta1, n)), static_cast<float>(std::pow(beta2, n))});
     step_ = step;
     const auto size = [&](std::int64_t missed) {  // of the step before the last `missed` ones
       const std::int64_t i = static_cast<std::int64_t>(sizes_.size()) - 1 - missed;
@@ -120,33 +124,34 @@ class MissedSteps {
     if (step_ - base_ >= kWindow) complete_.push_back(recent_[kWindow]);
   }
 
-  // For a row that was last moved at step `from` and is to stand at the last recorded step.
-  Decay decay(std::int64_t from) const {
-    const std::int64_t missed = step_ - from;
-    const double move = missed <= kWindow ? recent_[missed] : complete_[from - base_];
-    const double n = static_cast<double>(missed);
-    return {splat(static_cast<float>(move)), splat(static_cast<float>(std::pow(beta1_, n))),
-            splat(static_cast<float>(std::pow(beta2_, n)))};
-  }
-
   std::int64_t base() const { return base_; }
 
-  [[gnu::always_inline]] void apply(const Decay& decay, float* p, float* m, float* v) const {
-    const Floats mean = load(m), square = load(v);
-    const Floats denominator = quick_square_root(square) + static_cast<float>(eps_);
-    store(p, load(p) - decay.move * mean * quick_reciprocal(denominator));
-    store(m, mean * decay.mean);
-    store(v, square * decay.square);
+  // Of moments that stand at step `from`, to stand at step `to`.
+  Decay decay(std::int64_t from, std::int64_t to) const { return decays_[to - from]; }
+
+  // How far a value moves that stands at step `from`, to stand at the last one recorded: a factor of m / (sqrt(v) +
+  // eps), whose moments stand where the value does.
+  float factor(std::int64_t from) const {
+    const std::int64_t missed = step_ - from;
+    return static_cast<float>(missed <= kWindow ? recent_[missed] : complete_[from - base_]);
+  }
+
+  // `decay` brings the moments to where the value stands.
+  [[gnu::always_inline]] void move(float factor, Decay decay, float* p, const float* m, const float* v) const {
+    const Floats mean = load(m) * decay.mean, square = load(v) * decay.square;
+    const Floats denominator = quick_square_root(square) + eps_;
+    store(p, load(p) - factor * mean * quick_reciprocal(denominator));
   }
 
  private:
   static constexpr int kWindow = 256;  // r^256 is 2e-11 at the usual betas: older steps would not move a float
 
-  double beta1_ = 0.9, beta2_ = 0.98, eps_ = 1e-8;
+  float eps_ = 1e-8f;
   std::int64_t base_ = 0, step_ = 0;
-  std::vector<double> sizes_;        // c(s) of the steps after base
-  double recent_[kWindow + 1] = {};  // factor of a row that missed the last k steps
-  std::vector<double> complete_;     // factor of a row last moved at step base + i, once kWindow steps have passed
+  std::vector<double> sizes_;           // c(s) of the steps after base
+  double recent_[kWindow + 1] = {};     // factor of a row that missed the last k steps
+  std::vector<double> complete_;        // factor of a row last moved at step base + i, once kWindow steps have passed
+  std::vector<Decay> decays_{Decay{}};  // over so many steps
 };
 
 }  // namespace sasrec

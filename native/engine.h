@@ -50,7 +50,10 @@ struct Table {
   // (n_items + 1, width); row 0 is padding and stays zero
   Array<float> weight, first_moment, second_moment, average;
   RowGradient gradient;
-  std::vector<std::int64_t> last_step;  // the step after which each row stands: a row may be behind (see adam.h)
+  struct Stand {
+    std::int64_t weight, moments;  // the steps after which they stand
+  };
+  std::vector<Stand> stands;  // of each row, which may be behind (see adam.h); moments are no further than the weight
 };
 
 // A row of a table: values and their two moments.
@@ -84,7 +87,7 @@ class Engine {
       const std::size_t size = static_cast<std::size_t>(shape.n_items + 1) * shape.width();
       table.weight.resize(size);
       table.gradient.slot.assign(shape.n_items + 1, -1);
-      table.last_step.assign(shape.n_items + 1, 0);
+      table.stands.assign(shape.n_items + 1, {0, 0});
     }
     for (int t = 0; t < pool_.size(); ++t) threads_.push_back(std::make_unique<Thread>());
   }
@@ -97,7 +100,7 @@ class Engine {
     step_count_ = step;
     past_.start_after(step);
     missed_.start_after(step);
-    for (Table& table : tables_) std::fill(table.last_step.begin(), table.last_step.end(), step);
+    for (Table& table : tables_) table.stands.assign(table.stands.size(), {step, step});
   }
 
   Table& item_table() { return tables_.front(); }
@@ -176,11 +179,12 @@ class Engine {
         const RowGradient& g = table.gradient;
         const auto move = [&](std::size_t row, std::int32_t slot) {
           catch_up(table, row);
+          const Decay decay = missed_decay(table, row);
           const float* values = slot < 0 ? nullptr : &g.values[static_cast<std::size_t>(slot) * width];
           const auto [p, m, v] = MovingRow(table, row, width);
           for (int c = 0; c < width; c += kLanes)
-            step.apply(p + c, m + c, v + c, values ? load(values + c) * scale : Floats{});
-          table.last_step[row] = step_count_ + 1;
+            step.apply(p + c, m + c, v + c, values ? load(values + c) * scale : Floats{}, decay);
+          table.stands[row] = {step_count_ + 1, step_count_ + 1};
         };
         if (rows_wait(table)) {
           const auto [first, last] = range(g.rows.size(), t);
@@ -241,7 +245,10 @@ class Engine {
     pool_.run([&](int t) {
       for (Table& table : tables_) {
         const auto [first, last] = range(shape_.n_items, t);
-        for (std::size_t row = first + 1; row <= last; ++row) catch_up(table, row);
+        for (std::size_t row = first + 1; row <= last; ++row) {
+          catch_up(table, row);
+          catch_up_moments(table, row);
+        }
       }
     });
   }
@@ -293,22 +300,44 @@ class Engine {
 
   bool rows_are_behind() const { return lazy_ ? step_count_ > missed_.base() : !past_.empty(); }
 
+  // The row's weight. Lazy Adam's moments are left as they are: they are written once a step, when the row moves.
   void catch_up(Table& table, std::size_t row) {
-    if (table.last_step[row] == step_count_) return;
+    Table::Stand& stand = table.stands[row];
+    if (stand.weight == step_count_) return;
     const int width = shape_.width();
     const auto [p, m, v] = MovingRow(table, row, width);
     if (lazy_) {
-      const MissedSteps::Decay decay = missed_.decay(table.last_step[row]);
-      for (int c = 0; c < width; c += kLanes) missed_.apply(decay, p + c, m + c, v + c);
+      const float factor = missed_.factor(stand.weight);
+      const Decay decay = missed_.decay(stand.moments, stand.weight);
+      for (int c = 0; c < width; c += kLanes) missed_.move(factor, decay, p + c, m + c, v + c);
+      stand.weight = step_count_;
     } else {
-      past_.take(table.last_step[row], width, p, m, v);
+      past_.take(stand.weight, width, p, m, v);
+      stand = {step_count_, step_count_};
     }
-    table.last_step[row] = step_count_;
+  }
+
+  // What the row's moments have yet to be multiplied with.
+  Decay missed_decay(const Table& table, std::size_t row) const {
+    return lazy_ ? missed_.decay(table.stands[row].moments, step_count_) : Decay{};
+  }
+
+  void catch_up_moments(Table& table, std::size_t row) {
+    Table::Stand& stand = table.stands[row];
+    if (stand.moments == step_count_) return;
+    const int width = shape_.width();
+    const auto [p, m, v] = MovingRow(table, row, width);
+    const Decay decay = missed_decay(table, row);
+    for (int c = 0; c < width; c += kLanes) {
+      store(m + c, load(m + c) * decay.mean);
+      store(v + c, load(v + c) * decay.square);
+    }
+    stand.moments = step_count_;
   }
 
   // Asks for a row that is about to move; where it does not, unless `always`, nothing is asked for.
   void prefetch(Table& table, std::size_t row, bool always) const {
-    if (!always && table.last_step[row] == step_count_) return;
+    if (!always && table.stands[row].weight == step_count_) return;
     const auto [p, m, v] = MovingRow(table, row, shape_.width());
     for (int c = 0; c < shape_.width(); c += 16) {
       __builtin_prefetch(p + c);
@@ -343,7 +372,7 @@ class Engine {
       const auto visit = [&](Table& table, const std::int32_t* items, std::int64_t count) {
         for (std::int64_t i = 0; i < count; ++i) {
           const std::int64_t next = i + kAhead, after = next + kAhead;
-          if (after < count && is_mine(items[after])) __builtin_prefetch(&table.last_step[items[after]]);
+          if (after < count && is_mine(items[after])) __builtin_prefetch(&table.stands[items[after]]);
           if (next < count && is_mine(items[next])) prefetch(table, items[next], false);
           if (is_mine(items[i])) catch_up(table, items[i]);
         }
@@ -525,6 +554,7 @@ class Engine {
     for (const Contributions& part : parts) {
       total += part.count;
       for (std::int64_t i = 0; i < part.count; ++i) {
+        if (i + kAhead < part.count) __builtin_prefetch(&gradient.slot[part.items[i + kAhead]]);
         touch(part.items[i]);
         ++starts_[gradient.slot[part.items[i]] + 1];
       }
@@ -559,13 +589,13 @@ class Engine {
     with_vectors(width, [&]<int Fixed>() {
       if constexpr (Fixed != 0) {
         Floats total[Fixed];
-        for (int c = 0; c < Fixed; ++c) total[c] = load(weight + kLanes * c) * (2 * l2);
+        for (int c = 0; c < Fixed; ++c) total[c] = l2 > 0 ? load(weight + kLanes * c) * (2 * l2) : Floats{};
         for (std::int64_t k = starts_[i]; k < starts_[i + 1]; ++k)
           for (int c = 0; c < Fixed; ++c) total[c] += load(entries_[k].row + kLanes * c) * entries_[k].coefficient;
         for (int c = 0; c < Fixed; ++c) store(row + kLanes * c, total[c]);
       } else {
         for (int c = 0; c < width; c += kLanes) {
-          Floats total = load(weight + c) * (2 * l2);
+          Floats total = l2 > 0 ? load(weight + c) * (2 * l2) : Floats{};
           for (std::int64_t k = starts_[i]; k < starts_[i + 1]; ++k)
             total += load(entries_[k].row + c) * entries_[k].coefficient;
           store(row + c, total);

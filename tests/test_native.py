@@ -730,12 +730,16 @@ assert engine.name == "native" and "torch" not in sys.modules
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60, env={**os.environ, "SASREC_ISA": ""})
 
 
-def run_of_steps(n_steps: int, n_items: int, lazy: bool, tied: bool = True, saves: bool = False) -> Weights:
-    """Weights after steps that each touch few of many items."""
+def run_of_steps(
+    n_steps: int, n_items: int, lazy: bool, tied: bool = True, saves: bool = False, reads_more: bool = False
+) -> Weights:
+    """Weights after steps that each touch few of many items; before each, others may be read and not trained on."""
     config = ModelConfig(embedding_dim=20, max_seq_len=70, dropout=0.0, tied=tied)
     train = TrainConfig(threads=2, lazy_adam=lazy, learning_rate=0.003)
     engine = NativeEngine(config, n_items, train)
     for step in range(n_steps):
+        if reads_more:
+            engine.forward_backward(make_batch([4, 4], n_items, seed=step % 23, step=step))
         engine.forward_backward(make_batch([5, 3, 2], n_items, seed=step % 41, step=step))
         engine.optimizer_step(engine.train_config.learning_rate)
         if saves and step == n_steps // 2:
@@ -809,6 +813,15 @@ def test_lazy_adam_goes_on_after_a_save_as_if_there_had_been_none(isa: str) -> N
             assert np.linalg.norm(plain[name] - resumed[name]) < 0.1 * np.linalg.norm(plain[name] - start[name]), name
         else:
             assert np.abs(plain[name] - resumed[name]).max() < 1e-3 * max(1.0, np.abs(plain[name]).max()), name
+
+
+def test_lazy_adam_moves_rows_alike_that_were_read_in_between(isa: str) -> None:
+    """A row that is read stands further than its moments, until a gradient reaches it."""
+    start = without_key_biases(initial_weights(ModelConfig(embedding_dim=20, max_seq_len=70), 200, generator(0)))
+    plain, read = (run_of_steps(60, 200, lazy=True, reads_more=reads_more) for reads_more in (False, True))
+    share = 0.1 if load_native().module.bf16 else 1e-3
+    for name in plain:
+        assert np.linalg.norm(plain[name] - read[name]) < share * np.linalg.norm(plain[name] - start[name]), name
 
 
 def test_missed_steps_in_closed_form_are_dense_adam_with_zero_gradients() -> None:
