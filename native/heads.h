@@ -52,6 +52,33 @@ struct HeadScratch {
   return sum(total);
 }
 
+// The dot products of pairs of rows, four at a time: their sums across vectors together take half of the time.
+class Dots {
+ public:
+  explicit Dots(int width) : width_(width) {}
+  ~Dots() {
+    for (int i = 0; i < waiting_; ++i) *to_[i] = dot(left_[i], right_[i], width_);
+  }
+
+  // *to = left right, at the latest when this ends.
+  [[gnu::always_inline]] void add(const float* left, const float* right, float* to) {
+    left_[waiting_] = left, right_[waiting_] = right, to_[waiting_] = to;
+    if (++waiting_ < 4) return;
+    Floats totals[4]{};
+    float dots[4];
+    for (int c = 0; c < width_; c += kLanes)
+      for (int i = 0; i < 4; ++i) totals[i] += load(left_[i] + c) * load(right_[i] + c);
+    sums(totals, dots);
+    for (int i = 0; i < 4; ++i) *to_[i] = dots[i];
+    waiting_ = 0;
+  }
+
+ private:
+  int width_, waiting_ = 0;
+  const float *left_[4], *right_[4];
+  float* to_[4];
+};
+
 // Turns scores into gradients of positive_weight * softplus(-s) (targets) or softplus(s) (negatives); returns the loss.
 inline double logistic(float* scores, int n, bool target, float weight, float scale) {
   double loss = 0;
@@ -100,16 +127,23 @@ inline double sampled_head(const Loss& loss, const Wanted& wanted, int n, int wi
   scratch.negative.reserve(static_cast<std::size_t>(n) * m + kLanes);
   float *positive = scratch.positive.data(), *negative = scratch.negative.data();
   const auto row = [&](std::int32_t item) { return table + static_cast<std::ptrdiff_t>(item) * width; };
-  for (int i = 0; i < n; ++i) {
-    const float* feature = features + tokens[i] * width;
-    const std::int32_t target = wanted.targets[tokens[i]];
-    positive[i] = dot(feature, row(target), width);
-    for (int k = 0; k < m; ++k) {
-      const std::int32_t item = wanted.negatives[tokens[i] * m + k];
-      const float correction = loss.corrections ? loss.corrections[item] : 0.0f;
-      negative[i * m + k] = item == target ? kHidden : dot(feature, row(item), width) + correction;
+  {
+    Dots dots(width);
+    for (int i = 0; i < n; ++i) {
+      const float* feature = features + tokens[i] * width;
+      dots.add(feature, row(wanted.targets[tokens[i]]), positive + i);
+      for (int k = 0; k < m; ++k) dots.add(feature, row(wanted.negatives[tokens[i] * m + k]), negative + i * m + k);
     }
   }
+  for (int i = 0; i < n; ++i)
+    for (int k = 0; k < m; ++k) {
+      const std::int32_t item = wanted.negatives[tokens[i] * m + k];
+      if (item == wanted.targets[tokens[i]]) {
+        negative[i * m + k] = kHidden;
+      } else if (loss.corrections) {
+        negative[i * m + k] += loss.corrections[item];
+      }
+    }
   double total = 0;
   if (loss.kind == LossKind::kBce) {
     total = logistic(positive, n, true, loss.positive_weight, loss.scale) +
@@ -118,15 +152,15 @@ inline double sampled_head(const Loss& loss, const Wanted& wanted, int n, int wi
     for (int i = 0; i < n; ++i) total += softmax(positive[i], negative + i * m, m, loss.scale);
   }
   for (int i = 0; i < n; ++i) {
+    coefficients.targets[tokens[i]] = positive[i];
+    std::copy_n(negative + i * m, m, coefficients.negatives + tokens[i] * m);
     float* d_feature = d_features + static_cast<std::ptrdiff_t>(i) * width;
     const float* target = row(wanted.targets[tokens[i]]);
-    for (int c = 0; c < width; c += kLanes) store(d_feature + c, positive[i] * load(target + c));
-    coefficients.targets[tokens[i]] = positive[i];
-    for (int k = 0; k < m; ++k) {
-      const float g = negative[i * m + k];
-      const float* item = row(wanted.negatives[tokens[i] * m + k]);
-      for (int c = 0; c < width; c += kLanes) store(d_feature + c, load(d_feature + c) + g * load(item + c));
-      coefficients.negatives[tokens[i] * m + k] = g;
+    const std::int32_t* items = wanted.negatives + tokens[i] * m;
+    for (int c = 0; c < width; c += kLanes) {
+      Floats total = positive[i] * load(target + c);
+      for (int k = 0; k < m; ++k) total += negative[i * m + k] * load(row(items[k]) + c);
+      store(d_feature + c, total);
     }
   }
   return total;

@@ -10,24 +10,6 @@
 
 namespace sasrec {
 
-// Calls f.operator()<N>() with the number of vectors in a row as a constant where it is a common one, else with 0.
-template <typename F>
-[[gnu::always_inline]] inline void with_vectors(int width, F&& f) {
-  switch (width / kLanes) {
-    case 2: return f.template operator()<2>();
-    case 3: return f.template operator()<3>();
-    case 4: return f.template operator()<4>();
-    case 7: return f.template operator()<7>();
-    case 8: return f.template operator()<8>();
-    default: return f.template operator()<0>();
-  }
-}
-
-struct NormWeights {
-  const float* scale;
-  const float* shift;
-};
-
 // What the backward pass needs: the normalised rows before scale and shift, and 1 / sqrt(variance + eps) of each.
 struct NormState {
   float* normalised;  // (rows, width)

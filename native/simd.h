@@ -141,6 +141,24 @@ using HalfFloats [[gnu::vector_size(2 * kLanes)]] = float;
 #endif
 }
 
+// Calls f.operator()<N>() with the number of vectors in a row as a constant where it is a common one, else with 0.
+template <typename F>
+[[gnu::always_inline]] inline void with_vectors(int width, F&& f) {
+  switch (width / kLanes) {
+    case 2: return f.template operator()<2>();
+    case 3: return f.template operator()<3>();
+    case 4: return f.template operator()<4>();
+    case 7: return f.template operator()<7>();
+    case 8: return f.template operator()<8>();
+    default: return f.template operator()<0>();
+  }
+}
+
+struct NormWeights {
+  const float* scale;
+  const float* shift;
+};
+
 // out[i] = sum(v[i]); four sums together take half of the shuffles of four times one.
 template <int N>
 [[gnu::always_inline]] inline void sums(const Floats (&v)[N], float (&out)[N]) {

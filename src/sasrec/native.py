@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from sasrec.batches import DROPOUT, WEIGHTS, Batch
+from sasrec.batches import WEIGHTS, Batch
 from sasrec.config import ModelConfig, TrainConfig
-from sasrec.draws import generator, seed_words
+from sasrec.draws import generator
 from sasrec.sequences import Float32, Ragged
 from sasrec.threads import set_threads
 from sasrec.variants import Native, load_native
@@ -18,6 +18,11 @@ LOSSES = {"bce", "gbce", "sampled_softmax", "cross_entropy"}  # that the compile
 NO_ROWS = Ragged(np.zeros(0, np.int32), np.zeros(0, np.int64))  # tells the core that seen items are not left out
 MOMENTS = ("exp_avg", "exp_avg_sq")  # Adam's, by torch's names
 AVERAGE = "average"  # of the weights over the steps
+
+
+def step_key(seed: int, step: int) -> int:
+    """64 bits that no other step of the seed has; the core mixes them into the keys of dropout's streams."""
+    return (seed * 0x9E3779B97F4A7C15 + step) % 2**64
 
 
 def unsupported(model: ModelConfig, train: TrainConfig) -> str:
@@ -85,7 +90,7 @@ class NativeEngine:
             items=batch.inputs.values,
             offsets=batch.inputs.offsets,
             sequence_keys=batch.users.astype(np.uint64),
-            step_key=int(seed_words((self.train_config.seed, DROPOUT, batch.step), 1)[0]),
+            step_key=step_key(self.train_config.seed, batch.step),
             targets=batch.targets,
             negatives=batch.negatives,
             earlier=earlier.values,
