@@ -10,6 +10,11 @@
 
 namespace sasrec {
 
+struct NormWeights {
+  const float* scale;
+  const float* shift;
+};
+
 // What the backward pass needs: the normalised rows before scale and shift, and 1 / sqrt(variance + eps) of each.
 struct NormState {
   float* normalised;  // (rows, width)
@@ -135,7 +140,7 @@ inline void norm_forward_of(RowShape shape, const float* x, const float* add, No
   }
 }
 
-// LN(x + add); add may be null. Rows are read three times, from L1.
+// LN(x + add); add may be null, and `out` may be x where no sums are wanted. Rows are read three times, from L1.
 inline void norm_forward(const RowShape& shape, const float* x, const float* add, NormWeights weights, float eps,
                          NormState state, const NormOutputs& to) {
   with_vectors(shape.width, [&]<int Fixed>() { norm_forward_of<Fixed>(shape, x, add, weights, eps, state, to); });

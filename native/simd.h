@@ -154,11 +154,6 @@ template <typename F>
   }
 }
 
-struct NormWeights {
-  const float* scale;
-  const float* shift;
-};
-
 // out[i] = sum(v[i]); four sums together take half of the shuffles of four times one.
 template <int N>
 [[gnu::always_inline]] inline void sums(const Floats (&v)[N], float (&out)[N]) {
