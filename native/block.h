@@ -135,17 +135,20 @@ template <typename Both, typename One>
 [[gnu::always_inline]] inline void for_dropped_pairs(const Chunk& chunk, Strip strip, const Dropout& dropout,
                                                      std::uint64_t step, std::uint64_t site, int width, Both&& both,
                                                      One&& one) {
-  const int words = dropout_words(width);
-  int sequence = -1;
-  RandomKey key{};
-  for (int r = strip.first; r < strip.first + strip.count; ++r) {
-    if (!dropout) {
+  const int end = strip.first + strip.count;
+  if (!dropout) {
+    for (int r = strip.first; r < end; ++r) {
       int c = 0;
       for (; c + 32 <= width; c += 32)
         for (int i = 0; i < 16; i += kLanes) both(r, c + i, splat(1.0f), splat(1.0f));
       for (; c < width; c += kLanes) one(r, c, splat(1.0f));
-      continue;
     }
+    return;
+  }
+  const int words = dropout_words(width);
+  int sequence = -1;
+  RandomKey key{};
+  for (int r = strip.first; r < end; ++r) {
     const TokenPlace& place = chunk.places[r];
     if (place.sequence != sequence) {
       sequence = place.sequence;

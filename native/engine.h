@@ -586,16 +586,17 @@ class Engine {
   void sum_row(Table& table, std::size_t i, int width, float l2) {
     float* row = &table.gradient.values[i * width];
     const float* weight = &table.weight[static_cast<std::size_t>(table.gradient.rows[i]) * width];
+    const auto penalty = [&](int c) { return l2 > 0 ? load(weight + c) * (2 * l2) : Floats{}; };
     with_vectors(width, [&]<int Fixed>() {
       if constexpr (Fixed != 0) {
         Floats total[Fixed];
-        for (int c = 0; c < Fixed; ++c) total[c] = l2 > 0 ? load(weight + kLanes * c) * (2 * l2) : Floats{};
+        for (int c = 0; c < Fixed; ++c) total[c] = penalty(kLanes * c);
         for (std::int64_t k = starts_[i]; k < starts_[i + 1]; ++k)
           for (int c = 0; c < Fixed; ++c) total[c] += load(entries_[k].row + kLanes * c) * entries_[k].coefficient;
         for (int c = 0; c < Fixed; ++c) store(row + kLanes * c, total[c]);
       } else {
         for (int c = 0; c < width; c += kLanes) {
-          Floats total = l2 > 0 ? load(weight + c) * (2 * l2) : Floats{};
+          Floats total = penalty(c);
           for (std::int64_t k = starts_[i]; k < starts_[i + 1]; ++k)
             total += load(entries_[k].row + c) * entries_[k].coefficient;
           store(row + c, total);

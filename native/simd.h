@@ -55,7 +55,7 @@ using HalfFloats [[gnu::vector_size(2 * kLanes)]] = float;
   return v;
 }
 [[gnu::always_inline]] inline HalfFloats first_half(Floats v) {
-#if defined(__AVX512F__)
+#if defined(__AVX512F__)  // GCC takes memcpy's way, here and below, over the stack
   return _mm512_castps512_ps256(v);
 #else
   HalfFloats half;

@@ -61,11 +61,6 @@ def generator(seed: int, *key: int) -> np.random.Generator:
     return np.random.Generator(np.random.SFC64(np.random.SeedSequence((seed, *key))))
 
 
-def seed_words(key: Key) -> NDArray[np.uint64]:
-    """(3,) What `generator` starts from, for the compiled core's generators."""
-    return np.asarray(np.random.SeedSequence(key).generate_state(3, np.uint64), np.uint64)
-
-
 @dataclass(frozen=True)
 class Streams:
     """Generators side by side, each for its own draws: each gives what it would give alone."""
@@ -130,7 +125,7 @@ def draw_unseen(keys: Sequence[Key], ends: Int64, counts: Int64, seen: Parts, dr
     if module and drawer.bounds is None:
         drawn = np.empty(int(counts.sum()), np.int32)
         if module.draw_unseen(
-            seeds=np.stack([seed_words(key) for key in keys]),
+            seeds=np.stack([np.random.SeedSequence(key).generate_state(3, np.uint64) for key in keys]),
             step_rows=np.searchsorted(counts.cumsum(), ends, "right"),
             counts=counts,
             items=seen.items,
