@@ -291,8 +291,8 @@ class Network {
 
   // out (rows, linear.out) = x W + bias
   void apply(const Linear& linear, int rows, const Operand* x, float* out) const {
-    multiply(rows, linear.out_columns, linear.in_used, x, linear.in, {panels_ + linear.panels, linear.out}, out,
-             linear.out, {weights_ + linear.bias, 0});
+    multiply(rows, linear.out_columns, linear.in_used, x, linear.in, linear.forward(panels_), out, linear.out,
+             {weights_ + linear.bias, 0});
   }
 
   // The same a strip at a time: finish(strip, out) with out (strip.count, linear.out).
@@ -313,8 +313,7 @@ class Network {
 
   // dx (rows, linear.in) = dy W^T, from `init` on unless that is null; dx may be `init`.
   void input_gradient(const Linear& linear, int rows, const Operand* dy, const float* init, float* dx) const {
-    const Operand* transposed = panels_ + linear.panels + static_cast<std::size_t>(linear.in) * linear.out;
-    multiply(rows, linear.in_columns, linear.out_used, dy, linear.out, {transposed, linear.in}, dx, linear.in,
+    multiply(rows, linear.in_columns, linear.out_used, dy, linear.out, linear.backward(panels_), dx, linear.in,
              init ? Init{init, linear.in} : Init{});
   }
 
@@ -641,22 +640,20 @@ class Network {
   // w_.t has room for 2 A values a token, and A is no less than W.
   void attend_last(const Linear& key_value, int rows, BlockState& s) {
     const int w = width(), a = shape_.attention_width(), head = shape_.head_width();
-    const Operand* forward = panels_ + key_value.panels;
-    const Operand* transposed = forward + static_cast<std::size_t>(key_value.in) * key_value.out;
+    const Panel forward = key_value.forward(panels_), transposed = key_value.backward(panels_);
     float *mixed = w_.t, *folded = w_.t + static_cast<std::size_t>(w_.capacity) * a;  // (rows, A), (rows, W)
     for (int h = 0; h < shape_.n_heads; ++h) {
       const int first = h * head;
-      multiply(rows, key_value.in_columns, attention_shape_.head_depth, s.query + first, a,
-               {transposed + static_cast<std::ptrdiff_t>(first) * w, w}, folded, w);
+      multiply(rows, key_value.in_columns, attention_shape_.head_depth, s.query + first, a, transposed.rows(first),
+               folded, w);
       for (int r = 0; r < rows; ++r) {
         const Segment sequence = chunk_->sequences[r];
         const std::ptrdiff_t row = static_cast<std::ptrdiff_t>(r) * w;
         attend_rows(folded + row, s.context + static_cast<std::ptrdiff_t>(sequence.start) * w, sequence.length, w,
                     attention_shape_.scale, w_.gradient + row, w_.attention.scores);
       }
-      multiply(rows, attention_shape_.head_columns, key_value.in_used, w_.gradient, w,
-               Panel{forward, key_value.out}.columns(a + first), mixed + first, a,
-               {weights_ + key_value.bias + a + first, 0});
+      multiply(rows, attention_shape_.head_columns, key_value.in_used, w_.gradient, w, forward.columns(a + first),
+               mixed + first, a, {weights_ + key_value.bias + a + first, 0});
     }
     to_operands(mixed, s.mixed, static_cast<std::ptrdiff_t>(rows) * a);
   }

@@ -154,7 +154,8 @@ class CandidateHead {
     const std::size_t block = static_cast<std::size_t>(kBlock) * stride_, scored = kScored * stride_;
     const std::size_t all = static_cast<std::size_t>(candidates_.padded_size()) * stride_;
     keeps_ = all <= kKeptScores;
-    s_.features.reserve(values), s_.transposed.reserve(values), s_.panel.reserve(values);
+    s_.features.reserve(values), s_.panel.reserve(values);
+    s_.transposed.reserve(static_cast<std::size_t>(panel_stride(stride_)) * width_);
     s_.scores.reserve(keeps_ ? all : scored);
     if (kDepth > 1) s_.weights.reserve(block), s_.weights_panel.reserve(block), s_.d_transposed.reserve(values);
     s_.target.reserve(stride_), s_.largest.reserve(stride_), s_.total.reserve(stride_);

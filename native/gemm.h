@@ -34,6 +34,10 @@ inline constexpr int kDepthStep = 2;
 inline constexpr int kDepthStep = 1;
 #endif
 
+// Columns from one row (or pair of rows) of a Panel that is made to be read over and over to the next. Rows of floats
+// 512 bytes or a multiple of that apart would get in each other's way: they share an eighth of L1, or less.
+constexpr int panel_stride(int cols) { return kDepth == 1 && cols % 128 == 0 ? cols + 16 : cols; }
+
 struct Panel {
   const Operand* data;
   int stride;  // columns from one row (or pair of rows) to the next
@@ -71,11 +75,12 @@ struct Init {
   int stride = 0;
 };
 
-// Calls f.operator()<N, Half>(n) for blocks of N vectors of columns from n on, N at most Most.
+// Calls f.operator()<N, Half>(n) for blocks of N vectors of columns from n on, N at most Most, and none of one vector
+// where there are more: its sums would be too few to keep multipliers busy.
 template <int Most, typename F>
 [[gnu::always_inline]] inline void for_column_blocks(Columns cols, F&& f) {
-  for (int n = 0; n < cols.count; n += Most * kLanes) {
-    const int vectors = std::min(Most, (cols.count - n) / kLanes);
+  for (int n = 0; n < cols.count;) {
+    const int left = (cols.count - n) / kLanes, vectors = left == Most + 1 ? Most - 1 : std::min(Most, left);
     const auto block = [&]<int N>() {
       if (cols.half_ends_at(n + N * kLanes)) {
         f.template operator()<N, kHalves>(n);
@@ -89,6 +94,24 @@ template <int Most, typename F>
       case 2: block.template operator()<std::min(2, Most)>(); break;
       default: block.template operator()<1>();
     }
+    n += vectors * kLanes;
+  }
+}
+
+// Calls f.operator()<Rows>(m) for blocks of rows m .. m + Rows, Rows at most Most. The last two share what is left.
+template <int Rows, typename F>
+[[gnu::always_inline]] inline void with_rows(int rows, F&& f) {
+  if constexpr (Rows > 1) {
+    if (rows != Rows) return with_rows<Rows - 1>(rows, f);
+  }
+  f.template operator()<Rows>();
+}
+template <int Most, typename F>
+[[gnu::always_inline]] inline void for_row_blocks(int rows, F&& f) {
+  for (int m = 0; m < rows;) {
+    const int left = rows - m, here = left >= 2 * Most ? Most : left > Most ? (left + 1) / 2 : left;
+    with_rows<Most>(here, [&]<int Rows>() { f.template operator()<Rows>(m); });
+    m += here;
   }
 }
 
@@ -129,6 +152,45 @@ template <int Most, typename F>
   }
 }
 #endif
+
+// Transposes kLanes x kLanes floats in registers.
+[[gnu::always_inline]] inline void transpose_square(const float* source, std::ptrdiff_t source_stride, float* target,
+                                                    std::ptrdiff_t target_stride) {
+#if defined(__AVX512F__)
+  transpose_16x16(source, source_stride, target, target_stride);
+#elif defined(__AVX2__)
+  __m256 r[8], t[8];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) r[i] = _mm256_loadu_ps(source + i * source_stride);
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    t[2 * i] = _mm256_unpacklo_ps(r[2 * i], r[2 * i + 1]);
+    t[2 * i + 1] = _mm256_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+  }
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i) {
+    r[4 * i] = _mm256_shuffle_ps(t[4 * i], t[4 * i + 2], 0x44);
+    r[4 * i + 1] = _mm256_shuffle_ps(t[4 * i], t[4 * i + 2], 0xee);
+    r[4 * i + 2] = _mm256_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0x44);
+    r[4 * i + 3] = _mm256_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0xee);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    _mm256_storeu_ps(target + i * target_stride, _mm256_permute2f128_ps(r[i], r[4 + i], 0x20));
+    _mm256_storeu_ps(target + (4 + i) * target_stride, _mm256_permute2f128_ps(r[i], r[4 + i], 0x31));
+  }
+#else
+  const auto row = [&](int i) { return load(source + i * source_stride); };
+  const Floats a = __builtin_shufflevector(row(0), row(1), 0, 4, 1, 5);
+  const Floats b = __builtin_shufflevector(row(0), row(1), 2, 6, 3, 7);
+  const Floats c = __builtin_shufflevector(row(2), row(3), 0, 4, 1, 5);
+  const Floats d = __builtin_shufflevector(row(2), row(3), 2, 6, 3, 7);
+  store(target, __builtin_shufflevector(a, c, 0, 1, 4, 5));
+  store(target + target_stride, __builtin_shufflevector(a, c, 2, 3, 6, 7));
+  store(target + 2 * target_stride, __builtin_shufflevector(b, d, 0, 1, 4, 5));
+  store(target + 3 * target_stride, __builtin_shufflevector(b, d, 2, 3, 6, 7));
+#endif
+}
 
 #if defined(SASREC_BF16)
 
@@ -262,16 +324,11 @@ template <int Rows, int N, bool Half>
 template <int N, bool Half>
 [[gnu::always_inline]] inline void column_block(int rows, int depth, const Operand* a, int lda, Panel b, float* c,
                                                 int ldc, Init init) {
-  int m = 0;
-  const auto step = [&]<int Rows>() {
+  for_row_blocks<6>(rows, [&]<int Rows>(int m) {
     const Init here{init.data ? init.data + static_cast<std::ptrdiff_t>(m) * init.stride : nullptr, init.stride};
     tile<Rows, N, Half>(depth, a + static_cast<std::ptrdiff_t>(m) * lda, lda, b.data, b.stride,
                         c + static_cast<std::ptrdiff_t>(m) * ldc, ldc, here);
-    m += Rows;
-  };
-  while (rows - m >= 6) step.template operator()<6>();
-  while (rows - m >= 2) step.template operator()<2>();
-  if (rows - m == 1) step.template operator()<1>();
+  });
 }
 
 #endif
@@ -392,8 +449,9 @@ struct Tiles {
   Tiles() {}  // vector registers need no setting up
 };
 
-inline constexpr int kTileVectors = kLanes == 16 ? 4 : 2;
-inline constexpr int kTileRows = kLanes == 4 ? 4 : 6;  // accumulators: 24 of 32, 12 of 16, 8 of 16 registers
+// Vectors of columns of a tile, and rows: sums take 24 of 32, 12 of 16, 8 of 16 registers.
+inline constexpr int kTileVectors = kLanes == 16 ? 4 : kLanes == 8 ? 3 : 2;
+constexpr int tile_rows(int vectors) { return kLanes == 8 ? std::min(8, 12 / vectors) : kLanes == 16 ? 6 : 4; }
 inline constexpr int kStrip = kLanes == 16 ? 24 : 16;  // rows of attention that are worked on together
 
 // Rows x N vectors of C in registers; one value of A is broadcast against N vectors of a row of B. Half: of the last
@@ -441,16 +499,11 @@ template <int Rows, int N, bool Half>
 template <int N, bool Half>
 inline void column_block(int rows, int depth, const float* a, std::ptrdiff_t row_stride, std::ptrdiff_t depth_stride,
                          const float* b, int ldb, float* c, int ldc, Init init) {
-  int m = 0;
-  const auto step = [&]<int Rows>() {
+  for_row_blocks<tile_rows(N)>(rows, [&]<int Rows>(int m) {
     const Init here{init.data ? init.data + static_cast<std::ptrdiff_t>(m) * init.stride : nullptr, init.stride};
     tile<Rows, N, Half>(depth, a + m * row_stride, row_stride, depth_stride, b, ldb,
                         c + static_cast<std::ptrdiff_t>(m) * ldc, ldc, here);
-    m += Rows;
-  };
-  while (rows - m >= kTileRows) step.template operator()<kTileRows>();
-  while (rows - m >= 2) step.template operator()<2>();
-  if (rows - m == 1) step.template operator()<1>();
+  });
 }
 
 inline void multiply_strided(int rows, Columns cols, int depth, const float* a, std::ptrdiff_t row_stride,
@@ -473,10 +526,14 @@ inline void multiply_transposed(int rows, Columns cols, int depth, const Operand
   multiply_strided(rows, cols, depth, a, 1, lda, b, c, ldc, init);
 }
 
-// C (rows, cols) += A^T B.
+// C (rows, cols) += A^T B, as much of A and B at a time as stays in L1.
 inline void multiply_transposed(int rows, Columns cols, int depth, const Operand* a, int lda, Panel b, float* c,
                                 int ldc, Operand*) {
-  multiply_transposed(rows, cols, depth, a, lda, b, c, ldc, Init{c, ldc});
+  constexpr int kDepthBlock = 128;
+  const int blocks = (depth + kDepthBlock - 1) / kDepthBlock, block = blocks ? (depth + blocks - 1) / blocks : 0;
+  for (int k = 0; k < depth; k += block)
+    multiply_transposed(rows, cols, std::min(block, depth - k), a + static_cast<std::ptrdiff_t>(k) * lda, lda,
+                        b.rows(k), c, ldc, Init{c, ldc});
 }
 
 // Vectors of two rows, from column c on, of row-major operands, and (row even) of a Panel.
@@ -499,36 +556,35 @@ inline void multiply_transposed(int rows, Columns cols, int depth, const Operand
 // Row-major (depth, cols) is a panel as it is.
 inline Panel pack_rows(int, int, const Operand* source, int ld, Operand*) { return {source, ld}; }
 
-// The same, and the sums of the columns added to `sums`.
-inline Panel pack_rows_and_sums(int depth, int cols, const Operand* source, int ld, Operand*, float* sums) {
+// The same, or a copy whose rows lie panel_stride(cols) apart, and the sums of the columns added to `sums`.
+inline Panel pack_rows_and_sums(int depth, int cols, const Operand* source, int ld, Operand* scratch, float* sums) {
   constexpr int kTogether = 4;  // chains of additions that do not wait for each other
+  const int stride = panel_stride(cols);
+  const bool copies = stride != cols;
   const auto add = [&]<int N>(int c) {
     Floats total[N]{};
     for (int r = 0; r < depth; ++r)
-      for (int i = 0; i < N; ++i) total[i] += load(source + static_cast<std::ptrdiff_t>(r) * ld + c + kLanes * i);
+      for (int i = 0; i < N; ++i) {
+        const Floats v = load(source + static_cast<std::ptrdiff_t>(r) * ld + c + kLanes * i);
+        if (copies) store(scratch + static_cast<std::ptrdiff_t>(r) * stride + c + kLanes * i, v);
+        total[i] += v;
+      }
     for (int i = 0; i < N; ++i) store(sums + c + kLanes * i, load(sums + c + kLanes * i) + total[i]);
   };
   int c = 0;
   for (; c + kTogether * kLanes <= cols; c += kTogether * kLanes) add.template operator()<kTogether>(c);
   for (; c < cols; c += kLanes) add.template operator()<1>(c);
-  return {source, ld};
+  return copies ? Panel{scratch, stride} : Panel{source, ld};
 }
 
-// Panel of the transpose of row-major (cols, depth); the source has room for a multiple of kLanes rows.
+// Panel of the transpose of row-major (cols, depth); the source has room for a multiple of kLanes rows. depth: of
+// kLanes.
 inline Panel pack_transposed(int depth, int cols, const Operand* source, int ld, Operand* scratch) {
-  const int stride = round_up(cols, kLanes);
-#if defined(__AVX512F__)
-  for (int c = 0; c < cols; c += 16)
-    for (int k = 0; k < depth; k += 16)
-      transpose_16x16(source + static_cast<std::ptrdiff_t>(c) * ld + k, ld,
-                      scratch + static_cast<std::ptrdiff_t>(k) * stride + c, stride);
-#else
-  for (int c = 0; c < cols; ++c)
-    for (int k = 0; k < depth; ++k)
-      scratch[static_cast<std::ptrdiff_t>(k) * stride + c] = source[static_cast<std::ptrdiff_t>(c) * ld + k];
-  for (int c = cols; c < stride; ++c)
-    for (int k = 0; k < depth; ++k) scratch[static_cast<std::ptrdiff_t>(k) * stride + c] = 0;
-#endif
+  const int stride = panel_stride(round_up(cols, kLanes));
+  for (int c = 0; c < cols; c += kLanes)
+    for (int k = 0; k < depth; k += kLanes)
+      transpose_square(source + static_cast<std::ptrdiff_t>(c) * ld + k, ld,
+                       scratch + static_cast<std::ptrdiff_t>(k) * stride + c, stride);
   return {scratch, stride};
 }
 

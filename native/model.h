@@ -68,7 +68,10 @@ struct Linear {
   int in, out;               // padded
   int in_used, out_used;     // what of it a product has to read
   Columns in_columns, out_columns;
-  std::size_t panels;  // in the panels: first for x W, then for dy W^T
+  std::size_t forward_panel, backward_panel;  // in the panels: for x W, and for dy W^T
+
+  Panel forward(const Operand* panels) const { return {panels + forward_panel, panel_stride(out)}; }
+  Panel backward(const Operand* panels) const { return {panels + backward_panel, panel_stride(in)}; }
 };
 
 struct Norm {
@@ -113,12 +116,23 @@ class Layout {
   // Packs the matrices that products read, forward and backward, from the flat weights; matrix i of n_matrices().
   void pack(int i, const float* flat, Operand* panels, Operand* scratch) const {
     const Linear& linear = linears_[i];
-    const std::size_t size = static_cast<std::size_t>(linear.in) * linear.out;
     const float* weight = flat + linear.weight;
-    for (std::size_t k = 0; k < size; k += kLanes) store_operand(scratch + k, load(weight + k));
-    const Panel forward = pack_rows(linear.in, linear.out, scratch, linear.out, panels + linear.panels);
-    if (forward.data == scratch) std::memcpy(panels + linear.panels, scratch, size * sizeof(Operand));
-    pack_transposed(linear.out, linear.in, scratch, linear.out, panels + linear.panels + size);
+    Operand* forward = panels + linear.forward_panel;
+    const auto convert = [&](Operand* to, int stride) {
+      for (int r = 0; r < linear.in; ++r)
+        for (int c = 0; c < linear.out; c += kLanes)
+          store_operand(to + static_cast<std::ptrdiff_t>(r) * stride + c,
+                        load(weight + static_cast<std::ptrdiff_t>(r) * linear.out + c));
+    };
+#if defined(SASREC_BF16)
+    convert(scratch, linear.out);
+    pack_rows(linear.in, linear.out, scratch, linear.out, forward);
+    pack_transposed(linear.out, linear.in, scratch, linear.out, panels + linear.backward_panel);
+#else
+    (void)scratch;
+    convert(forward, panel_stride(linear.out));
+    pack_transposed(linear.out, linear.in, weight, linear.out, panels + linear.backward_panel);
+#endif
   }
 
   // Shrinks matrix i of the flat weights.
@@ -153,11 +167,12 @@ class Layout {
   Linear linear(const std::string& name, Axis in, Axis out) {
     const std::size_t weight = add(name + ".weight", out, in, true);
     const std::size_t bias = add(name + ".bias", {1, 1, 1}, out, false);
-    const std::size_t matrix = static_cast<std::size_t>(in.padded()) * out.padded();
+    const std::size_t forward = static_cast<std::size_t>(in.padded()) * panel_stride(out.padded());
+    const std::size_t backward = static_cast<std::size_t>(out.padded()) * panel_stride(in.padded());
     const Linear result{weight,     bias,         in.padded(),   out.padded(), in.used(),
-                        out.used(), in.columns(), out.columns(), panels_size_};
-    panels_size_ += 2 * matrix;
-    largest_ = std::max(largest_, matrix);
+                        out.used(), in.columns(), out.columns(), panels_size_, panels_size_ + forward};
+    panels_size_ += forward + backward;
+    largest_ = std::max(largest_, static_cast<std::size_t>(in.padded()) * out.padded());
     linears_.push_back(result);
     return result;
   }

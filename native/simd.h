@@ -83,6 +83,8 @@ using HalfFloats [[gnu::vector_size(2 * kLanes)]] = float;
 [[gnu::always_inline]] inline Floats maximum(Floats a, Floats b) {
 #if defined(__AVX512F__)
   return _mm512_max_ps(a, b);
+#elif defined(__AVX2__)
+  return _mm256_max_ps(a, b);
 #else
   return a > b ? a : b;
 #endif
@@ -168,6 +170,14 @@ template <int N>
     _mm_storeu_ps(out, _mm256_castps256_ps128(half) + _mm256_extractf128_ps(half, 1));
     return;
   }
+#elif defined(__AVX2__)
+  if constexpr (N == 4) {
+    const __m256 ab = _mm256_unpacklo_ps(v[0], v[1]) + _mm256_unpackhi_ps(v[0], v[1]);
+    const __m256 cd = _mm256_unpacklo_ps(v[2], v[3]) + _mm256_unpackhi_ps(v[2], v[3]);
+    const __m256 all = _mm256_shuffle_ps(ab, cd, 0x44) + _mm256_shuffle_ps(ab, cd, 0xee);  // each half: a, b, c, d
+    _mm_storeu_ps(out, _mm256_castps256_ps128(all) + _mm256_extractf128_ps(all, 1));
+    return;
+  }
 #endif
   for (int i = 0; i < N; ++i) out[i] = sum(v[i]);
 }
@@ -175,6 +185,10 @@ template <int N>
 [[gnu::always_inline]] inline float largest(Floats v) {
 #if defined(__AVX512F__)
   return _mm512_reduce_max_ps(v);
+#elif defined(__AVX2__)
+  __m128 m = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+  m = _mm_max_ps(m, _mm_movehl_ps(m, m));
+  return _mm_cvtss_f32(_mm_max_ss(m, _mm_movehdup_ps(m)));
 #else
   float m = v[0];
   for (int i = 1; i < kLanes; ++i) m = v[i] > m ? v[i] : m;

@@ -87,7 +87,7 @@ void test_multiply(int rows, int cols, int depth, int init_kind) {
   const Array<Operand> b_transposed = random_operands(static_cast<std::size_t>(cols) * depth, random);
   const Array<float> start = random_floats(static_cast<std::size_t>(room) * cols, random);
   for (const bool transposed : {false, true}) {
-    Array<Operand> scratch(static_cast<std::size_t>(depth) * cols);
+    Array<Operand> scratch(static_cast<std::size_t>(depth) * panel_stride(cols));
     Array<float> c(static_cast<std::size_t>(room) * cols);
     std::copy_n(start.data(), c.size(), c.data());
     const Panel panel = transposed ? pack_transposed(depth, cols, b_transposed.data(), depth, scratch.data())
@@ -107,8 +107,8 @@ void test_multiply(int rows, int cols, int depth, int init_kind) {
 }
 
 void test_products() {
-  for (const int rows : {1, 2, 5, 6, 7, 23, 64})
-    for (const int width : {kWidth, 2 * kWidth, 3 * kWidth, 5 * kWidth})
+  for (const int rows : {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 23, 64})
+    for (const int width : {kWidth, 2 * kWidth, 3 * kWidth, 4 * kWidth, 5 * kWidth, 7 * kWidth, 128})
       for (const int init : {0, 1, 2}) test_multiply(rows, width, rows % 2 ? 2 * kWidth : width, init);
 }
 
@@ -144,12 +144,12 @@ void test_products_of_narrow_groups() {
 }
 
 void test_transpose_of_any_number_of_columns() {
-  for (const int cols : {1, 3, 15, 16, 17, 40}) {
+  for (const int cols : {1, 3, 15, 16, 17, 40, 128}) {
     Random random(cols);
     const int depth = 2 * kWidth, stride = round_up(cols, kDepth > 1 ? 16 : kLanes);
     const Array<Operand> a = random_operands(depth, random);
     const Array<Operand> b = random_operands(static_cast<std::size_t>(round_up(cols, 16)) * depth, random);
-    Array<Operand> scratch(static_cast<std::size_t>(depth) * round_up(cols, 16));
+    Array<Operand> scratch(static_cast<std::size_t>(depth) * panel_stride(round_up(cols, 16)));
     Array<float> c(static_cast<std::size_t>(16) * stride);
     const Array<Operand> rows = [&] {
       Array<Operand> room(static_cast<std::size_t>(16) * depth);
@@ -168,9 +168,9 @@ void test_transpose_of_any_number_of_columns() {
 }
 
 void test_outer_products() {
-  for (const int n : {1, 2, 31, 33, 100}) {
+  for (const auto& [n, cols] : {std::pair{1, 3 * kWidth}, {2, 3 * kWidth}, {31, 128}, {33, 3 * kWidth}, {300, 128}}) {
     Random random(n);
-    const int rows = 2 * kWidth, cols = 3 * kWidth;
+    const int rows = 2 * kWidth;
     const Array<Operand> x = random_operands(static_cast<std::size_t>(n) * rows, random);
     const Array<Operand> dy = random_operands(static_cast<std::size_t>(n) * cols, random);
     Array<Operand> scratch(static_cast<std::size_t>(round_up(n, kDepth)) * (cols + 32));
