@@ -215,8 +215,8 @@ class Engine {
     reserve_average();
     pool_.run([&](int t) {
       const auto move = [&](const Array<float>& weight, Array<float>& average) {
-        const auto [begin, end] = range(weight.size() / 16, t);
-        for (std::size_t i = 16 * begin; i < 16 * end; i += kLanes) {
+        const auto [begin, end] = range(weight.size() / kLanes, t);
+        for (std::size_t i = kLanes * begin; i < kLanes * end; i += kLanes) {
           const Floats old = load(&average[i]);
           store(&average[i], old + (load(&weight[i]) - old) * rest);
         }

@@ -49,8 +49,10 @@ struct Terms {
 // for the others.
 template <int Fixed, int N, typename F>
 [[gnu::always_inline]] inline void sum_of_rows(int rows, int n, float (&to)[N][kNormRows], F&& value) {
+  // Four rows' sums are taken together; fewer rows' as if there were four, so that a row's bits do not depend on how
+  // many come with it.
   const auto together = [&]<int R>(int first) {
-    Floats totals[N][R]{};
+    Floats totals[N][4]{};
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
@@ -61,7 +63,7 @@ template <int Fixed, int N, typename F>
       }
 #pragma GCC unroll 2
     for (int k = 0; k < N; ++k) {
-      float row_sums[R];
+      float row_sums[4];
       sums(totals[k], row_sums);
 #pragma GCC unroll 4
       for (int r = 0; r < R; ++r) to[k][first + r] = row_sums[r];

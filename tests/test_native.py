@@ -299,6 +299,7 @@ def test_another_number_of_threads_gives_the_gradients_to_rounding_for_every_los
     assert max(errors.values()) < (2e-2 if load_native().module.bf16 else 1e-5), errors
 
 
+@pytest.mark.usefixtures("isa")
 def test_a_loss_can_change_from_step_to_step() -> None:
     """What one loss keeps for the next step must not disturb another."""
     config = ModelConfig(embedding_dim=20, max_seq_len=70, dropout=0.0)
@@ -420,6 +421,7 @@ def test_share_of_dropped_values_is_the_probability_and_neighbours_are_independe
     assert np.corrcoef(kept[..., :16].ravel(), kept[..., 16:32].ravel())[0, 1] == pytest.approx(0, abs=0.01)
 
 
+@pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize(
     "train",
     [{"clip_norm": 0.05}, {"l2_embedding": 0.01}, {"l2_embedding": 0.1, "clip_norm": 1.0}, {"weight_decay": 5.0}],
@@ -434,13 +436,14 @@ def test_steps_with_clipping_l2_and_decay_move_the_weights_as_torch_does(train: 
             engine.forward_backward(batch)
             engine.optimizer_step(engine.train_config.learning_rate)
     if load_native().module.bf16:
-        pytest.skip("the default variant rounds to bf16")
+        pytest.skip("this variant rounds to bf16")
     expected, got = without_key_biases(reference.weights()), without_key_biases(native.weights())
     for name in expected:  # Adam's first steps are +- the learning rate, whatever the gradient, where it is nearly zero
         assert np.quantile(np.abs(expected[name] - got[name]), 0.98) < 2e-4, name
         assert np.abs(expected[name] - got[name]).max() < 0.02, name
 
 
+@pytest.mark.usefixtures("isa")
 def test_weight_decay_shrinks_the_matrices_of_blocks_and_nothing_else() -> None:
     config = ModelConfig(block="ligr", embedding_dim=20, n_heads=2, ffn_dim=24, max_seq_len=70, dropout=0.0)
     for kind in (TorchEngine, NativeEngine):
@@ -460,6 +463,7 @@ def weights_after_a_step(kind: type[TorchEngine | NativeEngine], config: ModelCo
     return engine.weights()
 
 
+@pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("tied", [True, False])
 def test_average_of_the_weights_is_that_of_its_formula_and_trades_places_with_them(tied: bool) -> None:
     config = ModelConfig(embedding_dim=20, max_seq_len=70, dropout=0.0, tied=tied)
@@ -481,6 +485,7 @@ def test_average_of_the_weights_is_that_of_its_formula_and_trades_places_with_th
         np.testing.assert_array_equal(engine.encode(Ragged.from_lists([[3, 4, 5]])), features)
 
 
+@pytest.mark.usefixtures("isa")
 def test_average_goes_with_the_optimizer_state_from_engine_to_engine() -> None:
     config = ModelConfig(embedding_dim=20, max_seq_len=70, dropout=0.0)
     pair = engines(config, 40)
@@ -496,6 +501,7 @@ def test_average_goes_with_the_optimizer_state_from_engine_to_engine() -> None:
         assert all((again[name] == state[name]).all() for name in state)
 
 
+@pytest.mark.usefixtures("isa")
 def test_a_run_started_on_one_engine_goes_on_on_the_other() -> None:
     config = ModelConfig(embedding_dim=20, max_seq_len=70, dropout=0.0)
     reference, native = engines(config, 40)
@@ -542,6 +548,7 @@ def test_another_number_of_threads_gives_the_same_numbers_to_rounding(isa: str) 
         assert np.median(np.abs(one[name] - three[name])) < 1e-6, name
 
 
+@pytest.mark.usefixtures("isa")
 def test_dropout_depends_on_seed_and_step_and_not_on_the_variant() -> None:
     losses = {}
     for seed, step in ((0, 3), (0, 4), (1, 3)):
@@ -562,6 +569,19 @@ def test_features_do_not_depend_on_what_else_is_encoded(isa: str) -> None:
         assert np.abs(alone - together[row]).max() < 1e-5 * np.abs(alone).max()
 
 
+@pytest.mark.parametrize("dim", [16, 50, 64])
+@pytest.mark.parametrize("block", BLOCKS)
+def test_one_block_gives_the_same_bits_whatever_else_is_encoded(isa: str, block: str, dim: int) -> None:
+    # Attention of the last block looks at one sequence at a time; nothing else may depend on a row's neighbours.
+    config = ModelConfig(embedding_dim=dim, max_seq_len=70, n_blocks=1, block=block)
+    engine = NativeEngine(config, 40, TrainConfig(threads=2))
+    histories = make_batch([*LENGTHS * 5, 300], 40).inputs
+    together = engine.encode(histories)
+    for row in range(len(histories)):
+        np.testing.assert_array_equal(engine.encode(Ragged.from_lists([histories.row(row)]))[0], together[row])
+
+
+@pytest.mark.usefixtures("isa")
 def test_calls_from_several_threads_at_once_give_what_they_give_alone() -> None:
     engine = NativeEngine(ModelConfig(embedding_dim=20, max_seq_len=70), 40, TrainConfig(threads=2))
     histories = [make_batch(LENGTHS * 5, 40, seed=seed).inputs for seed in range(8)]
@@ -572,6 +592,7 @@ def test_calls_from_several_threads_at_once_give_what_they_give_alone() -> None:
             assert all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True))
 
 
+@pytest.mark.usefixtures("isa")
 def test_only_the_newest_items_of_a_long_history_count() -> None:
     engine = NativeEngine(ModelConfig(embedding_dim=20, max_seq_len=7), 40, TrainConfig(threads=1))
     history = np.arange(1, 31, dtype=np.int32)
@@ -579,6 +600,7 @@ def test_only_the_newest_items_of_a_long_history_count() -> None:
     assert np.array_equal(whole, recent)
 
 
+@pytest.mark.usefixtures("isa")
 def test_training_learns_a_log_that_can_be_learnt() -> None:
     config = ModelConfig(embedding_dim=16, max_seq_len=10, dropout=0.1)
     engine = NativeEngine(config, 20, TrainConfig(threads=2, learning_rate=0.01))
@@ -777,6 +799,7 @@ def test_rows_that_wait_for_their_steps_end_with_the_same_bits(isa: str, tied: b
         assert all(np.array_equal(expected[name], got[name]) for name in expected)
 
 
+@pytest.mark.usefixtures("isa")
 def test_average_begun_late_has_the_rows_that_waited() -> None:
     config = ModelConfig(embedding_dim=20, max_seq_len=70, dropout=0.0)
     engine = NativeEngine(config, 2000, TrainConfig(threads=2))
