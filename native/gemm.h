@@ -98,7 +98,7 @@ template <int Most, typename F>
   }
 }
 
-// Calls f.operator()<Rows>(m) for blocks of rows m .. m + Rows, Rows at most Most. The last two share what is left.
+// Calls f.operator()<rows>() for 1 <= rows <= Rows.
 template <int Rows, typename F>
 [[gnu::always_inline]] inline void with_rows(int rows, F&& f) {
   if constexpr (Rows > 1) {
@@ -106,8 +106,10 @@ template <int Rows, typename F>
   }
   f.template operator()<Rows>();
 }
+
+// Calls f.operator()<Rows>(m) for blocks of rows m .. m + Rows, Rows at most Most. The last two share what is left.
 template <int Most, typename F>
-[[gnu::always_inline]] inline void for_row_blocks(int rows, F&& f) {
+[[gnu::always_inline]] inline void for_tile_rows(int rows, F&& f) {
   for (int m = 0; m < rows;) {
     const int left = rows - m, here = left >= 2 * Most ? Most : left > Most ? (left + 1) / 2 : left;
     with_rows<Most>(here, [&]<int Rows>() { f.template operator()<Rows>(m); });
@@ -324,7 +326,7 @@ template <int Rows, int N, bool Half>
 template <int N, bool Half>
 [[gnu::always_inline]] inline void column_block(int rows, int depth, const Operand* a, int lda, Panel b, float* c,
                                                 int ldc, Init init) {
-  for_row_blocks<6>(rows, [&]<int Rows>(int m) {
+  for_tile_rows<6>(rows, [&]<int Rows>(int m) {
     const Init here{init.data ? init.data + static_cast<std::ptrdiff_t>(m) * init.stride : nullptr, init.stride};
     tile<Rows, N, Half>(depth, a + static_cast<std::ptrdiff_t>(m) * lda, lda, b.data, b.stride,
                         c + static_cast<std::ptrdiff_t>(m) * ldc, ldc, here);
@@ -499,7 +501,7 @@ template <int Rows, int N, bool Half>
 template <int N, bool Half>
 inline void column_block(int rows, int depth, const float* a, std::ptrdiff_t row_stride, std::ptrdiff_t depth_stride,
                          const float* b, int ldb, float* c, int ldc, Init init) {
-  for_row_blocks<tile_rows(N)>(rows, [&]<int Rows>(int m) {
+  for_tile_rows<tile_rows(N)>(rows, [&]<int Rows>(int m) {
     const Init here{init.data ? init.data + static_cast<std::ptrdiff_t>(m) * init.stride : nullptr, init.stride};
     tile<Rows, N, Half>(depth, a + m * row_stride, row_stride, depth_stride, b, ldb,
                         c + static_cast<std::ptrdiff_t>(m) * ldc, ldc, here);
