@@ -15,9 +15,9 @@
 
 namespace sasrec {
 
-inline constexpr int kPanelVectors = kLanes == 16 ? 4 : 2;
-inline constexpr int kPanelItems = kPanelVectors * kLanes;  // at most 64: a bit of a word for each
-inline constexpr int kQuerySteps = 2047;                    // ByteTable rounds features to this many steps each way
+inline constexpr int kPanelItems = 64;  // a bit of a word for each
+inline constexpr int kPanelVectors = kPanelItems / kLanes;
+inline constexpr int kQuerySteps = 2047;  // ByteTable rounds features to this many steps each way
 inline constexpr int kByteSteps = 127;
 inline constexpr int kByteOffset = 128;  // BytePanels' features are steps plus this: one factor must be unsigned
 

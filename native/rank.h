@@ -1,8 +1,8 @@
 // Order without a score matrix: how many items score above a target or as high, and the best k items.
 //
-// The item table is packed once into panels of kPanelItems items, (dim, kPanelItems) each. A few rows of features are
-// multiplied with a panel in registers and the scores are compared there, so that none is ever written. Rows go in
-// blocks that stay in L2 while panels stream by.
+// The item table is packed once into panels of kPanelItems items, (kPanelItems / kScoredItems, dim, kScoredItems) each.
+// A few rows of features are multiplied with a panel and the scores are compared in L1, so that none is ever written to
+// memory. Rows go in blocks that stay in L2 while panels stream by.
 //
 // All scores are floats in every build, each summed in the order of the dimensions by the same kernel wherever the item
 // lies and however many rows go along. So the same item ties with itself, and a batch gives what single rows give.
@@ -29,36 +29,41 @@
 
 namespace sasrec {
 
-inline constexpr int kRankRows = kLanes == 4 ? 4 : 6;  // accumulators: 24 of 32, 12 of 16, 8 of 16 registers
-inline constexpr int kRankBlock = 96;                  // rows that stay in L2 while panels stream by
-inline constexpr int kFewRows = 6;                     // up to this many wait for memory, not for arithmetic
-inline constexpr int kManyItems = 4096;                // from here on the copy in bytes pays
-inline constexpr int kThreadItems = 1 << 18;           // fewer are not worth waking a thread for
+inline constexpr int kRankRows = kLanes == 4 ? 4 : 6;        // accumulators: 24 of 32, 12 of 16, 8 of 16 registers
+inline constexpr int kScoredVectors = kLanes == 16 ? 4 : 2;  // of a panel, scored together
+inline constexpr int kScoredItems = kScoredVectors * kLanes;
+inline constexpr int kRankBlock = 96;         // rows that stay in L2 while panels stream by
+inline constexpr int kFewRows = 6;            // up to this many wait for memory, not for arithmetic
+inline constexpr int kManyItems = 4096;       // from here on the copy in bytes pays
+inline constexpr int kThreadItems = 1 << 18;  // fewer are not worth waking a thread for
 
 // Scores (Rows, kPanelItems) of rows of features with the items of a panel. A function of its own keeps all sums in
 // registers; what is done with the scores finds them in L1.
 template <int Rows>
 [[gnu::noinline]] void score_panel(const float* features, int dim, const float* panel, float* scores) {
-  Floats sums[Rows][kPanelVectors];
+  for (int first = 0; first < kPanelItems;
+       first += kScoredItems, panel += static_cast<std::ptrdiff_t>(dim) * kScoredItems) {
+    Floats sums[Rows][kScoredVectors];
 #pragma GCC unroll 6
-  for (int r = 0; r < Rows; ++r)
+    for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 4
-    for (int n = 0; n < kPanelVectors; ++n) sums[r][n] = Floats{};
-  for (int k = 0; k < dim; ++k) {
-    Floats items[kPanelVectors];
+      for (int n = 0; n < kScoredVectors; ++n) sums[r][n] = Floats{};
+    for (int k = 0; k < dim; ++k) {
+      Floats items[kScoredVectors];
 #pragma GCC unroll 4
-    for (int n = 0; n < kPanelVectors; ++n) items[n] = load(panel + k * kPanelItems + kLanes * n);
+      for (int n = 0; n < kScoredVectors; ++n) items[n] = load(panel + k * kScoredItems + kLanes * n);
 #pragma GCC unroll 6
-    for (int r = 0; r < Rows; ++r) {
-      const Floats feature = splat(features[static_cast<std::ptrdiff_t>(r) * dim + k]);
+      for (int r = 0; r < Rows; ++r) {
+        const Floats feature = splat(features[static_cast<std::ptrdiff_t>(r) * dim + k]);
 #pragma GCC unroll 4
-      for (int n = 0; n < kPanelVectors; ++n) sums[r][n] = multiply_add(feature, items[n], sums[r][n]);
+        for (int n = 0; n < kScoredVectors; ++n) sums[r][n] = multiply_add(feature, items[n], sums[r][n]);
+      }
     }
-  }
 #pragma GCC unroll 6
-  for (int r = 0; r < Rows; ++r)
+    for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 4
-    for (int n = 0; n < kPanelVectors; ++n) store(scores + r * kPanelItems + kLanes * n, sums[r][n]);
+      for (int n = 0; n < kScoredVectors; ++n) store(scores + r * kPanelItems + first + kLanes * n, sums[r][n]);
+  }
 }
 
 // One bit for each score of a panel that is above the bar (or reaches it).
@@ -82,7 +87,10 @@ class FiniteCheck {
  public:
   void add(Floats v) { sum_ = multiply_add(v, Floats{}, sum_); }
   void add_panel(const float* scores) {
-    for (int n = 0; n < kPanelVectors; ++n) add(load(scores + kLanes * n));
+    Floats totals[4]{};
+    for (int n = 0; n < kPanelVectors; ++n)
+      totals[n % 4] = multiply_add(load(scores + kLanes * n), Floats{}, totals[n % 4]);
+    sum_ += (totals[0] + totals[1]) + (totals[2] + totals[3]);
   }
   bool passed() const { return sum(sum_) == 0.0f; }
 
@@ -322,7 +330,8 @@ class ItemIndex {
   void pack_panel(int count, ItemOf&& item_of, float* panel) const {
     for (int c = 0; c < kPanelItems; ++c) {
       const float* item = c < count ? table_ + static_cast<std::ptrdiff_t>(item_of(c)) * dim_ : nullptr;
-      for (int k = 0; k < dim_; ++k) panel[k * kPanelItems + c] = item ? item[k] : 0.0f;
+      float* column = panel + static_cast<std::ptrdiff_t>(c / kScoredItems) * dim_ * kScoredItems + c % kScoredItems;
+      for (int k = 0; k < dim_; ++k) column[k * kScoredItems] = item ? item[k] : 0.0f;
     }
   }
 
