@@ -171,9 +171,9 @@ class Engine {
     const int width = shape_.width();
     const bool any_waits = std::any_of(tables_.begin(), tables_.end(), [&](const Table& t) { return rows_wait(t); });
     pool_.run([&](int t) {
-      const auto [begin, end] = range(layout_.size() / 16, t);
+      const auto [begin, end] = vector_range(layout_.size(), t);
       const float* gradient = gradients();
-      for (std::size_t i = 16 * begin; i < 16 * end; i += kLanes)
+      for (std::size_t i = begin; i < end; i += kLanes)
         step.apply(&weights_[i], &first_moment_[i], &second_moment_[i], load(gradient + i) * scale);
       for (Table& table : tables_) {
         const RowGradient& g = table.gradient;
@@ -215,8 +215,8 @@ class Engine {
     reserve_average();
     pool_.run([&](int t) {
       const auto move = [&](const Array<float>& weight, Array<float>& average) {
-        const auto [begin, end] = range(weight.size() / kLanes, t);
-        for (std::size_t i = kLanes * begin; i < kLanes * end; i += kLanes) {
+        const auto [begin, end] = vector_range(weight.size(), t);
+        for (std::size_t i = begin; i < end; i += kLanes) {
           const Floats old = load(&average[i]);
           store(&average[i], old + (load(&weight[i]) - old) * rest);
         }
@@ -392,6 +392,11 @@ class Engine {
   std::pair<std::size_t, std::size_t> range(std::size_t n, int thread) const {
     return {n * thread / pool_.size(), n * (thread + 1) / pool_.size()};
   }
+  // The same in whole vectors; n a multiple of kLanes.
+  std::pair<std::size_t, std::size_t> vector_range(std::size_t n, int thread) const {
+    const auto [begin, end] = range(n / kLanes, thread);
+    return {kLanes * begin, kLanes * end};
+  }
 
   void pack_weights() {
     if (panels_valid_) return;
@@ -529,9 +534,9 @@ class Engine {
   void sum_threads() {
     if (pool_.size() == 1) return;
     pool_.run([&](int t) {
-      const auto [begin, end] = range(layout_.size() / 16, t);
+      const auto [begin, end] = vector_range(layout_.size(), t);
       float* total = gradients();
-      for (std::size_t i = 16 * begin; i < 16 * end; i += kLanes) {
+      for (std::size_t i = begin; i < end; i += kLanes) {
         Floats v = load(total + i);
         for (int k = 1; k < pool_.size(); ++k) v += load(&threads_[k]->gradients[i]);
         store(total + i, v);

@@ -561,22 +561,22 @@ inline Panel pack_rows(int, int, const Operand* source, int ld, Operand*) { retu
 // The same, or a copy whose rows lie panel_stride(cols) apart, and the sums of the columns added to `sums`.
 inline Panel pack_rows_and_sums(int depth, int cols, const Operand* source, int ld, Operand* scratch, float* sums) {
   constexpr int kTogether = 4;  // chains of additions that do not wait for each other
-  const int stride = panel_stride(cols);
-  const bool copies = stride != cols;
+  if (const int stride = panel_stride(cols); stride != cols) {
+    for (int r = 0; r < depth; ++r)
+      std::copy_n(source + static_cast<std::ptrdiff_t>(r) * ld, cols,
+                  scratch + static_cast<std::ptrdiff_t>(r) * stride);
+    source = scratch, ld = stride;
+  }
   const auto add = [&]<int N>(int c) {
     Floats total[N]{};
     for (int r = 0; r < depth; ++r)
-      for (int i = 0; i < N; ++i) {
-        const Floats v = load(source + static_cast<std::ptrdiff_t>(r) * ld + c + kLanes * i);
-        if (copies) store(scratch + static_cast<std::ptrdiff_t>(r) * stride + c + kLanes * i, v);
-        total[i] += v;
-      }
+      for (int i = 0; i < N; ++i) total[i] += load(source + static_cast<std::ptrdiff_t>(r) * ld + c + kLanes * i);
     for (int i = 0; i < N; ++i) store(sums + c + kLanes * i, load(sums + c + kLanes * i) + total[i]);
   };
   int c = 0;
   for (; c + kTogether * kLanes <= cols; c += kTogether * kLanes) add.template operator()<kTogether>(c);
   for (; c < cols; c += kLanes) add.template operator()<1>(c);
-  return copies ? Panel{scratch, stride} : Panel{source, ld};
+  return {source, ld};
 }
 
 // Panel of the transpose of row-major (cols, depth); the source has room for a multiple of kLanes rows. depth: of
