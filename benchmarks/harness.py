@@ -252,7 +252,7 @@ class Session:
 
     def facts(self) -> Answer:
         """What a line says about how it came about."""
-        from sasrec.provenance import command_line, commit, machine  # not at the top: a peer has no sasrec
+        from sasrec.core.provenance import command_line, commit, machine  # not at the top: a peer has no sasrec
 
         about = self.ours.about
         return {

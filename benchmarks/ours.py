@@ -12,17 +12,20 @@ from typing import Any
 import numpy as np
 from harness import Answer, latency, memory_mib, seconds_of, serve
 
-from sasrec.batches import TrainBatches
-from sasrec.bulk import PART_USERS, recommend_all
-from sasrec.checkpoint import RunFolder
-from sasrec.config import Protocol, to_dict
-from sasrec.engine import create_engine
-from sasrec.evaluation import evaluate
-from sasrec.provenance import isa_of, versions
-from sasrec.recommender import FitOptions, Recommender, configure, fit_sequences, load_log
-from sasrec.scorers import ModelScorer
-from sasrec.sequences import Split, Targets, split_sequences
-from sasrec.trainer import Progress, train
+from sasrec.core.config import Protocol, to_dict
+from sasrec.core.provenance import isa_of, versions
+from sasrec.core.threads import set_threads
+from sasrec.data.batches import TrainBatches
+from sasrec.data.logs import load_log
+from sasrec.data.splits import Split, Targets, split_sequences
+from sasrec.engine.protocol import create_engine
+from sasrec.evaluation.protocols import evaluate
+from sasrec.export.all_users import PART_USERS, recommend_all
+from sasrec.fitting import FitOptions, configure, fit_log
+from sasrec.ranking.scorers import ModelScorer
+from sasrec.recommender import Recommender
+from sasrec.runs.folder import RunFolder
+from sasrec.training.trainer import Progress, train
 
 N_CANDIDATES = 101  # the target and 100 negatives, as the published evaluation scores them
 
@@ -37,10 +40,12 @@ class Ours:
     def __init__(self, setup: Answer) -> None:
         self.data, self.preset = setup["data"], setup["preset"]
         self.settings = {"engine": setup["engine"], "threads": setup["threads"], **setup["settings"]}
-        self.sequences, self.vocabulary, self.name = load_log(self.data)
-        self.split, self.config = configure(self.sequences, self.name, self.preset, self.settings)
+        self.log = load_log(self.data)
+        self.sequences, self.vocabulary = self.log.sequences, self.log.vocabulary
+        self.split, self.config = configure(self.log, self.preset, self.settings)
         self.engine = create_engine(self.config.model, len(self.vocabulary), self.config.train)
-        self.batches = TrainBatches.of(self.split, self.config.model, self.config.train)
+        set_threads(self.engine.threads)
+        self.batches = TrainBatches(self.split, self.config.model, self.config.train)
         self.epochs = 0
 
     def about(self) -> Answer:
@@ -57,7 +62,7 @@ class Ours:
         return {"seconds": seconds_of(lambda: self._load(source or self.data))}
 
     def _load(self, source: str) -> Split:
-        return split_sequences(load_log(source)[0], self.config.eval)
+        return split_sequences(load_log(source).sequences, self.config.eval)
 
     def prepare(self, folder: str) -> Answer:
         """Write the folder that `load` maps."""
@@ -141,9 +146,7 @@ class Ours:
 
     def fit(self) -> Answer:
         """Train as `sasrec train` does, with the epoch chosen by valid, and measure."""
-        recommender = fit_sequences(
-            self.sequences, self.vocabulary, self.name, FitOptions(self.preset), self.settings, None
-        )
+        recommender = fit_log(self.log, FitOptions(self.preset), self.settings)
         result = recommender.train_result
         assert result is not None
         return {

@@ -17,7 +17,7 @@ from typing import Any
 import harness
 from harness import Answer, BenchmarkError, Session, Worker
 
-from sasrec.study import line_of
+from sasrec.experiments.seeds import line_of
 
 METRICS = ("ndcg@10", "hr@10")
 

@@ -32,7 +32,7 @@ import harness
 from harness import Answer, BenchmarkError
 from loadgen import HOST, has_wrk, measure
 
-from sasrec.provenance import command_line, commit, machine
+from sasrec.core.provenance import command_line, commit, machine
 
 N_BODIES = 1000  # users whose histories are sent
 START_SECONDS = 120.0

@@ -7,8 +7,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from sasrec import variants as variants_module
-from sasrec.variants import NEEDS, cpu_features, load_float32, load_native
+from sasrec.core import isa as variants_module
+from sasrec.core.isa import NEEDS, cpu_features, load_float32, load_native
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

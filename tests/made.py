@@ -8,7 +8,13 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from sasrec.sequences import LogFacts, Ragged, Split, Vocabulary, build_sequences, split_leave_one_out
+from sasrec.core.config import ModelConfig, TrainConfig
+from sasrec.data.batches import TrainBatches
+from sasrec.data.sampling import generator
+from sasrec.data.sequences import LogFacts, Ragged, build_sequences
+from sasrec.data.splits import Split, split_leave_one_out
+from sasrec.data.vocabulary import Vocabulary
+from sasrec.model.weights import Weights, initial_weights
 
 SETTINGS: dict[str, Any] = {  # of runs that take a moment
     "embedding_dim": 8, "n_blocks": 1, "max_seq_len": 8, "max_epochs": 2, "batch_size": 32, "threads": 1,
@@ -22,6 +28,16 @@ def make_split(histories: list[list[int]]) -> tuple[Split, Vocabulary]:
     log = pl.DataFrame({"user_id": users, "item_id": [i for items in histories for i in items]})
     sequences, vocabulary = build_sequences(log)
     return split_leave_one_out(sequences), vocabulary
+
+
+def make_batches(
+    split: Split, max_seq_len: int, batch_size: int, n_negatives: int, seed: int = 0, **train: Any
+) -> TrainBatches:
+    """Batches by plain numbers; 0 negatives are those of cross-entropy."""
+    drawn = {"n_negatives": n_negatives} if n_negatives else {"loss": "cross_entropy"}
+    return TrainBatches(
+        split, ModelConfig(max_seq_len=max_seq_len), TrainConfig(batch_size=batch_size, seed=seed, **drawn, **train)
+    )
 
 
 def random_histories(seed: int, n_users: int, n_items: int, longest: int = 12) -> list[list[int]]:
@@ -91,3 +107,14 @@ SAMPLED = {
     "seed": 42,
     "filter_seen": False,
 }
+
+
+def spread_weights(config: ModelConfig, n_items: int, seed: int = 0, size: float = 0.3) -> Weights:
+    """Weights in which biases and norms matter too."""
+    rng = np.random.default_rng(seed)
+    weights = initial_weights(config, n_items, generator(seed))
+    for name, value in weights.items():
+        value += (size * rng.standard_normal(value.shape) / value.shape[-1] ** 0.5).astype(np.float32)
+        if name in ("item_embedding.weight", "output_embedding.weight"):
+            value[0] = 0
+    return weights

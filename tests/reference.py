@@ -1,6 +1,6 @@
 """SASRec in NumPy, written from the paper's equations and the published layouts: an oracle, one user at a time.
 
-Names of weights are those of sasrec.model; nothing else of the package is used.
+Names of weights are those of sasrec.model.sasrec; nothing else of the package is used.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Reference:
     """Features of one history at all its positions.
 
     Args:
-        weights: by the names of sasrec.model, cast to float64.
+        weights: by the names of sasrec.model.sasrec, cast to float64.
         block: sasrec, post_norm, pre_norm or ligr.
         n_heads: heads of width D / n_heads.
         relu: False for pmixer-2020.

@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from sasrec.variants import load_native
+from sasrec.core.isa import load_native
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 SMALL = ["--threads", "1", "--json", "--set", "max_seq_len=8", "--set", "embedding_dim=8"]

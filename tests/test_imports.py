@@ -11,17 +11,23 @@ import polars as pl
 import pytest
 
 import sasrec
-from sasrec.variants import load_native
+from sasrec.core.isa import load_native
 
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "sasrec"
-ORDER = [
-    "errors", "config", "interactions", "datasets", "sequences", "variants", "draws", "batches", "threads",
-    "provenance", "weights", "native", "model", "losses", "published", "engine", "checkpoint", "ranking", "index",
-    "scorers", "estimates", "tables", "lists", "evaluation", "comparison", "trainer", "charts", "reports",
-    "recommender", "study", "benchmark", "graph", "export", "bulk", "api", "openapi", "batching", "telemetry", "events",
-    "serving", "server", "connections", "workers", "console", "flags", "cli", "__main__",
+ROOMS = [  # a room imports only from those above it, and from itself
+    "core", "data", "model", "engine", "ranking", "evaluation", "runs", "training", "report", "recommender", "fitting",
+    "experiments", "export", "serving", "cli", "bulk", "__main__",
 ]  # fmt: skip
-MAY_IMPORT_TORCH = {"model", "losses", "engine", "published"}
+FILES = sorted(PACKAGE.rglob("*.py"))
+MAY_IMPORT_TORCH = {"model.sasrec", "model.losses", "model.published", "engine.torch_engine"}
+
+
+def name_of(path: Path) -> str:
+    """A file as others import it, without the package's own name: "data.readers", "fit"."""
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {name_of(path): path for path in FILES if path != PACKAGE / "__init__.py"}
 
 
 def imported(source: str) -> set[str]:
@@ -40,27 +46,55 @@ def ours_in(source: str) -> set[str]:
     """Files of the package that a file imports; a public name counts as the file it lives in."""
     names = imported(source)
     assert not any(name.startswith(".") for name in names), "imports are absolute"
-    direct = {name.split(".")[1] for name in names if name.startswith("sasrec.")}
-    return {sasrec._HOME_OF.get(name, name) for name in direct - {"__version__"}}
+    inside = {name.removeprefix("sasrec.") for name in names if name.startswith("sasrec.")} - {"__version__"}
+    inside = {sasrec._HOME_OF.get(name, name) for name in inside}
+    return {name if name in MODULES else name.rpartition(".")[0] for name in inside} - {""}
 
 
 def test_no_import_escapes_the_check() -> None:
     source = (
-        "import sasrec.cli\ndef f():\n    from sasrec.engine import A\n    from sasrec import model, fit, __version__"
+        "import sasrec.cli.main\ndef f():\n    from sasrec.engine.native import A\n"
+        "    from sasrec import fit, __version__, load\n    from sasrec.serving import app"
     )
-    assert ours_in(source) == {"cli", "engine", "model", "recommender"}
+    assert ours_in(source) == {"cli.main", "engine.native", "fitting", "recommender", "serving.app", "serving"}
     with pytest.raises(AssertionError, match="imports are absolute"):
         ours_in("from . import cli")
 
 
-def test_every_file_has_its_place_in_the_order() -> None:
-    assert {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"} == set(ORDER)
+def test_every_file_stands_in_a_room() -> None:
+    assert {name.partition(".")[0] for name in MODULES} == set(ROOMS)
 
 
-@pytest.mark.parametrize("name", ORDER)
-def test_file_imports_only_from_those_above_it(name: str) -> None:
-    above = set(ORDER[: ORDER.index(name)])
-    assert ours_in((PACKAGE / f"{name}.py").read_text()) <= above
+@pytest.mark.parametrize("name", MODULES)
+def test_file_imports_only_from_its_own_room_and_those_above(name: str) -> None:
+    room = name.partition(".")[0]
+    above = set(ROOMS[: ROOMS.index(room) + 1])
+    assert {other.partition(".")[0] for other in ours_in(MODULES[name].read_text())} <= above
+
+
+def test_no_public_name_is_also_a_files_name() -> None:
+    assert not set(sasrec.__all__) & set(MODULES)  # the file, once imported, would take the name's place
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    imports = {name: ours_in(path.read_text()) & set(MODULES) for name, path in MODULES.items()}
+    while leaves := {name for name, others in imports.items() if not others & set(imports)}:
+        imports = {name: others for name, others in imports.items() if name not in leaves}
+    assert not imports
+
+
+def test_what_a_room_may_not_touch() -> None:
+    forbidden = {
+        "data": "model", "engine": "runs", "evaluation": "engine", "ranking": "runs", "serving": "training",
+        "report": "training",
+    }  # fmt: skip
+    for name, path in MODULES.items():
+        other = forbidden.get(name.partition(".")[0])
+        assert not any(found.partition(".")[0] == other for found in ours_in(path.read_text())), name
+
+
+def test_no_file_has_grown_beyond_its_one_job() -> None:
+    assert not {name: n for name, path in MODULES.items() if (n := len(path.read_text().splitlines())) > 450}
 
 
 def test_the_package_itself_imports_nothing_until_a_public_name_is_used() -> None:
@@ -77,25 +111,27 @@ def test_the_package_itself_imports_nothing_until_a_public_name_is_used() -> Non
         _ = sasrec.wings
 
 
-@pytest.mark.parametrize("name", ORDER)
+@pytest.mark.parametrize("name", MODULES)
 def test_only_the_model_and_its_engine_import_torch(name: str) -> None:
-    uses_torch = any(m.partition(".")[0] == "torch" for m in imported((PACKAGE / f"{name}.py").read_text()))
+    uses_torch = any(m.partition(".")[0] == "torch" for m in imported(MODULES[name].read_text()))
     assert uses_torch == (name in MAY_IMPORT_TORCH)
 
 
 @pytest.mark.parametrize(
     "program",
     [
-        "import sasrec, sasrec.cli",
-        "import sasrec.engine, sasrec.published, sasrec.checkpoint, sasrec.trainer, sasrec.recommender",
+        "import sasrec, sasrec.cli.main",
+        "import sasrec.engine.protocol, sasrec.model.published, sasrec.runs.folder, sasrec.fitting",
         "import sasrec; from pathlib import Path\n"
-        "from sasrec.sequences import build_sequences, Sequences, split_leave_one_out\n"
+        "from sasrec.data.sequences import build_sequences, Sequences\n"
+        "from sasrec.data.splits import split_leave_one_out\n"
         "Path('log.txt').write_text('1 2\\n1 3\\n1 4\\n')\n"
         "build_sequences(sasrec.read_interactions('log.txt'))[0].save(Path())\n"
         "assert len(split_leave_one_out(Sequences.load(Path())).test) == 1",
-        "import polars as pl; from sasrec.sequences import build_sequences, split_leave_one_out\n"
-        "from sasrec.evaluation import evaluate; from sasrec.scorers import build_baselines\n"
-        "from sasrec.config import EvalConfig\n"
+        "import polars as pl; from sasrec.data.sequences import build_sequences\n"
+        "from sasrec.data.splits import split_leave_one_out\n"
+        "from sasrec.evaluation.protocols import evaluate; from sasrec.ranking.scorers import build_baselines\n"
+        "from sasrec.core.config import EvalConfig\n"
         "log = pl.DataFrame({'user_id': [1] * 4 + [2] * 4, 'item_id': [1, 2, 3, 4, 4, 3, 2, 1]})\n"
         "split = split_leave_one_out(build_sequences(log)[0])\n"
         "evaluate(build_baselines(split)[0], split, 'test', EvalConfig())",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sasrec.variants import load_native
+from sasrec.core.isa import load_native
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))

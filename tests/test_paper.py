@@ -8,12 +8,12 @@ import pytest
 import torch
 from reference import Reference
 
-from sasrec.config import ModelConfig, TrainConfig
-from sasrec.engine import TorchEngine
-from sasrec.model import Group
-from sasrec.published import LAYOUTS, Weights, dump_published, read_published
-from sasrec.recommender import convert
-from sasrec.sequences import Ragged
+from sasrec.core.config import ModelConfig, TrainConfig
+from sasrec.data.sequences import Ragged
+from sasrec.engine.torch_engine import TorchEngine
+from sasrec.fitting import convert
+from sasrec.model.published import LAYOUTS, Weights, dump_published, read_published
+from sasrec.model.sasrec import Group
 
 N_ITEMS, DIM, LENGTH = 20, 8, 6
 
@@ -21,7 +21,7 @@ N_ITEMS, DIM, LENGTH = 20, 8, 6
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Threads that wait for each other on a busy machine make these tests twenty times slower."""
-    monkeypatch.setattr("sasrec.threads.usable_cpus", lambda: 1)
+    monkeypatch.setattr("sasrec.core.threads.usable_cpus", lambda: 1)
 
 
 def random_engine(config: ModelConfig, seed: int = 0) -> TorchEngine:

@@ -9,7 +9,7 @@ import pytest
 from conftest import make_markov_log
 
 import sasrec
-from sasrec.errors import CheckpointError, ConfigError, DataError, UnknownItemError
+from sasrec.core.errors import CheckpointError, ConfigError, DataError, UnknownItemError
 from sasrec.recommender import Recommender
 
 SMALL = {"embedding_dim": 16, "n_blocks": 1, "max_epochs": 15, "learning_rate": 3e-3, "batch_size": 32, "patience": 0}
@@ -88,16 +88,33 @@ def test_k_that_is_no_number_of_items_is_refused(numbers: Recommender, k: object
         numbers.recommend([[1]], k=k)
 
 
-def test_denied_items_never_come_and_unknown_denied_ids_do_not_matter(recommender: Recommender) -> None:
+def test_denied_items_never_come(recommender: Recommender) -> None:
     deny = some_ids(recommender, 4, 5)
-    frame = recommender.recommend([some_ids(recommender, 1)], k=100, deny=[*deny, "no such item"])
+    frame = recommender.recommend([some_ids(recommender, 1)], k=100, deny=deny)
     assert not set(frame["item_id"]) & set(deny)
     assert len(frame) == 27
 
 
-def test_unknown_item_in_allow_is_an_error_that_names_it(recommender: Recommender) -> None:
-    with pytest.raises(UnknownItemError, match="no such item"):
-        recommender.recommend([some_ids(recommender, 1)], allow=["no such item"])
+@pytest.mark.parametrize("name", ["allow", "deny"])
+def test_unknown_ids_of_a_list_are_skipped_listed_and_warned_of(
+    recommender: Recommender, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    history, ids = [some_ids(recommender, 1)], some_ids(recommender, 4, 5)
+    with caplog.at_level("WARNING", "sasrec"):
+        details = recommender.recommend_detailed(history, 100, **{name: [*ids, "no such item"]})
+    assert details.frame.equals(recommender.recommend(history, 100, **{name: ids}))
+    assert {"allow": details.unknown_allow, "deny": details.unknown_deny}[name] == ["no such item"]
+    assert f"1 of the 3 items of {name} are unknown, such as 'no such item'; they are skipped" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["allow", "deny"])
+def test_a_list_without_a_known_item_is_an_error_and_an_empty_one_is_not(recommender: Recommender, name: str) -> None:
+    history = [some_ids(recommender, 1)]
+    with pytest.raises(UnknownItemError, match=f"1 of the 1 items of {name} are unknown, such as 'no such item': none"):
+        recommender.recommend(history, **{name: ["no such item"]})
+    with pytest.raises(UnknownItemError, match=f"of {name} are unknown"):
+        recommender.recommend_users(**{name: ["no such item"]})
+    assert len(recommender.recommend(history, 100, **{name: []})) == {"allow": 0, "deny": 29}[name]
 
 
 def test_unknown_items_of_a_history_are_skipped_and_counted(recommender: Recommender) -> None:

@@ -68,7 +68,7 @@ def test_what_was_not_measured_is_said(tmp_path: Path) -> None:
 def test_every_figure_of_the_page_is_a_result_or_published(tmp_path: Path) -> None:
     import re
 
-    from sasrec.tables import known_logs
+    from sasrec.report.text import known_logs
 
     figures = {float(number) for number in re.findall(r"\d\.\d{4}", page(tmp_path, line()))}
     published = {f[name] for log in known_logs().values() for f in log["figures"] for name in f if "@" in name}

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 
 import sasrec
-from sasrec.engine import environment
+from sasrec.engine.protocol import environment
 
 
 def main() -> None:

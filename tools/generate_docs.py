@@ -14,7 +14,8 @@ from typing import Any, get_args, get_type_hints
 
 from reproduction import reproduction_page
 
-from sasrec.config import CONFIGS, PRESETS, LogStatistics, ServerConfig
+from sasrec.core.config import CONFIGS, ServerConfig
+from sasrec.core.presets import PRESETS, LogStatistics
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 COMMANDS = [

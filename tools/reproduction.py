@@ -9,9 +9,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sasrec.benchmark import Line, baseline_cell, figure_cell, header_cells, label, read_lines, run_cells, runs_of
-from sasrec.config import PRESETS
-from sasrec.tables import PROTOCOLS_NOTE, known_logs, markdown_table
+from sasrec.core.presets import PRESETS
+from sasrec.core.tables import markdown_table
+from sasrec.experiments.grid import (
+    Line,
+    baseline_cell,
+    figure_cell,
+    header_cells,
+    label,
+    read_lines,
+    run_cells,
+    runs_of,
+)
+from sasrec.report.text import PROTOCOLS_NOTE, known_logs
 
 RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
 METHODS = ("leave_one_out", "temporal")

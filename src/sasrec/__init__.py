@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from sasrec.comparison import compare
-    from sasrec.config import EvalConfig, ModelConfig, TrainConfig
-    from sasrec.datasets import load_dataset
-    from sasrec.errors import (
+    from sasrec.core.config import EvalConfig, ModelConfig, TrainConfig
+    from sasrec.core.errors import (
         CheckpointError,
         ConfigError,
         DataError,
@@ -19,18 +17,24 @@ if TYPE_CHECKING:
         TrainingError,
         UnknownItemError,
     )
-    from sasrec.evaluation import Result
-    from sasrec.interactions import filter_k_core, filter_repeats, read_interactions, read_titles
-    from sasrec.recommender import Recommendations, Recommender, convert, fit, load
+    from sasrec.data.datasets import load_dataset
+    from sasrec.data.filters import filter_k_core, filter_repeats
+    from sasrec.data.readers import read_interactions, read_titles
+    from sasrec.evaluation.comparison import compare
+    from sasrec.evaluation.results import Result
+    from sasrec.fitting import convert, fit
+    from sasrec.recommender import Recommendations, Recommender, load
 
 _HOMES = {
-    "comparison": ["compare"],
-    "config": ["EvalConfig", "ModelConfig", "TrainConfig"],
-    "datasets": ["load_dataset"],
-    "errors": ["CheckpointError", "ConfigError", "DataError", "SASRecError", "TrainingError", "UnknownItemError"],
-    "evaluation": ["Result"],
-    "interactions": ["filter_k_core", "filter_repeats", "read_interactions", "read_titles"],
-    "recommender": ["Recommendations", "Recommender", "convert", "fit", "load"],
+    "evaluation.comparison": ["compare"],
+    "core.config": ["EvalConfig", "ModelConfig", "TrainConfig"],
+    "data.datasets": ["load_dataset"],
+    "core.errors": ["CheckpointError", "ConfigError", "DataError", "SASRecError", "TrainingError", "UnknownItemError"],
+    "evaluation.results": ["Result"],
+    "data.filters": ["filter_k_core", "filter_repeats"],
+    "data.readers": ["read_interactions", "read_titles"],
+    "fitting": ["convert", "fit"],
+    "recommender": ["Recommendations", "Recommender", "load"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

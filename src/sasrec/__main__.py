@@ -1,6 +1,6 @@
 """`python -m sasrec` is the command line."""
 
-from sasrec.cli import main
+from sasrec.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -1,0 +1,158 @@
+"""What people see of a running command, on stderr. In: Progress; out: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+
+from sasrec.training import trainer
+
+PLAIN_SECONDS = 10.0  # how often a plain line is written inside long epochs
+LONG_RUN_SECONDS = 60.0  # above this, the time a run will take is said before it starts in earnest
+
+stderr = Console(stderr=True, highlight=False)
+
+
+def set_up_logging(*, quiet: bool, debug: bool) -> None:
+    """Send the package's log to stderr: info and above, warnings only when quiet."""
+    level = logging.DEBUG if debug else logging.WARNING if quiet else logging.INFO
+    handler: logging.Handler
+    if stderr.is_terminal:
+        handler = RichHandler(console=stderr, show_path=False, show_time=False)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+    else:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    logger = logging.getLogger("sasrec")
+    logger.handlers = [handler]
+    logger.setLevel(level)
+    logger.propagate = False
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: "45 s", "3 min 20 s", "2 h 5 min"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+class _Display:
+    """A bar on a terminal, plain lines elsewhere; a context manager. `text` stands beside the bar at first."""
+
+    def __init__(self, quiet: bool, text: str) -> None:
+        self.bar = _bar() if stderr.is_terminal and not quiet else None
+        self.task = self.bar.add_task("", total=1, text=text) if self.bar else None
+        self.quiet = quiet
+        self.last_line = time.monotonic()
+
+    def __enter__(self) -> Self:
+        if self.bar:
+            self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.bar:
+            self.bar.stop()
+
+    def show(self, done: int, total: int, text: str, *, is_due: bool) -> None:
+        """Move the bar; without one, write a line if one is due."""
+        if self.bar and self.task is not None:
+            self.bar.update(self.task, completed=done, total=total, text=text)
+        elif is_due:
+            self.last_line = time.monotonic()
+            stderr.print(text, soft_wrap=True)
+
+
+class TrainingDisplay(_Display):
+    """Shows a training run: pass `update` as the trainer's progress."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        super().__init__(quiet, "reading")
+        self.title = ""
+        self.estimated = False
+
+    def begin(self, title: str) -> None:
+        """Another of several runs begins; its name stands before its progress."""
+        self.title, self.estimated = f"{title}  ", False
+
+    def update(self, p: trainer.Progress) -> None:
+        """Show where the run stands."""
+        if self.quiet:
+            return
+        self._estimate(p)
+        done = (p.epoch - 1) * p.steps_per_epoch + p.step
+        self.show(done, p.max_epochs * p.steps_per_epoch, self.title + _describe(p), is_due=self._due(p))
+
+    def _due(self, p: trainer.Progress) -> bool:
+        """Whether a plain line is due: the first epoch, every tenth, or some seconds since the last."""
+        since = time.monotonic() - self.last_line
+        ended = p.step == p.steps_per_epoch
+        return since > PLAIN_SECONDS or (ended and (p.epoch == 1 or p.epoch % 10 == 0 or p.epoch == p.max_epochs))
+
+    def _estimate(self, p: trainer.Progress) -> None:
+        if self.estimated or p.seconds_left is None:
+            return
+        self.estimated = True
+        if p.seconds_left > LONG_RUN_SECONDS:
+            stderr.print(
+                f"about {duration(p.seconds_left)} if it goes to epoch {p.max_epochs}; it stops earlier when the valid "
+                "metric no longer improves, or after --max-minutes; Ctrl-C saves",
+                soft_wrap=True,
+            )
+
+
+class UsersDisplay(_Display):
+    """Shows how many users are done: pass `update` as progress."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        super().__init__(quiet, "")
+        self.began = self.last_line
+        self.first: int | None = None  # users that were done at the first call: the rate is of what followed
+
+    def update(self, done: int, total: int) -> None:
+        """Show where it stands."""
+        now = time.monotonic()
+        if self.first is None:
+            self.first, self.began = done, now
+        rate = (done - self.first) / max(now - self.began, 1e-9)
+        text = f"{done:,} of {total:,} users" + (f"  {rate:,.0f} users/s" if rate else "")
+        self.show(done, total, text, is_due=not self.quiet and now - self.last_line > PLAIN_SECONDS)
+
+
+def _bar() -> Progress:
+    return Progress(
+        SpinnerColumn(),
+        BarColumn(bar_width=24),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TextColumn("{task.fields[text]}"),
+        console=stderr,
+        transient=True,
+    )
+
+
+def _describe(p: trainer.Progress) -> str:
+    parts = [f"epoch {p.epoch}/{p.max_epochs}"]
+    if p.step < p.steps_per_epoch:
+        parts.append(f"step {p.step}/{p.steps_per_epoch}")
+    parts.append(f"loss {p.train_loss:.4f}")
+    parts.append(f"{p.users_per_second:,.0f} users/s")
+    if p.valid:
+        parts += [f"valid {name} {value:.4f}" for name, value in p.valid.items() if name.startswith(("ndcg", "hr"))]
+    if p.best_epoch:
+        parts.append(f"best epoch {p.best_epoch}")
+    parts.append(f"{duration(p.seconds)} spent")
+    if p.seconds_left is not None:
+        parts.append(f"at most {duration(max(p.seconds_left, 0))} left")
+    return "  ".join(parts)

@@ -1,0 +1,96 @@
+"""Commands that hand a model on: serve, convert, export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from sasrec.cli.flags import (
+    ConfigFile,
+    Json,
+    Overwrite,
+    Run,
+    settings_of,
+    with_flags,
+)
+from sasrec.cli.output import print_json
+from sasrec.core.config import ServerConfig, from_dict
+from sasrec.core.errors import ConfigError
+from sasrec.core.files import atomic_write
+from sasrec.export.onnx import export_onnx
+from sasrec.export.vectors import export_embeddings
+from sasrec.fitting import convert
+from sasrec.model.published import LAYOUTS, dump_published
+from sasrec.recommender import load
+
+
+@with_flags("server")
+def serve(run: Run, config: ConfigFile = None, **given: Any) -> None:
+    """Answer over HTTP, with a web page at /: history in, recommendations out. docs/serving.md has the operation."""
+    from sasrec.serving.supervisor import serve as serve_run_folder
+
+    serve_run_folder(run, from_dict(ServerConfig, settings_of(given, config)))
+
+
+def convert_(
+    source: Annotated[Path, typer.Argument(help="a checkpoint (.pth) of the published code, or a run folder")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="the run folder (or, from a run, the .pth) to write")],
+    layout: Annotated[str | None, typer.Option("--layout", help="which code: " + ", ".join(LAYOUTS))] = None,
+    log: Annotated[str | None, typer.Option("--log", help="the log the checkpoint was trained on")] = None,
+    n_heads: Annotated[int | None, typer.Option("--n-heads", help="attention heads, when not in the file name")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Turn a checkpoint of pmixer/SASRec.pytorch into a run folder, or a run into such a checkpoint."""
+    if source.is_dir():
+        recommender = load(source)
+        if output.exists() and not overwrite:
+            raise ConfigError(f"output {output} exists; use --overwrite or another name")
+        atomic_write(output, dump_published(recommender.config.model, recommender.engine.weights(), layout))
+    else:
+        if log is None and layout in LAYOUTS:
+            raise ConfigError("--log is needed: the log that the checkpoint was trained on, for its items and users")
+        convert(source, layout, log, n_heads=n_heads).save(output, overwrite=overwrite)
+    typer.echo(f"wrote {output}")
+
+
+def export(
+    run: Run,
+    format_: Annotated[
+        Literal["onnx", "embeddings"], typer.Option("--format", help="onnx = the model; embeddings = the item vectors")
+    ] = "onnx",
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="the folder to write; else onnx, onnx-int8 or embeddings in RUN"),
+    ] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="onnx: keep the item tables as bytes")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the export in --output")] = False,
+    json_: Json = False,
+) -> None:
+    """Write a model that others can serve: an ONNX graph, checked against this package, or vectors to search."""
+    if int8 and format_ != "onnx":
+        raise ConfigError("--int8 is for --format onnx; vector databases have their own compression")
+    folder = output or run / (f"{format_}-int8" if int8 else format_)
+    recommender = load(run)
+    if format_ == "onnx":
+        facts = export_onnx(recommender, folder, int8=int8, overwrite=overwrite)
+    else:
+        facts = export_embeddings(recommender, folder, overwrite=overwrite)
+    if json_:
+        print_json({"output": str(folder), **facts})
+        return
+    typer.echo(f"wrote {folder}: model {facts['model_version']}, {facts['n_items']:,} items")
+    if "check" in facts:
+        typer.echo(_check_sentence(facts["check"], int8))
+
+
+def _check_sentence(check: dict[str, Any], int8: bool) -> str:
+    if int8:
+        return (
+            f"recall@{check['k']} against float32 {check['recall']:.4f} on {check['n_histories']} histories; scores "
+            f"differ by up to {check['largest_difference']:.2g}"
+        )
+    return (
+        f"scores and lists as this package's on {check['n_histories']} histories, to {check['largest_difference']:.1g}"
+    )

@@ -1,0 +1,112 @@
+"""What commands are given: the flags they share, each config field as one. In: configs; out: flags, and back settings.
+
+A flag's name, type, range and help come from the field itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import operator
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_type_hints
+
+import typer
+import yaml
+
+from sasrec.core.config import CONFIGS, ServerConfig
+from sasrec.core.errors import ConfigError
+from sasrec.data.logs import Reading
+
+PANELS = {"model": "Model", "train": "Training", "eval": "Evaluation", "server": "Server"}
+SHORT_FLAGS = {"k": ["-k"]}
+
+LogArgument = Annotated[str, typer.Argument(help="a log file, a folder from prepare or train, or a data set's name")]
+Run = Annotated[Path, typer.Argument(help="a run folder")]
+Json = Annotated[bool, typer.Option("--json", help="print JSON for machines")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="the folder to write")]
+History = Annotated[str | None, typer.Option("--history", help="item ids, oldest first, separated by commas")]
+K = Annotated[int, typer.Option("-k", "--k", help="how many items")]
+Split = Annotated[Literal["valid", "test"], typer.Option("--split", help="which targets")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace the run in --output")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file of settings; flags win")]
+
+
+def with_flags(
+    *parts: str, reading: bool = False, without: tuple[str, ...] = ()
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command's **settings the flags of these configs, but for some, and of reading a log."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(command, eval_str=True)
+        own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+        extra = _reading_parameters() if reading else []
+        parameters = [*own, *extra, *(p for p in _config_parameters(*parts) if p.name not in without)]
+        parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {p.name: p.annotation for p in parameters}
+        return command
+
+    return decorate
+
+
+def _config_parameters(*parts: str) -> list[inspect.Parameter]:
+    """A flag for each field of these configs; None = not given."""
+    parameters = []
+    for part in parts:
+        cls = ServerConfig if part == "server" else CONFIGS[part]
+        hints = get_type_hints(cls)
+        for field in dataclasses.fields(cls):
+            kind = hints[field.name]
+            if get_args(kind) == (int, ...):
+                kind = list[int]
+            default = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
+            unless = "unless set:" if part == "server" else "unless set: the preset's, or"
+            text = f"{field.metadata['help']} ({unless} {default if default != '' else 'none'})"
+            parameters.append(_flag(field.name, kind, text, PANELS[part]))
+    return parameters
+
+
+def _reading_parameters() -> list[inspect.Parameter]:
+    """A flag for each field of Reading; None = not given."""
+    hints = get_type_hints(Reading)
+    return [
+        _flag(field.name, hints[field.name], field.metadata["help"], "Reading the log")
+        for field in dataclasses.fields(Reading)
+    ]
+
+
+def _flag(name: str, kind: Any, text: str, panel: str) -> inspect.Parameter:
+    dashed = "--" + name.replace("_", "-")
+    declaration = f"{dashed}/--no-{dashed[2:]}" if kind in (bool, bool | None) else dashed
+    option = typer.Option(declaration, *SHORT_FLAGS.get(name, []), help=text, rich_help_panel=panel, show_default=False)
+    annotation = operator.getitem(Annotated, (kind | None, option))  # built, not written: it is not static
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def settings_of(given: Mapping[str, Any], config: Path | None) -> dict[str, Any]:
+    """The settings that were given: those of the YAML file, with flags on top."""
+    flags = {k: v for k, v in given.items() if v is not None and v != []}
+    return {**_read_yaml(config), **flags}
+
+
+def _read_yaml(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        values = yaml.safe_load(path.read_text()) or {}
+    except OSError as error:
+        raise ConfigError(f"cannot read the settings file {path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} does not hold settings; write lines such as 'max_epochs: 50'")
+    return values
+
+
+def split_reading(given: Mapping[str, Any]) -> tuple[Reading, dict[str, Any]]:
+    """The flags of reading a log, and all others."""
+    names = {field.name for field in dataclasses.fields(Reading)}
+    reading = {name: value for name, value in given.items() if name in names and value is not None}
+    return Reading(**reading), {name: value for name, value in given.items() if name not in names}

@@ -1,0 +1,80 @@
+"""The command line: thin, one function a command. In: flags; out: results on stdout, progress and logs on stderr.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from sasrec import __version__
+from sasrec.cli import console, deploy, measure, recommend, train
+from sasrec.core.errors import ConfigError, SASRecError
+
+COMMANDS: dict[str, Callable[..., None]] = {  # in the order of --help
+    "prepare": train.prepare,
+    "train": train.train,
+    "benchmark": train.benchmark_,
+    "evaluate": measure.evaluate,
+    "compare": measure.compare_,
+    "recommend": recommend.recommend,
+    "score": recommend.score,
+    "similar": recommend.similar,
+    "explain": recommend.explain,
+    "serve": deploy.serve,
+    "convert": deploy.convert_,
+    "export": deploy.export,
+    "datasets": train.datasets,
+    "info": measure.info,
+    "demo": train.demo,
+}
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+@app.callback(invoke_without_command=True)
+def _main(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="print the version")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="show tracebacks and debug logs")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress, only warnings")] = False,
+) -> None:
+    """Sequential recommendation: from a log of events to recommendations, honestly measured."""
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+    console.set_up_logging(quiet=quiet, debug=debug)
+    context.obj = {"quiet": quiet}
+
+
+for _name, _command in COMMANDS.items():
+    app.command(name=_name)(_command)
+
+
+def main() -> None:
+    """Run the command line: one sentence and an exit code for what goes wrong, a traceback only with --debug."""
+    debug = "--debug" in sys.argv
+    try:
+        app()
+    except SASRecError as error:
+        if debug:
+            raise
+        console.stderr.print(f"error: {error}", markup=False, soft_wrap=True)
+        sys.exit(2 if isinstance(error, ConfigError) else 1)
+    except KeyboardInterrupt:
+        console.stderr.print("interrupted")
+        sys.exit(1)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone; nothing more to say
+        sys.exit(1)
+    except Exception as error:
+        if debug:
+            raise
+        text = f"error: unexpected {type(error).__name__}: {error}; run again with sasrec --debug for the traceback"
+        console.stderr.print(text, markup=False, soft_wrap=True)
+        sys.exit(1)

@@ -1,0 +1,94 @@
+"""Commands that look at runs: evaluate, compare, info."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+import yaml
+
+from sasrec.cli.flags import (
+    Json,
+    Run,
+    Split,
+    settings_of,
+    with_flags,
+)
+from sasrec.cli.output import print_json
+from sasrec.core.errors import ConfigError
+from sasrec.engine.protocol import environment
+from sasrec.evaluation.comparison import compare_all
+from sasrec.experiments.seeds import run_folders
+from sasrec.recommender import load
+from sasrec.report.text import metrics_table
+from sasrec.runs.folder import RunFolder
+
+
+@with_flags("eval")
+def evaluate(
+    run: Run,
+    split: Split = "test",
+    candidates: Annotated[Path | None, typer.Option("--candidates", help="candidate file (.npz) to rank among")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="seed of the sampled negatives (as --eval-seed)")] = None,
+    json_: Json = False,
+    **given: Any,
+) -> None:
+    """Measure a run on valid or test, beside popularity and last-item co-occurrence."""
+    settings = settings_of(given, None)
+    if seed is not None:
+        settings["eval_seed"] = seed
+    if candidates is not None:
+        settings["protocol"] = "sampled"
+    result = load(run).evaluate(split, candidates=candidates, **settings).to_dict()
+    if json_:
+        print_json(result)
+    else:
+        typer.echo(metrics_table([result]))
+
+
+@with_flags("eval")
+def compare_(
+    runs: Annotated[list[Path], typer.Argument(help="two or more: run folders, or folders of train --seeds")],
+    split: Split = "test",
+    pairs: Annotated[
+        Literal["first", "all"], typer.Option("--pairs", help="compare each with the first, or each with each")
+    ] = "first",
+    json_: Json = False,
+    **given: Any,
+) -> None:
+    """Compare runs on the same targets by a paired test per user.
+
+    The runs of a folder of several seeds count as one side: their mean per user. With more than two sides p-values are
+    also corrected for the number of comparisons (Holm).
+    """
+    settings = settings_of(given, None)
+    names = [str(side) if side not in runs[:i] else f"{side} ({i + 1})" for i, side in enumerate(runs)]
+    folders = {name: run_folders(side) for name, side in zip(names, runs, strict=True)}
+    _check_same_log([run for side in folders.values() for run in side])
+    sides = {name: [load(run).evaluate(split, baselines=False, **settings) for run in f] for name, f in folders.items()}
+    comparisons = compare_all(sides, pairs)
+    if json_:
+        told = [comparison.to_dict() for comparison in comparisons]
+        print_json(told[0] if len(runs) == 2 else {"comparisons": told})
+    else:
+        typer.echo("\n\n".join(comparison.to_text() for comparison in comparisons))
+
+
+def _check_same_log(runs: list[Path]) -> None:
+    logs = {run: RunFolder.open(run).load_config().data.fingerprint for run in runs}
+    other = next((run for run in runs if logs[run] != logs[runs[0]]), None)
+    if other is not None:
+        raise ConfigError(f"{runs[0]} and {other} were trained on different logs, so their users cannot be paired")
+
+
+def info(run: Annotated[Path | None, typer.Argument(help="a run folder")] = None, json_: Json = False) -> None:
+    """Show versions, threads and engine; with a run folder, how it was trained."""
+    facts = environment()
+    if run is not None:
+        facts["run"] = json.loads(RunFolder.open(run).load_config().to_json())
+    if json_:
+        print_json(facts)
+        return
+    typer.echo(yaml.safe_dump(facts, sort_keys=False, default_flow_style=False).rstrip())

@@ -1,0 +1,69 @@
+"""What commands print, and the small files and lists they are given."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import typer
+
+from sasrec.core.errors import DataError
+from sasrec.core.tables import plain_table
+from sasrec.data.sequences import Sequences
+from sasrec.data.vocabulary import Vocabulary
+from sasrec.export.all_users import write_frame
+
+
+def print_facts(sequences: Sequences, json_: bool) -> None:
+    """What a log is like."""
+    facts = dataclasses.asdict(sequences.facts)
+    if json_:
+        print_json(facts)
+        return
+    for name, value in facts.items():
+        typer.echo(f"{name:15} {value:,}" if type(value) is int else f"{name:15} {value}")
+
+
+def ids_of(text: str) -> list[str]:
+    """The ids of a comma-separated flag."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def lines_of_file(path: Path | None) -> list[str] | None:
+    """The ids of a file, one a line."""
+    if path is None:
+        return None
+    try:
+        return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not a text file with an id a line") from error
+
+
+def print_frame(frame: pl.DataFrame, output: Path | None, json_: bool, vocabulary: Vocabulary) -> None:
+    """A frame into a file, or onto stdout as JSON or as a table with titles."""
+    if output is not None:
+        write_frame(frame, output)
+        typer.echo(f"wrote {len(frame):,} rows to {output}")
+    elif json_:
+        print_json(frame.to_dicts())
+    else:
+        print_table(frame, vocabulary)
+
+
+def print_table(frame: pl.DataFrame, vocabulary: Vocabulary) -> None:
+    """A frame as a table, with titles where they are known."""
+    if vocabulary.titles is not None:
+        titles = vocabulary.titles_of(vocabulary.indices_of(frame["item_id"].to_list()))
+        frame = frame.with_columns(pl.Series("title", titles))
+    rows = [[f"{v:.4f}" if isinstance(v, float) else str(v) for v in row] for row in frame.iter_rows()]
+    typer.echo(plain_table([frame.columns, *rows]))
+
+
+def print_json(value: Any) -> None:
+    """A value on one line."""
+    typer.echo(json.dumps(value, ensure_ascii=False))

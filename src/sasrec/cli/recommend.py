@@ -1,0 +1,103 @@
+"""Commands that answer for a user or an item: recommend, score, similar, explain."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import polars as pl
+import typer
+
+from sasrec.cli import console
+from sasrec.cli.flags import (
+    History,
+    Json,
+    K,
+    Run,
+)
+from sasrec.cli.output import ids_of, lines_of_file, print_frame
+from sasrec.core.errors import ConfigError
+from sasrec.export.all_users import recommend_all
+from sasrec.recommender import Recommender, load
+
+
+def recommend(
+    context: typer.Context,
+    run: Run,
+    users: Annotated[Path | None, typer.Option("--users", help="file with a user id a line")] = None,
+    user: Annotated[list[str] | None, typer.Option("--user", help="a user id; may be repeated")] = None,
+    history: History = None,
+    all_users: Annotated[
+        bool, typer.Option("--all-users", help="every user of the log; into --output part by part")
+    ] = False,
+    k: K = 10,
+    allow: Annotated[
+        Path | None, typer.Option("--allow", help="file with the only item ids allowed, one a line")
+    ] = None,
+    deny: Annotated[Path | None, typer.Option("--deny", help="file with item ids never wanted, one a line")] = None,
+    keep_seen: Annotated[
+        bool | None, typer.Option("--keep-seen/--hide-seen", help="recommend items of the history too, or never")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="write .parquet, .csv or .jsonl; else print")
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Recommend the next items for users of the log, or after a history."""
+    chosen = [users is not None, bool(user), history is not None, all_users]
+    if sum(chosen) != 1:
+        raise ConfigError("give one of --users FILE, --user ID, --history ID,ID,... or --all-users")
+    recommender = load(run)
+    filters: dict[str, Any] = {"allow": lines_of_file(allow), "deny": lines_of_file(deny), "keep_seen": keep_seen}
+    if all_users and output is not None:
+        _recommend_all(recommender, output, k, filters, quiet=context.obj["quiet"])
+        return
+    if history is not None:
+        details = recommender.recommend_detailed([ids_of(history)], k, **filters)
+        frame = details.frame
+        if details.fallback[0]:
+            console.stderr.print("no item of the history is known; these are popular items", soft_wrap=True)
+    else:
+        wanted = lines_of_file(users) if users is not None else user or None
+        frame = recommender.recommend_users(wanted, k, **filters)
+    print_frame(frame, output, json_, recommender.vocabulary)
+
+
+def _recommend_all(recommender: Recommender, output: Path, k: int, filters: dict[str, Any], *, quiet: bool) -> None:
+    try:
+        with console.UsersDisplay(quiet=quiet) as display:
+            summary = recommend_all(recommender, output, k, progress=display.update, **filters)
+    except KeyboardInterrupt:
+        console.stderr.print("stopped; what is done is kept, and the same command goes on from there", soft_wrap=True)
+        raise typer.Exit(1) from None
+    typer.echo(f"wrote the lists of {summary.n_users:,} users to {output}")
+
+
+def score(
+    run: Run,
+    history: Annotated[str, typer.Option("--history", help="item ids, oldest first, separated by commas")],
+    items: Annotated[str, typer.Option("--items", help="item ids to score, separated by commas")],
+    json_: Json = False,
+) -> None:
+    """Score given items after a history, as the published predict()."""
+    recommender, wanted = load(run), ids_of(items)
+    scores = recommender.score([ids_of(history)], wanted)[0].tolist()
+    frame = pl.DataFrame({"item_id": [str(i) for i in wanted], "score": scores})
+    print_frame(frame, None, json_, recommender.vocabulary)
+
+
+def similar(run: Run, item: Annotated[str, typer.Argument(help="an item id")], k: K = 10, json_: Json = False) -> None:
+    """Items nearest to an item by the cosine of their embeddings."""
+    recommender = load(run)
+    print_frame(recommender.similar_items(item, k), None, json_, recommender.vocabulary)
+
+
+def explain(
+    run: Run,
+    history: Annotated[str, typer.Option("--history", help="item ids, oldest first, separated by commas")],
+    item: Annotated[str, typer.Option("--item", help="the recommended item to explain")],
+    json_: Json = False,
+) -> None:
+    """Which items of a history speak for an item: how its score falls when one is left out."""
+    recommender = load(run)
+    print_frame(recommender.explain(ids_of(history), item), None, json_, recommender.vocabulary)

@@ -1,0 +1,222 @@
+"""Commands that make runs: prepare, train, benchmark, demo; and the data sets they can begin with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from sasrec.cli import console
+from sasrec.cli.flags import (
+    ConfigFile,
+    Json,
+    LogArgument,
+    Output,
+    Overwrite,
+    settings_of,
+    split_reading,
+    with_flags,
+)
+from sasrec.cli.output import ids_of, print_facts, print_frame, print_json
+from sasrec.core.config import TrainConfig
+from sasrec.core.errors import ConfigError
+from sasrec.core.presets import DEFAULT_PRESET, PRESETS
+from sasrec.core.provenance import command_line
+from sasrec.data.datasets import DATASETS
+from sasrec.data.logs import Log, load_log
+from sasrec.experiments.grid import Grid, benchmark_text, lines_of, run_benchmark
+from sasrec.experiments.seeds import Watch, load_summary, run_study, summary_text
+from sasrec.fitting import FitOptions, fit_log
+from sasrec.recommender import Recommender
+from sasrec.report.text import metrics_table
+from sasrec.runs.folder import RunFolder
+
+
+@with_flags(reading=True)
+def prepare(log: LogArgument, output: Output, overwrite: Overwrite = False, json_: Json = False, **given: Any) -> None:
+    """Read a log once and write it as a folder that train reads without parsing."""
+    read = load_log(log, split_reading(given)[0])
+    folder = RunFolder.create(output, overwrite=overwrite)
+    folder.save_data(read.vocabulary, read.sequences)
+    print_facts(read.sequences, json_)
+
+
+@with_flags("model", "train", "eval", reading=True)
+def train(
+    context: typer.Context,
+    log: LogArgument,
+    output: Output,
+    preset: Annotated[str, typer.Option("--preset", help=", ".join(PRESETS))] = DEFAULT_PRESET,
+    config: ConfigFile = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on with the run in --output")] = False,
+    overwrite: Overwrite = False,
+    refit: Annotated[
+        bool, typer.Option("--refit", help="afterwards train again on all events for the chosen number of epochs")
+    ] = False,
+    no_histories: Annotated[bool, typer.Option("--no-histories", help="do not store users' histories")] = False,
+    seeds: Annotated[
+        int,
+        typer.Option(
+            "--seeds", min=1, help="train so often, from --seed upwards: a run folder each in --output, and a summary"
+        ),
+    ] = 1,
+    json_: Json = False,
+    **given: Any,
+) -> None:
+    """Train on a log, choose the epoch on valid, measure on test, write a run folder with a report."""
+    reading, flags = split_reading(given)
+    read, settings = load_log(log, reading), settings_of(flags, config)
+    options = FitOptions(preset, output, resume, overwrite, refit, not no_histories)
+    if seeds > 1:
+        _train_seeds(context, read, options, settings, seeds, json_)
+        return
+    with console.TrainingDisplay(quiet=context.obj["quiet"]) as display:
+        recommender = fit_log(read, options, settings, display.update)
+    result = recommender.train_result
+    assert result is not None
+    if result.stopped == "interrupted":
+        _say_interrupted(f"stopped in epoch {result.epochs + 1}")
+    if json_:
+        print_json(_training_summary(recommender, output))
+        return
+    typer.echo(metrics_table(recommender.results))
+    typer.echo(
+        f"\nbest epoch {result.best_epoch} of {result.epochs} ({result.stopped}), "
+        f"{console.duration(result.seconds)} of training; report: {output / 'report.html'}"
+    )
+
+
+def _say_interrupted(where: str) -> NoReturn:
+    text = f"{where}; everything so far is saved. Go on with: the same command with --resume in place of --overwrite"
+    console.stderr.print(text, soft_wrap=True)
+    raise typer.Exit(1)
+
+
+def _seeds(settings: Mapping[str, Any], n: int) -> list[int]:
+    first = TrainConfig(seed=settings.get("seed", TrainConfig().seed)).seed
+    return list(range(first, first + n))
+
+
+def _train_seeds(
+    context: typer.Context, log: Log, options: FitOptions, settings: dict[str, Any], n: int, json_: bool
+) -> None:
+    """`train` for several seeds."""
+    folder = options.output
+    assert folder is not None
+    with console.TrainingDisplay(quiet=context.obj["quiet"]) as display:
+        watch = Watch(display.begin, display.update)
+        done = run_study(log, options, settings, _seeds(settings, n), command_line("sasrec"), watch)
+    if not done:
+        _say_interrupted("stopped")
+    summary = load_summary(folder)
+    if json_:
+        print_json(summary)
+        return
+    typer.echo(summary_text(summary))
+    runs = ", ".join(run["folder"] for run in summary["runs"])
+    typer.echo(f"\nsummary: {folder / 'summary.md'}; each of {runs} in {folder} is a run folder of its own")
+
+
+@with_flags("model", "train", "eval", reading=True, without=("split_method", "protocol"))
+def benchmark_(
+    context: typer.Context,
+    log: LogArgument,
+    output: Output,
+    presets: Annotated[str, typer.Option("--presets", help="separated by commas")] = DEFAULT_PRESET,
+    split_methods: Annotated[
+        str, typer.Option("--split-methods", help="leave_one_out, temporal or both, separated by a comma")
+    ] = "leave_one_out",
+    protocols: Annotated[str, typer.Option("--protocols", help="full, sampled or both")] = "full,sampled",
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="runs of each, from --seed upwards")] = 3,
+    results: Annotated[
+        Path | None, typer.Option("--results", help="append the lines to this file; else results.jsonl in --output")
+    ] = None,
+    config: ConfigFile = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on with the benchmark in --output")] = False,
+    overwrite: Overwrite = False,
+    no_histories: Annotated[bool, typer.Option("--no-histories", help="do not store users' histories")] = False,
+    json_: Json = False,
+    **given: Any,
+) -> None:
+    """Train presets by split methods over seeds, measure each by both protocols, keep a line of each result.
+
+    Every split method trains its own models: one trained leave-one-out has seen events after a temporal cut.
+    """
+    reading, flags = split_reading(given)
+    told, settings = load_log(log, reading), settings_of(flags, config)
+    owned = sorted({"split_method", "protocol"} & set(settings))
+    if owned:
+        raise ConfigError(f"{owned[0]} in {config} is set by --{owned[0].replace('_', '-')}s here; take it out")
+    chosen, methods, kept = (tuple(ids_of(text)) for text in (presets, split_methods, protocols))
+    grid = Grid(chosen, methods, kept, tuple(_seeds(settings, seeds)))
+    options = FitOptions(output=output, resume=resume, overwrite=overwrite, histories=not no_histories)
+    with console.TrainingDisplay(quiet=context.obj["quiet"]) as display:
+        watch = Watch(display.begin, display.update)
+        command = command_line("sasrec")
+        done = run_benchmark(told, grid, options, settings, command=command, results=results, watch=watch)
+    if not done:
+        _say_interrupted("stopped")
+    lines = lines_of(output, grid)
+    for line in lines if json_ else []:
+        print_json(line)
+    if not json_:
+        typer.echo(benchmark_text(lines))
+
+
+def _training_summary(recommender: Recommender, output: Path) -> dict[str, Any]:
+    result = recommender.train_result
+    assert result is not None
+    return {
+        "run": str(output),
+        "best_epoch": result.best_epoch,
+        "epochs": result.epochs,
+        "stopped": result.stopped,
+        "seconds": result.seconds,
+        "valid": result.valid,
+        "results": recommender.results,
+    }
+
+
+def datasets(
+    fetch: Annotated[str | None, typer.Option("--fetch", help="download this one into the cache")] = None,
+    json_: Json = False,
+) -> None:
+    """List the named data sets, or fetch one."""
+    if fetch is not None:
+        print_facts(load_log(_known_dataset(fetch)).sequences, json_)
+    elif json_:
+        print_json({name: {"about": d.about, "source": d.source, "licence": d.licence} for name, d in DATASETS.items()})
+    else:
+        for name, dataset in DATASETS.items():
+            typer.echo(f"{name:20} {dataset.about}\n{'':20} from {dataset.source}; licence: {dataset.licence}")
+
+
+def _known_dataset(name: str) -> str:
+    if name not in DATASETS:
+        raise ConfigError(f"data set {name!r} is not known; there are: {', '.join(DATASETS)}")
+    return name
+
+
+def demo(
+    context: typer.Context,
+    output: Annotated[Path, typer.Option("--output", "-o", help="the run folder to write")] = Path("runs/ml-100k"),
+    max_epochs: Annotated[
+        int | None, typer.Option("--max-epochs", help="stop after this many epochs; else the preset's", min=1)
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Fetch MovieLens 100K, train, measure beside baselines, recommend with titles, write a report."""
+    log = load_log("ml-100k")
+    sequences, vocabulary = log.sequences, log.vocabulary
+    options = FitOptions(output=output, overwrite=overwrite)
+    settings = {} if max_epochs is None else {"max_epochs": max_epochs}
+    with console.TrainingDisplay(quiet=context.obj["quiet"]) as display:
+        recommender = fit_log(log, options, settings, display.update)
+    typer.echo(metrics_table(recommender.results))
+    user = sequences.user_ids[0]
+    recent = vocabulary.titles_of(sequences.history(0)[-5:])
+    typer.echo(f"\nUser {user} last watched:\n  " + "\n  ".join(recent) + "\nand may like next:")
+    print_frame(recommender.recommend_users([user]), None, False, vocabulary)
+    typer.echo(f"\nreport: {output / 'report.html'}\nmore:   sasrec recommend {output} --user 2")

@@ -1,0 +1,359 @@
+"""Settings. In: keyword arguments, a mapping or JSON; out: frozen, validated config objects and presets.
+
+Each field carries its own help text: the command line's flags and docs/config.md are made from it.
+`PRESETS` maps a preset's name to a function of the log's statistics.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
+
+from sasrec.core.errors import ConfigError
+
+Block = Literal["sasrec", "post_norm", "pre_norm", "ligr"]
+Padding = Literal["none", "attended", "zeroed"]
+Activation = Literal["relu", "identity"]
+Loss = Literal["bce", "gbce", "sampled_softmax", "cross_entropy"]
+Protocol = Literal["full", "sampled"]
+Ties = Literal["expected", "strict", "pessimistic"]
+Exclude = Literal["train", "all"]
+Sampling = Literal["uniform", "popularity"]
+Schedule = Literal["constant", "cosine"]
+SplitMethod = Literal["leave_one_out", "temporal"]
+TemporalTargets = Literal["first", "last", "all"]
+FilterSeen = Literal["auto", "yes", "no"]
+EngineName = Literal["auto", "torch", "native"]
+MAX_INT = 2**31 - 1
+Config = TypeVar("Config", "ModelConfig", "TrainConfig", "EvalConfig", "ServerConfig")
+
+
+def _setting(default: Any, text: str, *, low: float | None = None, high: float | None = None) -> Any:
+    """A field with its help text and, for numbers, its inclusive range."""
+    return field(default=default, metadata={"help": text, "low": low, "high": high})
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The shape of the model: everything that decides which weights there are and what they compute."""
+
+    block: Block = _setting("sasrec", "block: sasrec (as published), post_norm, pre_norm or ligr (gated pre-norm)")
+    embedding_dim: int = _setting(50, "width D of item and position embeddings", low=1, high=4096)
+    n_blocks: int = _setting(2, "number of blocks", low=0, high=64)
+    n_heads: int = _setting(1, "attention heads; divides embedding_dim", low=1, high=256)
+    ffn_dim: int = _setting(0, "hidden width of the feed-forward; 0 = embedding_dim, as published", low=0, high=16384)
+    max_seq_len: int = _setting(200, "how many of a user's last items the model sees", low=1, high=65536)
+    dropout: float = _setting(0.2, "dropout on embeddings, attention and feed-forward", low=0.0, high=0.99)
+    activation: Activation = _setting("relu", "feed-forward activation; identity for pmixer-2020 checkpoints")
+    norm_eps: float = _setting(1e-8, "epsilon of LayerNorm", low=0.0, high=1.0)
+    attention_output: bool = _setting(True, "output projection after attention (the TensorFlow original has none)")
+    tied: bool = _setting(True, "score with the item embedding; false = a separate output table")
+    padding: Padding = _setting(
+        "none", "none = only real positions exist; attended, zeroed = as the published checkpoints (torch engine only)"
+    )
+
+    def __post_init__(self) -> None:
+        _validate(self)
+        if self.embedding_dim % self.n_heads:
+            raise ConfigError(
+                f"n_heads={self.n_heads} does not divide embedding_dim={self.embedding_dim}; choose a divisor"
+            )
+
+    @property
+    def n_positions(self) -> int:
+        """Rows of the position table: one more (row 0, padding) when padding is attended to."""
+        return self.max_seq_len + (self.padding == "attended")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a model is trained. Nothing here changes which weights exist."""
+
+    loss: Loss = _setting(
+        "bce",
+        "loss: bce (binary cross-entropy with sampled negatives, as published), gbce (calibrated bce), "
+        "sampled_softmax or cross_entropy (over all items)",
+    )
+    n_negatives: int = _setting(1, "negative items per position; cross_entropy draws none", low=1, high=100_000)
+    shared_negatives: bool = _setting(
+        False, "all positions of a batch share one set of negatives, drawn from all items, also the user's own"
+    )
+    negative_sampling: Sampling = _setting(
+        "uniform", "negatives are drawn uniformly, or by popularity: in proportion to an item's train events"
+    )
+    mask_seen: bool = _setting(
+        False,
+        "shared negatives and cross_entropy: items that the user already had at a position do not compete with its "
+        "target there; for logs whose seen items are kept out of recommendations anyway",
+    )
+    gbce_t: float = _setting(
+        0.75, "gbce: how far to undo the overconfidence of sampling; 0 = bce, 1 = fully", low=0.0, high=1.0
+    )
+    random_windows: float = _setting(
+        0.0,
+        "how often a user with more train events than the model sees gives a window that ends anywhere instead "
+        "of its last events; 0 = never, as published",
+        low=0.0,
+        high=1.0,
+    )
+    order_noise: float = _setting(
+        0.0,
+        "half of the users of a step, anew drawn, give their train events with noise of 0 to this many places on where "
+        "each stands, so that neighbours trade places; up to 1 = the log's order, as published",
+        low=0.0,
+        high=1000.0,
+    )
+    batch_size: int = _setting(128, "users per step", low=1, high=1_000_000)
+    learning_rate: float = _setting(1e-3, "Adam's learning rate", low=0.0, high=10.0)
+    schedule: Schedule = _setting(
+        "constant", "the learning rate over a run: constant, or half a cosine that reaches zero at max_epochs"
+    )
+    warmup_steps: int = _setting(0, "the learning rate rises linearly over this many first steps", low=0, high=MAX_INT)
+    weight_decay: float = _setting(
+        0.0,
+        "each step shrinks the matrices of the blocks by this times the learning rate (AdamW); embeddings, norms and "
+        "biases are left alone",
+        low=0.0,
+        high=100.0,
+    )
+    ema_decay: float = _setting(
+        0.0,
+        "validate and keep an exponential moving average of the weights, which keeps this share of itself a step; "
+        "0 = the weights themselves",
+        low=0.0,
+        high=0.999999,
+    )
+    adam_beta1: float = _setting(0.9, "Adam's decay of the first moment", low=0.0, high=0.999999)
+    adam_beta2: float = _setting(0.98, "Adam's decay of the second moment", low=0.0, high=0.999999)
+    l2_embedding: float = _setting(
+        0.0, "adds this times the sum of squared item embeddings to the loss, as published", low=0.0, high=1e6
+    )
+    lazy_adam: bool = _setting(
+        False,
+        "rows of item tables that a step does not touch catch up later, in closed form: faster for large catalogues, "
+        "an approximation (native engine only)",
+    )
+    clip_norm: float = _setting(0.0, "clip the gradient's global norm to this; 0 = no clipping", low=0.0, high=1e6)
+    max_epochs: int = _setting(200, "stop after this many epochs", low=1, high=1_000_000)
+    max_minutes: float = _setting(0.0, "stop after this many minutes of training; 0 = no limit", low=0.0, high=1e6)
+    patience: int = _setting(
+        20, "stop when the valid metric has not improved for this many epochs; 0 = never", low=0, high=1_000_000
+    )
+    valid_every: int = _setting(1, "validate every this many epochs", low=1, high=1_000_000)
+    valid_metric: str = _setting("ndcg@10", "the valid metric that chooses the epoch: ndcg@K, hr@K or mrr@K")
+    valid_protocol: Protocol = _setting("full", "protocol of the valid metric: full or sampled")
+    log_test: bool = _setting(False, "also write test metrics to history.jsonl; never used to choose")
+    save_every_minutes: float = _setting(2.0, "save the state to resume from at least this often", low=0.0, high=1e6)
+    seed: int = _setting(0, "seed of initialisation, shuffling, negatives and dropout", low=0, high=MAX_INT)
+    engine: EngineName = _setting("auto", "auto, torch or native")
+    device: str = _setting("cpu", "device of the torch engine: cpu, cuda, cuda:1, ...")
+    threads: int = _setting(0, "CPU threads; 0 = all that this process may use", low=0, high=4096)
+
+    def __post_init__(self) -> None:
+        _validate(self)
+        parse_metric(self.valid_metric)
+        if self.ema_decay and self.lazy_adam:
+            raise ConfigError("ema_decay averages rows that lazy_adam leaves behind; use one of the two")
+
+    @property
+    def negatives_drawn(self) -> int:
+        """Negatives of a position that a batch has to bring: none for cross_entropy, which scores all items."""
+        return 0 if self.loss == "cross_entropy" else self.n_negatives
+
+    def positive_weight(self, n_items: int) -> float:
+        """What the target's term of bce is multiplied by: 1; beta of gbce, which is 1 - t (1 - alpha).
+
+        alpha is the share of the other items that a position gets as negatives. Source: Petrov & Macdonald 2023
+        (gSASRec), equations 11 and 12: beta = alpha (t (1 - 1 / alpha) + 1 / alpha).
+        """
+        if self.loss != "gbce":
+            return 1.0
+        alpha = min(1.0, self.n_negatives / max(1, n_items - 1))
+        return 1.0 - self.gbce_t * (1.0 - alpha)
+
+    def learning_rate_at(self, step: int, steps_per_epoch: int) -> float:
+        """The learning rate of a step (from 0): linear warm-up, and half a cosine if the schedule says so.
+
+        Source: Loshchilov & Hutter 2017 (SGDR), equation 5, without restarts and down to zero.
+        """
+        rate = self.learning_rate * min(1.0, (step + 1) / max(1, self.warmup_steps))
+        if self.schedule == "cosine":
+            rate *= 0.5 + 0.5 * math.cos(math.pi * step / (steps_per_epoch * self.max_epochs))
+        return rate
+
+    def ema_decay_at(self, step: int) -> float:
+        """The share that the average of the weights keeps of itself at a step (from 0).
+
+        Less at first, so that initial weights are forgotten.
+
+        Source: tf.train.ExponentialMovingAverage of TensorFlow, with num_updates.
+        """
+        return min(self.ema_decay, (1 + step) / (10 + step))
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """What an evaluation measures; written into every result."""
+
+    protocol: Protocol = _setting("full", "full = rank among all items; sampled = among n_candidates drawn negatives")
+    k: tuple[int, ...] = _setting((10,), "cut-offs of the metrics", low=1, high=MAX_INT)
+    ties: Ties = _setting("expected", "rank of a target among equal scores: expected (middle), strict or pessimistic")
+    n_candidates: int = _setting(100, "sampled protocol: negatives drawn per user", low=1, high=1_000_000)
+    exclude: Exclude = _setting(
+        "train", "sampled protocol: draw outside the train items (as published) or outside all of the user's items"
+    )
+    filter_seen: FilterSeen = _setting(
+        "auto", "hide items the user had before: yes, no, or auto (yes unless over 5 % of next events repeat one)"
+    )
+    split_method: SplitMethod = _setting("leave_one_out", "leave_one_out or temporal")
+    min_items: int = _setting(3, "users with fewer events only train; 4 = as pmixer", low=3, high=MAX_INT)
+    valid_fraction: float = _setting(0.1, "temporal split: share of events between the cuts", low=0.0, high=0.9)
+    test_fraction: float = _setting(0.1, "temporal split: share of events after the last cut", low=0.0, high=0.9)
+    valid_cut: float = _setting(0.0, "temporal split: time where valid begins, in the log's unit; 0 = by fraction")
+    test_cut: float = _setting(0.0, "temporal split: time where test begins, in the log's unit; 0 = by fraction")
+    temporal_targets: TemporalTargets = _setting(
+        "first", "temporal split: a user's first, last or all events after the cut are targets"
+    )
+    eval_seed: int = _setting(42, "seed of the sampled negatives", low=0, high=MAX_INT)
+
+    def __post_init__(self) -> None:
+        _validate(self)
+        if not self.k:
+            raise ConfigError("k is empty; give at least one cut-off, such as 10")
+        if self.split_method == "temporal" and self.valid_fraction + self.test_fraction >= 1:
+            raise ConfigError("valid_fraction + test_fraction must leave some of the log to train on")
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """How a model is served: addresses, limits and times. Nothing here changes an answer."""
+
+    host: str = _setting("127.0.0.1", "address to listen on; 0.0.0.0 = all of this machine's")
+    port: int = _setting(8000, "port to listen on; 0 = any free one, which the log tells", low=0, high=65535)
+    workers: int = _setting(1, "processes that share the port, each with the model in its memory", low=1, high=1024)
+    threads: int = _setting(1, "CPU threads that each worker computes with; 0 = all", low=0, high=4096)
+    batch_size: int = _setting(32, "histories computed together at most", low=1, high=65536)
+    batch_window_ms: float = _setting(
+        0.0,
+        "wait so long for more requests before computing; 0 = compute at once, together with what came meanwhile",
+        low=0.0,
+        high=1000.0,
+    )
+    queue_size: int = _setting(512, "histories that may wait; more are answered with 503", low=1, high=1_000_000)
+    max_k: int = _setting(1000, "longest list that may be asked for", low=1, high=MAX_INT)
+    max_history: int = _setting(10_000, "longest history of a request", low=1, high=MAX_INT)
+    max_filter: int = _setting(10_000, "most items in each of allow and deny", low=1, high=MAX_INT)
+    max_requests: int = _setting(128, "most histories in one request body", low=1, high=1_000_000)
+    max_body_bytes: int = _setting(2**20, "longest request body", low=1, high=MAX_INT)
+    max_connections: int = _setting(4096, "open connections of each worker; more are closed", low=1, high=1_000_000)
+    request_timeout: float = _setting(
+        5.0, "seconds until a request that waits is answered with 503", low=0.01, high=3600
+    )
+    read_timeout: float = _setting(10.0, "seconds within which a request must have arrived", low=0.1, high=3600)
+    keep_alive: float = _setting(75.0, "seconds until an idle connection is closed", low=0.0, high=86400)
+    drain_seconds: float = _setting(30.0, "seconds that requests have to end after SIGTERM", low=0.0, high=86400)
+    reload_seconds: float = _setting(
+        5.0,
+        "look this often whether RUN is another folder now (a changed link), and load it; 0 = only on SIGHUP",
+        low=0.0,
+        high=86400,
+    )
+    access_log: bool = _setting(True, "a JSON line on stdout for each request")
+    api_key_file: str = _setting("", "file with an API key a line; or set SASREC_API_KEY; clients send X-API-Key")
+    trusted_proxies: str = _setting("", "addresses, separated by commas, whose X-Forwarded-For is believed")
+    events: str = _setting("", "SQLite file of events that POST /v1/events adds to users' histories; empty = off")
+    max_events: int = _setting(1_000_000, "events kept in that file", low=1, high=2**53)
+    max_user_events: int = _setting(1000, "newest events kept of each user", low=1, high=1_000_000)
+
+    def __post_init__(self) -> None:
+        _validate(self)
+        if self.max_requests > self.queue_size:
+            raise ConfigError(
+                f"max_requests={self.max_requests} is more than queue_size={self.queue_size}, so such a body could "
+                "never be answered; use a longer queue"
+            )
+
+
+def parse_metric(name: str) -> tuple[str, int]:
+    """Split "ndcg@10" into ("ndcg", 10).
+
+    Raises:
+        ConfigError: not one of ndcg, hr, mrr with a cut-off of at least 1.
+    """
+    metric, _, k = name.partition("@")
+    if metric not in ("ndcg", "hr", "mrr") or not k.isdecimal() or int(k) < 1:
+        raise ConfigError(f"'{name}' is not a metric; use ndcg@K, hr@K or mrr@K, for example ndcg@10")
+    return metric, int(k)
+
+
+def _validate(config: Any) -> None:
+    """Check each field's type, choice and range against its annotation and metadata."""
+    hints = get_type_hints(type(config))
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        object.__setattr__(config, f.name, _checked(f.name, value, hints[f.name], f.metadata))
+
+
+def _checked(name: str, value: Any, kind: Any, metadata: Mapping[str, Any]) -> Any:
+    """The value in its annotated type, or a ConfigError that names the field."""
+    choices = get_args(kind)
+    if choices == (int, ...):
+        if not isinstance(value, tuple | list):
+            value = (value,)
+        return tuple(_checked(name, v, int, metadata) for v in value)
+    if choices:
+        if value not in choices:
+            raise ConfigError(f"{name}={value!r} is not one of {', '.join(map(str, choices))}")
+        return value
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ConfigError(f"{name}={value!r} is not of type {kind.__name__}")
+    if kind is float and not math.isfinite(value):
+        raise ConfigError(f"{name}={value} is not a finite number")
+    low, high = metadata.get("low"), metadata.get("high")
+    if low is not None and not low <= value:
+        raise ConfigError(f"{name}={value} is too small; the least is {low:g}")
+    if high is not None and not value <= high:
+        raise ConfigError(f"{name}={value} is too large; the most is {high:g}")
+    return value
+
+
+def from_dict(cls: type[Config], values: Mapping[str, Any]) -> Config:
+    """Build a config from a mapping (JSON or YAML).
+
+    Raises:
+        ConfigError: an unknown key, or a value out of range.
+    """
+    names = [f.name for f in dataclasses.fields(cls)]
+    unknown = sorted(set(values) - set(names), key=str)
+    if unknown:
+        raise ConfigError(f"unknown setting {unknown[0]!r}; {cls.__name__} has: {', '.join(names)}")
+    given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    return cls(**given)
+
+
+def to_dict(config: ModelConfig | TrainConfig | EvalConfig | ServerConfig) -> dict[str, Any]:
+    """A JSON-ready dict that `from_dict` reads back to an equal config."""
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(config).items()}
+
+
+def split_settings(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Sort flat settings into {"model": ..., "train": ..., "eval": ...} by the field's owner.
+
+    Raises:
+        ConfigError: a key that no config has; the message lists those there are.
+    """
+    owners = {f.name: part for part, cls in CONFIGS.items() for f in dataclasses.fields(cls)}
+    parts: dict[str, dict[str, Any]] = {part: {} for part in CONFIGS}
+    for key, value in values.items():
+        if key not in owners:
+            raise ConfigError(f"unknown setting {key!r}; known settings: {', '.join(sorted(owners))}")
+        parts[owners[key]][key] = value
+    return parts
+
+
+CONFIGS: dict[str, type[Any]] = {"model": ModelConfig, "train": TrainConfig, "eval": EvalConfig}

@@ -1,0 +1,159 @@
+"""Presets: settings by a log's sizes. In: LogStatistics; out: a ModelConfig, a TrainConfig, an EvalConfig.
+
+A preset looks at sizes of the training part only, never at valid or test targets.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sasrec.core.config import MAX_INT, EvalConfig, ModelConfig, TrainConfig, from_dict, split_settings
+from sasrec.core.errors import ConfigError
+
+MANY_USERS = 10_000  # from here on an epoch has steps enough to count in epochs
+LONG_TRAIN_LEN = 50  # from this mean on, presets take histories for long
+
+
+@dataclass(frozen=True)
+class LogStatistics:
+    """What a preset may look at: sizes of the training part of a log, never its valid or test targets."""
+
+    n_users: int
+    n_items: int
+    n_events: int
+    mean_train_len: float
+    hides_seen: bool = True  # whether seen items are kept out of recommendations: they may not repeat
+
+
+def paper(statistics: LogStatistics) -> dict[str, Any]:
+    """The published setting. Source: Kang & McAuley 2018, section IV.C; defaults of pmixer/SASRec.pytorch fde8a9c.
+
+    Long histories (mean train length of 50 and more, such as ml-1m): max_seq_len 200, dropout 0.2; else 50 and 0.5.
+    The epoch is chosen by the valid NDCG@10 of the published (sampled) protocol, patience 20 epochs, or 900 steps where
+    few users make few of them: the first hundreds hardly move it.
+    """
+    long = statistics.mean_train_len >= LONG_TRAIN_LEN
+    return {
+        "block": "sasrec",
+        "embedding_dim": 50,
+        "n_blocks": 2,
+        "n_heads": 1,
+        "max_seq_len": 200 if long else 50,
+        "dropout": 0.2 if long else 0.5,
+        "loss": "bce",
+        "n_negatives": 1,
+        "batch_size": 128,
+        "learning_rate": 1e-3,
+        "patience": _epochs(statistics, 128, 900, least=20),
+        "valid_protocol": "sampled",
+    }
+
+
+def best(statistics: LogStatistics) -> dict[str, Any]:
+    """The most accurate that is known, for any log; docs/experiments.md has what its parts bring.
+
+    LiGR blocks, softmax over all items that the user has not had, an average of the weights. Dropout follows how much
+    there is to learn an item from. Long histories have a third block, and take part with all of their events, in small
+    batches and with a learning rate that falls along a cosine. Short ones are easily learned by heart: in half of them
+    neighbours trade places, and patience ends the training. What counts is steps: where few users make few of them,
+    training has more epochs and more patience and, of short histories, smaller batches.
+    """
+    settings = {
+        "block": "ligr",
+        "embedding_dim": 128,
+        "n_heads": 1,
+        "dropout": _dropout(statistics),
+        **_softmax(statistics, 1e10),
+        "mask_seen": statistics.hides_seen,
+        "warmup_steps": 100,
+        "valid_protocol": "full",
+    }
+    if statistics.mean_train_len >= LONG_TRAIN_LEN:
+        return settings | {
+            "n_blocks": 3,
+            "max_seq_len": 200,
+            "random_windows": 0.5,
+            "batch_size": 32,
+            "learning_rate": 2e-3,
+            "schedule": "cosine",
+            "ema_decay": 0.999,
+            "max_epochs": _epochs(statistics, 32, 1200, least=40, most=300),
+            "patience": _epochs(statistics, 32, 300, least=10, most=100),
+        }
+    batch_size = 128 if statistics.n_users >= MANY_USERS else 64
+    return settings | {
+        "n_blocks": 2,
+        "max_seq_len": min(200, max(50, math.ceil(4 * statistics.mean_train_len))),
+        "order_noise": 2.5,
+        "batch_size": batch_size,
+        "learning_rate": 1e-3,
+        "ema_decay": 0.998,
+        "max_epochs": _epochs(statistics, batch_size, 3500, least=60, most=300),
+        "patience": _epochs(statistics, batch_size, 400, least=5, most=50),
+    }
+
+
+def fast(statistics: LogStatistics) -> dict[str, Any]:
+    """`best` cut short: about 90 seconds on two cores for a log like ml-1m.
+
+    What has no time to overfit needs less dropout, and the average of the weights does what a falling learning rate
+    would. Short histories have fewer negatives.
+    """
+    settings = best(statistics) | {"schedule": "constant"}
+    if statistics.mean_train_len < LONG_TRAIN_LEN:
+        max_epochs = _epochs(statistics, settings["batch_size"], 1200, least=20, most=100)
+        return settings | _softmax(statistics, 5e8) | {"max_epochs": max_epochs}
+    affordable = min(30, max(4, round(5e6 / max(statistics.n_events, 1))))  # 5 on ml-1m
+    return settings | {
+        **_softmax(statistics, 4e9),
+        "n_blocks": 2,
+        "dropout": round(settings["dropout"] / 2, 2),
+        "max_epochs": _epochs(statistics, settings["batch_size"], 900, least=affordable, most=150),
+        "valid_every": 2,
+    }
+
+
+def _softmax(statistics: LogStatistics, most_scores: float) -> dict[str, Any]:
+    """Softmax over all items if an epoch then has no more scores than that, else over what a batch shares."""
+    n_negatives = max(512, int(most_scores / max(statistics.n_events, 1)))
+    if n_negatives >= statistics.n_items:
+        return {"loss": "cross_entropy"}
+    return {"loss": "sampled_softmax", "shared_negatives": True, "n_negatives": n_negatives}
+
+
+def _epochs(statistics: LogStatistics, batch_size: int, steps: int, least: int, most: int = MAX_INT) -> int:
+    """Epochs that have so many steps, within bounds."""
+    steps_per_epoch = math.ceil(max(statistics.n_users, 1) / batch_size)
+    return min(most, max(least, math.ceil(steps / steps_per_epoch)))
+
+
+def _dropout(statistics: LogStatistics) -> float:
+    """0.5 with 20 train events an item and fewer, 0.2 with 200 and more, between them along the logarithm."""
+    events_per_item = statistics.n_events / max(statistics.n_items, 1)
+    share = math.log10(max(events_per_item, 1e-9) / 20)
+    return round(0.5 - 0.3 * min(1.0, max(0.0, share)), 2)
+
+
+PRESETS: dict[str, Callable[[LogStatistics], dict[str, Any]]] = {"paper": paper, "fast": fast, "best": best}
+DEFAULT_PRESET = "best"
+
+
+def resolve(
+    preset: str, statistics: LogStatistics, overrides: Mapping[str, Any]
+) -> tuple[ModelConfig, TrainConfig, EvalConfig]:
+    """Preset values for this log, then the user's own settings on top.
+
+    Raises:
+        ConfigError: unknown preset or setting, or a value out of range.
+    """
+    if preset not in PRESETS:
+        raise ConfigError(f"preset {preset!r} is not known; there are: {', '.join(PRESETS)}")
+    parts = split_settings({**PRESETS[preset](statistics), **overrides})
+    return (
+        from_dict(ModelConfig, parts["model"]),
+        from_dict(TrainConfig, parts["train"]),
+        from_dict(EvalConfig, parts["eval"]),
+    )

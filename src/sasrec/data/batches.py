@@ -1,0 +1,220 @@
+"""Training batches. In: a Split; out: ragged Batch(inputs, targets, negatives), in a seeded order.
+
+Shape legend: B batch, T real positions of all rows of a batch, N negatives, L max_seq_len, V n_items + 1.
+
+A user with train items 4 8 6 9 gives   inputs  4 8 6
+                                        targets 8 6 9    (the next item)
+Random numbers are keyed by (seed, purpose, epoch or step), not drawn from a running stream: a resumed run, or one
+that skips to a step, draws what an uninterrupted run would have drawn.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sasrec.core.arrays import Float32, Int32, Int64
+from sasrec.core.config import ModelConfig, TrainConfig
+from sasrec.core.errors import DataError
+from sasrec.data.sampling import ItemDrawer, Parts, draw_unseen, generator
+from sasrec.data.sequences import Ragged, flat_index
+from sasrec.data.splits import Split
+
+logger = logging.getLogger(__name__)
+
+WEIGHTS, SHUFFLE, NEGATIVES, DROPOUT, CANDIDATES, WINDOWS, ORDER = range(7)  # purposes of random numbers
+ORDER_SHARE = 0.5  # of the windows of a batch that order_noise is for
+MOST_STEPS_AT_ONCE, DRAWN_AT_ONCE = 64, 2**16  # steps, and draws, that are made at once
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One training step's data."""
+
+    users: Int64  # (B,) rows of Sequences
+    inputs: Ragged  # B rows, T values
+    targets: Int32  # (T,) the item that follows each input
+    negatives: Int32  # (T, N) items the user has not got in train; (N,) any items, shared by all positions
+    corrections: Float32  # (V,) what sampled_softmax adds to an item's score as a negative; (0,) without negatives
+    step: int  # counted over the whole run; keys the dropout masks
+    # B rows: train items before the inputs; None = seen items compete with targets, or cannot (a position's negatives)
+    earlier: Ragged | None = None
+
+    def to_padded(self, max_seq_len: int) -> tuple[Int32, Int32, Int32]:
+        """(seq, pos, neg), each (B, max_seq_len), zeros on the left, as the published sampler gives them.
+
+        Longer rows keep their newest positions.
+
+        Source: sample_function in utils.py of pmixer/SASRec.pytorch fde8a9c. `neg` is the first negative, if any.
+        """
+        rows = self.inputs.row_of
+        columns = max_seq_len - self.inputs.offsets[1:][rows] + np.arange(len(rows))
+        kept = columns >= 0
+        padded = np.zeros((3, len(self.users), max_seq_len), np.int32)
+        first = self.negatives[..., 0] if self.negatives.size else 0
+        values = np.stack([self.inputs.values, self.targets, np.broadcast_to(first, len(rows))])
+        padded[:, rows[kept], columns[kept]] = values[:, kept]
+        return padded[0], padded[1], padded[2]
+
+
+class TrainBatches:
+    """Epochs of batches over the users that have at least two train items, each user once an epoch.
+
+    Args:
+        split: the log; only its train part is read.
+        model: how many of a user's items are inputs; the newest are kept.
+        train: batch size, seed, negatives, windows, order; see the fields of TrainConfig.
+
+    Raises:
+        DataError: no user has two train items.
+    """
+
+    def __init__(self, split: Split, model: ModelConfig, train: TrainConfig) -> None:
+        self.max_seq_len, self.batch_size, self.seed = model.max_seq_len, train.batch_size, train.seed
+        self.n_negatives, self.shared = train.negatives_drawn, train.shared_negatives
+        self.random_windows, self.order_noise = train.random_windows, train.order_noise
+        # a position's own negatives are never seen items
+        self.mask_seen = train.mask_seen and (self.shared or not self.n_negatives)
+        self.items, self.n_items = split.sequences.items, split.sequences.n_items
+        starts = split.sequences.offsets[:-1]
+        self.users = np.flatnonzero(split.train_ends - starts >= 2)
+        if not len(self.users):
+            raise DataError("no user has two events to train on; a longer log is needed")
+        self.starts, self.ends = starts, split.train_ends
+        self.steps_per_epoch = -(-len(self.users) // self.batch_size)
+        by_popularity = train.negative_sampling == "popularity" and self.n_negatives
+        counts = split.train_counts[1:] if by_popularity else None
+        self.drawer = ItemDrawer(self.n_items, counts)
+        self.corrections = log_corrections(self.n_items, self.n_negatives, self.shared, counts)
+        self.positions_per_epoch = int(np.minimum((self.ends - starts)[self.users] - 1, self.max_seq_len).sum())
+        drawn = 1 if self.shared else max(1, self.n_negatives)  # of a position
+        drawn_per_step = self.positions_per_epoch / self.steps_per_epoch * drawn
+        self.steps_at_once = max(1, min(MOST_STEPS_AT_ONCE, int(DRAWN_AT_ONCE / drawn_per_step)))
+
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch (from 0), from its step `first_step` on.
+
+        Some steps are made at once: most of what a small step costs is NumPy's price of a call.
+        """
+        order = generator(self.seed, SHUFFLE, epoch).permutation(self.users)
+        for first in range(first_step, self.steps_per_epoch, self.steps_at_once):
+            last = min(first + self.steps_at_once, self.steps_per_epoch)
+            users = order[first * self.batch_size : last * self.batch_size]
+            yield from self._batches(users, epoch * self.steps_per_epoch + first)
+
+    def _batches(self, users: Int64, first_step: int) -> Iterator[Batch]:
+        """The batches of consecutive steps, of the users of all of them."""
+        n = len(users)
+        rows = [slice(i, min(i + self.batch_size, n)) for i in range(0, n, self.batch_size)]  # of each step
+        steps = range(first_step, first_step + len(rows))
+        ends = self.ends[users]
+        if self.random_windows:
+            ends = np.concatenate([self._window_ends(users[r], step) for r, step in zip(rows, steps, strict=True)])
+        starts = np.maximum(self.starts[users], ends - 1 - self.max_seq_len)
+        window = Ragged.cut(self.items, starts, ends)
+        if self.order_noise > 1:
+            parts = [self._in_another_order(window.part(r), step) for r, step in zip(rows, steps, strict=True)]
+            window = Ragged(np.concatenate(parts), window.offsets)
+        inputs = Ragged.cut(window.values, window.offsets[:-1], window.offsets[1:] - 1)
+        targets = window.values[flat_index(window.offsets[:-1] + 1, inputs.offsets)]
+        earlier = Ragged.cut(self.items, self.starts[users], starts) if self.mask_seen else None
+        step_ends = inputs.offsets[[r.stop for r in rows]]
+        negatives = self._negatives(users, inputs, step_ends, steps)
+        parts_of_steps = zip(rows, np.split(targets, step_ends[:-1]), negatives, steps, strict=True)
+        for r, its_targets, its_negatives, step in parts_of_steps:
+            its_earlier = None if earlier is None else earlier.part(r)
+            yield Batch(users[r], inputs.part(r), its_targets, its_negatives, self.corrections, step, its_earlier)
+
+    def _window_ends(self, users: Int64, step: int) -> Int64:
+        """(B,) where each user's window ends: at its last train event, or anywhere that leaves it full."""
+        rng = generator(self.seed, WINDOWS, step)
+        first, last = self.starts[users] + self.max_seq_len + 1, self.ends[users]
+        moved = (last > first) & (rng.random(len(users)) < self.random_windows)
+        ends: Int64 = np.where(moved, rng.integers(first, np.maximum(first, last) + 1), last)
+        return ends
+
+    def _in_another_order(self, window: Ragged, step: int) -> Int32:
+        """Values of windows of which half, at random, have noise on the place of each event.
+
+        Logs tell little of what came first within a moment: of a day's purchases, of films rated one after another.
+        """
+        rng = generator(self.seed, ORDER, step)
+        noise, rows = self.order_noise * (rng.random(len(window)) < ORDER_SHARE), window.row_of
+        places = np.arange(len(rows)) + rng.random(len(rows)) * noise[rows]
+        return window.values[np.lexsort((places, rows))]
+
+    def _negatives(self, users: Int64, inputs: Ragged, step_ends: Int64, steps: range) -> Sequence[Int32]:
+        """Of each step what Batch.negatives says; `step_ends` are where the steps' positions end."""
+        n = self.n_negatives
+        if not n:
+            return [np.empty((size, 0), np.int32) for size in np.diff(step_ends, prepend=0)]
+        keys = [(self.seed, NEGATIVES, step) for step in steps]
+        if self.shared:
+            return [self.drawer.draw(generator(*key), n) for key in keys]
+        seen = Parts(self.items, self.starts[users], self.ends[users])
+        drawn = draw_unseen(keys, n * step_ends, n * inputs.lengths, seen, self.drawer)
+        return np.split(drawn.reshape(-1, n), step_ends[:-1])
+
+
+def seen_candidates(batch: Batch, candidates: Int32) -> tuple[Int64, Int64]:
+    """Which candidates do not compete at which positions: what the user had before the position or at it.
+
+    The target of a position does, also if the user had it already.
+
+    Args:
+        batch: with `earlier`.
+        candidates: (C,) item indices, shared by all positions; repeats allowed.
+
+    Returns:
+        (M,) positions, ascending, and (M,) columns of `candidates`.
+    """
+    assert batch.earlier is not None
+    inputs, earlier = batch.inputs, batch.earlier
+    items = np.concatenate([earlier.values, inputs.values])
+    first = np.concatenate([inputs.offsets[:-1][earlier.row_of], np.arange(len(inputs.values))])
+    last = inputs.offsets[1:][np.concatenate([earlier.row_of, inputs.row_of])]
+    order = np.argsort(candidates, kind="stable")
+    begin, end = (np.searchsorted(candidates, items, side, sorter=order) for side in ("left", "right"))
+    event = np.repeat(np.arange(len(items)), end - begin)  # of each pair of an event and a candidate
+    column = order[flat_index(begin, np.concatenate([[0], np.cumsum(end - begin)]))]
+    lengths = (last - first)[event]
+    positions = flat_index(first[event], np.concatenate([[0], np.cumsum(lengths)]))
+    columns = np.repeat(column, lengths)
+    keep = candidates[columns] != batch.targets[positions]
+    positions, columns = positions[keep], columns[keep]
+    by_position = np.argsort(positions, kind="stable")
+    return positions[by_position], columns[by_position]
+
+
+def log_corrections(n_items: int, n_negatives: int, shared: bool, counts: Int64 | None) -> Float32:
+    """What sampled_softmax adds to the score of each item as a negative: the log of how many items it stands for.
+
+    An item drawn with probability q comes n q times among n negatives, and so stands for 1 / (n q). Negatives of a
+    position are drawn from the n_items - 1 that are not its target, shared ones from all. Only hits of the target are
+    left out afterwards, so both make the sum of exp(score) over negatives an unbiased estimate of that over all items
+    but the target (taking the user's own items, which positions do not draw, for average).
+
+    Args:
+        n_items: items are 1..n_items.
+        n_negatives: of a position, or shared by a batch; 0 = none are drawn.
+        shared: whether a batch shares them.
+        counts: (n_items,) how likely each item is, in proportion; None = all the same.
+
+    Returns:
+        (n_items + 1,) corrections, 0 for padding and for what is never drawn; (0,) without negatives.
+
+    Source: Bengio & Senecal 2008, equation 8.
+    """
+    if not n_negatives:
+        return np.zeros(0, np.float32)
+    corrections = np.zeros(n_items + 1, np.float32)
+    if counts is None:
+        corrections[1:] = math.log((n_items if shared else max(1, n_items - 1)) / n_negatives)
+    else:
+        drawn = counts > 0
+        corrections[1:][drawn] = np.log(counts.sum() / (n_negatives * counts[drawn]))
+    return corrections

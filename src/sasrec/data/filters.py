@@ -1,0 +1,58 @@
+"""Logs without repeats, or without rare users and items."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import polars as pl
+
+from sasrec.core.errors import ConfigError
+
+Repeats = Literal["keep", "first", "last", "consecutive"]
+
+
+def filter_repeats(log: pl.DataFrame, repeats: Repeats) -> pl.DataFrame:
+    """Keep or drop repeated events of one user and item; rows stay in input order.
+
+    Args:
+        log: as `read_interactions` returns it.
+        repeats: keep = all; first, last = one event per user and item, the earliest or latest (of equal times the first
+            or last in the input); consecutive = drop an event of the same item as the user's event before it.
+
+    Raises:
+        ConfigError: another word.
+    """
+    if repeats == "keep":
+        return log
+    if repeats not in ("first", "last", "consecutive"):
+        raise ConfigError(f"repeats={repeats!r} is not one of keep, first, last, consecutive")
+    by_time = log.with_row_index("row")
+    if "timestamp" in log.columns:
+        by_time = by_time.sort("timestamp", maintain_order=True)
+    if repeats == "consecutive":
+        before = pl.col("item_id").shift().over("user_id")
+        kept = by_time.filter((pl.col("item_id") != before).fill_null(True))
+    else:
+        kept = by_time.unique(["user_id", "item_id"], keep=repeats, maintain_order=True)
+    return kept.sort("row").drop("row")
+
+
+def filter_k_core(
+    log: pl.DataFrame, min_user_events: int = 5, min_item_events: int = 5, iterated: bool = True
+) -> pl.DataFrame:
+    """Drop users and items with few events; rows stay in input order.
+
+    Args:
+        log: as `read_interactions` returns it.
+        min_user_events: events a user needs.
+        min_item_events: events an item needs.
+        iterated: repeat until nothing more falls out; False = count users and items once, on the whole log, as the
+            preprocessing of kang205/SASRec does.
+    """
+    enough = (pl.len().over("user_id") >= min_user_events) & (pl.len().over("item_id") >= min_item_events)
+    while len(log):
+        kept = log.filter(enough)
+        if not iterated or len(kept) == len(log):
+            return kept
+        log = kept
+    return log

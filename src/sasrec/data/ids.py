@@ -1,0 +1,78 @@
+"""Ids in their one type: where "2969", 2969 and 2969.0 are the same item, and "02969" is another."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+
+from sasrec.core.errors import DataError
+
+
+def canonical_id(value: object, integers: bool) -> int | str:
+    """One id in the vocabulary's own type: 2969 and "2969" meet; "02969" stays another id."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    text = "" if value is None else str(value)  # no id is empty, so nothing matches None
+    if not integers:
+        return text
+    try:
+        number = int(text)
+    except ValueError:
+        return text
+    return number if str(number) == text else text
+
+
+def written_length(values: pl.Series) -> int:
+    """Bytes that all values take together: texts as they are, integers when written canonically."""
+    if not len(values):
+        return 0
+    if values.dtype == pl.String:
+        return int(values.str.len_bytes().cast(pl.Int64).sum())
+    numbers = values.to_numpy()
+    low, high = int(numbers.min()), int(numbers.max())
+    magnitude = np.abs(numbers).view(np.uint64) if low < 0 else numbers  # unsigned, for the magnitude of -2**63
+    length = len(numbers) + (int((numbers < 0).sum()) if low < 0 else 0)
+    power = 10
+    while power <= max(high, -low):
+        length += int(np.count_nonzero(magnitude >= magnitude.dtype.type(power)))
+        power *= 10
+    return length
+
+
+def canonical_ids(ids: pl.Series) -> pl.Series:
+    """Ids in their one type: Int64 when all are integers or canonical integer text, else String.
+
+    Args:
+        ids: any dtype, no nulls. "2969" is an integer, and so is the float 2969.0; "02969", "+1", "1.0" are texts.
+
+    Raises:
+        DataError: an id is missing, or the column holds lists, structs or bytes.
+    """
+    if ids.null_count():
+        raise DataError(f"an id is missing in row {int(ids.is_null().arg_true()[0])} of column {ids.name!r}")
+    if ids.dtype == pl.Int64:
+        return ids
+    if ids.dtype.is_nested() or ids.dtype == pl.Binary:
+        raise DataError(f"column {ids.name!r} holds {ids.dtype}; ids are integers or text")
+    if ids.dtype.is_float():
+        ids = _float_texts(ids)
+    if ids.dtype == pl.Object:
+        ids = pl.Series(ids.name, [str(value) for value in ids])
+    if ids.dtype.is_integer():
+        fitting = ids.cast(pl.Int64, strict=False)
+        return ids.cast(pl.String) if fitting.null_count() else fitting
+    texts = ids.cast(pl.String)
+    numbers = texts.cast(pl.Int64, strict=False)
+    # Integers in another spelling ("02969", "+1") are longer than their canonical text, so equal sums mean none is.
+    if numbers.null_count() or written_length(numbers) != written_length(texts):
+        return texts
+    return numbers
+
+
+def _float_texts(ids: pl.Series) -> pl.Series:
+    """Floats as ids: whole ones as the integers they stand for."""
+    if ids.is_nan().any():
+        raise DataError(f"an id is missing (NaN) in row {int(ids.is_nan().arg_true()[0])} of column {ids.name!r}")
+    whole = (ids == ids.round()) & (ids.abs() < 2**53)
+    numbers = ids.cast(pl.Int64, strict=False)
+    return numbers if whole.all() else numbers.cast(pl.String).zip_with(whole, ids.cast(pl.String))

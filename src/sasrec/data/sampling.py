@@ -1,0 +1,228 @@
+"""Items drawn at random that a row may not get. In: generators, which items are excluded; out: item indices.
+
+Rejection: draw for all, look up which draws are excluded, draw those again. The compiled core does the same with the
+same generators, and gives the same items.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sasrec.core.arrays import Int32, Int64
+from sasrec.core.isa import load_native
+from sasrec.data.sequences import Ragged
+
+logger = logging.getLogger(__name__)
+
+Key = tuple[int, ...]  # a seed, and what its numbers are for: what `generator` takes
+
+MAX_REJECTIONS = 32  # rounds of rejection before drawing from the complement itself
+MANY_DRAWS = 4096  # from here on a table is faster than a search
+TABLE_CELLS = 2**20  # rows times items of a table, a byte each: it stays in the cache
+
+
+class ItemDrawer:
+    """Draws items with replacement.
+
+    Args:
+        n_items: items are 1..n_items.
+        counts: (n_items,) how likely each item is, in proportion, 0 = never; None = all the same.
+    """
+
+    def __init__(self, n_items: int, counts: Int64 | None = None) -> None:
+        self.n_items = n_items
+        self.bounds = None if counts is None else counts.cumsum()
+
+    def draw(self, rng: np.random.Generator, n: int) -> Int32:
+        """(n,) items."""
+        if self.bounds is None:
+            return rng.integers(1, self.n_items + 1, n, dtype=np.int32)
+        return self._items_at(rng.integers(0, self.bounds[-1], n))
+
+    def draw_among(self, rng: np.random.Generator, items: Int32, n: int) -> Int32:
+        """(n,) items of the ascending `items`, uniform where none of them is ever drawn."""
+        if self.bounds is None:
+            return rng.choice(items, n)
+        counts = self.bounds[items - 1] - np.where(items > 1, self.bounds[items - 2], 0)
+        return rng.choice(items, n, p=counts / counts.sum() if counts.any() else None)
+
+    def _items_at(self, events: Int64) -> Int32:
+        """The items whose events, laid end to end, these are."""
+        assert self.bounds is not None
+        return (np.searchsorted(self.bounds, events, "right") + 1).astype(np.int32)
+
+
+def generator(seed: int, *key: int) -> np.random.Generator:
+    """The generator of one purpose at one step: the same key always gives the same numbers."""
+    return np.random.Generator(np.random.SFC64(np.random.SeedSequence((seed, *key))))
+
+
+@dataclass(frozen=True)
+class Streams:
+    """Generators side by side, each for its own draws: each gives what it would give alone."""
+
+    rngs: Sequence[np.random.Generator]
+    ends: Int64  # where the draws of each end
+
+    def draw(self, drawer: ItemDrawer, places: Int64) -> Int32:
+        """(len(places),) an item for each of the draws, ascending, that are named."""
+        counts = np.diff(np.searchsorted(places, self.ends), prepend=0)
+        return np.concatenate([drawer.draw(rng, n) for rng, n in zip(self.rngs, counts, strict=True)])
+
+    def of(self, place: int) -> np.random.Generator:
+        """The generator of one draw."""
+        return self.rngs[int(np.searchsorted(self.ends, place, "right"))]
+
+
+class SortedKeys:
+    """Items that rows must not get, as sorted numbers, one for each row and item."""
+
+    def __init__(self, excluded: Ragged, n_items: int) -> None:
+        self.excluded, self.n_items, self.n_columns = excluded, n_items, n_items + 1
+        self.keys = _unique_keys(excluded, n_items)
+        self.full = np.bincount(self.keys // self.n_columns, minlength=len(excluded)) >= n_items  # (rows,)
+
+    def has(self, rows: Int64, items: Int32) -> NDArray[np.bool_]:
+        """(M,) whether each row excludes each item."""
+        first = rows * self.n_columns
+        many = len(rows) >= MANY_DRAWS and self.n_columns <= TABLE_CELLS
+        if many and bool((rows[1:] >= rows[:-1]).all()):
+            return _in_table(self.keys, first + items, first, self.n_columns)
+        return _contains(self.keys, first + items)
+
+    def free(self, row: int) -> Int32:
+        """Items that the row does not exclude, in ascending order."""
+        return np.setdiff1d(np.arange(1, self.n_columns, dtype=np.int32), self.excluded.row(row))
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Rows that are parts of one array: row i is items[starts[i] : ends[i]]."""
+
+    items: Int32
+    starts: Int64
+    ends: Int64
+
+
+def draw_unseen(keys: Sequence[Key], ends: Int64, counts: Int64, seen: Parts, drawer: ItemDrawer) -> Int32:
+    """Items, with replacement, that rows have not seen; by the compiled core where there is one and it can.
+
+    Args:
+        keys: of the generators, one for each of some steps.
+        ends: where the draws of each step end; the draws of a row are of one step.
+        counts: (rows,) draws of each row, which lie one after another.
+        seen: rows of items that are not drawn. A row that has every item gets any item, and a warning is logged.
+        drawer: how likely each item is.
+
+    Returns:
+        (counts.sum(),) item indices.
+    """
+    module = load_native().module
+    if module and drawer.bounds is None:
+        drawn = np.empty(int(counts.sum()), np.int32)
+        if module.draw_unseen(
+            seeds=np.stack([np.random.SeedSequence(key).generate_state(3, np.uint64) for key in keys]),
+            step_rows=np.searchsorted(counts.cumsum(), ends, "right"),
+            counts=counts,
+            items=seen.items,
+            starts=seen.starts,
+            ends=seen.ends,
+            n_items=drawer.n_items,
+            rounds=MAX_REJECTIONS,
+            out=drawn,
+        ):
+            return drawn
+    rows = np.repeat(np.arange(len(counts)), counts)
+    excluded = SortedKeys(Ragged.cut(seen.items, seen.starts, seen.ends), drawer.n_items)
+    return _draw_for_steps(Streams([generator(*key) for key in keys], ends), rows, excluded, drawer)
+
+
+def draw_outside(rng: np.random.Generator, rows: Int64, excluded: Ragged, drawer: ItemDrawer) -> Int32:
+    """Items, with replacement, that the row does not exclude.
+
+    Args:
+        rng: where the numbers come from.
+        rows: (M,) which row of `excluded` each draw belongs to.
+        excluded: items that row must not get. A row that excludes every item gets any item, and a warning is logged.
+        drawer: how likely each item is.
+
+    Returns:
+        (M,) item indices.
+    """
+    streams = Streams([rng], np.array([len(rows)]))
+    return _draw_for_steps(streams, rows, SortedKeys(excluded, drawer.n_items), drawer)
+
+
+def _draw_for_steps(streams: Streams, rows: Int64, excluded: SortedKeys, drawer: ItemDrawer) -> Int32:
+    """As draw_outside, of several steps at once: each step's generator gives what it would give alone."""
+    draws = streams.draw(drawer, np.arange(len(rows)))
+    rejected = excluded.has(rows, draws)
+    if excluded.full.any():
+        full = excluded.full[rows]
+        rejected &= ~full
+        if full.any():
+            _warn_once(len(np.unique(rows[full])))
+    pending = np.flatnonzero(rejected)
+    for _ in range(MAX_REJECTIONS - 1):
+        if not len(pending):
+            return draws
+        draws[pending] = streams.draw(drawer, pending)
+        pending = pending[excluded.has(rows[pending], draws[pending])]
+    for row in np.unique(rows[pending]):  # users who have nearly everything
+        mine = pending[rows[pending] == row]
+        draws[mine] = drawer.draw_among(streams.of(mine[0]), excluded.free(row), len(mine))
+    return draws
+
+
+def _unique_keys(excluded: Ragged, n_items: int) -> Int64:
+    """Sorted unique row * (n_items + 1) + item."""
+    keys = excluded.row_of * (n_items + 1) + excluded.values
+    keys.sort()
+    return keys[np.concatenate([[True], keys[1:] != keys[:-1]])] if len(keys) else keys
+
+
+def _in_table(keys: Int64, wanted: Int64, first: Int64, n_columns: int) -> NDArray[np.bool_]:
+    """`_contains` by a table of a few rows' keys at a time: a search among all keys misses the cache at every step.
+
+    Args:
+        keys: sorted.
+        wanted: (M,) what to look for.
+        first: (M,) ascending, the first key that the row of each could have.
+        n_columns: keys that a row can have.
+    """
+    found = np.empty(len(wanted), bool)
+    step = TABLE_CELLS // n_columns * n_columns  # keys of whole rows
+    starts = np.arange(0, int(first[-1]) + 1 + step, step)
+    key_cuts, wanted_cuts = np.searchsorted(keys, starts), np.searchsorted(first, starts)
+    table = np.zeros(step, bool)
+    for i, start in enumerate(starts[:-1]):
+        inside, mine = keys[key_cuts[i] : key_cuts[i + 1]] - start, slice(wanted_cuts[i], wanted_cuts[i + 1])
+        table[inside] = True
+        found[mine] = table[wanted[mine] - start]
+        table[inside] = False
+    return found
+
+
+def _contains(keys: Int64, wanted: Int64) -> NDArray[np.bool_]:
+    """Which of `wanted` are among the sorted keys."""
+    if not len(keys):
+        return np.zeros(len(wanted), bool)
+    place = np.searchsorted(keys, wanted)
+    place[place == len(keys)] = 0
+    found: NDArray[np.bool_] = keys[place] == wanted
+    return found
+
+
+_warned = False
+
+
+def _warn_once(n_full: int) -> None:
+    global _warned
+    if not _warned:
+        logger.warning("%d users have had every item; their negatives are drawn from all items", n_full)
+        _warned = True

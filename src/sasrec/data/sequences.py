@@ -1,0 +1,304 @@
+"""Users' histories as flat arrays. In: a frame user_id, item_id[, timestamp]; out: Vocabulary, Sequences, Split.
+
+From here to the recommender there are only dense int32 item indices from 1; 0 is padding and never a real item.
+
+Sequences of three users, two events of the first:      items    [5 9 | 2 2 7 | 1]
+                                                        offsets  [0    2       5   6]
+Leave-one-out of the second user (2 2 7):               train [2], valid target 2, test target 7
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from sasrec.core.arrays import Int32, Int64
+from sasrec.core.errors import DataError, UnknownItemError
+from sasrec.data.ids import canonical_id
+from sasrec.data.vocabulary import Vocabulary
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Rows of different lengths laid end to end: row i is values[offsets[i]:offsets[i + 1]]."""
+
+    values: Int32  # (T,)
+    offsets: Int64  # (n_rows + 1,), from 0 to T
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def row(self, i: int) -> Int32:
+        """Row i, a view."""
+        return self.values[self.offsets[i] : self.offsets[i + 1]]
+
+    @property
+    def lengths(self) -> Int64:
+        """(n_rows,) length of each row."""
+        return np.diff(self.offsets)
+
+    @classmethod
+    def from_lists(cls, rows: Sequence[Sequence[int] | Int32]) -> Ragged:
+        """Lay lists of indices end to end."""
+        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+        values = np.concatenate([np.asarray(row, np.int32) for row in rows]) if lengths.sum() else np.zeros(0, np.int32)
+        return cls(values, offsets_of(lengths))
+
+    @classmethod
+    def cut(cls, values: Int32, starts: Int64, ends: Int64) -> Ragged:
+        """The pieces values[starts[i]:ends[i]] as rows."""
+        offsets = offsets_of(ends - starts)
+        return cls(values[flat_index(starts, offsets)], offsets)
+
+    def take(self, rows: Int64 | slice) -> Ragged:
+        """Some of the rows, in the order asked for."""
+        return Ragged.cut(self.values, self.offsets[:-1][rows], self.offsets[1:][rows])
+
+    def part(self, rows: slice) -> Ragged:
+        """Consecutive rows: their values are a view."""
+        offsets = self.offsets[rows.start : rows.stop + 1]
+        return Ragged(self.values[offsets[0] : offsets[-1]], offsets - offsets[0])
+
+    def last(self, n: int) -> Ragged:
+        """The last n values of each row."""
+        ends = self.offsets[1:]
+        return Ragged.cut(self.values, np.maximum(self.offsets[:-1], ends - n), ends)
+
+    @property
+    def row_of(self) -> Int64:
+        """(T,) the row that each value belongs to."""
+        return np.repeat(np.arange(len(self)), self.lengths)
+
+
+def offsets_of(lengths: Int64) -> Int64:
+    """(n + 1,) where each of n rows of these lengths starts, and where the last one ends."""
+    offsets = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets
+
+
+def flat_index(starts: Int64, offsets: Int64) -> Int64:
+    """(T,) where each element of rows that begin at `starts` lies in the array they are cut from."""
+    return np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], np.diff(offsets))
+
+
+@dataclass(frozen=True)
+class LogFacts:
+    """What a log is like; shown in reports and saved beside the sequences."""
+
+    n_events: int
+    n_users: int
+    n_items: int
+    repeat_share: float  # of events after a user's first, how many are of an item the user had before
+    tied_share: float  # of events after a user's first, how many have the timestamp of the one before
+    n_short_users: int  # users with fewer than 3 events; they only train
+    has_timestamps: bool
+    fingerprint: str  # of users, items, times and their order
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """All users' events in time order, users in ascending order of id.
+
+    `items` and `timestamps` may be memory maps.
+    """
+
+    user_ids: pl.Series  # (n_users,) Int64 or String
+    items: Int32  # (n_events,) item indices
+    offsets: Int64  # (n_users + 1,)
+    facts: LogFacts
+    timestamps: NDArray[Any] | None = None  # (n_events,) int64 or float64, the log's own unit
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def n_items(self) -> int:
+        """Items in the log; indices go from 1 to this."""
+        return self.facts.n_items
+
+    def history(self, user: int) -> Int32:
+        """The items of the user at this row, oldest first."""
+        return self.items[self.offsets[user] : self.offsets[user + 1]]
+
+    @cached_property
+    def _rows(self) -> dict[int | str, int]:
+        return dict(zip(self.user_ids.to_list(), range(len(self)), strict=True))
+
+    def row_of_user(self, user_id: object) -> int:
+        """The row of a user id.
+
+        Raises:
+            UnknownItemError: no such user.
+        """
+        row = self._rows.get(canonical_id(user_id, self.user_ids.dtype == pl.Int64))
+        if row is None:
+            raise UnknownItemError(
+                f"user {user_id!r} is not in the log ({len(self)} users); give a history of items instead"
+            )
+        return row
+
+    def save(self, folder: Path) -> None:
+        """Write items.npy, offsets.npy, timestamps.npy, users.parquet and facts.json into an existing folder."""
+        np.save(folder / "items.npy", self.items)
+        np.save(folder / "offsets.npy", self.offsets)
+        if self.timestamps is not None:
+            np.save(folder / "timestamps.npy", self.timestamps)
+        self.user_ids.to_frame("user_id").write_parquet(folder / "users.parquet")
+        (folder / "facts.json").write_text(json.dumps(asdict(self.facts), indent=1))
+
+    @classmethod
+    def load(cls, folder: Path) -> Sequences:
+        """Map what `save` wrote; the events stay on disk until they are used.
+
+        Raises:
+            ValueError: the files are not of one log.
+        """
+        stamps = folder / "timestamps.npy"
+        sequences = cls(
+            user_ids=pl.read_parquet(folder / "users.parquet")["user_id"],
+            items=np.load(folder / "items.npy", mmap_mode="r"),
+            offsets=np.load(folder / "offsets.npy"),
+            facts=LogFacts(**json.loads((folder / "facts.json").read_text())),
+            timestamps=np.load(stamps, mmap_mode="r") if stamps.exists() else None,
+        )
+        sequences._check_sizes()
+        return sequences
+
+    def _check_sizes(self) -> None:
+        facts = self.facts
+        expected = (facts.n_events, facts.n_users, facts.n_users + 1, facts.n_events * facts.has_timestamps)
+        n_times = 0 if self.timestamps is None else len(self.timestamps)
+        found = (len(self.items), len(self.user_ids), len(self.offsets), n_times)
+        if found != expected or self.offsets[-1] != facts.n_events:
+            raise ValueError("its files are not of one log")
+
+
+def build_sequences(log: pl.DataFrame, vocabulary: Vocabulary | None = None) -> tuple[Sequences, Vocabulary]:
+    """Group a log by user, in time order.
+
+    Events are ordered by timestamp when there is one, else by position in the frame; ties keep their input order.
+
+    Args:
+        log: user_id, item_id and optionally timestamp, as `read_interactions` returns it.
+        vocabulary: the items to use, for a log that goes with an existing model; None makes it from the log.
+
+    Raises:
+        DataError: the log is empty, or has an item that the given vocabulary lacks.
+    """
+    if not len(log):
+        raise DataError("the log has no events; it needs at least one line with a user and an item")
+    users, user_index = _dense(log["user_id"])
+    if vocabulary is None:
+        item_ids, item_index = _dense(log["item_id"])
+        counts = np.bincount(item_index, minlength=len(item_ids)).astype(np.int64)
+        vocabulary = Vocabulary(item_ids, counts)
+        item_index += 1
+    else:
+        item_index = _known_indices(log["item_id"], vocabulary)
+    times = log["timestamp"].to_numpy() if "timestamp" in log.columns else None
+    order = _event_order(user_index, times)
+    if order is not None:
+        item_index, times = item_index[order], None if times is None else times[order]
+    offsets = offsets_of(np.bincount(user_index, minlength=len(users)).astype(np.int64))
+    facts = _facts(item_index, offsets, times, users, vocabulary.item_ids)
+    _warn(facts)
+    return Sequences(users, item_index, offsets, facts, times), vocabulary
+
+
+def _dense(ids: pl.Series) -> tuple[pl.Series, Int32]:
+    """Unique ids in ascending order, and each element's position among them."""
+    unique = ids.unique().sort()
+    if ids.dtype == pl.Int64:
+        low, high = int(unique[0]), int(unique[-1])
+        if high - low < 4 * len(ids) + 1024:  # a look-up table is cheaper than a search
+            table = np.zeros(high - low + 1, np.int32)
+            table[unique.to_numpy() - low] = np.arange(len(unique), dtype=np.int32)
+            return unique, table[ids.to_numpy() - low]
+        return unique, np.searchsorted(unique.to_numpy(), ids.to_numpy()).astype(np.int32)
+    positions = pl.DataFrame({"id": unique, "index": np.arange(len(unique), dtype=np.int32)})
+    joined = ids.to_frame("id").join(positions, on="id", how="left", maintain_order="left")
+    return unique, joined["index"].to_numpy().copy()
+
+
+def _known_indices(ids: pl.Series, vocabulary: Vocabulary) -> Int32:
+    """Indices of a column of ids, all of which the vocabulary must hold."""
+    unique, position = _dense(ids)
+    indices = vocabulary.indices_of(unique.to_list())
+    if not indices.all():
+        missing = unique.gather(np.flatnonzero(indices == 0)).to_list()
+        raise DataError(
+            f"the log has {len(missing)} items that the model's vocabulary lacks, such as {missing[0]!r}; "
+            "use the log the model was trained on"
+        )
+    return indices[position]
+
+
+def _event_order(user_index: Int32, times: NDArray[Any] | None) -> Int64 | None:
+    """The stable order by user, then time; None when the log is in it already."""
+    step = np.diff(user_index)
+    if times is None:
+        return None if (step >= 0).all() else np.argsort(user_index, kind="stable")
+    if ((step > 0) | ((step == 0) & (np.diff(times) >= 0))).all():
+        return None
+    by_time = np.argsort(times, kind="stable")
+    return by_time[np.argsort(user_index[by_time], kind="stable")]
+
+
+def _facts(items: Int32, offsets: Int64, times: NDArray[Any] | None, users: pl.Series, ids: pl.Series) -> LogFacts:
+    n, n_users, lengths = len(items), len(offsets) - 1, np.diff(offsets)
+    after_first = max(n - int((lengths > 0).sum()), 1)
+    keys = np.repeat(np.arange(n_users), lengths) * (len(ids) + 1) + items
+    keys.sort()
+    repeats = int((keys[1:] == keys[:-1]).sum())
+    tied = 0
+    if times is not None and n:
+        same = times[1:] == times[:-1]
+        same[offsets[1:-1][(offsets[1:-1] > 0) & (offsets[1:-1] < n)] - 1] = False  # across two users
+        tied = int(same.sum())
+    return LogFacts(
+        n_events=n,
+        n_users=n_users,
+        n_items=len(ids),
+        repeat_share=repeats / after_first,
+        tied_share=tied / after_first,
+        n_short_users=int((lengths < 3).sum()),
+        has_timestamps=times is not None,
+        fingerprint=_fingerprint(items, offsets, times, users, ids),
+    )
+
+
+def _fingerprint(items: Int32, offsets: Int64, times: NDArray[Any] | None, users: pl.Series, ids: pl.Series) -> str:
+    """A short hash of who had what, when and in which order; it does not depend on the version of Polars."""
+    digest = hashlib.blake2b(digest_size=16)
+    for array in (items, offsets, *([] if times is None else [times])):
+        digest.update(np.ascontiguousarray(array).data)
+    for series in (users, ids):
+        if series.dtype == pl.String:
+            digest.update(series.str.len_bytes().to_numpy().data)
+            digest.update(str(series.str.join("")[0]).encode())
+        else:
+            digest.update(series.to_numpy().data)
+    return digest.hexdigest()
+
+
+def _warn(facts: LogFacts) -> None:
+    if facts.tied_share > 0:
+        logger.warning(
+            "%.1f %% of events share their timestamp with the event before; they keep their input order",
+            100 * facts.tied_share,
+        )
+    if facts.n_short_users:
+        logger.warning("%d of %d users have fewer than 3 events; they only train", facts.n_short_users, facts.n_users)

@@ -1,0 +1,189 @@
+"""A log cut into train, valid and test. In: Sequences; out: Split, with the targets of valid and test.
+
+Leave-one-out of a user with items 2 2 7: train [2], valid target 2, test target 7.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from sasrec.core.arrays import Int32, Int64
+from sasrec.core.config import EvalConfig, TemporalTargets
+from sasrec.core.errors import ConfigError, DataError
+from sasrec.core.presets import LogStatistics
+from sasrec.data.sequences import LogFacts, Ragged, Sequences
+
+logger = logging.getLogger(__name__)
+
+REPEAT_THRESHOLD = 0.05  # above this share of next events that repeat an item, seen items are not hidden
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Events to predict: event `positions[i]` of Sequences.items belongs to user row `users[i]`."""
+
+    users: Int64  # (n,) rows, ascending
+    positions: Int64  # (n,)
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    def items(self, sequences: Sequences) -> Int32:
+        """(n,) the item indices to predict."""
+        return np.asarray(sequences.items[self.positions])
+
+    def histories(self, sequences: Sequences, last: int | None = None) -> Ragged:
+        """What each user had before the target, oldest first; only the last few when `last` is given."""
+        starts = sequences.offsets[self.users]
+        if last is not None:
+            starts = np.maximum(starts, self.positions - last)
+        return Ragged.cut(sequences.items, starts, self.positions)
+
+
+@dataclass(frozen=True)
+class Split:
+    """One log cut into train, valid and test. A user's train part is items[offsets[u]:train_ends[u]]."""
+
+    sequences: Sequences
+    train_ends: Int64  # (n_users,)
+    valid: Targets
+    test: Targets
+    method: str
+
+    def part(self, name: str) -> Targets:
+        """The targets of "valid" or "test".
+
+        Raises:
+            ConfigError: another name.
+        """
+        if name not in ("valid", "test"):
+            raise ConfigError(f"split {name!r} is not one of valid, test")
+        return self.valid if name == "valid" else self.test
+
+    @cached_property
+    def train(self) -> Ragged:
+        """Each user's train items, all of them; rows of users without any are empty."""
+        return Ragged.cut(self.sequences.items, self.sequences.offsets[:-1], self.train_ends)
+
+    @cached_property
+    def train_counts(self) -> Int64:
+        """(n_items + 1,) how often each item occurs in train; row 0 is padding."""
+        return np.bincount(self.train.values, minlength=self.sequences.n_items + 1).astype(np.int64)
+
+    @property
+    def statistics(self) -> LogStatistics:
+        """What presets may look at."""
+        lengths = self.train_ends - self.sequences.offsets[:-1]
+        return LogStatistics(
+            n_users=len(self.sequences),
+            n_items=self.sequences.n_items,
+            n_events=int(lengths.sum()),
+            mean_train_len=float(lengths.mean()),
+        )
+
+    def all_events(self) -> Split:
+        """The same log with every event in train and nothing to predict: what --refit trains on."""
+        nothing = Targets(np.zeros(0, np.int64), np.zeros(0, np.int64))
+        return Split(self.sequences, self.sequences.offsets[1:], nothing, nothing, "all_events")
+
+
+def split_leave_one_out(sequences: Sequences, min_items: int = 3) -> Split:
+    """Last event to test, second to last to valid, the rest to train; shorter users only train.
+
+    Source: Kang & McAuley 2018, section IV.A; min_items=4 is data_partition of pmixer/SASRec.pytorch fde8a9c.
+
+    Raises:
+        DataError: no user has min_items events.
+    """
+    ends = sequences.offsets[1:]
+    users = np.flatnonzero(np.diff(sequences.offsets) >= min_items)
+    if not len(users):
+        raise DataError(
+            f"none of the {len(sequences)} users has {min_items} events or more; leave-one-out needs one to train, "
+            "one to validate and one to test"
+        )
+    train_ends = ends.copy()
+    train_ends[users] -= 2
+    return Split(
+        sequences, train_ends, Targets(users, ends[users] - 2), Targets(users, ends[users] - 1), "leave_one_out"
+    )
+
+
+def split_temporal(
+    sequences: Sequences,
+    valid_cut: float,
+    test_cut: float,
+    targets: TemporalTargets = "first",
+) -> Split:
+    """One global cut in time: train before valid_cut, valid before test_cut, test from test_cut on.
+
+    A user's events from a cut on are targets (the first, the last or all of them); the events before each target are
+    its history. Targets without any history are left out.
+
+    Raises:
+        DataError: the log has no timestamps, or a part would be empty.
+    """
+    if sequences.timestamps is None:
+        raise DataError("a temporal split needs timestamps, and this log has none; use split_method=leave_one_out")
+    times, starts = np.asarray(sequences.timestamps), sequences.offsets[:-1]
+    users = np.repeat(np.arange(len(sequences)), np.diff(sequences.offsets))
+    before = np.bincount(users[times < valid_cut], minlength=len(sequences)).astype(np.int64)
+    in_valid = np.flatnonzero((times >= valid_cut) & (times < test_cut))
+    in_test = np.flatnonzero(times >= test_cut)
+    split = Split(
+        sequences,
+        starts + before,
+        _temporal_targets(in_valid, users, starts, targets),
+        _temporal_targets(in_test, users, starts, targets),
+        "temporal",
+    )
+    if not before.any():
+        raise DataError(f"no event is before the valid cut {valid_cut:g}; there is nothing to train on")
+    for name in ("valid", "test"):
+        if not len(split.part(name)):
+            raise DataError(f"the temporal split leaves no {name} targets; move the cuts or enlarge the fractions")
+    return split
+
+
+def _temporal_targets(events: Int64, users: Int64, starts: Int64, targets: TemporalTargets) -> Targets:
+    owners = users[events]
+    change = np.diff(owners) != 0
+    if targets == "first":
+        keep = np.concatenate([[True], change])[: len(events)]
+    elif targets == "last":
+        keep = np.concatenate([change, [True]])[-len(events) :] if len(events) else change
+    else:
+        keep = np.ones(len(events), bool)
+    keep &= events > starts[owners]
+    return Targets(owners[keep], events[keep])
+
+
+def split_sequences(sequences: Sequences, config: EvalConfig) -> Split:
+    """The split that a config asks for."""
+    if config.split_method == "leave_one_out":
+        return split_leave_one_out(sequences, config.min_items)
+    if sequences.timestamps is None:
+        raise DataError("a temporal split needs timestamps, and this log has none; use split_method=leave_one_out")
+    held_out = [config.valid_fraction + config.test_fraction, config.test_fraction]
+    by_fraction = np.quantile(sequences.timestamps, 1 - np.array(held_out), method="higher")
+    valid_cut = config.valid_cut or float(by_fraction[0])
+    test_cut = config.test_cut or float(by_fraction[1])
+    return split_temporal(sequences, valid_cut, test_cut, config.temporal_targets)
+
+
+def hides_seen(split: Split, config: EvalConfig) -> bool:
+    """Whether seen items are hidden: as set or, for auto, unless more than 5 % of next events repeat one."""
+    return hides_repeats(split.sequences.facts, config)
+
+
+def hides_repeats(facts: LogFacts, config: EvalConfig) -> bool:
+    """`hides_seen` for those who have only the log's facts."""
+    if config.filter_seen != "auto":
+        return config.filter_seen == "yes"
+    if facts.repeat_share > REPEAT_THRESHOLD:
+        logger.info("%.0f %% of events repeat one of the user's, so seen items stay", 100 * facts.repeat_share)
+    return facts.repeat_share <= REPEAT_THRESHOLD

@@ -1,0 +1,1 @@
+"""What trains and encodes: one protocol, the compiled core and torch behind it."""

@@ -1,0 +1,174 @@
+"""The engine on the compiled core. In: batches, histories; out: loss, features, weights as arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from sasrec.core.arrays import Float32
+from sasrec.core.config import ModelConfig, TrainConfig
+from sasrec.core.isa import Native, load_native
+from sasrec.core.threads import threads_of
+from sasrec.data.batches import WEIGHTS, Batch
+from sasrec.data.sampling import generator
+from sasrec.data.sequences import Ragged
+from sasrec.model.weights import Weights, check_weights, initial_weights, weight_shapes
+
+BLOCKS = {"sasrec", "post_norm", "pre_norm", "ligr"}  # that the compiled core has; what is not named goes to torch
+ACTIVATIONS = {"relu", "identity"}
+LOSSES = {"bce", "gbce", "sampled_softmax", "cross_entropy"}
+NO_ROWS = Ragged(np.zeros(0, np.int32), np.zeros(0, np.int64))  # tells the core that seen items are not left out
+MOMENTS = ("exp_avg", "exp_avg_sq")  # Adam's, by torch's names
+AVERAGE = "average"  # of the weights over the steps
+
+
+def step_key(seed: int, step: int) -> int:
+    """64 bits that no other step of the seed has; the core mixes them into the keys of dropout's streams."""
+    return (seed * 0x9E3779B97F4A7C15 + step) % 2**64
+
+
+def unsupported(model: ModelConfig, train: TrainConfig) -> str:
+    """What of a configuration the compiled core cannot do; empty when it can do all."""
+    if train.device != "cpu":
+        return f"device={train.device}"
+    if model.block not in BLOCKS:
+        return f"block={model.block}"
+    if model.activation not in ACTIVATIONS:
+        return f"activation={model.activation}"
+    if model.padding != "none":
+        return f"padding={model.padding}"
+    if not model.attention_output:
+        return "attention_output=false"
+    if train.loss not in LOSSES:
+        return f"loss={train.loss}"
+    return ""
+
+
+class NativeEngine:
+    """The compiled core: a whole training step, or encoding, in one call.
+
+    Args:
+        model: the shape; see `unsupported`.
+        n_items: items are 1..n_items.
+        train: loss, optimizer, seed, threads.
+        weights: to start from; None = initial ones.
+        native: the variant; None = the one in use.
+    """
+
+    name = "native"
+
+    def __init__(
+        self,
+        model: ModelConfig,
+        n_items: int,
+        train: TrainConfig,
+        weights: Mapping[str, Float32] | None = None,
+        native: Native | None = None,
+    ) -> None:
+        self.config, self.train_config, self.n_items = model, train, n_items
+        self.threads = threads_of(train.threads)
+        native = native or load_native()
+        self.isa = native.isa
+        self.core = native.module.Engine(
+            block=model.block,
+            n_items=n_items,
+            embedding_dim=model.embedding_dim,
+            n_blocks=model.n_blocks,
+            n_heads=model.n_heads,
+            ffn_dim=model.ffn_dim or model.embedding_dim,
+            max_seq_len=model.max_seq_len,
+            dropout=model.dropout,
+            norm_eps=model.norm_eps,
+            relu=model.activation == "relu",
+            tied=model.tied,
+            threads=self.threads,
+            lazy_adam=train.lazy_adam,
+        )
+        self.shapes = weight_shapes(model, n_items)
+        self._loss_sum, self._n_positions = 0.0, 0
+        if weights is None:  # drawing them takes longer than loading a small run
+            weights = initial_weights(model, n_items, generator(train.seed, WEIGHTS))
+        self.load_weights(weights)
+
+    def forward_backward(self, batch: Batch) -> None:
+        earlier = NO_ROWS if batch.earlier is None else batch.earlier
+        self._loss_sum += self.core.forward_backward(
+            items=batch.inputs.values,
+            offsets=batch.inputs.offsets,
+            sequence_keys=batch.users.astype(np.uint64),
+            step_key=step_key(self.train_config.seed, batch.step),
+            targets=batch.targets,
+            negatives=batch.negatives,
+            earlier=earlier.values,
+            earlier_offsets=earlier.offsets,
+            loss=self.train_config.loss,
+            positive_weight=self.train_config.positive_weight(self.n_items),
+            corrections=batch.corrections,
+            l2_embedding=self.train_config.l2_embedding,
+        )
+        self._n_positions += len(batch.targets)
+
+    def optimizer_step(self, learning_rate: float) -> None:
+        config = self.train_config
+        self.core.optimizer_step(
+            learning_rate=learning_rate,
+            beta1=config.adam_beta1,
+            beta2=config.adam_beta2,
+            weight_decay=config.weight_decay,
+            clip_norm=config.clip_norm,
+        )
+
+    def update_average(self, decay: float) -> None:
+        self.core.update_average(decay)
+
+    def swap_average(self) -> None:
+        self.core.swap_average()
+
+    def pop_loss(self) -> float:
+        loss = self._loss_sum / max(self._n_positions, 1)
+        self._loss_sum, self._n_positions = 0.0, 0
+        return loss
+
+    def encode(self, histories: Ragged) -> Float32:
+        features = np.empty((len(histories), self.config.embedding_dim), np.float32)
+        self.core.encode(np.ascontiguousarray(histories.values), histories.offsets, features)  # reads the ends only
+        return features
+
+    def item_table(self) -> Float32:
+        return self._read("item_embedding.weight" if self.config.tied else "output_embedding.weight", "weight")
+
+    def weights(self) -> Weights:
+        return {name: self._read(name, "weight") for name in self.shapes}
+
+    def load_weights(self, weights: Mapping[str, Float32]) -> None:
+        check_weights(weights, self.shapes)
+        for name in self.shapes:
+            self.core.write(name, "weight", np.ascontiguousarray(weights[name], np.float32))
+
+    def gradients(self) -> Weights:
+        """Of the last `forward_backward`, before clipping."""
+        return {name: self._read(name, "gradient") for name in self.shapes}
+
+    def optimizer_state(self) -> Weights:
+        state: Weights = {}
+        if self.core.step_count:
+            for name in self.shapes:
+                state[f"step/{name}"] = np.array(self.core.step_count, np.float32)
+                state |= {f"{moment}/{name}": self._read(name, moment) for moment in MOMENTS}
+        if self.core.has_average:
+            state |= {f"{AVERAGE}/{name}": self._read(name, AVERAGE) for name in self.shapes}
+        return state
+
+    def load_optimizer_state(self, state: Mapping[str, Float32]) -> None:
+        for key, value in state.items():
+            kind, _, name = key.partition("/")
+            if kind == "step":
+                self.core.step_count = int(value)
+            elif kind in (*MOMENTS, AVERAGE):
+                self.core.write(name, kind, np.ascontiguousarray(value, np.float32))
+
+    def _read(self, name: str, kind: str) -> Float32:
+        out = np.empty(self.shapes[name], np.float32)
+        self.core.read(name, kind, out)
+        return out

@@ -1,0 +1,125 @@
+"""One training step, one encode. In: Batch or histories of item indices; out: a loss, features, weights as arrays.
+
+`create_engine` chooses once; the rest of the package talks to the Engine protocol and never imports torch.
+Shape legend: B rows, T tokens, L seq_len, D embedding_dim, V n_items + 1.
+"""
+
+from __future__ import annotations
+
+import logging
+import platform
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from sasrec.core.arrays import Float32
+from sasrec.core.config import ModelConfig, TrainConfig
+from sasrec.core.errors import ConfigError
+from sasrec.core.isa import load_float32, load_native
+from sasrec.core.provenance import versions
+from sasrec.core.threads import usable_cpus
+from sasrec.data.batches import Batch
+from sasrec.data.sequences import Ragged
+from sasrec.engine.native import NativeEngine, unsupported
+from sasrec.engine.torch_engine import TorchEngine
+from sasrec.model.weights import Weights
+
+if TYPE_CHECKING:
+    pass
+
+logger = logging.getLogger(__name__)
+
+
+class Engine(Protocol):
+    """What trains and encodes. Arrays in and out are NumPy's."""
+
+    name: str
+    threads: int
+
+    def forward_backward(self, batch: Batch) -> None:
+        """Gradients of the batch's loss, which is added to the running mean."""
+
+    def optimizer_step(self, learning_rate: float) -> None:
+        """Apply the gradients."""
+
+    def update_average(self, decay: float) -> None:
+        """Move the average of all weights towards them, keeping `decay` of itself; the first call copies them."""
+
+    def swap_average(self) -> None:
+        """The weights and their average change places."""
+
+    def pop_loss(self) -> float:
+        """Mean loss per position since the last call."""
+
+    def encode(self, histories: Ragged) -> Float32:
+        """(n, D) features after the last item of each history; rows must not be empty, only their end is used."""
+
+    def item_table(self) -> Float32:
+        """(V, D) table that features are scored with; row 0 is padding."""
+
+    def weights(self) -> Weights:
+        """A copy of all weights by name."""
+
+    def load_weights(self, weights: Mapping[str, Float32]) -> None:
+        """Replace all weights."""
+
+    def optimizer_state(self) -> Weights:
+        """Adam's moments by name and its step count, and the average of the weights if there is one."""
+
+    def load_optimizer_state(self, state: Mapping[str, Float32]) -> None:
+        """Replace Adam's moments and the average of the weights."""
+
+
+def create_engine(
+    model: ModelConfig,
+    n_items: int,
+    train: TrainConfig,
+    weights: Mapping[str, Float32] | None = None,
+    *,
+    float32: bool = False,
+) -> Engine:
+    """The engine that a configuration asks for; auto takes the fastest that supports it and logs which and why.
+
+    Args:
+        model: the shape.
+        n_items: items are 1..n_items.
+        train: engine, loss, optimizer, seed, device, threads.
+        weights: to start from; None = initial ones.
+        float32: multiply floats also where the CPU multiplies bf16 faster, to compare with others who do.
+
+    Raises:
+        ConfigError: the engine or device is not to be had.
+    """
+    engine: Engine
+    reason = _why_not_native(model, train) if train.engine != "torch" else "asked for"
+    if not reason:
+        engine = NativeEngine(model, n_items, train, weights, load_float32() if float32 else None)
+        logger.info("engine: native (%s), %d threads", engine.isa, engine.threads)
+        return engine
+    if train.engine == "native":
+        raise ConfigError(f"engine=native: {reason}; use engine=torch or auto")
+    if train.lazy_adam:
+        raise ConfigError(f"lazy_adam=true needs the native engine ({reason}); use lazy_adam=false")
+    engine = TorchEngine(model, n_items, train)
+    if weights is not None:
+        engine.load_weights(weights)
+    logger.info("engine: torch on %s (%s), %d threads", train.device, reason, engine.threads)
+    return engine
+
+
+def _why_not_native(model: ModelConfig, train: TrainConfig) -> str:
+    missing = unsupported(model, train)
+    if missing:
+        return f"the compiled core does not do {missing}"
+    native = load_native()
+    return "" if native.module else native.why
+
+
+def environment() -> dict[str, Any]:
+    """Versions, machine and the engine in use, for reports and `sasrec info`."""
+    native = load_native()
+    return {
+        **versions(),
+        "machine": platform.machine(),
+        "cpus": usable_cpus(),
+        "engine": f"native ({native.isa}: {native.why})" if native.module else f"torch ({native.why})",
+    }

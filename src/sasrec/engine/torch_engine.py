@@ -1,0 +1,342 @@
+"""The plain engine, on torch: any device, any variant. In: batches, histories; out: loss, features, weights as arrays.
+
+Shape legend: B rows, T tokens, L seq_len, D embedding_dim, V n_items + 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sasrec.core.arrays import Float32, Int64
+from sasrec.core.config import ModelConfig, TrainConfig
+from sasrec.core.errors import ConfigError
+from sasrec.core.threads import threads_of
+from sasrec.data.batches import DROPOUT, WEIGHTS, Batch, seen_candidates
+from sasrec.data.sampling import generator
+from sasrec.data.sequences import Ragged
+from sasrec.model.weights import Weights, check_weights, is_block_matrix
+
+if TYPE_CHECKING:
+    import torch
+
+    from sasrec.model.sasrec import Group
+
+ENCODE_TOKENS = 4096  # tokens encoded at once: their activations stay in the cache
+GROUP_OVERHEAD = 300.0  # what one more group of a batch costs, in tokens
+ATTENTION_TOKENS = 75.0  # at this length attention costs as much as the rest of a block
+FULL_SCORES = 1 << 22  # of cross_entropy that exist at once: 16 MiB
+MAX_LENGTHS = 24  # distinct lengths that the grouping looks at
+
+
+@dataclass(frozen=True)
+class TokenLayout:
+    """Histories as the flat, grouped tokens that the model takes (see model.py)."""
+
+    items: torch.Tensor  # (T,) int64
+    positions: torch.Tensor  # (T,) int64
+    groups: list[Group]
+    real: torch.Tensor  # (T_real,) token of each value of the histories, in the histories' order
+    last: torch.Tensor  # (B,) token of the last value of each history, in layout order
+    order: Int64  # (B,) history that each row of the layout is
+
+
+class TorchEngine:
+    """The plain implementation: any device, any variant.
+
+    On a CPU, rows are grouped by length so that little padding is computed; on CUDA one padded rectangle, autocast.
+
+    Args:
+        model: the shape.
+        n_items: items are 1..n_items.
+        train: loss, optimizer, seed, device, threads.
+
+    Raises:
+        ConfigError: the device is not to be had.
+    """
+
+    name = "torch"
+
+    def __init__(self, model: ModelConfig, n_items: int, train: TrainConfig) -> None:
+        import torch
+
+        from sasrec.model.losses import sampled_loss
+        from sasrec.model.sasrec import SASRec
+
+        self.config, self.train_config, self.n_items = model, train, n_items
+        self.threads = threads_of(train.threads)
+        self.device = _device(train.device)
+        self.model = SASRec(model, n_items, generator(train.seed, WEIGHTS)).to(self.device)
+        self.sampled_loss = sampled_loss(train, n_items)
+        self._head = self._full_loss if train.loss == "cross_entropy" else self._sampled_loss
+        self.optimizer = torch.optim.AdamW(
+            self._parameter_groups(), betas=(train.adam_beta1, train.adam_beta2), fused=True
+        )
+        self._average: dict[str, torch.Tensor] = {}
+        self._loss_sum = torch.zeros((), device=self.device, dtype=torch.float64)
+        self._n_positions = 0
+
+    def forward_backward(self, batch: Batch) -> None:
+        import torch
+
+        if not self.model.training:  # switching walks over all modules
+            self.model.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        self._seed_dropout(batch.step)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            loss = self._loss(batch)
+        n = len(batch.targets)
+        self._loss_sum += loss.detach().double() * n
+        self._n_positions += n
+        if self.train_config.l2_embedding:
+            loss = loss + self.train_config.l2_embedding * self.model.item_embedding.weight.square().sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+
+    def _loss(self, batch: Batch) -> torch.Tensor:
+        layout = self._layout(batch.inputs)
+        features = self.model(layout.items, layout.positions, layout.groups).index_select(0, layout.real)  # (T_real, D)
+        return self._head(features, batch)
+
+    def _sampled_loss(self, features: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """A negative that happens to be the target counts nothing, nor does a shared one that the user has had."""
+        targets, negatives = self._tensor(batch.targets), self._tensor(batch.negatives)
+        if batch.negatives.ndim == 1:
+            negative = features @ self.model.output_embedding(negatives).T  # (T, N)
+        else:
+            negative = self.model.scores(features, negatives)
+        hits = negatives == targets.unsqueeze(-1)
+        if batch.earlier is not None:
+            positions, columns = seen_candidates(batch, batch.negatives)
+            hits[self._tensor(positions), self._tensor(columns)] = True
+        corrections = self._tensor(batch.corrections)[negatives]
+        return self.sampled_loss(
+            self.model.scores(features, targets), negative.masked_fill(hits, -math.inf), corrections
+        )
+
+    def _full_loss(self, features: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Cross-entropy over all items, some positions at a time: their scores are computed again going back.
+
+        Items that the user has had are left out where the batch says so.
+        """
+        from torch.utils.checkpoint import checkpoint
+
+        from sasrec.model.losses import cross_entropy
+
+        items = self.model.output_embedding.weight[1:]  # padding is no candidate
+        targets = self._tensor(batch.targets) - 1
+
+        positions, columns = np.zeros((2, 0), np.int64)
+        if batch.earlier is not None:
+            positions, columns = seen_candidates(batch, np.arange(1, self.n_items + 1, dtype=np.int32))
+
+        def share(start: int, part: torch.Tensor) -> torch.Tensor:
+            end = start + len(part)
+            first, last = np.searchsorted(positions, [start, end])
+            scores = part @ items.T
+            scores[self._tensor(positions[first:last] - start), self._tensor(columns[first:last])] = -math.inf
+            return cross_entropy(scores, targets[start:end]) * (len(part) / len(targets))
+
+        n = max(1, FULL_SCORES // self.n_items)
+        loss = features.new_zeros(())
+        for start in range(0, len(targets), n):
+            part = features[start : start + n]
+            loss = loss + checkpoint(share, start, part, use_reentrant=False, preserve_rng_state=False)
+        return loss
+
+    def _seed_dropout(self, step: int) -> None:
+        rng = generator(self.train_config.seed, DROPOUT, step)
+        self.model.dropout.rng = rng
+        if self.device.type == "cuda":
+            import torch
+
+            torch.cuda.manual_seed(int(rng.integers(2**63)))
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        """Matrices of the blocks, which weight decay is for, and all others."""
+        named = list(self.model.named_parameters())
+        return [
+            {"params": [p for n, p in named if is_block_matrix(n)], "weight_decay": self.train_config.weight_decay},
+            {"params": [p for n, p in named if not is_block_matrix(n)], "weight_decay": 0.0},
+        ]
+
+    def optimizer_step(self, learning_rate: float) -> None:
+        import torch
+
+        if self.train_config.clip_norm:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.train_config.clip_norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.optimizer.step()
+
+    def update_average(self, decay: float) -> None:
+        for name, parameter in self.model.named_parameters():
+            if name in self._average:
+                self._average[name].lerp_(parameter.detach(), 1 - decay)
+            else:
+                self._average[name] = parameter.detach().clone()
+
+    def swap_average(self) -> None:
+        for name, parameter in self.model.named_parameters():
+            parameter.data, self._average[name] = self._average[name], parameter.data
+
+    def pop_loss(self) -> float:
+        loss = self._loss_sum.item() / max(self._n_positions, 1)
+        self._loss_sum.zero_()
+        self._n_positions = 0
+        return loss
+
+    def encode(self, histories: Ragged) -> Float32:
+        import torch
+
+        if self.model.training:
+            self.model.eval()
+        recent = histories.last(self.config.max_seq_len)
+        features = np.empty((len(recent), self.config.embedding_dim), np.float32)
+        with torch.inference_mode():
+            for rows in _chunks(recent.lengths, self._full_length, ENCODE_TOKENS):
+                layout = self._layout(recent.take(rows))
+                encoded = self.model(layout.items, layout.positions, layout.groups, layout.last)
+                features[rows[layout.order]] = encoded.float().cpu().numpy()
+        return features
+
+    def item_table(self) -> Float32:
+        return self.model.output_embedding.weight.detach().cpu().numpy()
+
+    def weights(self) -> Weights:
+        return {name: p.detach().cpu().numpy().copy() for name, p in self.model.named_parameters()}
+
+    def load_weights(self, weights: Mapping[str, Float32]) -> None:
+        parameters = dict(self.model.named_parameters())
+        check_weights(weights, {name: tuple(p.shape) for name, p in parameters.items()})
+        for name, parameter in parameters.items():
+            parameter.data.copy_(self._tensor(weights[name]))
+
+    def optimizer_state(self) -> Weights:
+        state: Weights = {}
+        for name, parameter in self.model.named_parameters():
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                state[f"{key}/{name}"] = value.detach().cpu().numpy().copy()
+        return state | {f"average/{name}": value.cpu().numpy().copy() for name, value in self._average.items()}
+
+    def load_optimizer_state(self, state: Mapping[str, Float32]) -> None:
+        import torch
+
+        for name, parameter in self.model.named_parameters():
+            mine = {k.partition("/")[0]: v for k, v in state.items() if k.partition("/")[2] == name}
+            average = mine.pop("average", None)
+            if average is not None:
+                self._average[name] = torch.tensor(average, device=self.device)
+            if mine:
+                self.optimizer.state[parameter] = {k: torch.tensor(v, device=self.device) for k, v in mine.items()}
+
+    @property
+    def _full_length(self) -> int:
+        """The length every row is padded to; 0 = no more than its group needs."""
+        return 0 if self.config.padding == "none" else self.config.max_seq_len
+
+    def _tensor(self, array: NDArray[np.generic]) -> torch.Tensor:
+        import torch
+
+        tensor = torch.from_numpy(np.ascontiguousarray(array))
+        return (tensor.long() if tensor.dtype == torch.int32 else tensor).to(self.device)
+
+    def _layout(self, histories: Ragged) -> TokenLayout:
+        """Rows by length, cut into groups, padded on the right; or all padded on the left, as published."""
+        from sasrec.model.sasrec import Group
+
+        lengths = histories.lengths
+        order = np.argsort(lengths, kind="stable")
+        by_length = lengths[order]
+        if self._full_length:
+            cuts = [(0, len(order), self._full_length)]
+        elif self.device.type == "cpu":
+            cuts = length_groups(by_length)
+        else:
+            cuts = [(0, len(order), int(by_length[-1]))]
+        widths = np.repeat([width for _, _, width in cuts], [stop - start for start, stop, _ in cuts])
+        first_token = np.concatenate([[0], np.cumsum(widths)])
+        shift = widths - by_length if self._full_length else np.zeros_like(widths)
+        row_start = np.empty(len(order), np.int64)
+        row_start[order] = first_token[:-1] + shift
+        column = np.arange(len(histories.values)) - histories.offsets[:-1].repeat(lengths)
+        real = row_start.repeat(lengths) + column
+        items, positions = np.zeros((2, first_token[-1]), np.int64)
+        items[real] = histories.values
+        positions[real] = self._positions(column, lengths)
+        if self.config.padding == "zeroed":
+            positions = np.arange(len(positions)) % self.config.max_seq_len
+        last_column = shift + by_length - 1
+        groups = [Group(stop - start, width, self._tensor(last_column[start:stop])) for start, stop, width in cuts]
+        return TokenLayout(
+            self._tensor(items),
+            self._tensor(positions),
+            groups,
+            self._tensor(real),
+            self._tensor(first_token[:-1] + last_column),
+            order,
+        )
+
+    def _positions(self, column: Int64, lengths: Int64) -> Int64:
+        """Position of the j-th of n items: max_seq_len - n + j; one more where row 0 is the padding's."""
+        return self.config.n_positions - lengths.repeat(lengths) + column
+
+
+def _device(name: str) -> torch.device:
+    import torch
+
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device={name!r} is not a device; use cpu, cuda or cuda:N") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device={name!r} is not supported; use cpu, cuda or cuda:N")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device={name!r}: this torch sees no CUDA device; use device=cpu")
+    return device
+
+
+def _chunks(lengths: Int64, full_length: int, max_tokens: int) -> list[Int64]:
+    """Rows in order of length, cut where the padded tokens of a chunk would pass max_tokens."""
+    order = np.argsort(lengths, kind="stable")
+    chunks, start = [], 0
+    while start < len(order):
+        widths = lengths[order[start : start + max_tokens]]
+        padded = (np.arange(len(widths)) + 1) * (full_length or widths)
+        stop = start + max(1, int(np.searchsorted(padded, max_tokens, "right")))
+        chunks.append(order[start:stop])
+        start = stop
+    return chunks
+
+
+def length_groups(lengths: Int64) -> list[tuple[int, int, int]]:
+    """Cut rows, sorted by length, into groups padded to their longest row, at least cost.
+
+    Dynamic programming over at most MAX_LENGTHS distinct lengths; a group of n rows of length l costs
+    n * l * (1 + l / ATTENTION_TOKENS) + GROUP_OVERHEAD.
+
+    Returns:
+        (start, stop, width) of each group.
+    """
+    values, first = np.unique(lengths, return_index=True)
+    stops = np.append(first[1:], len(lengths))
+    if len(values) > MAX_LENGTHS:
+        kept = np.unique(np.linspace(0, len(values) - 1, MAX_LENGTHS).round().astype(int))
+        values, stops = values[kept], stops[kept]
+    starts = np.concatenate([[0], stops[:-1]])
+    best, came_from = np.zeros(len(values) + 1), [0] * (len(values) + 1)
+    for j in range(1, len(values) + 1):
+        per_row = values[j - 1] * (1 + values[j - 1] / ATTENTION_TOKENS)
+        costs = best[:j] + (stops[j - 1] - starts[:j]) * per_row + GROUP_OVERHEAD
+        came_from[j] = int(np.argmin(costs))
+        best[j] = costs[came_from[j]]
+    groups, j = [], len(values)
+    while j:
+        i = came_from[j]
+        groups.append((int(starts[i]), int(stops[j - 1]), int(values[j - 1])))
+        j = i
+    return groups[::-1]

@@ -1,0 +1,256 @@
+"""The protocols and the metric formulas. In: a scorer and a split; out: a Result that carries its protocol.
+
+full     the rank of each target among all items but those the user had before it
+sampled  its rank among negatives drawn outside the user's train items, as the paper and the published code do
+Shape legend: B targets of a block, n targets of a part, V n_items + 1 (column 0 is padding), D embedding_dim,
+C candidates (column 0 is the target), K the largest cut-off.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sasrec.core.arrays import Float32, Float64, Int32, Int64
+from sasrec.core.config import EvalConfig, Exclude, Ties
+from sasrec.core.errors import ConfigError, DataError
+from sasrec.data.sequences import Ragged
+from sasrec.data.splits import Split, Targets, hides_seen
+from sasrec.evaluation.candidates import check_candidates, draw_candidates
+from sasrec.evaluation.intervals import FEW_USERS, Metrics, estimate
+from sasrec.evaluation.list_metrics import Background, build_background, list_metrics
+from sasrec.evaluation.results import Result
+from sasrec.ranking.index import BLOCK_BYTES, ranks_and_lists
+from sasrec.ranking.order import ranks_sampled
+from sasrec.ranking.scorers import Ranker, Scorer, build_baselines, run_starts
+
+MAX_ROWS = 4096  # targets ranked at once
+EXCLUDED: dict[Exclude, str] = {"train": "the user's train items", "all": "all of the user's items"}
+
+
+@dataclass(frozen=True)
+class _Task:
+    """All that the model and the baselines share in one evaluation."""
+
+    split: Split
+    part: str
+    config: EvalConfig
+    targets: Targets
+    candidates: Int32 | None  # (n, C); None = full protocol
+    filter_seen: bool
+    users: Int64  # (n,) numbers from 0 that say whose each target is
+    background: Background | None  # of the lists; None = no lists
+    batch_size: int
+
+    def blocks(self) -> Iterator[tuple[slice, Ragged]]:
+        """Slices of targets and the whole histories before them."""
+        for start in range(0, len(self.targets), self.batch_size):
+            rows = slice(start, min(start + self.batch_size, len(self.targets)))
+            yield rows, Targets(self.targets.users[rows], self.targets.positions[rows]).histories(self.split.sequences)
+
+
+def evaluate(
+    scorer: Scorer,
+    split: Split,
+    part: str,
+    config: EvalConfig,
+    *,
+    candidates: Int32 | None = None,
+    baselines: bool | Sequence[Scorer] = True,
+    lists: bool = True,
+    batch_size: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Result:
+    """Rank the targets of a part of the split and take the metrics.
+
+    Args:
+        scorer: what to measure.
+        split: the log, cut.
+        part: "valid" or "test".
+        config: protocol, cut-offs, ties, candidates, whether seen items are hidden.
+        candidates: (n, C) item indices to rank among in the sampled protocol, column 0 the targets; None draws them.
+        baselines: also measure the usual baselines, or these.
+        lists: also measure what the top-k lists are like (see lists.py); full protocol only.
+        batch_size: targets handed to the scorer at once, at most; None = 4,096.
+        progress: called with (targets done, targets in all) for the scorer itself.
+
+    Raises:
+        DataError: the part has no targets, the candidates do not fit it, or a score is not finite.
+        ConfigError: candidates for the full protocol, or another part.
+    """
+    task = _task(split, part, config, candidates, lists, batch_size)
+    metrics, per_user = _measure(scorer, task, progress)
+    if isinstance(baselines, bool):
+        # Sampled negatives avoid train, so there a seen candidate can only be the target: recency would be an oracle.
+        repeats = config.protocol == "full" and not task.filter_seen
+        baselines = build_baselines(split, with_recency=repeats) if baselines else []
+    beside = {baseline.name: _measure(baseline, task, None)[0] for baseline in baselines}
+    wanted, excluded = _describe(task, candidates)
+    n_cold = int((split.train_counts[task.targets.items(split.sequences)] == 0).sum())
+    n_users = int(task.users[-1]) + 1
+    return Result(
+        split=part,
+        protocol=config.protocol,
+        candidates=wanted,
+        excluded=excluded,
+        ties=config.ties,
+        seed=config.eval_seed if config.protocol == "sampled" and candidates is None else None,
+        n_users=n_users,
+        metrics=metrics,
+        baselines=beside,
+        n_targets=len(task.targets),
+        n_cold=n_cold,
+        cold_share=n_cold / len(task.targets),
+        filter_seen=task.filter_seen,
+        split_method=split.method,
+        k=config.k,
+        data=split.sequences.facts.fingerprint,
+        warnings=tuple(_warnings(task, n_users, n_cold)),
+        per_user=per_user,
+        users=task.targets.users,
+    )
+
+
+def _task(
+    split: Split, part: str, config: EvalConfig, candidates: Int32 | None, lists: bool, batch_size: int | None
+) -> _Task:
+    targets, full = split.part(part), config.protocol == "full"
+    if not len(targets):
+        raise DataError(f"the split ({split.method}) has no {part} targets, so there is nothing to evaluate")
+    if full and candidates is not None:
+        raise ConfigError("candidates belong to protocol=sampled; protocol=full ranks all items")
+    if candidates is not None:
+        check_candidates(candidates, targets, split)
+    elif not full:
+        candidates = draw_candidates(split, part, config.n_candidates, config.exclude, config.eval_seed)
+    users = np.cumsum(run_starts(targets.users)) - 1
+    background = build_background(split, targets, users) if full and lists else None
+    filter_seen = full and hides_seen(split, config)
+    return _Task(split, part, config, targets, candidates, filter_seen, users, background, batch_size or MAX_ROWS)
+
+
+def _measure(
+    scorer: Scorer, task: _Task, progress: Callable[[int, int], None] | None
+) -> tuple[Metrics, dict[str, Float64]]:
+    """Metrics of one scorer, and the figures per target they are means of."""
+    ranks, lists = _rank(scorer, task, progress)
+    per_user = {"rank": ranks, **rank_metrics(ranks, task.config.k)}
+    metrics = {name: estimate(values, task.users, 1.0) for name, values in per_user.items() if name != "rank"}
+    if task.background is not None:
+        for k in task.config.k:
+            metrics |= list_metrics(lists, task.background, k)
+    return metrics, per_user
+
+
+def _rank(scorer: Scorer, task: _Task, progress: Callable[[int, int], None] | None) -> tuple[Float64, Int32]:
+    """(n,) ranks, and (n, K) lists that end in 0 when short; K = 0 where none are wanted."""
+    items, config, n = task.targets.items(task.split.sequences), task.config, len(task.targets)
+    ranker = scorer if isinstance(scorer, Ranker) else _ByScores(scorer, task.split.sequences.n_items + 1)
+    ranks = np.empty(n)
+    width = min(max(config.k), task.split.sequences.n_items) if task.background is not None else 0
+    lists = np.zeros((n, width), np.int32)
+    for rows, histories in task.blocks():
+        if task.candidates is not None:
+            ranks[rows] = ranker.rank_among(histories, task.candidates[rows], config.ties)
+        else:
+            hidden = histories if task.filter_seen else None
+            ranks[rows], lists[rows] = ranker.rank(histories, items[rows], hidden, config.ties, width)
+        if progress is not None:
+            progress(rows.stop, n)
+    return ranks, lists
+
+
+class _ByScores:
+    """Ranks by the scores of a scorer that does not rank on its own."""
+
+    def __init__(self, scorer: Scorer, n_columns: int) -> None:
+        self.scorer, self.n_columns = scorer, n_columns
+
+    def rank(
+        self, histories: Ragged, targets: Int32, hidden: Ragged | None, ties: Ties, k: int
+    ) -> tuple[Float64, Int32]:
+        ranks, lists = np.empty(len(targets)), np.zeros((len(targets), k), np.int32)
+        step = max(1, BLOCK_BYTES // (4 * self.n_columns))
+        for start in range(0, len(targets), step):
+            rows = slice(start, min(start + step, len(targets)))
+            part = histories.take(rows)
+            gone = None if hidden is None else hidden.take(rows)
+            scores = _checked(self.scorer, self.scorer.scores(part), (len(part), self.n_columns))
+            ranks[rows], lists[rows] = ranks_and_lists(scores, targets[rows], gone, ties, k)
+        return ranks, lists
+
+    def rank_among(self, histories: Ragged, candidates: Int32, ties: Ties) -> Float64:
+        scores = _checked(self.scorer, self.scorer.candidate_scores(histories, candidates), candidates.shape)
+        return ranks_sampled(scores, candidates, ties)
+
+
+def _checked(scorer: Scorer, scores: Float32, shape: tuple[int, ...]) -> Float32:
+    if scores.shape != shape:
+        raise DataError(f"scorer {scorer.name!r} returned scores of shape {scores.shape} in place of {shape}")
+    return scores
+
+
+def rank_metrics(ranks: Float64, cutoffs: Sequence[int]) -> dict[str, Float64]:
+    """NDCG, HR and MRR of single targets at each cut-off k: 0 beyond rank k, else 1 / log2(1 + rank), 1, 1 / rank.
+
+    Args:
+        ranks: (n,) from 1, halves allowed.
+        cutoffs: values of k.
+
+    Returns:
+        (n,) by name, such as "ndcg@10".
+
+    Source: Kang & McAuley 2018, section IV.C; with one relevant item the ideal DCG is 1.
+    """
+    metrics: dict[str, Float64] = {}
+    for k in cutoffs:
+        hit = (ranks <= k).astype(np.float64)
+        metrics |= {f"ndcg@{k}": hit / np.log2(1 + ranks), f"hr@{k}": hit, f"mrr@{k}": hit / ranks}
+    return metrics
+
+
+def _describe(task: _Task, given: Int32 | None) -> tuple[str, str]:
+    """Which items are ranked and which are not, in words."""
+    if task.candidates is None:
+        return f"all {task.split.sequences.n_items} items", (
+            "the user's items before the target, but not the target" if task.filter_seen else "nothing"
+        )
+    n = task.candidates.shape[1] - 1
+    if given is None:
+        return f"the target and {n} items drawn uniformly with replacement", EXCLUDED[task.config.exclude]
+    digest = hashlib.blake2b(np.ascontiguousarray(given, np.int32).tobytes(), digest_size=4).hexdigest()
+    return f"the target and {n} given items (fingerprint {digest})", "what the given candidates leave out"
+
+
+def _warnings(task: _Task, n_users: int, n_cold: int) -> Iterator[str]:
+    """What a reader of the figures should know."""
+    facts, n = task.split.sequences.facts, len(task.targets)
+    if n_users < FEW_USERS:
+        yield f"only {n_users} users are evaluated: intervals assume {FEW_USERS} or more"
+    if n_users < facts.n_users:
+        yield f"{facts.n_users - n_users} of {facts.n_users} users have no {task.part} target"
+    if n_cold:
+        yield f"{n_cold} of {n} targets ({n_cold / n:.1%}) never occur in train"
+    if facts.tied_share:
+        yield f"{facts.tied_share:.1%} of events share their timestamp with the one before and keep their input order"
+    if task.config.protocol == "full" and not task.filter_seen:
+        yield f"seen items stay candidates ({facts.repeat_share:.1%} of events repeat one of the user's)"
+
+
+def check_unseen(trained: Split, measured: Split, part: str) -> None:
+    """Refuse a split that holds out what the model was trained on, or chosen by: its figures would be too good.
+
+    Raises:
+        ConfigError: targets of `measured` were trained on, or chose the epoch.
+    """
+    n_seen = int(np.maximum(trained.train_ends - measured.train_ends, 0).sum())
+    chosen_by = np.isin(measured.test.positions, trained.valid.positions).any() if part == "test" else False
+    if n_seen or chosen_by:
+        what = f"was trained on {n_seen:,} events that" if n_seen else "was chosen by valid targets that"
+        raise ConfigError(
+            f"this model ({trained.method} split) {what} the {measured.method} split asked for holds out; train one "
+            "with the settings of that split (sasrec benchmark trains one for each)"
+        )

@@ -1,0 +1,55 @@
+"""The outcome of an evaluation: metrics of one scorer, and all that decides what they mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+
+from sasrec.core.arrays import Float64, Int64
+from sasrec.core.errors import DataError
+from sasrec.evaluation.intervals import Metrics
+
+
+@dataclass(frozen=True)
+class Result:
+    """Metrics of one scorer and all that decides what they mean."""
+
+    split: str  # "valid" or "test"
+    protocol: str  # "full" or "sampled"
+    candidates: str  # which items are ranked, in words
+    excluded: str  # which are not, in words
+    ties: str
+    seed: int | None  # of the drawn negatives; None when nothing was drawn
+    n_users: int
+    metrics: Metrics
+    baselines: dict[str, Metrics]
+    n_targets: int
+    n_cold: int  # targets that never occur in train; they count like any other
+    cold_share: float
+    filter_seen: bool  # whether items of the history are hidden from the ranking
+    split_method: str
+    k: tuple[int, ...]
+    data: str  # fingerprint of the log
+    warnings: tuple[str, ...] = ()
+    per_user: dict[str, Float64] = field(default_factory=dict, repr=False, compare=False)  # (n,) "rank", "ndcg@10", ...
+    users: Int64 = field(default_factory=lambda: np.zeros(0, np.int64), repr=False, compare=False)  # (n,) rows
+
+    def to_dict(self) -> dict[str, Any]:
+        """All but the figures per user, ready for JSON."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.compare}
+        return values | {"k": list(self.k), "warnings": list(self.warnings)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Result:
+        """Read back what `to_dict` gave.
+
+        Raises:
+            DataError: a key is missing or unknown.
+        """
+        try:
+            return cls(**{**values, "k": tuple(values["k"]), "warnings": tuple(values["warnings"])})
+        except (KeyError, TypeError) as error:
+            raise DataError(f"this is not a result of an evaluation: {error}") from error

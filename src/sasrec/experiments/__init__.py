@@ -1,0 +1,1 @@
+"""Many runs: one setting over several seeds, presets by splits."""

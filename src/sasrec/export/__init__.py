@@ -1,0 +1,1 @@
+"""A model for others: an ONNX graph, item vectors, the lists of all users."""

@@ -1,0 +1,244 @@
+"""Recommendations for every user of a log, in one file. In: a Recommender; out: .parquet, .csv or .jsonl.
+
+Users are taken some thousands at a time, so that memory does not grow with their number. Each part is written, whole or
+not at all, into a folder beside the output, `.NAME.parts`; at the end the parts become the output and the folder goes.
+What was stopped, by Ctrl-C or a kill, goes on behind the parts that are there when the same is asked for again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from sasrec import __version__
+from sasrec.core.arrays import Int32
+from sasrec.core.errors import ConfigError
+from sasrec.core.files import atomic_file, atomic_write, disk_errors
+from sasrec.recommender import Recommender
+
+logger = logging.getLogger(__name__)
+
+PART_USERS = 2**14
+PART_ROWS = 2**21  # of the output: long lists make parts of fewer users
+WRITERS: dict[str, Callable[[pl.DataFrame, Path], Any]] = {
+    ".parquet": lambda frame, path: frame.write_parquet(path),
+    ".csv": lambda frame, path: frame.write_csv(path),
+    ".jsonl": lambda frame, path: frame.write_ndjson(path),
+}
+Progress = Callable[[int, int], None]  # users done, users in all
+
+
+def writer_of(path: Path) -> Callable[[pl.DataFrame, Path], Any]:
+    """What writes a frame in the format that a file's name asks for.
+
+    Raises:
+        ConfigError: another ending.
+    """
+    if path.suffix not in WRITERS:
+        raise ConfigError(f"output {path} must end in {', '.join(WRITERS)}")
+    return WRITERS[path.suffix]
+
+
+def write_frame(frame: pl.DataFrame, path: Path) -> None:
+    """Write a frame, whole or not at all, in the format that the file's name asks for.
+
+    Raises:
+        ConfigError: another ending.
+        CheckpointError: the file cannot be written.
+    """
+    write = writer_of(path)
+    with atomic_file(path) as temporary:
+        write(frame, temporary)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What decides the contents of the parts: only parts of an equal plan can be gone on with."""
+
+    model_version: str
+    data: str  # fingerprint of the log
+    k: int
+    allow: str  # digest; "" = all
+    deny: str
+    keep_seen: bool
+    part_users: int
+    sasrec: str = __version__
+
+    def to_json(self) -> str:
+        """The text of plan.json."""
+        return json.dumps(asdict(self), indent=1)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What was done. Seconds of both kinds are those of this call, not of one it goes on with."""
+
+    n_users: int
+    n_resumed: int  # users that were there already
+    seconds: float  # of recommending
+    seconds_writing: float
+
+
+def recommend_all(
+    recommender: Recommender,
+    output: Path | str,
+    k: int = 10,
+    *,
+    allow: Iterable[Any] | None = None,
+    deny: Iterable[Any] | None = None,
+    keep_seen: bool | None = None,
+    progress: Progress | None = None,
+    part_users: int | None = None,
+) -> Summary:
+    """Write the top k next items of every user, as `Recommender.recommend_users` gives them.
+
+    Args:
+        recommender: a model with its users' histories.
+        output: a file .parquet, .csv or .jsonl: user_id, item_id, score, rank; users in ascending order of id.
+        k: how many.
+        allow: only these items; None = all.
+        deny: never these items.
+        keep_seen: as in `recommend`.
+        progress: called after each part.
+        part_users: at most so many users at a time; None = PART_USERS.
+
+    Raises:
+        ConfigError: another ending of the output, k below 1, or another process is writing the same output.
+        UnknownItemError: `allow` or `deny` names items, and none of them is known.
+        CheckpointError: the model was saved without histories, or the output cannot be written.
+    """
+    output = Path(output)
+    writer_of(output)
+    items = recommender.item_filter(allow, deny)
+    filters: dict[str, Any] = {
+        "allowed": items.mask(),
+        "keep_seen": not recommender.hides_seen if keep_seen is None else keep_seen,
+    }
+    recommender.recommend_rows(slice(0, 0), k, **filters)  # what is wrong with them shows before anything is written
+    longest = min(k, len(recommender.vocabulary))
+    part_users = max(1, min(part_users or PART_USERS, PART_ROWS // longest))
+    plan = Plan(
+        recommender.model_version,
+        recommender.config.data.fingerprint,
+        k,
+        _digest(items.allowed),
+        _digest(items.denied),
+        filters["keep_seen"],
+        part_users,
+    )
+    with _parts_folder(output, plan) as folder:
+        job = _Job(recommender, folder, output, progress or (lambda done, total: None))
+        return job.run(k, filters, part_users)
+
+
+@dataclass
+class _Job:
+    """One call of `recommend_all`."""
+
+    recommender: Recommender
+    folder: Path
+    output: Path
+    progress: Progress
+    seconds: float = 0.0
+    seconds_writing: float = 0.0
+
+    def run(self, k: int, filters: dict[str, Any], part_users: int) -> Summary:
+        n_users, n_resumed, parts = self.recommender.n_users, 0, []
+        for start in range(0, n_users, part_users):
+            rows = slice(start, min(start + part_users, n_users))
+            parts.append(self.folder / f"{start:012}{self.output.suffix}")
+            if parts[-1].exists():
+                n_resumed += rows.stop - rows.start
+                continue
+            if start and n_resumed == start:
+                logger.info("going on behind the %s users that %s holds", f"{n_resumed:,}", self.folder)
+            self._part(rows, parts[-1], k, filters)
+            self.progress(rows.stop, n_users)
+        self._timed_write(lambda: _join(parts, self.output))
+        n_new = n_users - n_resumed
+        logger.info(
+            "%s users in %.2f s: %s users/s; %.2f s more for writing",
+            f"{n_new:,}",
+            self.seconds,
+            f"{n_new / max(self.seconds, 1e-9):,.0f}",
+            self.seconds_writing,
+        )
+        return Summary(n_users, n_resumed, self.seconds, self.seconds_writing)
+
+    def _part(self, rows: slice, path: Path, k: int, filters: dict[str, Any]) -> None:
+        began = time.perf_counter()
+        frame = self.recommender.recommend_rows(rows, k, **filters)
+        self.seconds += time.perf_counter() - began
+        self._timed_write(lambda: write_frame(frame, path))
+
+    def _timed_write(self, write: Callable[[], None]) -> None:
+        began = time.perf_counter()
+        write()
+        self.seconds_writing += time.perf_counter() - began
+
+
+@contextlib.contextmanager
+def _parts_folder(output: Path, plan: Plan) -> Iterator[Path]:
+    """The folder of parts of this plan, ours alone; it goes when all went well.
+
+    Raises:
+        ConfigError: another process has it.
+    """
+    folder = output.with_name(f".{output.name}.parts")
+    with disk_errors(output):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("w")
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # falls with the process, however it ends
+        except BlockingIOError as error:
+            raise ConfigError(f"another process is writing {output}; wait for it, or write another file") from error
+        _keep_parts_of(plan, folder)
+        yield folder
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _keep_parts_of(plan: Plan, folder: Path) -> None:
+    """Remove what another plan left, and what a kill left half written."""
+    file = folder / "plan.json"
+    same = file.exists() and file.read_text() == plan.to_json()
+    if not same and file.exists():
+        logger.warning("%s holds parts of another model or of other settings; starting again", folder)
+    for path in folder.iterdir():
+        if path.name.endswith(".tmp") or (not same and path.name != "lock"):
+            path.unlink()
+    if not same:
+        atomic_write(file, plan.to_json())
+
+
+def _join(parts: list[Path], output: Path) -> None:
+    """One file of all parts, in their order, in bounded memory."""
+    with atomic_file(output) as temporary:
+        if output.suffix == ".parquet":
+            pl.scan_parquet(parts).sink_parquet(temporary, maintain_order=True)
+            return
+        with temporary.open("wb") as joined:
+            for number, part in enumerate(parts):
+                with part.open("rb") as file:
+                    if number and output.suffix == ".csv":
+                        file.readline()  # the header
+                    shutil.copyfileobj(file, joined)
+
+
+def _digest(indices: Int32 | None) -> str:
+    """Of a set of items; "" where there is no list."""
+    if indices is None:
+        return ""
+    return hashlib.blake2b(np.unique(indices).tobytes(), digest_size=8).hexdigest()

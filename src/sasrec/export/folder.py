@@ -1,0 +1,77 @@
+"""The folder that an export writes: built beside its place, and put there only when it is whole."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sasrec import __version__
+from sasrec.core.errors import ConfigError
+from sasrec.core.files import disk_errors
+from sasrec.recommender import Recommender
+
+if TYPE_CHECKING:
+    pass
+
+FORMAT = 1
+
+
+def export_facts(recommender: Recommender, kind: str) -> dict[str, Any]:
+    """What export.json tells of any export: which model it is, and of what shape."""
+    model = recommender.config.model
+    return {
+        "format": FORMAT,
+        "kind": kind,
+        "model_version": recommender.model_version,
+        "sasrec": __version__,
+        "data": recommender.config.data_name,
+        "block": model.block,
+        "n_items": len(recommender.vocabulary),
+        "embedding_dim": model.embedding_dim,
+        "max_seq_len": model.max_seq_len,
+        "hide_seen": recommender.hides_seen,
+    }
+
+
+def write_vocabulary(recommender: Recommender, folder: Path) -> None:
+    """items.jsonl: item_index, item_id and, when known, title; a line an item, in ascending order of index."""
+    recommender.vocabulary.to_frame().drop("count").write_ndjson(folder / "items.jsonl")
+
+
+def write_facts(folder: Path, facts: dict[str, Any]) -> None:
+    """export.json."""
+    (folder / "export.json").write_text(json.dumps(facts, indent=1) + "\n")
+
+
+@contextlib.contextmanager
+def new_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
+    """Yield a temporary folder beside `path` that takes its place when nothing went wrong.
+
+    Raises:
+        ConfigError: there is something at `path`, and it is no export or overwrite is not set.
+        CheckpointError: the disk is full or the folder cannot be written; what was at `path` is untouched.
+    """
+    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        if not overwrite:
+            raise ConfigError(f"output {path} exists and is not empty; use --overwrite or another folder")
+        if not (path / "export.json").is_file():
+            raise ConfigError(f"output {path} is not an export, so --overwrite does not delete it")
+    temporary, old = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
+    try:
+        with disk_errors(path):
+            temporary.mkdir(parents=True)
+            yield temporary
+            for file in temporary.iterdir():
+                with file.open("rb") as written:
+                    os.fsync(written.fileno())
+            if path.exists():
+                path.rename(old)
+            temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)

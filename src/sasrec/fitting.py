@@ -1,0 +1,197 @@
+"""Train on a log. In: anything that can be read as a log, settings; out: a Recommender, and its run folder.
+
+Split, train, choose the epoch on valid, measure on test, report; `convert` does it for a published checkpoint.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from sasrec import __version__
+from sasrec.core.config import EvalConfig, TrainConfig
+from sasrec.core.errors import ConfigError, DataError
+from sasrec.core.presets import DEFAULT_PRESET, LogStatistics, resolve
+from sasrec.core.threads import set_threads
+from sasrec.data.logs import Log, load_log
+from sasrec.data.readers import read_interactions
+from sasrec.data.sequences import LogFacts, Sequences, build_sequences
+from sasrec.data.splits import Split, hides_repeats, split_sequences
+from sasrec.data.vocabulary import Vocabulary
+from sasrec.engine.protocol import create_engine
+from sasrec.evaluation.results import Result
+from sasrec.model.published import read_published
+from sasrec.recommender import Recommender
+from sasrec.runs.folder import RunConfig, RunFolder, check_resumable, resumed_config
+from sasrec.training.trainer import Progress, train
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """What `fit` does around training."""
+
+    preset: str = DEFAULT_PRESET
+    output: Path | None = None
+    resume: bool = False
+    overwrite: bool = False
+    refit: bool = False
+    histories: bool = True  # whether the run folder keeps users' histories
+    report: bool = True  # whether it gets report.html, curve.png and the model card
+
+
+def fit(
+    log: Any,
+    *,
+    preset: str = DEFAULT_PRESET,
+    output: Path | str | None = None,
+    titles: pl.DataFrame | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    refit: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+    **settings: Any,
+) -> Recommender:
+    """Train on a log: split, train, choose the epoch on valid, measure on test.
+
+    Args:
+        log: anything `load_log` takes.
+        preset: a name of `PRESETS`.
+        output: a run folder to write while training; needed to resume.
+        titles: a frame item_id, title, for explanations and reports.
+        resume: go on with the run in `output`.
+        overwrite: replace the run in `output`.
+        refit: afterwards train again on all events, for the number of epochs that valid chose: the model to serve.
+        progress: called about twice a second with a `Progress`.
+        settings: any field of ModelConfig, TrainConfig, EvalConfig.
+
+    Raises:
+        DataError: the log cannot be used.
+        ConfigError: a setting is unknown or out of range.
+        TrainingError: the loss is no longer a number.
+    """
+    options = FitOptions(preset, None if output is None else Path(output), resume, overwrite, refit)
+    return fit_log(load_log(log).with_titles(titles), options, settings, progress)
+
+
+def fit_log(
+    log: Log,
+    options: FitOptions,
+    settings: Mapping[str, Any],
+    progress: Callable[[Progress], None] | None = None,
+) -> Recommender:
+    """`fit` for a log that has been read already."""
+    split, config = configure(log, options.preset, settings)
+    run, config = _open_run(options, config)
+    if run is not None and not options.resume:
+        run.save_data(log.vocabulary, log.sequences if options.histories else None)
+        run.save_config(config)
+    engine = create_engine(config.model, len(log.vocabulary), config.train)
+    set_threads(engine.threads)
+    result = train(
+        engine, split, config.model, config.train, config.eval, run=run, resume=options.resume, progress=progress
+    )
+    recommender = Recommender(engine, log.vocabulary, config, log.sequences, (), result)
+    if result.stopped == "interrupted":
+        return recommender
+    logger.info("measuring the model of epoch %d on valid and test, beside baselines", result.best_epoch)
+    recommender.results = [r.to_dict() for r in final_results(recommender)]
+    if run is not None:
+        run.save_metrics(recommender.results, recommender.training_facts())
+    if options.refit:
+        recommender = _refit(recommender, split, run, progress)
+    if run is not None and options.report:
+        recommender.write_report(run.path)
+    return recommender
+
+
+def configure(log: Log, preset: str, settings: Mapping[str, Any]) -> tuple[Split, RunConfig]:
+    """The split, and all settings: the preset's for this log, with the user's own on top."""
+    facts = log.sequences.facts
+    _, _, eval_config = resolve(preset, _no_statistics(facts), settings)
+    split = split_sequences(log.sequences, eval_config)
+    statistics = replace(split.statistics, hides_seen=hides_repeats(facts, eval_config))
+    model, train_config, eval_config = resolve(preset, statistics, settings)
+    return split, RunConfig(model, train_config, eval_config, preset, log.name, facts, __version__)
+
+
+def _no_statistics(facts: LogFacts) -> LogStatistics:
+    """Statistics good enough to resolve the settings of the split, which presets leave alone."""
+    return LogStatistics(facts.n_users, facts.n_items, facts.n_events, facts.n_events / max(facts.n_users, 1))
+
+
+def _open_run(options: FitOptions, config: RunConfig) -> tuple[RunFolder | None, RunConfig]:
+    if options.output is None:
+        if options.resume:
+            raise ConfigError("resume needs the output folder of the run to go on with")
+        return None, config
+    if not options.resume:
+        return RunFolder.create(options.output, overwrite=options.overwrite), config
+    run = RunFolder.open(options.output)
+    saved = run.load_config()
+    check_resumable(saved, config)
+    config = resumed_config(saved, config)
+    run.save_config(config)
+    return run, config
+
+
+def final_results(recommender: Recommender) -> list[Result]:
+    """Valid by the protocol that chose the epoch, and test by both protocols."""
+    plan = [("valid", recommender.config.train.valid_protocol), ("test", "full"), ("test", "sampled")]
+    return [recommender.evaluate(split, protocol=protocol) for split, protocol in plan]
+
+
+def _refit(
+    recommender: Recommender, split: Split, run: RunFolder | None, progress: Callable[[Progress], None] | None
+) -> Recommender:
+    """Train again on all events, for as many epochs as valid chose."""
+    result, config = recommender.train_result, recommender.config
+    assert result is not None
+    epochs = max(result.best_epoch, 1)
+    logger.info("training again on all events for %d epochs", epochs)
+    train_config = replace(config.train, max_epochs=epochs, patience=0, max_minutes=0.0)
+    engine = create_engine(config.model, len(recommender.vocabulary), train_config)
+    again = train(engine, split.all_events(), config.model, train_config, config.eval, progress=progress)
+    if again.stopped == "interrupted":
+        logger.warning("the second training was interrupted; the model chosen by valid is kept")
+        return recommender
+    config = replace(config, refit_epochs=epochs)
+    if run is not None:
+        run.save_weights(again.weights, epochs)
+        run.save_config(config)
+    return Recommender(engine, recommender.vocabulary, config, recommender.sequences, recommender.results, result)
+
+
+def convert(checkpoint: Path, layout: str | None, log: Any, *, n_heads: int | None = None) -> Recommender:
+    """A published checkpoint with the log it was trained on; row i of its table is the item with id i.
+
+    Raises:
+        CheckpointError: the checkpoint does not fit the layout, or the log has items it does not know.
+        ConfigError: the layout is not given.
+    """
+    published = read_published(checkpoint, layout, n_heads=n_heads)
+    vocabulary = Vocabulary(pl.Series("item_id", np.arange(1, published.n_items + 1)))
+    sequences, vocabulary = _sequences_of(log, vocabulary)
+    train_config = TrainConfig(engine="torch", valid_protocol="sampled")
+    engine = create_engine(published.config, published.n_items, train_config, published.weights)
+    set_threads(engine.threads)
+    config = RunConfig(
+        published.config, train_config, EvalConfig(), "paper", checkpoint.name, sequences.facts, __version__, layout
+    )
+    return Recommender(engine, vocabulary, config, sequences)
+
+
+def _sequences_of(log: Any, vocabulary: Vocabulary) -> tuple[Sequences, Vocabulary]:
+    frame = read_interactions(log)
+    if frame["item_id"].dtype != pl.Int64:
+        raise DataError("a published checkpoint knows items by number, and this log's item ids are not integers")
+    sequences, _ = build_sequences(frame, vocabulary)
+    counts = np.bincount(sequences.items, minlength=len(vocabulary) + 1)[1:].astype(np.int64)
+    return sequences, Vocabulary(vocabulary.item_ids, counts)

@@ -1,0 +1,1 @@
+"""SASRec itself: the network, its losses, its weights, and the published checkpoints."""

@@ -1,0 +1,112 @@
+"""Which weights a model has, and what they are at first. In: a ModelConfig and a generator; out: arrays by name.
+
+Names and shapes are those of model.py's parameters, in its order: a matrix is (out, in), a table (rows, embedding_dim).
+Shape legend: D embedding_dim, F ffn_dim, V n_items + 1, P n_positions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from sasrec.core.arrays import Float32
+from sasrec.core.config import ModelConfig
+from sasrec.core.errors import CheckpointError
+
+Weights = dict[str, Float32]
+
+BLOCKS_WITHOUT_FINAL_NORM = {"ligr"}
+
+
+def weight_shapes(config: ModelConfig, n_items: int) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every weight of a model, in the order in which `initial_weights` draws them."""
+    dim, hidden = config.embedding_dim, config.ffn_dim or config.embedding_dim
+    shapes: dict[str, tuple[int, ...]] = {
+        "item_embedding.weight": (n_items + 1, dim),
+        "position_embedding.weight": (config.n_positions, dim),
+    }
+
+    def linear(name: str, n_in: int, n_out: int) -> None:
+        shapes.update({f"{name}.weight": (n_out, n_in), f"{name}.bias": (n_out,)})
+
+    def norm(name: str) -> None:
+        shapes.update({f"{name}.weight": (dim,), f"{name}.bias": (dim,)})
+
+    for block in (f"blocks.{i}" for i in range(config.n_blocks)):
+        norm(f"{block}.attention_norm")
+        linear(f"{block}.attention.query", dim, dim)
+        linear(f"{block}.attention.key_value", dim, 2 * dim)
+        if config.attention_output:
+            linear(f"{block}.attention.output", dim, dim)
+        norm(f"{block}.ffn_norm")
+        if config.block == "ligr":
+            linear(f"{block}.ffn.gate", dim, hidden)
+        linear(f"{block}.ffn.up", dim, hidden)
+        linear(f"{block}.ffn.down", hidden, dim)
+        if config.block == "ligr":
+            linear(f"{block}.attention_gate", dim, dim)
+            linear(f"{block}.ffn_gate", dim, dim)
+    if config.block not in BLOCKS_WITHOUT_FINAL_NORM:
+        norm("norm")
+    if not config.tied:
+        shapes["output_embedding.weight"] = (n_items + 1, dim)
+    return shapes
+
+
+def is_block_matrix(name: str) -> bool:
+    """Whether a weight is what weight decay shrinks: a matrix of a block, no embedding, norm or bias."""
+    return name.startswith("blocks.") and name.endswith(".weight") and "norm" not in name
+
+
+def initial_weights(config: ModelConfig, n_items: int, rng: np.random.Generator) -> Weights:
+    """Xavier normal for every matrix, zero attention biases and padding rows, as pmixer/SASRec.pytorch fde8a9c.
+
+    Query, key and value are one (3D, D) matrix there, which sets their spread. Feed-forward biases are uniform in
+    +- 1/sqrt(fan in), as torch initialises a convolution of width 1; LayerNorm starts at 1 and 0.
+    """
+    shapes = weight_shapes(config, n_items)
+    weights: Weights = {}
+    for name, shape in shapes.items():
+        owner, _, kind = name.rpartition(".")
+        if owner.endswith("norm"):
+            value = np.full(shape, float(kind == "weight"), np.float32)
+        elif kind == "weight":
+            fans = 4 * shape[1] if owner.endswith((".query", ".key_value")) else sum(shape)
+            value = rng.standard_normal(shape, np.float32) * np.float32((2 / fans) ** 0.5)
+        elif ".attention." in name:
+            value = np.zeros(shape, np.float32)
+        else:
+            bound = shapes[f"{owner}.weight"][1] ** -0.5
+            value = rng.uniform(-bound, bound, shape).astype(np.float32)
+        if name in ("item_embedding.weight", "output_embedding.weight") or (
+            name == "position_embedding.weight" and config.padding == "attended"
+        ):
+            value[0] = 0
+        weights[name] = value
+    return weights
+
+
+def check_weights(weights: Mapping[str, Float32], expected: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise CheckpointError unless the weights have the expected names and shapes."""
+    missing, extra = sorted(set(expected) - set(weights)), sorted(set(weights) - set(expected))
+    if missing or extra:
+        raise CheckpointError(
+            f"the weights do not fit the configuration: missing {missing[:3]}, unexpected {extra[:3]}"
+        )
+    for name, shape in expected.items():
+        if tuple(weights[name].shape) != shape:
+            raise CheckpointError(
+                f"weight {name} has shape {tuple(weights[name].shape)}, and the configuration needs {shape}"
+            )
+
+
+def digest_of(weights: Mapping[str, Float32], item_ids: Sequence[object]) -> str:
+    """Twelve characters that are equal for equal weights and item ids, wherever they are stored."""
+    digest = hashlib.sha256()
+    for name, array in sorted(weights.items()):
+        digest.update(f"{name}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    digest.update("\n".join(map(str, item_ids)).encode())
+    return digest.hexdigest()[:12]

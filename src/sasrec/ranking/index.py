@@ -1,0 +1,290 @@
+"""Features -> order. In: features of histories, the table of items; out: ranks of targets and top-k lists.
+
+The same for scores that all rows share but for a few exceptions, which is what baselines have.
+
+NativeIndex lets the compiled core compare scores where it computes them; PlainIndex computes blocks of scores and
+leaves the rest to `ranking`. Both give the same order, but for scores that differ in their last bit.
+Shape legend: B rows, V n_items + 1 (row 0 is padding), D embedding_dim, C candidates (column 0 is the target),
+K list length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sasrec.core.arrays import Float32, Float64, Int32
+from sasrec.core.config import Ties
+from sasrec.core.isa import load_native
+from sasrec.data.sequences import Ragged
+from sasrec.ranking.order import check_k, rank_of, ranks_full, ranks_sampled, top_k
+
+BLOCK_BYTES = 2**25  # of scores, or of candidates' embeddings, held at once
+GATHER_BYTES = 2**20  # of candidates' embeddings held at once: they stay in the cache
+NOTHING = Ragged(np.zeros(0, np.int32), np.zeros(0, np.int64))  # tells the core that nothing is hidden
+EVERYTHING = np.zeros(0, np.bool_)  # tells it that everything is allowed
+
+
+class ItemIndex(Protocol):
+    """A table of items that features are ranked against."""
+
+    def rank(
+        self, features: Float32, targets: Int32, hidden: Ragged | None, ties: Ties, k: int = 0
+    ) -> tuple[Float64, Int32]:
+        """The rank of each row's target among all items but the hidden ones, and the k best items that are not hidden.
+
+        Args:
+            features: (B, D).
+            targets: (B,) item indices; a target is a candidate even if it is hidden.
+            hidden: B rows of item indices; None hides nothing.
+            ties: as in `ranking.ranks_full`.
+            k: length of the lists; 0 = none.
+
+        Returns:
+            (B,) ranks, and (B, k) lists; a row with fewer candidates ends in 0.
+
+        Raises:
+            DataError: a score is infinite or not a number.
+        """
+
+    def rank_among(self, features: Float32, candidates: Int32, ties: Ties) -> Float64:
+        """The rank of column 0 among each row's candidates (B, C), as `ranking.ranks_sampled`.
+
+        Raises:
+            DataError: a score is infinite or not a number.
+        """
+
+    def top_k(
+        self, features: Float32, k: int, *, hidden: Ragged | None = None, allowed: NDArray[np.bool_] | None = None
+    ) -> tuple[Int32, Float32]:
+        """The k best items of each row with their scores, as `ranking.top_k`.
+
+        Raises:
+            ConfigError: k is below 1.
+            DataError: a score is infinite or not a number.
+        """
+
+
+def create_index(table: Float32, threads: int) -> ItemIndex:
+    """The index of this installation.
+
+    Args:
+        table: (V, D); it must not change while the index is used.
+        threads: of the compiled core.
+    """
+    native = load_native()
+    return NativeIndex(table, native.module, threads) if native.module else PlainIndex(table)
+
+
+class PlainIndex:
+    """By matrix products in NumPy, a block of rows at a time.
+
+    Args:
+        table: (V, D).
+    """
+
+    def __init__(self, table: Float32) -> None:
+        self.table = table
+
+    def rank(
+        self, features: Float32, targets: Int32, hidden: Ragged | None, ties: Ties, k: int = 0
+    ) -> tuple[Float64, Int32]:
+        ranks, lists = np.empty(len(features)), np.zeros((len(features), k), np.int32)
+        for rows, scores in self._blocks(features):
+            part = None if hidden is None else hidden.take(rows)
+            ranks[rows], lists[rows] = ranks_and_lists(scores, targets[rows], part, ties, k)
+        return ranks, lists
+
+    def rank_among(self, features: Float32, candidates: Int32, ties: Ties) -> Float64:
+        return ranks_sampled(candidate_scores(features, self.table, candidates), candidates, ties)
+
+    def top_k(
+        self, features: Float32, k: int, *, hidden: Ragged | None = None, allowed: NDArray[np.bool_] | None = None
+    ) -> tuple[Int32, Float32]:
+        width = min(check_k(k), len(self.table) - 1)
+        indices, best = np.zeros((len(features), width), np.int32), np.full((len(features), width), -np.inf, np.float32)
+        for rows, scores in self._blocks(features):
+            part = None if hidden is None else hidden.take(rows)
+            found, values = top_k(scores, k, hidden=part, allowed=allowed)
+            indices[rows, : found.shape[1]], best[rows, : found.shape[1]] = found, values
+        return _trimmed(indices, best)
+
+    def _blocks(self, features: Float32) -> Iterator[tuple[slice, Float32]]:
+        step = max(1, BLOCK_BYTES // (4 * len(self.table)))
+        for start in range(0, len(features), step):
+            rows = slice(start, min(start + step, len(features)))
+            with np.errstate(all="ignore"):  # ranking names scores that are not finite
+                scores: Float32 = features[rows] @ self.table.T
+            yield rows, scores
+
+
+class NativeIndex:
+    """By the compiled core, without a score matrix; the table is packed once.
+
+    Args:
+        table: (V, D) float32.
+        module: the core's module.
+        threads: how many share the work.
+    """
+
+    def __init__(self, table: Float32, module: Any, threads: int) -> None:
+        self.table = np.ascontiguousarray(table, np.float32)
+        self.core = module.ItemIndex(self.table, threads)
+
+    def rank(
+        self, features: Float32, targets: Int32, hidden: Ragged | None, ties: Ties, k: int = 0
+    ) -> tuple[Float64, Int32]:
+        n_above, n_tied = np.empty((2, len(features)), np.int64)
+        lists = np.zeros((len(features), k), np.int32)
+        gone = NOTHING if hidden is None else hidden
+        if not self.core.rank(features, targets, gone.values, gone.offsets, n_above, n_tied, lists):
+            return self._plain.rank(features, targets, hidden, ties, k)
+        return rank_of(n_above, n_tied, ties), lists
+
+    def rank_among(self, features: Float32, candidates: Int32, ties: Ties) -> Float64:
+        n_above, n_tied = np.empty((2, len(features)), np.int64)
+        if not self.core.rank_among(features, candidates, n_above, n_tied):
+            return self._plain.rank_among(features, candidates, ties)
+        return rank_of(n_above, n_tied, ties)
+
+    def top_k(
+        self, features: Float32, k: int, *, hidden: Ragged | None = None, allowed: NDArray[np.bool_] | None = None
+    ) -> tuple[Int32, Float32]:
+        shape = len(features), min(check_k(k), len(self.table) - 1)
+        indices, scores = np.empty(shape, np.int32), np.empty(shape, np.float32)
+        gone = NOTHING if hidden is None else hidden
+        mask = EVERYTHING if allowed is None else allowed
+        if not self.core.top_k(features, gone.values, gone.offsets, mask, indices, scores):
+            return self._plain.top_k(features, k, hidden=hidden, allowed=allowed)
+        return _trimmed(indices, scores)
+
+    @property
+    def _plain(self) -> PlainIndex:
+        """Finds out which score is not finite, and says so."""
+        return PlainIndex(self.table)
+
+
+@dataclass(frozen=True)
+class Exceptions:
+    """Items that score in a row what they do not score in others; of an item named twice the higher score counts."""
+
+    items: Ragged  # B rows
+    scores: Float32  # (T,) of each of its values
+
+    @classmethod
+    def none(cls, n_rows: int) -> Exceptions:
+        """Rows without any."""
+        return cls(Ragged(np.zeros(0, np.int32), np.zeros(n_rows + 1, np.int64)), np.zeros(0, np.float32))
+
+    def take(self, rows: slice) -> Exceptions:
+        """Some of the rows, one after the other."""
+        first, last = self.items.offsets[[rows.start, rows.stop]]
+        return Exceptions(self.items.take(rows), self.scores[first:last])
+
+
+class LevelIndex(Protocol):
+    """Scores that all rows share, but for exceptions."""
+
+    def rank(
+        self, exceptions: Exceptions, targets: Int32, hidden: Ragged | None, ties: Ties, k: int
+    ) -> tuple[Float64, Int32]:
+        """Ranks and lists, as `ItemIndex.rank`."""
+
+
+def create_level_index(levels: Float32) -> LevelIndex:
+    """The index of this installation.
+
+    Args:
+        levels: (V,) the score of each item.
+    """
+    native = load_native()
+    return NativeLevelIndex(levels, native.module) if native.module else PlainLevelIndex(levels)
+
+
+class PlainLevelIndex:
+    """By blocks of scores.
+
+    Args:
+        levels: (V,).
+    """
+
+    def __init__(self, levels: Float32) -> None:
+        self.levels = levels
+
+    def scores(self, exceptions: Exceptions) -> Float32:
+        """(B, V) the scores in full."""
+        scores = np.tile(self.levels, (len(exceptions.items), 1))
+        cells = exceptions.items.row_of, exceptions.items.values
+        scores[cells] = -np.inf
+        np.maximum.at(scores, cells, exceptions.scores)
+        return scores
+
+    def rank(
+        self, exceptions: Exceptions, targets: Int32, hidden: Ragged | None, ties: Ties, k: int
+    ) -> tuple[Float64, Int32]:
+        ranks, lists = np.empty(len(targets)), np.zeros((len(targets), k), np.int32)
+        step = max(1, BLOCK_BYTES // (4 * len(self.levels)))
+        for start in range(0, len(targets), step):
+            rows = slice(start, min(start + step, len(targets)))
+            part = None if hidden is None else hidden.take(rows)
+            scores = self.scores(exceptions.take(rows))
+            ranks[rows], lists[rows] = ranks_and_lists(scores, targets[rows], part, ties, k)
+        return ranks, lists
+
+
+class NativeLevelIndex:
+    """By the compiled core, which looks at exceptions and hidden items only.
+
+    Args:
+        levels: (V,).
+        module: the core's module.
+    """
+
+    def __init__(self, levels: Float32, module: Any) -> None:
+        self.core = module.LevelIndex(np.ascontiguousarray(levels, np.float32))
+
+    def rank(
+        self, exceptions: Exceptions, targets: Int32, hidden: Ragged | None, ties: Ties, k: int
+    ) -> tuple[Float64, Int32]:
+        n_above, n_tied = np.empty((2, len(targets)), np.int64)
+        lists = np.zeros((len(targets), k), np.int32)
+        items, gone = exceptions.items, NOTHING if hidden is None else hidden
+        self.core.rank(
+            items.values, items.offsets, exceptions.scores, targets, gone.values, gone.offsets, n_above, n_tied, lists
+        )
+        return rank_of(n_above, n_tied, ties), lists
+
+
+def ranks_and_lists(
+    scores: Float32, targets: Int32, hidden: Ragged | None, ties: Ties, k: int
+) -> tuple[Float64, Int32]:
+    """Of a block of scores: the ranks of targets, and (B, k) lists that end in 0 when short."""
+    lists = np.zeros((len(targets), k), np.int32)
+    if k:
+        best, _ = top_k(scores, k, hidden=hidden)
+        lists[:, : best.shape[1]] = best
+    return ranks_full(scores, targets, hidden, ties), lists
+
+
+def candidate_scores(features: Float32, table: Float32, candidates: Int32) -> Float32:
+    """(B, C) scores of each row's candidates."""
+    scores = np.empty(candidates.shape, np.float32)
+    step = max(1, GATHER_BYTES // (4 * candidates.shape[1] * table.shape[1]))
+    with np.errstate(all="ignore"):
+        for start in range(0, len(candidates), step):
+            rows = slice(start, start + step)
+            embedded = table[candidates[rows]]  # (b, C, D)
+            scores[rows] = np.matmul(embedded, features[rows, :, None])[:, :, 0]
+    return scores
+
+
+def _trimmed(indices: Int32, scores: Float32) -> tuple[Int32, Float32]:
+    """Without the columns at the end that no row fills."""
+    if not indices.size or indices[0, -1]:
+        return indices, scores
+    width = int((indices > 0).sum(axis=1).max())
+    return indices[:, :width], scores[:, :width]

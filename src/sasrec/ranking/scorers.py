@@ -1,0 +1,236 @@
+"""Histories -> scores. In: histories of item indices; out: a score for each item, by the model or by a baseline.
+
+Shape legend: B histories, V n_items + 1 (column 0 is padding), D embedding_dim, C candidates.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sasrec.core.arrays import Float32, Float64, Int32, Int64
+from sasrec.core.config import Ties
+from sasrec.data.sequences import Ragged, flat_index
+from sasrec.data.splits import Split
+from sasrec.engine.protocol import Engine
+from sasrec.ranking.index import (
+    Exceptions,
+    ItemIndex,
+    PlainLevelIndex,
+    candidate_scores,
+    create_index,
+    create_level_index,
+)
+from sasrec.ranking.order import ranks_sampled
+
+
+class Scorer(Protocol):
+    """What can be evaluated: a model, a baseline, or your own."""
+
+    @property
+    def name(self) -> str:
+        """What results call it."""
+
+    def scores(self, histories: Ragged) -> Float32:
+        """(B, V) a score for each item after each history; the next call may overwrite the array."""
+
+    def candidate_scores(self, histories: Ragged, candidates: Int32) -> Float32:
+        """(B, C) the scores of these items only."""
+
+
+@runtime_checkable
+class Ranker(Scorer, Protocol):
+    """A scorer that ranks on its own, without a score for every item."""
+
+    def rank(
+        self, histories: Ragged, targets: Int32, hidden: Ragged | None, ties: Ties, k: int
+    ) -> tuple[Float64, Int32]:
+        """The rank of each target among all items but the hidden ones, and the k best items, as `ItemIndex.rank`."""
+
+    def rank_among(self, histories: Ragged, candidates: Int32, ties: Ties) -> Float64:
+        """The rank of column 0 among the candidates, as `ItemIndex.rank_among`."""
+
+
+class ModelScorer:
+    """A trained model: features of a history times the item table.
+
+    Args:
+        engine: encodes histories; its weights must not change while this scorer is used.
+        max_seq_len: how many of a user's last items the model sees.
+        index: of the engine's item table; None makes one.
+    """
+
+    name = "model"
+
+    def __init__(self, engine: Engine, max_seq_len: int, index: ItemIndex | None = None) -> None:
+        self.engine, self.max_seq_len = engine, max_seq_len
+        self.table = engine.item_table()  # (V, D)
+        self.index = index or create_index(self.table, engine.threads)
+        self._buffer = np.empty((0, len(self.table)), np.float32)
+
+    def scores(self, histories: Ragged) -> Float32:
+        features = self._encode(histories)
+        if len(self._buffer) < len(features):  # kept, for fresh memory costs as much as the product
+            self._buffer = np.empty((len(features), len(self.table)), np.float32)
+        with np.errstate(all="ignore"):  # ranking names scores that are not finite
+            return np.matmul(features, self.table.T, out=self._buffer[: len(features)])
+
+    def candidate_scores(self, histories: Ragged, candidates: Int32) -> Float32:
+        return candidate_scores(self._encode(histories), self.table, candidates)
+
+    def rank(
+        self, histories: Ragged, targets: Int32, hidden: Ragged | None, ties: Ties, k: int
+    ) -> tuple[Float64, Int32]:
+        return self.index.rank(self._encode(histories), targets, hidden, ties, k)
+
+    def rank_among(self, histories: Ragged, candidates: Int32, ties: Ties) -> Float64:
+        return self.index.rank_among(self._encode(histories), candidates, ties)
+
+    def _encode(self, histories: Ragged) -> Float32:
+        return self.engine.encode(histories.last(self.max_seq_len))  # (B, D)
+
+
+class Popularity:
+    """Scores an item by how often it occurs in train.
+
+    The score is the level of the count among all counts (0 for the least, then 1, 2, ...), not the count: that keeps
+    order and ties, and float32 holds every level exactly, while it confuses counts above 2**24.
+    """
+
+    name = "popularity"
+
+    def __init__(self, train_counts: Int64) -> None:
+        self.levels = _levels(train_counts).astype(np.float32)  # (V,)
+        self._index = create_level_index(self.levels)
+
+    def scores(self, histories: Ragged) -> Float32:
+        return np.broadcast_to(self.levels, (len(histories), len(self.levels)))
+
+    def candidate_scores(self, histories: Ragged, candidates: Int32) -> Float32:
+        return self.levels[candidates]
+
+    def rank(
+        self, histories: Ragged, targets: Int32, hidden: Ragged | None, ties: Ties, k: int
+    ) -> tuple[Float64, Int32]:
+        return self._index.rank(Exceptions.none(len(histories)), targets, hidden, ties, k)
+
+    def rank_among(self, histories: Ragged, candidates: Int32, ties: Ties) -> Float64:
+        return ranks_sampled(self.candidate_scores(histories, candidates), candidates, ties)
+
+
+class LastItem:
+    """Scores an item by how often it followed the user's last item in train; popularity decides among equals.
+
+    The score of a follower is its place among the distinct (count, popularity) of that item's followers, above the
+    highest level of popularity: an integer below twice n_items, which float32 holds exactly up to 8 M items.
+    """
+
+    name = "last_item"
+
+    def __init__(self, train: Ragged, train_counts: Int64) -> None:
+        n_columns, popularity = len(train_counts), _levels(train_counts)
+        same_user = np.diff(train.row_of) == 0
+        pairs = np.sort(train.values[:-1][same_user].astype(np.int64) * n_columns + train.values[1:][same_user])
+        starts = np.flatnonzero(run_starts(pairs))
+        pairs, counts = pairs[starts], _levels(np.diff(np.append(starts, len(pairs))))  # distinct pairs
+        before, after = np.divmod(pairs, n_columns)
+        n_levels = popularity.max() + 1
+        stride = (counts.max(initial=0) + 1) * n_levels
+        distinct, place = np.unique(before * stride + counts * n_levels + popularity[after], return_inverse=True)
+        place -= np.searchsorted(distinct, before * stride)  # from 0 for each item
+        self.levels = popularity.astype(np.float32)  # (V,)
+        self._index = create_level_index(self.levels)
+        self.after = after.astype(np.int32)  # followers, item by item
+        self.places = (n_levels + place).astype(np.float32)  # and their scores
+        self.starts = np.searchsorted(before, np.arange(n_columns + 1))  # (V + 1,) where an item's followers begin
+        self.pairs = np.append(pairs, n_columns**2)  # a last one that nothing equals, so that a search always lands
+
+    def scores(self, histories: Ragged) -> Float32:
+        return PlainLevelIndex(self.levels).scores(self._followers(histories))
+
+    def _followers(self, histories: Ragged) -> Exceptions:
+        """The followers of each history's last item."""
+        last = _last_items(histories)
+        items = Ragged.cut(self.after, self.starts[last], self.starts[last + 1])
+        return Exceptions(items, self.places[flat_index(self.starts[last], items.offsets)])
+
+    def candidate_scores(self, histories: Ragged, candidates: Int32) -> Float32:
+        wanted = _last_items(histories)[:, None].astype(np.int64) * len(self.levels) + candidates
+        place = np.searchsorted(self.pairs, wanted)
+        follows = self.pairs[place] == wanted
+        scores = self.levels[candidates]
+        scores[follows] = self.places[place[follows]]
+        return scores
+
+    def rank(
+        self, histories: Ragged, targets: Int32, hidden: Ragged | None, ties: Ties, k: int
+    ) -> tuple[Float64, Int32]:
+        return self._index.rank(self._followers(histories), targets, hidden, ties, k)
+
+    def rank_among(self, histories: Ragged, candidates: Int32, ties: Ties) -> Float64:
+        return ranks_sampled(self.candidate_scores(histories, candidates), candidates, ties)
+
+
+class Recency:
+    """Scores the items of the history by how recent they are, all others by popularity; for logs that repeat."""
+
+    name = "recency"
+
+    def __init__(self, train_counts: Int64) -> None:
+        self.levels = _levels(train_counts).astype(np.float32)
+        self._index = create_level_index(self.levels)
+
+    def scores(self, histories: Ragged) -> Float32:
+        return PlainLevelIndex(self.levels).scores(Exceptions(histories, self._places(histories)))
+
+    def candidate_scores(self, histories: Ragged, candidates: Int32) -> Float32:
+        n_columns = len(self.levels)
+        keys = histories.row_of * n_columns + histories.values
+        order = np.argsort(keys, kind="stable")  # an item's last event is the last of its keys
+        keys, places = np.append(-1, keys[order]), np.append(np.float32(0), self._places(histories)[order])
+        wanted = np.arange(len(histories))[:, None] * n_columns + candidates
+        place = np.searchsorted(keys, wanted, side="right") - 1
+        return np.where(keys[place] == wanted, places[place], self.levels[candidates])
+
+    def rank(
+        self, histories: Ragged, targets: Int32, hidden: Ragged | None, ties: Ties, k: int
+    ) -> tuple[Float64, Int32]:
+        return self._index.rank(Exceptions(histories, self._places(histories)), targets, hidden, ties, k)
+
+    def rank_among(self, histories: Ragged, candidates: Int32, ties: Ties) -> Float64:
+        return ranks_sampled(self.candidate_scores(histories, candidates), candidates, ties)
+
+    def _places(self, histories: Ragged) -> Float32:
+        """(T,) scores of the events of histories, above all popularity and rising with time."""
+        position = np.arange(len(histories.values)) - histories.offsets[:-1].repeat(histories.lengths)
+        places: Float32 = (self.levels.max() + 1 + position).astype(np.float32)
+        return places
+
+
+def build_baselines(split: Split, with_recency: bool = False) -> list[Scorer]:
+    """Popularity and last-item co-occurrence, from train only; recency too, for where seen items stay candidates."""
+    baselines: list[Scorer] = [Popularity(split.train_counts), LastItem(split.train, split.train_counts)]
+    return [*baselines, Recency(split.train_counts)] if with_recency else baselines
+
+
+def _levels(counts: Int64) -> Int64:
+    """The place of each count among the distinct counts, from 0."""
+    levels: Int64 = np.unique(counts, return_inverse=True)[1]
+    return levels
+
+
+def run_starts(values: Int64) -> NDArray[np.bool_]:
+    """(n,) where a value differs from the one before it; the first does."""
+    starts = np.ones(len(values), bool)
+    np.not_equal(values[1:], values[:-1], out=starts[1:])
+    return starts
+
+
+def _last_items(histories: Ragged) -> Int32:
+    """(B,) the newest item of each history; 0 where it is empty."""
+    last = np.zeros(len(histories), np.int32)
+    filled = histories.lengths > 0
+    last[filled] = histories.values[histories.offsets[1:][filled] - 1]
+    return last

@@ -1,0 +1,81 @@
+"""The model card: README.md of a run folder. In: RunFacts; out: Markdown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from sasrec.core.tables import markdown_table
+from sasrec.data.sequences import LogFacts
+from sasrec.report.run_facts import MAX_TEXT, STOPPED, RunFacts, model_in_words, plain, refit_note, shown, template
+from sasrec.report.text import (
+    ResultDict,
+    agreement,
+    both_protocols,
+    cell,
+    comparable,
+    metric_title,
+    pair_rows,
+    percent,
+    protocol_in_words,
+    scorers_of,
+)
+
+if TYPE_CHECKING:
+    pass
+
+
+def model_card(facts: RunFacts) -> str:
+    """README.md of a run folder."""
+    config, data, train = facts.config, facts.config.data, facts.config.train
+    chosen = (
+        f"Epoch {facts.best_epoch} of {len(facts.history)} was kept, by {metric_title(train.valid_metric)} on valid "
+        f"({train.valid_protocol} protocol); {facts.seconds / 60:,.1f} minutes, until "
+        f"{STOPPED.get(facts.stopped, facts.stopped)}." if facts.history else "No epoch was completed."
+    )  # fmt: skip
+    return template("model_card.md.template").substitute(
+        name=_markdown(config.data_name),
+        version=_markdown(config.package_version),
+        events=f"{data.n_events:,}",
+        users=f"{data.n_users:,}",
+        items=f"{data.n_items:,}",
+        order=f"ordered by timestamp ({percent(data.tied_share)} have the timestamp of the event before)"
+        if data.has_timestamps
+        else "in the order of the input",
+        repeats=percent(data.repeat_share),
+        fingerprint=_markdown(data.fingerprint),
+        settings=_markdown(model_in_words(config)),
+        n_heads=config.model.n_heads,
+        max_seq_len=config.model.max_seq_len,
+        dropout=f"{config.model.dropout:g}",
+        chosen=_markdown(chosen) + (f"\n\n{refit_note(config)}" if config.refit_epochs else ""),
+        results="\n\n".join(_markdown_results(data, facts.results)) or "Not evaluated.",
+        warnings="".join(f"- {_markdown(text, None)}\n" for text in facts.warnings),
+        environment=_markdown("; ".join(f"{name} {plain(value)}" for name, value in facts.environment.items()), None),
+    )
+
+
+def _markdown(value: object, limit: int | None = MAX_TEXT) -> str:
+    """Foreign text that cannot become markup."""
+    return re.sub(r"([\\`*_\[\]<>|#~$])", r"\\\1", shown(value, limit))
+
+
+def _markdown_results(data: LogFacts, results: Sequence[ResultDict]) -> list[str]:
+    parts, pair = [_markdown_result(data, result) for result in results], both_protocols(results)
+    if pair:
+        table = markdown_table([[_markdown(row[0]), *row[1:]] for row in pair_rows(pair)])
+        parts.append(f"### Both protocols side by side\n\n{table}\n\n{_markdown(agreement(pair), None)}")
+    return parts
+
+
+def _markdown_result(data: LogFacts, result: ResultDict) -> str:
+    names = list(result["metrics"])
+    rows = [[scorer, *(cell(metrics.get(name)) for name in names)] for scorer, metrics in scorers_of(result)]
+    rows += [
+        [f"published: {p.source}", *(f"{p.metrics[name]:.4f}" if name in p.metrics else "-" for name in names)]
+        for p in comparable(data, result)
+    ]
+    table = markdown_table([["", *map(metric_title, names)], *([_markdown(r[0]), *r[1:]] for r in rows)])
+    title = f"### {result['split'].capitalize()}, {result['protocol']} protocol"
+    return f"{title}\n\n{_markdown(protocol_in_words(result), None)}.\n\n{table}"

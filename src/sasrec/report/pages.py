@@ -1,0 +1,362 @@
+"""Results -> pages for people. In: plain facts of a run; out: report.html, curve.png, README.md (the model card).
+
+report.html is one file without scripts or outside hosts. Its charts are inline SVG in the page's own colours, so that
+they follow light and dark; comparisons are tables with a drawn column, so that they read without seeing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from html import escape
+from math import isfinite
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sasrec.core.arrays import Int64
+from sasrec.core.config import EvalConfig, ModelConfig, TrainConfig, to_dict
+from sasrec.core.files import atomic_write
+from sasrec.data.sequences import LogFacts
+from sasrec.report import charts
+from sasrec.report.model_card import model_card
+from sasrec.report.run_facts import MAX_TEXT, STOPPED, RunFacts, model_in_words, plain, refit_note, shown, template
+from sasrec.report.text import (
+    PublishedFigure,
+    ResultDict,
+    agreement,
+    both_protocols,
+    cell,
+    comparable,
+    headline_metrics,
+    metric_title,
+    pair_rows,
+    percent,
+    protocol_in_words,
+    scorers_of,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Row = tuple[str, Sequence[Any]]  # a class of report.html.template ("" for none) and the cells of a table's row
+PUBLISHED_NOTE = (
+    '<p class="soft">○ as published. Sources differ in details: ties, the drawn items, how the epoch was chosen, often '
+    "the size of the model. They show the neighbourhood to be in.</p>"
+)
+
+
+def write_report(folder: Path, facts: RunFacts) -> None:
+    """Write report.html, curve.png and README.md into an existing run folder.
+
+    Raises:
+        CheckpointError: a file cannot be written.
+    """
+    atomic_write(folder / "report.html", report_page(facts))
+    atomic_write(folder / "curve.png", charts.png(charts.both_curves(_curve(facts), f"valid {_valid_in_words(facts)}")))
+    atomic_write(folder / "README.md", model_card(facts))
+
+
+def report_page(facts: RunFacts) -> str:
+    """The HTML of the report."""
+    sections: list[tuple[str, str]] = [
+        ("Results", _results(facts)),
+        ("Learning curve", _learning_curve(facts)),
+        ("Example recommendations", "".join(map(_example, facts.examples))),
+        ("Data", _data(facts)),
+        ("Settings", _settings(facts)),
+    ]
+    told = [(title.split()[0].lower(), title, body) for title, body in sections if body]
+    return template("report.html.template").substitute(
+        title=_html(facts.config.data_name),
+        subtitle=_html(_subtitle(facts)),
+        version=_html(facts.config.package_version),
+        notes="".join(f'<p class="note">{_html(note, None)}</p>' for note in _notes(facts)),
+        cards=_cards(facts),
+        links="".join(f'<a href="#{anchor}">{title}</a>' for anchor, title, _ in told),
+        sections="".join(
+            f'<section id="{anchor}" aria-labelledby="{anchor}-h"><h2 id="{anchor}-h">{title}</h2>{body}</section>'
+            for anchor, title, body in told
+        ),
+    )
+
+
+def _html(value: object, limit: int | None = MAX_TEXT) -> str:
+    return escape(shown(value, limit))
+
+
+def _subtitle(facts: RunFacts) -> str:
+    data = facts.config.data
+    size = f"{data.n_events:,} events of {data.n_users:,} users on {data.n_items:,} items"
+    return f"{size}. {model_in_words(facts.config)}"
+
+
+def _notes(facts: RunFacts) -> list[str]:
+    if not facts.config.refit_epochs:
+        return list(facts.warnings)
+    return [refit_note(facts.config), *facts.warnings]
+
+
+def _cards(facts: RunFacts) -> str:
+    """The figures to look at first: NDCG and HR of each result on test, and whether they beat the baselines."""
+    cards = []
+    for result in facts.results:
+        for name in headline_metrics(result) if result["split"] == "test" else []:
+            estimate = result["metrics"][name]
+            kind, verdict = _verdict(result, name)
+            cards.append(
+                f'<div class="card"><div>test {metric_title(name)} <span class="soft">{result["protocol"]}</span></div>'
+                f'<div class="value">{estimate["value"]:.4f}</div><div class="soft">{_interval(estimate)}</div>'
+                f'<div class="{kind}">{_html(verdict)}</div></div>'
+            )
+    return f'<div class="cards">{"".join(cards)}</div>' if cards else ""
+
+
+def _interval(estimate: Mapping[str, Any]) -> str:
+    low, high = _bounds(estimate)
+    return f"{low:.4f} to {high:.4f} (95 %)" if low < high else "no interval"
+
+
+def _bounds(estimate: Mapping[str, Any]) -> tuple[float, float]:
+    """The 95 % interval; the value itself where there is none."""
+    value = estimate["value"]
+    low, high = estimate.get("low"), estimate.get("high")
+    return (value if low is None else low), (value if high is None else high)
+
+
+def _verdict(result: ResultDict, name: str) -> tuple[str, str]:
+    """How the model stands against its best baseline, by their intervals: a class and a sentence."""
+    baselines = {scorer: metrics[name] for scorer, metrics in result["baselines"].items() if name in metrics}
+    if not baselines:
+        return "soft", "no baseline was measured"
+    best = max(baselines, key=lambda scorer: float(baselines[scorer]["value"]))
+    mine, theirs = result["metrics"][name], baselines[best]
+    beside = f"{best} {theirs['value']:.4f}"
+    if mine.get("stderr") is None or theirs.get("stderr") is None:
+        return "soft", f"nothing to judge by; the best baseline is {beside}"
+    if _bounds(mine)[0] > _bounds(theirs)[1]:
+        return "good", f"▲ above the best baseline, {beside}"
+    if _bounds(mine)[1] < _bounds(theirs)[0]:
+        return "bad", f"▼ below the best baseline, {beside}"
+    return "even", f"≈ overlaps with the best baseline, {beside}"
+
+
+def _results(facts: RunFacts) -> str:
+    if not facts.results:
+        return "<p>Nothing has been evaluated.</p>"
+    in_order = sorted(facts.results, key=lambda result: result["split"] != "test")
+    return _side_by_side(facts.results) + "".join(_result(facts.config.data, result) for result in in_order)
+
+
+def _side_by_side(results: Sequence[ResultDict]) -> str:
+    """NDCG and HR by both protocols in one table, and why they may disagree."""
+    pair = both_protocols(results)
+    if not pair:
+        return ""
+    rows: list[Row] = [("", row) for row in pair_rows(pair)[1:]]
+    table = _table(pair_rows(pair)[0], rows, "test, both protocols")
+    return f'<h3>Both protocols side by side</h3>{table}<p class="soft">{_html(agreement(pair), None)}</p>'
+
+
+def _result(data: LogFacts, result: ResultDict) -> str:
+    """One result with its protocol; on test the headline metrics stand beside baselines and published figures."""
+    title = f"{result['split']}, {result['protocol']} protocol"
+    drawn = headline_metrics(result) if result["split"] == "test" else []
+    published, scorers = comparable(data, result), scorers_of(result)
+    dots = "".join(_dot_table(name, result, published) for name in drawn)
+    rows: list[Row] = [
+        ("", [metric_title(name), *(cell(metrics.get(name)) for _, metrics in scorers)])
+        for name in result["metrics"] if name not in drawn
+    ]  # fmt: skip
+    caption = f"{'Other metrics' if drawn else 'Metrics'}: {title}"
+    table = _table(["metric", *(scorer for scorer, _ in scorers)], rows, caption)
+    return (
+        f'<h3>{_html(title.capitalize())}</h3><p class="soft">{_html(protocol_in_words(result), None)}.</p>'
+        f'<div class="pair">{dots}</div>{PUBLISHED_NOTE if published else ""}{table if rows else ""}'
+    )
+
+
+def _dot_table(name: str, result: ResultDict, published: Sequence[PublishedFigure]) -> str:
+    """A metric of the model, its baselines and published figures, each with a dot and its interval on a line from 0."""
+    rows = [
+        ("model" if scorer == "model" else "baseline", scorer, metrics[name])
+        for scorer, metrics in scorers_of(result) if name in metrics
+    ]  # fmt: skip
+    rows += [("published", p.source, {"value": p.metrics[name]}) for p in published if name in p.metrics]
+    scale = 100 / (max(_bounds(estimate)[1] for _, _, estimate in rows) or 1.0)
+    body = []
+    for kind, label, estimate in rows:
+        low, high = _bounds(estimate)
+        track = f'<b style="left:{scale * estimate["value"]:.2f}%"></b>'
+        if low < high:
+            track = f'<i style="left:{scale * low:.2f}%;width:{scale * (high - low):.2f}%"></i>{track}'
+        body.append(
+            f'<tr class="{kind}"><th scope="row">{_html(label)}</th><td class="number">{cell(estimate)}</td>'
+            f'<td class="plot"><div class="track" aria-hidden="true">{track}</div></td></tr>'
+        )
+    head = f'<th scope="col"></th><th scope="col" class="number">{metric_title(name)}</th><th scope="col">from 0</th>'
+    return f'<table class="dots"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
+
+
+def _table(header: Sequence[str], rows: Sequence[Row], caption: str) -> str:
+    """A table whose cells, but for the first of a row, are numbers; it scrolls by itself where it is too wide."""
+    numbers = "".join(f'<th scope="col" class="number">{_html(cell)}</th>' for cell in header[1:])
+    head = f'<tr><th scope="col">{_html(header[0])}</th>{numbers}</tr>'
+    body = "".join(
+        f'<tr class="{kind}"><th scope="row">{_html(cells[0])}</th>'
+        + "".join(f'<td class="number">{_html(cell)}</td>' for cell in cells[1:])
+        + "</tr>"
+        for kind, cells in rows
+    )
+    table = f"<table><caption>{_html(caption)}</caption><thead>{head}</thead><tbody>{body}</tbody></table>"
+    return f'<div class="scroll" role="region" tabindex="0" aria-label="{_html(caption)}">{table}</div>'
+
+
+def _learning_curve(facts: RunFacts) -> str:
+    if not facts.history:
+        return "<p>No epoch was completed.</p>"
+    stopped = STOPPED.get(facts.stopped, facts.stopped)
+    told = f"{len(facts.history):,} epochs in {facts.seconds / 60:,.1f} minutes; training ended because {stopped}."
+    epochs, losses = _series(facts, _loss)
+    loss = f"{losses[0]:.4f} in epoch {epochs[0]}, {losses[-1]:.4f} in epoch {epochs[-1]}." if epochs else "Not known."
+    valid = f"{_valid_in_words(facts)}; the model of this epoch was kept."
+    curve = _curve(facts)
+    drawn = _chart(charts.loss_chart(curve), "Training loss", loss)
+    drawn += _chart(charts.valid_chart(curve), "Valid metric", valid)
+    return f'<p>{_html(told)}</p><div class="pair">{drawn}</div>'
+
+
+def _curve(facts: RunFacts) -> charts.LearningCurve:
+    kept = facts.best_epoch if any(line["epoch"] == facts.best_epoch for line in facts.history) else None
+    loss, valid, test = (_series(facts, of) for of in (_loss, _valid, _test))
+    return charts.LearningCurve(loss, valid, test, kept, _best_value(facts))
+
+
+def _chart(figure: Figure, title: str, told: str) -> str:
+    """A figure with its title and what it shows in words."""
+    drawn = charts.svg(figure, shown(title, None), shown(told, None))
+    return f"<figure>{drawn}<figcaption><strong>{_html(title)}.</strong> {_html(told, None)}</figcaption></figure>"
+
+
+def _valid_in_words(facts: RunFacts) -> str:
+    train, best = facts.config.train, _best_value(facts)
+    reached = "" if best is None else f": {best:.4f}"
+    return f"{metric_title(train.valid_metric)}, {train.valid_protocol} protocol{reached} at epoch {facts.best_epoch}"
+
+
+def _best_value(facts: RunFacts) -> float | None:
+    """The valid metric of the epoch that was kept."""
+    return dict(zip(*_series(facts, _valid), strict=True)).get(facts.best_epoch)
+
+
+def _series(facts: RunFacts, of: Callable[[RunFacts, Mapping[str, Any]], Any]) -> charts.Series:
+    """Epochs and a figure of each, where there is one."""
+    points = [(line["epoch"], of(facts, line)) for line in facts.history]
+    points = [(epoch, value) for epoch, value in points if value is not None and isfinite(value)]
+    return [epoch for epoch, _ in points], [value for _, value in points]
+
+
+def _loss(facts: RunFacts, line: Mapping[str, Any]) -> Any:
+    return line.get("train_loss")
+
+
+def _valid(facts: RunFacts, line: Mapping[str, Any]) -> Any:
+    return line.get("valid", {}).get(facts.config.train.valid_metric)
+
+
+def _test(facts: RunFacts, line: Mapping[str, Any]) -> Any:
+    return line.get("test", {}).get(facts.config.train.valid_metric)
+
+
+def _example(example: Mapping[str, Any]) -> str:
+    """What one user had, what the model recommends, and what came next."""
+    listed = [(r, _is_target(r, example)) for r in example["recommendations"]]
+    target = example.get("target")
+    tag = ' <span class="tag">✓ came next</span>'
+    items = "".join(
+        f'<li value="{int(r["rank"])}"{" class=hit" if hit else ""}><span>{_html(_title(r))}{tag if hit else ""}</span>'
+        f'<span class="score">{r["score"]:.2f}</span></li>'
+        for r, hit in listed
+    )
+    history = "".join(f"<li>{_html(title)}</li>" for title in example["history"])
+    missed = f" It is not among these {len(listed)}." if not any(hit for _, hit in listed) else ""
+    came_next = "" if target is None else f"<p>Came next: <strong>{_html(target)}</strong>.{missed}</p>"
+    return (
+        f'<article class="example"><h3>User {_html(example["user_id"])}</h3><div class="pair">'
+        f'<div><h4>Last items, oldest first</h4><ul class="history">{history}</ul>{came_next}</div>'
+        f'<div><h4>Recommended next, with scores</h4><ol class="ranking">{items}</ol></div></div></article>'
+    )
+
+
+def _is_target(recommendation: Mapping[str, Any], example: Mapping[str, Any]) -> bool:
+    if example.get("target_id") is not None and "item_id" in recommendation:
+        return bool(recommendation["item_id"] == example["target_id"])
+    return example.get("target") is not None and bool(recommendation["title"] == example["target"])
+
+
+def _title(recommendation: Mapping[str, Any]) -> Any:
+    """The title or, without one, the id."""
+    title = recommendation.get("title")
+    return recommendation.get("item_id", "?") if title is None else title
+
+
+def _data(facts: RunFacts) -> str:
+    data = facts.config.data
+    told = {
+        "events": f"{data.n_events:,}",
+        "users": f"{data.n_users:,}",
+        "items": f"{data.n_items:,}",
+        "of all pairs of a user and an item": percent(data.n_events / (data.n_users * data.n_items)),
+        "of events repeat an item of the user": percent(data.repeat_share),
+        "users with fewer than 3 events": f"{data.n_short_users:,}",
+        "order of events": "by timestamp" if data.has_timestamps else "as in the input",
+    }
+    if data.has_timestamps:
+        told["of events have the timestamp of the one before"] = percent(data.tied_share)
+    tiles = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in told.items())
+    drawn = _lengths(facts.lengths, facts.config.model.max_seq_len) + _popularity(facts.item_counts)
+    return f'<dl class="tiles">{tiles}</dl><div class="pair">{drawn}</div>'
+
+
+def _lengths(lengths: Int64, max_seq_len: int) -> str:
+    if not len(lengths):
+        return ""
+    told = (
+        f"{lengths.mean():,.1f} events a user on average, {np.median(lengths):,.0f} at the median, at most "
+        f"{lengths.max():,}. {percent(float((lengths > max_seq_len).mean()))} of users have more than max_seq_len, "
+        f"{max_seq_len:,} (dashed): of theirs the model sees the newest only."
+    )
+    return _chart(charts.length_chart(lengths, max_seq_len), "Users by number of events", told)
+
+
+def _popularity(item_counts: Int64) -> str:
+    counts = np.sort(item_counts[item_counts > 0])[::-1]
+    if not len(counts):
+        return ""
+    share = counts[: -(-len(counts) // 10)].sum() / counts.sum()
+    told = (
+        f"The most popular tenth of the items has {percent(share)} of the events; half of the items have "
+        f"{np.median(counts):,.0f} events or fewer."
+    )
+    return _chart(charts.popularity_chart(counts), "Events per item, by popularity rank", told)
+
+
+def _settings(facts: RunFacts) -> str:
+    config = facts.config
+    model, train, evaluation = (
+        _table(["setting", "value"], list(_setting_rows(part)), name)
+        for name, part in (("model", config.model), ("train", config.train), ("eval", config.eval))
+    )
+    machine: list[Row] = [("", [name, plain(value)]) for name, value in facts.environment.items()]
+    machine.append(("", ["log fingerprint", config.data.fingerprint]))
+    environment = _table(["", "value"], machine, "environment")
+    return (
+        '<p class="soft">Bold: other than the default of the package.</p>'
+        f'<div class="settings">{model}{environment}{train}{evaluation}</div>'
+    )
+
+
+def _setting_rows(config: ModelConfig | TrainConfig | EvalConfig) -> Iterator[Row]:
+    defaults = to_dict(type(config)())
+    for name, value in to_dict(config).items():
+        yield ("" if value == defaults[name] else "changed"), [name, plain(value)]

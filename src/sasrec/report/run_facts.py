@@ -1,0 +1,93 @@
+"""What there is to tell of a run, and the words that the report and the model card share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from string import Template
+from typing import TYPE_CHECKING, Any
+
+from sasrec.core.arrays import Int64
+from sasrec.report.text import (
+    ResultDict,
+)
+from sasrec.runs.folder import RunConfig
+
+if TYPE_CHECKING:
+    pass
+
+MAX_TEXT = 160  # characters of a title or an id that are shown
+STOPPED = {
+    "max_epochs": "all epochs were done",
+    "patience": "the valid metric had stopped improving",
+    "max_minutes": "the time was used up",
+    "interrupted": "it was interrupted",
+}
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """All that the pages tell.
+
+    An example has user_id, history (titles, oldest first), target (a title or None) and recommendations: each rank,
+    title, score. Where target_id and the recommendations' item_id are given they decide what is a hit, else titles do.
+    """
+
+    config: RunConfig
+    lengths: Int64  # (n_users,) events per user
+    item_counts: Int64  # (n_items,) events per item
+    history: Sequence[Mapping[str, Any]]  # lines of history.jsonl
+    results: Sequence[ResultDict]
+    examples: Sequence[Mapping[str, Any]]
+    environment: Mapping[str, Any]
+    best_epoch: int
+    seconds: float
+    stopped: str
+    warnings: Sequence[str] = field(default_factory=tuple)
+
+
+def warnings_of(results: Sequence[ResultDict]) -> list[str]:
+    """What results warn of, each once; what only one split warns of is told with its name."""
+    by_split = sorted({(result["split"], text) for result in results for text in result["warnings"]})
+    texts = [text for _, text in by_split]
+    told = [text if texts.count(text) > 1 else f"{split}: {text}" for split, text in by_split]
+    return list(dict.fromkeys(told))
+
+
+def template(name: str) -> Template:
+    """A file of templates/."""
+    return Template(files("sasrec.report").joinpath("templates", name).read_text(encoding="utf-8"))
+
+
+def shown(value: object, limit: int | None = MAX_TEXT) -> str:
+    """Foreign text in one line and at a sensible length; what UTF-8 cannot hold becomes a question mark."""
+    text = " ".join(str(value).encode("utf-8", "replace").decode("utf-8").split())
+    return text if limit is None or len(text) <= limit else text[: limit - 1] + "…"
+
+
+def model_in_words(config: RunConfig) -> str:
+    """The shape, the loss and where the weights come from, in one sentence."""
+    model, train = config.model, config.train
+    came = f"converted from a {config.layout} checkpoint" if config.layout else f"seed {train.seed}"
+    return (
+        f"Block {model.block}, {model.n_blocks} deep, width {model.embedding_dim}, loss {train.loss}, "
+        f"preset {config.preset}, {came}."
+    )
+
+
+def refit_note(config: RunConfig) -> str:
+    """What a reader of a run that was trained again on all events must know."""
+    return (
+        f"The saved model was afterwards trained again on all events, for {config.refit_epochs} epochs; the figures "
+        "are those of the model before that."
+    )
+
+
+def plain(value: Any) -> str:
+    """A setting as people write it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(plain, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,311 @@
+"""The run folder. In: configs, vocabulary, sequences, weights; out: files, each written whole or not at all.
+
+RUN/config.json          model, train and eval settings, preset, data facts, package version
+RUN/model.safetensors    weights of the best epoch so far
+RUN/items.parquet        item_index, item_id, count, title if known
+RUN/sequences/           users and their histories, memory-mapped (absent with --no-histories)
+RUN/history.jsonl        a line an epoch
+RUN/metrics.json         results, each with its protocol
+RUN/training/            weights, Adam's moments and the position in the run: what resume needs
+"""
+
+from __future__ import annotations
+from sasrec.core.files import atomic_write
+from sasrec.core.files import atomic_file
+from sasrec.core.files import disk_errors
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+import polars as pl
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as to_safetensors
+from sasrec.core.config import (EvalConfig, ModelConfig, TrainConfig, from_dict, to_dict)
+from sasrec.core.errors import CheckpointError, ConfigError, DataError
+from sasrec.core.arrays import Float32
+from sasrec.data.prepared import load_sequences, load_vocabulary, save_sequences, save_vocabulary
+from sasrec.data.sequences import (LogFacts, Sequences)
+from sasrec.data.vocabulary import Vocabulary
+from sasrec.model.weights import Weights
+
+FORMAT = 1
+MAY_CHANGE_ON_RESUME = {
+    "max_epochs", "max_minutes", "patience", "threads", "engine", "device", "save_every_minutes", "log_test",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What config.json holds: how this run came about."""
+
+    model: ModelConfig
+    train: TrainConfig
+    eval: EvalConfig
+    preset: str
+    data_name: str
+    data: LogFacts
+    package_version: str
+    layout: str | None = None  # of the published checkpoint it was converted from
+    refit_epochs: int = 0  # when the saved model was trained again on all events, for how many epochs
+
+    def to_json(self) -> str:
+        """The text of config.json."""
+        parts = {name: to_dict(getattr(self, name)) for name in ("model", "train", "eval")}
+        return json.dumps({"format": FORMAT, **asdict(self), **parts}, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str, where: Path) -> RunConfig:
+        """Read config.json.
+
+        Raises:
+            CheckpointError: not one of ours, or of a later format.
+        """
+        try:
+            values = json.loads(text)
+            found = values.pop("format")
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise CheckpointError(f"{where} is not the config.json of a run folder") from error
+        if found != FORMAT:
+            raise CheckpointError(f"{where} has format {found}, and this version reads format {FORMAT}; update sasrec")
+        try:
+            return cls(
+                model=from_dict(ModelConfig, values.pop("model")),
+                train=from_dict(TrainConfig, values.pop("train")),
+                eval=from_dict(EvalConfig, values.pop("eval")),
+                data=LogFacts(**values.pop("data")),
+                **values,
+            )
+        except (KeyError, TypeError, AttributeError, ConfigError) as error:
+            raise CheckpointError(f"{where} does not fit this version: {error}") from error
+
+
+class RunFolder:
+    """A folder that one training run writes and everything else reads.
+
+    Args:
+        path: the folder; `create` makes it, `open` checks it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, path: Path, *, overwrite: bool = False) -> RunFolder:
+        """An empty folder.
+
+        Raises:
+            ConfigError: it exists and is not empty, and overwrite is not set.
+            CheckpointError: it cannot be made.
+        """
+        if path.is_file() or (path.is_dir() and any(path.iterdir())):
+            if not overwrite:
+                raise ConfigError(f"output {path} exists and is not empty; use --resume, --overwrite or another folder")
+            if not (path / "config.json").exists() and not (path / "sequences").is_dir():
+                raise ConfigError(f"output {path} is not a run folder, so --overwrite does not delete it")
+            shutil.rmtree(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CheckpointError(f"cannot make the folder {path}: {error.strerror}") from error
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """An existing run folder.
+
+        Raises:
+            CheckpointError: there is none at this path.
+        """
+        if not path.is_dir():
+            raise CheckpointError(f"there is no run folder {path}")
+        if not (path / "config.json").is_file():
+            inside = next((found.parent for found in sorted(path.glob("*/config.json"))), None)
+            hint = f"; it holds run folders: give one of them, such as {inside}" if inside else ""
+            raise CheckpointError(f"{path} is not a run folder: it has no config.json{hint}")
+        return cls(path)
+
+    def save_config(self, config: RunConfig) -> None:
+        """Write config.json."""
+        atomic_write(self.path / "config.json", config.to_json())
+
+    def load_config(self) -> RunConfig:
+        """Read config.json.
+
+        Raises:
+            CheckpointError: missing, damaged or of another version.
+        """
+        path = self.path / "config.json"
+        return RunConfig.from_json(_read_text(path), path)
+
+    def save_data(self, vocabulary: Vocabulary, sequences: Sequences | None) -> None:
+        """Write items.parquet and, when given, sequences/."""
+        save_vocabulary(self.path, vocabulary)
+        if sequences is not None:
+            save_sequences(self.path, sequences)
+
+    def load_vocabulary(self) -> Vocabulary:
+        """Read items.parquet.
+
+        Raises:
+            CheckpointError: missing or damaged.
+        """
+        return load_vocabulary(self.path)
+
+    def load_sequences(self) -> Sequences | None:
+        """Map sequences/; None when the run was saved without histories.
+
+        Raises:
+            CheckpointError: damaged.
+        """
+        return load_sequences(self.path)
+
+    def save_weights(self, weights: Weights, epoch: int) -> None:
+        """Write model.safetensors, with the epoch it comes from."""
+        atomic_write(self.path / "model.safetensors", to_safetensors(weights, {"epoch": str(epoch)}))
+
+    def load_weights(self) -> tuple[Weights, int]:
+        """The weights, and the epoch they come from.
+
+        Raises:
+            CheckpointError: missing or damaged.
+        """
+        path = self.path / "model.safetensors"
+        weights, metadata = _read_safetensors(path)
+        try:
+            return weights, int(metadata.get("epoch", 0))
+        except ValueError as error:
+            raise CheckpointError(f"{path} is damaged: its epoch is {metadata['epoch']!r}") from error
+
+    def save_state(self, weights: Weights, optimizer: Weights, state: Mapping[str, Any]) -> None:
+        """Write training/state.safetensors: one file, so that it is always of one moment."""
+        (self.path / "training").mkdir(exist_ok=True)
+        arrays = {f"weights/{k}": v for k, v in weights.items()} | {f"adam/{k}": v for k, v in optimizer.items()}
+        atomic_write(self._state_path, to_safetensors(arrays, {"state": json.dumps(state)}))
+
+    def load_state(self) -> tuple[Weights, Weights, dict[str, Any]] | None:
+        """Weights, optimizer state and position; None when nothing has been saved yet.
+
+        Raises:
+            CheckpointError: damaged.
+        """
+        if not self._state_path.exists():
+            return None
+        arrays, metadata = _read_safetensors(self._state_path)
+        try:
+            state = dict(json.loads(metadata["state"]))
+        except (KeyError, ValueError, TypeError) as error:
+            raise CheckpointError(f"{self._state_path} is damaged; start again with --overwrite") from error
+        weights = {k.removeprefix("weights/"): v for k, v in arrays.items() if k.startswith("weights/")}
+        optimizer = {k.removeprefix("adam/"): v for k, v in arrays.items() if k.startswith("adam/")}
+        return weights, optimizer, state
+
+    @property
+    def _state_path(self) -> Path:
+        return self.path / "training" / "state.safetensors"
+
+    def append_history(self, line: Mapping[str, Any]) -> None:
+        """Add an epoch to history.jsonl."""
+        with disk_errors(self.path / "history.jsonl"), (self.path / "history.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def read_history(self, last_epoch: int | None = None) -> list[dict[str, Any]]:
+        """The epochs written so far, up to last_epoch; a line cut off by a crash, or foreign, is left out."""
+        path = self.path / "history.jsonl"
+        lines = []
+        for text in path.read_text(errors="replace").splitlines() if path.exists() else []:
+            with contextlib.suppress(ValueError):
+                lines.append(json.loads(text))
+        lines = [line for line in lines if isinstance(line, dict) and "epoch" in line]
+        return [line for line in lines if last_epoch is None or line["epoch"] <= last_epoch]
+
+    def rewind_history(self, last_epoch: int) -> None:
+        """Drop epochs after last_epoch: a resumed run writes them again."""
+        lines = self.read_history(last_epoch)
+        atomic_write(self.path / "history.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+
+    def save_metrics(self, results: list[dict[str, Any]], training: Mapping[str, Any] | None = None) -> None:
+        """Write metrics.json: results and, of a run that was trained here, how training went and on what."""
+        told = {} if training is None else {"training": dict(training)}
+        atomic_write(self.path / "metrics.json", json.dumps({"results": results, **told}, indent=1))
+
+    def load_metrics(self) -> list[dict[str, Any]]:
+        """The results in metrics.json; none when nothing has been evaluated.
+
+        Raises:
+            CheckpointError: damaged.
+        """
+        return self._read_metrics()[0]
+
+    def load_training(self) -> dict[str, Any]:
+        """How training went, as metrics.json tells; empty when it has not ended.
+
+        Raises:
+            CheckpointError: damaged.
+        """
+        return self._read_metrics()[1]
+
+    def _read_metrics(self) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        path = self.path / "metrics.json"
+        if not path.exists():
+            return [], {}
+        try:
+            told = json.loads(_read_text(path))
+            return [dict(result) for result in told["results"]], dict(told.get("training", {}))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{path} is damaged; delete it and evaluate again") from error
+
+
+def check_resumable(saved: RunConfig, now: RunConfig) -> None:
+    """Refuse to resume another run than the one that was started.
+
+    Raises:
+        ConfigError: settings that shape the result have changed.
+        CheckpointError: the log is another one.
+    """
+    if saved.data.fingerprint != now.data.fingerprint:
+        raise CheckpointError(
+            f"the log has changed since this run began ({saved.data.n_events:,} events then, {now.data.n_events:,} "
+            "now, or in another order); train into another folder"
+        )
+    for part in ("model", "train", "eval"):
+        before, after = to_dict(getattr(saved, part)), to_dict(getattr(now, part))
+        fixed = {"max_epochs"} if before.get("schedule") == "cosine" else set()  # the learning rate is planned by it
+        changed = [k for k in before if before[k] != after[k] and k not in MAY_CHANGE_ON_RESUME - fixed]
+        if changed:
+            name = changed[0]
+            raise ConfigError(
+                f"cannot resume: {name} was {before[name]!r} and is now {after[name]!r}; "
+                f"use the same settings, or train into another folder"
+            )
+
+
+def resumed_config(saved: RunConfig, now: RunConfig) -> RunConfig:
+    """The saved run's settings with those of `now` that may change."""
+    train = to_dict(now.train)
+    return replace(saved, train=replace(saved.train, **{k: train[k] for k in MAY_CHANGE_ON_RESUME}))
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} is missing or not readable") from error
+
+
+def _read_safetensors(path: Path) -> tuple[Weights, dict[str, str]]:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            arrays: dict[str, Float32] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            for name, array in arrays.items():
+                if array.dtype.kind != "f":  # where ml_dtypes is installed, bfloat16 is a type too
+                    raise TypeError(f"{name} is of type {array.dtype}")
+            return arrays, file.metadata() or {}
+    except FileNotFoundError as error:
+        raise CheckpointError(f"there is no {path}") from error
+    except (OSError, SafetensorError, TypeError) as error:  # TypeError: a type that NumPy has not, such as bfloat16
+        raise CheckpointError(f"{path} is damaged ({error})") from error

@@ -1,0 +1,207 @@
+"""Connections of a server. In: an application and sockets that listen; out: answers, until it is told to stop.
+
+Uvicorn with what it lacks: bounds on slow and on too many clients, many connections accepted in a turn of the loop, and
+a drain that answers all that has come.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import errno
+import socket
+import struct
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from sasrec.core.config import ServerConfig
+from sasrec.serving.app import Application
+
+MAX_HEAD_BYTES = 2**16
+SWEEP_SECONDS = 0.5
+LINGER_SECONDS = 1.0  # while draining, connections may bring requests that are on their way
+ACCEPTS = 64  # connections taken in one turn of the loop
+SHARED_ACCEPTS = 2  # the same where workers share the port: each should get its part
+HANDSHAKE_SECONDS = 0.1  # connections that have begun when new ones are no longer let in may take so long to be there
+SO_ATTACH_FILTER = 26  # of Linux
+NO_SYN = (  # a packet filter: code, jumps, operand
+    (0x30, 0, 0, 13),  # load the byte of TCP's flags
+    (0x54, 0, 0, 0x12),  # keep SYN and ACK
+    (0x15, 0, 1, 0x02),  # SYN alone begins a connection:
+    (0x06, 0, 0, 0),  # drop it
+    (0x06, 0, 0, 0xFFFFFFFF),  # else take it whole
+)
+
+
+def let_no_more_begin(listener: socket.socket) -> None:
+    """Drop what would begin a new connection; one that has begun can still be accepted.
+
+    Without it, a connection that the system completes between the last accept and the close is reset, with the request
+    that it brought. Who comes now is refused by the closed socket when it tries again. On other systems than Linux the
+    gap stays.
+    """
+    if sys.platform != "linux":
+        return
+    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *instruction) for instruction in NO_SYN))
+    program = struct.pack("HP", len(NO_SYN), ctypes.addressof(code))
+    with contextlib.suppress(OSError):
+        listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
+
+
+class Protocol(HttpToolsProtocol):
+    """HTTP that knows since when a request has been arriving, and how long its head is."""
+
+    reading_since: float | None = None
+    head_bytes = 0
+    in_head = False
+
+    def connection_made(self, transport: Any) -> None:
+        """Refuse a connection too many."""
+        super().connection_made(transport)
+        self.reading_since = self.loop.time()
+        state: Any = self.server_state
+        if len(self.connections) > state.max_connections:
+            state.metrics.refused.labels("too_many").inc()
+            transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came."""
+        if self.reading_since is None:
+            self.reading_since = self.loop.time()
+        super().data_received(data)
+        if self.in_head:
+            self.head_bytes += len(data)
+            if self.head_bytes > MAX_HEAD_BYTES:
+                self.transport.abort()
+
+    def on_message_begin(self) -> None:
+        """A request's first byte."""
+        super().on_message_begin()
+        self.reading_since, self.in_head, self.head_bytes = self.loop.time(), True, 0
+
+    def on_headers_complete(self) -> None:
+        """A request's head has come."""
+        self.in_head = False
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """A request has come whole."""
+        super().on_message_complete()
+        self.reading_since = None
+
+
+class Server(uvicorn.Server):
+    """Uvicorn with a bound on slow clients, and a drain that answers all that has come.
+
+    Args:
+        app: the application.
+        config: its times.
+    """
+
+    def __init__(self, app: Application, config: ServerConfig) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=Protocol,
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_keep_alive=config.keep_alive,  # type: ignore[arg-type]  # seconds, whole or not
+                timeout_graceful_shutdown=config.drain_seconds,  # type: ignore[arg-type]
+                proxy_headers=bool(config.trusted_proxies),
+                forwarded_allow_ips=config.trusted_proxies or None,
+            )
+        )
+        self.app, self.times = app, config
+        self._connecting: set[asyncio.Task[Any]] = set()
+        state: Any = self.server_state
+        state.max_connections, state.metrics = config.max_connections, app.metrics
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to `serve_run`."""
+        yield
+
+    def stop(self) -> None:
+        """Drain; called again, end at once."""
+        if self.should_exit:
+            self.force_exit = True
+        self.app.is_draining = True
+        self.should_exit = True
+
+    async def sweep(self) -> None:
+        """Close connections whose request does not arrive in time, again and again; and tell how busy we are."""
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            self.app.observe()
+            now = asyncio.get_running_loop().time()
+            for connection in list(self.server_state.connections):
+                since = getattr(connection, "reading_since", None)
+                if since is not None and now - since > self.times.read_timeout:
+                    self.app.metrics.refused.labels("slow").inc()
+                    connection.transport.abort()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept connections, many at a time.
+
+        Uvloop's own servers accept one in each turn of the loop. With hundreds of busy clients a turn takes long, and
+        a new client would wait for seconds.
+        """
+        await super().startup(sockets=[])
+        for listener in sockets or []:
+            listener.setblocking(False)
+            asyncio.get_running_loop().add_reader(listener, self._accept, listener)
+
+    def _accept(self, listener: socket.socket) -> None:
+        """Take the connections that wait, up to a bound."""
+        loop = asyncio.get_running_loop()
+        for _ in range(ACCEPTS if self.times.workers == 1 else SHARED_ACCEPTS):
+            try:
+                connection, _ = listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:  # no file descriptor is left, or the client has gone again
+                if error.errno in (errno.EMFILE, errno.ENFILE):
+                    loop.remove_reader(listener)
+                    loop.call_later(SWEEP_SECONDS, self._accept_again, listener)
+                return
+            task = loop.create_task(loop.connect_accepted_socket(self._protocol, connection))
+            self._connecting.add(task)
+            task.add_done_callback(self._connecting.discard)
+
+    def _accept_again(self, listener: socket.socket) -> None:
+        if listener.fileno() >= 0:
+            asyncio.get_running_loop().add_reader(listener, self._accept, listener)
+
+    def _protocol(self) -> Protocol:
+        return Protocol(self.config, self.server_state, {})
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop accepting, let connections end with the answers they wait for, and only then close the idle ones.
+
+        A client that keeps its connection busy is told to close it by its next answer (`is_draining`), so that no
+        request meets a closed connection.
+        """
+        if self.times.workers == 1:  # else the supervisor does it for all
+            for listener in sockets or []:
+                let_no_more_begin(listener)
+        await asyncio.sleep(HANDSHAKE_SECONDS)
+        for listener in sockets or []:
+            asyncio.get_running_loop().remove_reader(listener)
+            n_accepted = -1
+            while n_accepted < len(self._connecting):  # those that the system has completed already
+                n_accepted = len(self._connecting)
+                self._accept(listener)
+            listener.close()
+        until = time.monotonic() + min(LINGER_SECONDS, self.times.drain_seconds)
+        while (self._connecting or self.server_state.connections) and time.monotonic() < until and not self.force_exit:
+            await asyncio.sleep(0.02)
+        await super().shutdown([])

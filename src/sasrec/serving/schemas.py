@@ -1,0 +1,336 @@
+"""What the HTTP API takes and gives. In: bodies and query strings; out: checked requests, and errors in one sentence.
+
+The classes are decoded and encoded by msgspec, and described by it (openapi.py): what is checked is what is documented.
+An error never repeats any of the request's own text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl
+
+import msgspec
+from msgspec import Struct
+
+from sasrec.core.config import ServerConfig
+from sasrec.core.errors import RequestError
+
+ItemId = int | str
+DEFAULT_K = 10
+MAX_TEXT = 200  # characters of a search
+INVALID = 422
+TRUTH = {"true": True, "1": True, "false": False, "0": False}
+
+
+class Query(Struct, forbid_unknown_fields=True):
+    """One history, and what to recommend after it."""
+
+    history: list[ItemId]
+    k: int = DEFAULT_K
+    allow: list[ItemId] | None = None
+    deny: list[ItemId] | None = None
+    keep_seen: bool | None = None
+
+
+class Queries(Struct, forbid_unknown_fields=True):
+    """Several histories, answered in order."""
+
+    requests: list[Query]
+
+
+class ExplainQuery(Struct, forbid_unknown_fields=True):
+    """A history, and the item whose place is to be explained."""
+
+    history: list[ItemId]
+    item_id: ItemId
+
+
+class Event(Struct, forbid_unknown_fields=True):
+    """A known user met an item."""
+
+    user_id: ItemId
+    item_id: ItemId
+
+
+class Events(Struct, forbid_unknown_fields=True):
+    """Several events, in the order they happened."""
+
+    events: list[Event]
+
+
+class Recommendation(Struct, omit_defaults=True):
+    """An item with its score; ranks are from 1. `title` is there when the model knows it."""
+
+    item_id: ItemId
+    score: float
+    rank: int
+    title: str | None = None
+
+
+class Answer(Struct):
+    """The best items. `fallback`: nothing of the history was known, so these are popular items (scores are counts)."""
+
+    items: list[Recommendation]
+    unknown_items: list[ItemId]
+    fallback: bool
+    model_version: str
+
+
+class Answers(Struct):
+    """An answer for each history."""
+
+    results: list[Answer]
+
+
+class SimilarItems(Struct):
+    """The items nearest to one by the cosine of their embeddings."""
+
+    items: list[Recommendation]
+    model_version: str
+
+
+class Item(Struct, omit_defaults=True):
+    """An item of the catalogue, with its events in the log."""
+
+    item_id: ItemId
+    count: int
+    title: str | None = None
+
+
+class Items(Struct):
+    """Items found."""
+
+    items: list[Item]
+    model_version: str
+
+
+class Reason(Struct, omit_defaults=True):
+    """An item of the history (position from 0, the oldest known) and how much the score falls without it."""
+
+    item_id: ItemId
+    position: int
+    contribution: float
+    title: str | None = None
+
+
+class Explanation(Struct):
+    """Why an item: its score, and the items of the history that speak for it, the strongest first."""
+
+    item: Item
+    score: float
+    reasons: list[Reason]
+    unknown_items: list[ItemId]
+    model_version: str
+
+
+class Stored(Struct):
+    """Events that are on disk now; `unknown_items` count once a model knows them."""
+
+    stored: int
+    unknown_items: list[ItemId]
+
+
+class Problem(Struct):
+    """What is wrong, in one sentence."""
+
+    error: str
+
+
+class Health(Struct):
+    """Whether requests are answered. `reload_error`: why the newest model was not taken; the one before it answers."""
+
+    status: str
+    model_version: str | None
+    reload_error: str | None
+
+
+Body = TypeVar("Body")
+Single = TypeVar("Single")
+Several = TypeVar("Several")
+encode = msgspec.json.Encoder().encode
+
+
+class Reader:
+    """Reads request bodies.
+
+    Args:
+        limits: of what is taken.
+    """
+
+    def __init__(self, limits: ServerConfig) -> None:
+        self.limits = limits
+        self.default_k = min(DEFAULT_K, limits.max_k)
+        query, queries = Query, Queries
+        if self.default_k != DEFAULT_K:
+            query = msgspec.defstruct("Query", [("k", int, self.default_k)], bases=(Query,), forbid_unknown_fields=True)  # type: ignore[assignment]
+            several = [("requests", list[query])]  # type: ignore[valid-type]
+            queries = msgspec.defstruct("Queries", several, bases=(Queries,), forbid_unknown_fields=True)  # type: ignore[assignment]
+        self._query, self._queries = msgspec.json.Decoder(query), msgspec.json.Decoder(queries)
+        self._explain = msgspec.json.Decoder(ExplainQuery)
+        self._event, self._events = msgspec.json.Decoder(Event), msgspec.json.Decoder(Events)
+
+    def queries(self, body: bytes) -> Query | list[Query]:
+        """The body of POST /v1/recommend.
+
+        Raises:
+            RequestError: 422.
+        """
+        found = _either(body, self._query, self._queries, b'"requests"')
+        if isinstance(found, Query):
+            self.check(found)
+            return found
+        _check_length(found.requests, self.limits.max_requests, "requests")
+        for position, query in enumerate(found.requests):
+            self.check(query, f"requests[{position}].")
+        return found.requests
+
+    def explain(self, body: bytes) -> ExplainQuery:
+        """The body of POST /v1/explain.
+
+        Raises:
+            RequestError: 422.
+        """
+        query = _decode(body, self._explain)
+        _check_length(query.history, self.limits.max_history, "history")
+        return query
+
+    def events(self, body: bytes) -> list[Event]:
+        """The body of POST /v1/events.
+
+        Raises:
+            RequestError: 422.
+        """
+        found = _either(body, self._event, self._events, b'"events"')
+        events = [found] if isinstance(found, Event) else found.events
+        _check_length(events, self.limits.max_requests, "events")
+        return events
+
+    def check(self, query: Query, where: str = "") -> None:
+        """The sizes of a query; `where` is what its fields are called by.
+
+        Raises:
+            RequestError: 422.
+        """
+        limits = self.limits
+        if not 1 <= query.k <= limits.max_k:
+            raise RequestError(INVALID, f"{where}k is not a number of items from 1 to {limits.max_k}")
+        _check_length(query.history, limits.max_history, f"{where}history")
+        if query.allow is not None:
+            _check_length(query.allow, limits.max_filter, f"{where}allow")
+        if query.deny is not None:
+            _check_length(query.deny, limits.max_filter, f"{where}deny")
+
+
+def _check_length(values: Sequence[object], most: int, name: str) -> None:
+    if len(values) > most:
+        raise RequestError(INVALID, f"{name} has {len(values)} elements, and at most {most} are taken; send fewer")
+
+
+def _either(
+    body: bytes, single: msgspec.json.Decoder[Single], several: msgspec.json.Decoder[Several], mark: bytes
+) -> Single | Several:
+    """The body as the single kind, or, if that does not fit and the mark of the other occurs, as several."""
+    try:
+        return _exact(body, single)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return _decode(body, several) if mark in body else _decode(body, single)
+
+
+def _decode(body: bytes, decoder: msgspec.json.Decoder[Body]) -> Body:
+    try:
+        return _exact(body, decoder)
+    except UnicodeDecodeError as error:
+        raise RequestError(INVALID, "the request body is not UTF-8") from error
+    except msgspec.MsgspecError as error:
+        raise RequestError(INVALID, f"the request body does not fit: {_described(str(error), decoder)}") from error
+
+
+def _exact(body: bytes, decoder: msgspec.json.Decoder[Body]) -> Body:
+    """The body in its type; 3.0 is the integer 3, as in JSON's schemas."""
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        if "got `float`" not in str(error):
+            raise
+        try:
+            return msgspec.convert(_with_integers(msgspec.json.decode(body)), decoder.type)
+        except RecursionError:
+            raise error from None
+
+
+def _with_integers(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _with_integers(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_with_integers(part) for part in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _described(text: str, decoder: msgspec.json.Decoder[Any]) -> str:
+    """The decoder's words, but for the names of unknown fields, which are the client's own text."""
+    if "unknown field" in text:
+        fields = Query if "$.requests" in text else Event if "$.events" in text else decoder.type
+        return f"it has a field that is not one of {', '.join(fields.__struct_fields__)}"
+    text = text.replace("`", "")
+    return text if text[:2].isupper() else text[0].lower() + text[1:]
+
+
+class Parameters:
+    """The query string of a GET.
+
+    Args:
+        query_string: as sent.
+        names: that this route knows.
+
+    Raises:
+        RequestError: 422, it has another name, or too many of them.
+    """
+
+    def __init__(self, query_string: bytes, *names: str) -> None:
+        self._values: dict[str, list[str]] = {}
+        try:
+            pairs = parse_qsl(query_string.decode("latin-1"), keep_blank_values=True, max_num_fields=100_000)
+        except ValueError as error:
+            raise RequestError(INVALID, "the query string has too many fields") from error
+        for name, value in pairs:
+            if name not in names:
+                raise RequestError(INVALID, f"a parameter is not one of {', '.join(names) or 'those known (none)'}")
+            self._values.setdefault(name, []).append(value)
+
+    def _one(self, name: str) -> str | None:
+        values = self._values.get(name, [])
+        if len(values) > 1:
+            raise RequestError(INVALID, f"{name} is given more than once")
+        return values[0] if values else None
+
+    def integer(self, name: str, default: int, most: int) -> int:
+        """A number from 1 to most."""
+        text = self._one(name)
+        if text is None:
+            return default
+        number = int(text) if text.isascii() and text.isdigit() and len(text) < 20 else 0
+        if not 1 <= number <= most:
+            raise RequestError(INVALID, f"{name} is not a number of items from 1 to {most}")
+        return number
+
+    def flag(self, name: str) -> bool | None:
+        """True or false; None when it is not given."""
+        text = self._one(name)
+        if text is None:
+            return None
+        if text not in TRUTH:
+            raise RequestError(INVALID, f"{name} is neither true nor false")
+        return TRUTH[text]
+
+    def ids(self, name: str) -> list[ItemId] | None:
+        """The ids of a parameter that is given once for each; None when it is not given."""
+        values = self._values.get(name)
+        return None if values is None else list(values)
+
+    def text(self, name: str) -> str:
+        """Words; empty when not given."""
+        text = self._one(name) or ""
+        if len(text) > MAX_TEXT:
+            raise RequestError(INVALID, f"{name} is longer than {MAX_TEXT} characters")
+        return text

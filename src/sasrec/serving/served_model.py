@@ -1,0 +1,306 @@
+"""One model that answers, never changed. In: queries in your own ids; out: answers ready to be encoded."""
+
+from __future__ import annotations
+
+import time
+import unicodedata
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import polars as pl
+
+from sasrec import __version__
+from sasrec.core.arrays import Int32
+from sasrec.core.errors import RequestError
+from sasrec.data.sequences import Ragged, Sequences
+from sasrec.ranking.item_filter import ItemFilter
+from sasrec.ranking.next_items import ALL_ROWS, Group
+from sasrec.recommender import Recommender
+from sasrec.serving.schemas import (
+    Answer,
+    Explanation,
+    Item,
+    ItemId,
+    Items,
+    Query,
+    Reason,
+    Recommendation,
+    SimilarItems,
+    encode,
+)
+
+IN_MEMORY_BYTES = 2**28  # histories up to this size are copied into memory: a disk that goes must not end the server
+SHORT_LIST = 64  # lists up to this length are computed together; longer ones with those of about their own length
+WARM_UP_ROWS = 32
+
+
+class Row(NamedTuple):
+    """A query, of a user of the log when `user` is given: then the history is the user's own."""
+
+    query: Query
+    user: ItemId | None = None
+
+
+class EventReader(Protocol):
+    """Where users' events since training are found."""
+
+    def events_of(self, user: ItemId) -> list[ItemId]:
+        """The items of a user's stored events, oldest first."""
+
+
+class _Wanted(NamedTuple):
+    """A query in item indices, and the ids of it that are unknown."""
+
+    query: Query
+    history: Int32
+    items: ItemFilter
+    unknown: list[ItemId]
+
+
+class ServedModel:
+    """A recommender and what is computed once to answer quickly. Its methods are called on one thread at a time.
+
+    Args:
+        recommender: the model; not to be trained any more.
+        events: of users since training, or None.
+    """
+
+    def __init__(self, recommender: Recommender, events: EventReader | None = None) -> None:
+        self.recommender, self.events = recommender, events
+        self.vocabulary, self.engine = recommender.vocabulary, recommender.engine
+        self.loaded_at = time.time()
+        self.version = recommender.model_version
+        self.sequences = _in_memory(recommender.sequences)
+        self._titles: list[str | None] | None = None
+        if recommender.vocabulary.titles is not None:
+            self._titles = recommender.vocabulary.titles.to_list()
+        self.next_items = recommender.next_items
+
+    def warm_up(self) -> None:
+        """Answer once in each way, so that the first client does not wait, and a model that cannot answer is found.
+
+        Raises:
+            SASRecError: it cannot.
+        """
+        ids = self.vocabulary.ids
+        rows = [Row(Query([ids[j % len(ids)] for j in range(i + 1)])) for i in range(WARM_UP_ROWS)]
+        users = [] if self.sequences is None else [Row(Query([]), user) for user in self.sequences.user_ids[:1]]
+        special = [Row(Query([])), Row(Query(ids[:2], allow=ids[:3], keep_seen=True)), *users]
+        for batch in (rows, rows[:1], special):
+            for answer in self.answer(batch):
+                if isinstance(answer, Exception):
+                    raise answer
+                encode(answer)
+        self.search("a", 1)
+
+    def answer(self, rows: Sequence[Row]) -> list[Answer | RequestError]:
+        """An answer to each row, computed together; an error for a row that has none."""
+        errors: dict[int, RequestError] = {}
+        wanted: list[_Wanted] = []
+        for place, row in enumerate(rows):
+            try:
+                wanted.append(self._wanted(row))
+            except RequestError as error:
+                errors[place] = error
+        found = iter(self._recommend(wanted) if wanted else [])
+        return [errors[place] if place in errors else next(found) for place in range(len(rows))]
+
+    def _wanted(self, row: Row) -> _Wanted:
+        query = row.query
+        history, unknown = self.vocabulary.split_known(query.history if row.user is None else self.history_of(row.user))
+        items = ItemFilter.of(self.vocabulary, query.allow, query.deny)
+        return _Wanted(query, history, items, unknown + items.unknown_allow + items.unknown_deny)
+
+    def history_of(self, user: ItemId) -> list[ItemId]:
+        """The items of a user of the log, and of the user's events since.
+
+        Raises:
+            RequestError: 404, no such user, or a model without histories.
+        """
+        if self.sequences is None:
+            raise RequestError(404, "this model was saved without histories, so send a history to /v1/recommend")
+        ids = self.vocabulary.ids
+        history = [ids[index - 1] for index in self.sequences.history(self._row_of(user, self.sequences)).tolist()]
+        if self.events is None:
+            return history
+        return history + _not_yet_in(history, self.events.events_of(user), self.vocabulary.indices_of)
+
+    def knows_user(self, user: ItemId) -> bool:
+        """Whether the log has this user."""
+        if self.sequences is None:
+            return False
+        try:
+            self._row_of(user, self.sequences)
+        except RequestError:
+            return False
+        return True
+
+    def _row_of(self, user: ItemId, sequences: Sequences) -> int:
+        try:
+            return sequences.row_of_user(user)
+        except KeyError as error:
+            raise RequestError(
+                404, f"this user is not in the log ({len(sequences)} users); send a history to /v1/recommend instead"
+            ) from error
+
+    def _recommend(self, wanted: Sequence[_Wanted]) -> list[Answer]:
+        """The answers to queries, in their order."""
+        histories = Ragged.from_lists([one.history for one in wanted])
+        members = _ranked_together([one.query for one in wanted])
+        lists = self.next_items.top_k_of_groups(histories, [self._group(wanted, rows) for rows in members])
+        answers: dict[int, Answer] = {}
+        for rows, (indices, scores) in zip(members, lists, strict=True):
+            for place, best, values in zip(rows, indices.tolist(), scores.tolist(), strict=True):
+                one = wanted[place]
+                listed = self._listed(best, values, one.query.k)
+                answers[place] = Answer(listed, one.unknown, not len(one.history), self.version)
+        return [answers[place] for place in range(len(wanted))]
+
+    def _group(self, wanted: Sequence[_Wanted], rows: Sequence[int]) -> Group:
+        hidden = [self._hidden(wanted[row]) for row in rows]
+        return Group(
+            ALL_ROWS if len(rows) == len(wanted) else np.array(rows),
+            max(wanted[row].query.k for row in rows),
+            Ragged.from_lists(hidden) if any(map(len, hidden)) else None,
+            wanted[rows[0]].items.allow_mask(),  # who has one is ranked alone
+        )
+
+    def _hidden(self, one: _Wanted) -> Int32:
+        """What the row must not get: the items of its history, if they are hidden, and those it denies."""
+        hides_seen = self.recommender.hides_seen if one.query.keep_seen is None else not one.query.keep_seen
+        if not len(one.items.denied):
+            return one.history if hides_seen else one.items.denied
+        return np.concatenate([one.history, one.items.denied]) if hides_seen else one.items.denied
+
+    def _listed(self, indices: Sequence[int], scores: Sequence[float], k: int) -> list[Recommendation]:
+        """The first k of a list that may end in 0."""
+        ids, titles = self.vocabulary.ids, self._titles
+        pairs = zip(indices[:k], scores, strict=False)
+        if titles is None:
+            return [Recommendation(ids[i - 1], s, rank) for rank, (i, s) in enumerate(pairs, 1) if i]
+        return [Recommendation(ids[i - 1], s, rank, titles[i - 1]) for rank, (i, s) in enumerate(pairs, 1) if i]
+
+    def similar(self, item: ItemId, k: int) -> SimilarItems:
+        """The items nearest to one.
+
+        Raises:
+            RequestError: 404, the item is not known.
+        """
+        indices, scores = self.next_items.similar(self._known(item), k)
+        return SimilarItems(self._listed(indices.tolist(), scores.tolist(), k), self.version)
+
+    def _known(self, item: ItemId) -> int:
+        index = self.vocabulary.index_of(item)
+        if not index:
+            n_items = len(self.vocabulary)
+            raise RequestError(404, f"this item is not in the log this model was trained on ({n_items} items)")
+        return index
+
+    def _item(self, index: int) -> Item:
+        title = None if self._titles is None else self._titles[index - 1]
+        return Item(self.vocabulary.ids[index - 1], int(self.vocabulary.counts[index - 1]), title)
+
+    def explain(self, history: Sequence[ItemId], item: ItemId) -> Explanation:
+        """Which items of a history speak for an item.
+
+        Raises:
+            RequestError: 404, the item, or all of the history, is not known.
+        """
+        target = self._known(item)
+        known, unknown = self.vocabulary.split_known(history)
+        if not len(known):
+            raise RequestError(404, "the history has no item that this model knows, so there is nothing to explain")
+        longest = self.recommender.config.model.max_seq_len
+        score, *columns = self.next_items.reasons(known[-longest:], target)
+        ids, titles = self.vocabulary.ids, self._titles
+        reasons = [
+            Reason(ids[index - 1], position, value, None if titles is None else titles[index - 1])
+            for index, position, value in zip(*(column.tolist() for column in columns), strict=True)
+        ]
+        return Explanation(self._item(target), score, reasons, unknown, self.version)
+
+    def search(self, text: str, k: int) -> Items:
+        """The items whose title or id has all of these words, those that begin with them first, then by popularity."""
+        words = _folded(text).split()
+        if not words:
+            return Items([self._item(index) for index in self.next_items.popular[:k].tolist()], self.version)
+        texts = self._search_texts
+        found = np.logical_and.reduce([texts.str.contains(word, literal=True).to_numpy() for word in words])
+        rows = np.flatnonzero(found)
+        phrase = " ".join(words)
+        candidates = texts.gather(rows)
+        begins = candidates.str.starts_with(phrase).to_numpy()
+        at_word = candidates.str.contains(" " + words[0], literal=True).to_numpy()
+        order = np.lexsort((rows, -self.vocabulary.counts[rows], ~at_word, ~begins))
+        return Items([self._item(index) for index in (rows[order[:k]] + 1).tolist()], self.version)
+
+    @cached_property
+    def _search_texts(self) -> pl.Series:
+        """(n_items,) title and id of each item, folded; made with the first search."""
+        titles = self._titles or [None] * len(self.vocabulary)
+        pairs = zip(self.vocabulary.ids, titles, strict=True)
+        return pl.Series([_folded(str(i) if title is None else f"{title} {i}") for i, title in pairs])
+
+    def facts(self) -> dict[str, Any]:
+        """What there is to know about the model."""
+        config, data = self.recommender.config, self.recommender.config.data
+        model = config.model
+        return {
+            "model_version": self.version,
+            "loaded_at": self.loaded_at,
+            "age_seconds": time.time() - self.loaded_at,
+            "data": config.data_name,
+            "n_items": len(self.vocabulary),
+            "n_users": 0 if self.sequences is None else len(self.sequences),
+            "n_events": data.n_events,
+            "has_titles": self._titles is not None,
+            "has_histories": self.sequences is not None,
+            "hides_seen": self.recommender.hides_seen,
+            "preset": config.preset,
+            "block": model.block,
+            "embedding_dim": model.embedding_dim,
+            "n_blocks": model.n_blocks,
+            "n_heads": model.n_heads,
+            "max_seq_len": model.max_seq_len,
+            "loss": config.train.loss,
+            "engine": self.engine.name,
+            "isa": getattr(self.engine, "isa", None),
+            "trained_with": config.package_version,
+            "package_version": __version__,
+            "results": self.recommender.results,
+        }
+
+
+def _ranked_together(queries: Sequence[Query]) -> list[list[int]]:
+    """Which queries are ranked together: those with `allow` alone, others with those that ask for about as many."""
+    groups: dict[int, list[int]] = {}
+    for place, query in enumerate(queries):
+        key = -1 - place if query.allow is not None else max(query.k, SHORT_LIST).bit_length()
+        groups.setdefault(key, []).append(place)
+    return list(groups.values())
+
+
+def _in_memory(sequences: Sequences | None) -> Sequences | None:
+    """The histories without the files they lie in, unless they are large; times are not needed."""
+    if sequences is None or sequences.items.nbytes > IN_MEMORY_BYTES:
+        return sequences
+    return Sequences(sequences.user_ids, np.array(sequences.items), np.array(sequences.offsets), sequences.facts)
+
+
+def _not_yet_in(
+    history: Sequence[ItemId], events: Sequence[ItemId], indices_of: Callable[[Sequence[ItemId]], Int32]
+) -> list[ItemId]:
+    """The events after those that the history ends with: a model trained on a newer log has the first ones already."""
+    log, new = indices_of(history[-len(events) :]).tolist() if events else [], indices_of(events).tolist()
+    n = next((n for n in range(min(len(log), len(new)), 0, -1) if log[-n:] == new[:n]), 0)
+    return list(events[n:])
+
+
+def _folded(text: str) -> str:
+    """Without case and accents."""
+    text = text.casefold()
+    if text.isascii():
+        return text
+    return "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))

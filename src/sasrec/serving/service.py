@@ -1,0 +1,158 @@
+"""A model that answers. In: checked requests in your own ids; out: answers ready to be encoded.
+
+`ServedModel` is one model, never changed; `Service` holds the one that answers now, and puts another in its place.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sasrec.core.errors import CheckpointError, RequestError, SASRecError
+from sasrec.recommender import Recommender, load
+from sasrec.serving.schemas import (
+    Answer,
+    Answers,
+    encode,
+)
+from sasrec.serving.served_model import EventReader, Row, ServedModel
+from sasrec.serving.telemetry import Metrics
+
+logger = logging.getLogger(__name__)
+KEPT_SHARE = 0.5  # of the items: a new model that knows less of them is of another catalogue
+
+
+class Service:
+    """The model that answers now.
+
+    Args:
+        metrics: told about batches and models.
+        events: of users since training, or None.
+        path: the run folder, or a link to one, to load from; None = only what is given to `serve`.
+        threads: of the engine.
+    """
+
+    def __init__(
+        self, metrics: Metrics, events: EventReader | None = None, path: Path | None = None, threads: int = 1
+    ) -> None:
+        self.model: ServedModel | None = None
+        self.reload_error: str | None = None
+        self.metrics, self.events, self.path, self.threads = metrics, events, path, threads
+        self._loading = threading.Lock()
+        self._loaded_from: tuple[str, int, int] | None = None
+
+    def serve(self, recommender: Recommender) -> None:
+        """Warm a model up and let it answer from now on.
+
+        Raises:
+            SASRecError: it cannot answer; the model before it stays.
+        """
+        model = ServedModel(recommender, self.events)
+        model.warm_up()
+        self.model = model
+        self.metrics.serving(model.version)
+
+    def load(self) -> None:
+        """Load the run folder for the first time.
+
+        Raises:
+            SASRecError: it cannot be served.
+        """
+        assert self.path is not None
+        self._loaded_from = self._place()
+        self.serve(load(self.path, threads=self.threads))
+
+    def reload(self) -> bool:
+        """Load the run folder again; on failure the model before it stays, and `reload_error` says why."""
+        if self.path is None or self.model is None:
+            return False
+        with self._loading:
+            self._loaded_from = self._place()
+            try:
+                recommender = load(self.path, threads=self.threads)
+                self._check_catalogue(recommender)
+                self.serve(recommender)
+                error = None
+            except Exception as failure:  # whatever it is, the old model goes on
+                known = isinstance(failure, SASRecError)
+                error = str(failure) if known else f"unexpected {type(failure).__name__}: {failure}"
+                logger.error("the model could not be reloaded, and the one before it answers: %s", error)
+            self.reload_error = error
+            self.metrics.reloads.labels("failed" if error else "done").inc()
+            self.metrics.reload_ok.set(0 if error else 1)
+            if error is None:
+                logger.info("model %s answers now", self.model.version)
+        return error is None
+
+    def has_moved(self) -> bool:
+        """Whether the path leads to another folder than the one loaded last, or tried last."""
+        return self.path is not None and self._place() not in (None, self._loaded_from)
+
+    def _place(self) -> tuple[str, int, int] | None:
+        assert self.path is not None
+        try:
+            folder = self.path.resolve(strict=True)
+            found = folder.stat()
+        except OSError:
+            return None
+        return str(folder), found.st_dev, found.st_ino
+
+    def _check_catalogue(self, recommender: Recommender) -> None:
+        """Refuse a model of another catalogue: a link set wrongly must not replace a model that fits the clients."""
+        assert self.model is not None
+        before = self.model.vocabulary
+        kept = np.count_nonzero(recommender.vocabulary.indices_of(before.ids))
+        if kept < KEPT_SHARE * len(before):
+            raise CheckpointError(
+                f"the model in {self.path} knows {kept} of the {len(before)} items of the model that answers, so it is "
+                "of another catalogue; restart the server if that is meant"
+            )
+
+    def answer(self, jobs: Sequence[Job]) -> list[bytes | Exception]:
+        """The encoded answers of jobs, all by the same model."""
+        model = self.model
+        if model is None:
+            return [RequestError(503, "the model is being loaded; try again in a second")] * len(jobs)
+        answers = iter(model.answer([row for job in jobs if not callable(job) for row in job.rows]))
+        return [_called(job, model) if callable(job) else self._encoded(job, answers) for job in jobs]
+
+    def _encoded(self, job: RecommendJob, answers: Any) -> bytes | Exception:
+        found = [next(answers) for _ in job.rows]
+        for answer in found:
+            if isinstance(answer, Exception):
+                return answer
+        self._count(job, found)
+        return encode(Answers(found) if job.is_list else found[0])
+
+    def _count(self, job: RecommendJob, answers: Sequence[Answer]) -> None:
+        metrics = self.metrics
+        metrics.answers.inc(len(answers))
+        metrics.history_items.inc(sum(len(row.query.history) for row in job.rows))
+        unknown = sum(len(answer.unknown_items) for answer in answers)
+        if unknown:
+            metrics.unknown_items.inc(unknown)
+        fallbacks = sum(answer.fallback for answer in answers)
+        if fallbacks:
+            metrics.fallbacks.inc(fallbacks)
+
+
+class RecommendJob(NamedTuple):
+    """Rows to recommend for; `is_list`: the answer is a list even of one."""
+
+    rows: list[Row]
+    is_list: bool = False
+
+
+Job = RecommendJob | Callable[[ServedModel], Any]
+
+
+def _called(call: Callable[[ServedModel], Any], model: ServedModel) -> bytes | Exception:
+    try:
+        return encode(call(model))
+    except RequestError as error:
+        return error

@@ -1,0 +1,182 @@
+"""One process that answers: loads a run folder, serves it until a signal, loads it again when told to.
+
+Run as a module it is a worker of the supervisor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import resource
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import uvloop
+
+from sasrec.core.config import ServerConfig, from_dict
+from sasrec.core.errors import ConfigError, SASRecError
+from sasrec.serving.app import Application, create_app
+from sasrec.serving.connections import Server
+from sasrec.serving.keys import read_keys
+from sasrec.serving.service import Service
+from sasrec.serving.telemetry import Metrics
+
+logger = logging.getLogger("sasrec.serving.worker")  # also when it runs as a module
+
+SWITCH_SECONDS = 0.0005  # between threads of the interpreter: the model's must not wait 5 ms for the event loop
+
+
+def serve_run(run: Path, config: ServerConfig, listener: socket.socket, parent: Parent | None = None) -> None:
+    """Answer at a socket that listens, in this process, until a signal.
+
+    Args:
+        run: the run folder, or a link to one.
+        config: limits and times.
+        listener: bound and listening.
+        parent: the supervisor, when this process is a worker.
+
+    Raises:
+        SASRecError: the run folder cannot be served.
+    """
+    sys.setswitchinterval(SWITCH_SECONDS)
+    _raise_file_limit()
+    for name in ("uvicorn", "uvicorn.error"):
+        logging.getLogger(name).setLevel(logging.ERROR)  # else each malformed request writes a line
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(run, config, listener, parent))
+
+
+def _raise_file_limit() -> None:
+    """As many open connections as the system allows; its default of 1,024 is for other programs."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+async def _serve(run: Path, config: ServerConfig, listener: socket.socket, parent: Parent | None) -> None:
+    service = Service(Metrics(), path=run, threads=config.threads)
+    app = create_app(None, config, service=service, keys=read_keys(config))
+    server = Server(app, config)
+    reloading = _Reloading(app, config)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, server.stop)
+    loop.add_signal_handler(signal.SIGHUP, reloading.start)
+    if parent is not None:
+        await asyncio.to_thread(service.load)  # a worker without a model leaves connections to those that have one
+    tasks = [server.serve([listener]), server.sweep(), reloading.watch()]
+    answering, *helpers = map(asyncio.ensure_future, tasks)
+    try:
+        if parent is None:
+            await asyncio.to_thread(service.load)  # meanwhile /health/live answers, and all else is 503
+        else:
+            helpers.append(asyncio.ensure_future(parent.follow(server)))
+        _tell_ready(run, service, listener)
+        await answering
+    finally:
+        for helper in helpers:
+            helper.cancel()
+        if not answering.done():
+            server.stop()
+            server.stop()
+            await answering
+        app.close()
+
+
+def _tell_ready(run: Path, service: Service, listener: socket.socket) -> None:
+    assert service.model is not None
+    if listener.fileno() < 0:
+        return  # it has been told to end meanwhile
+    address, port = listener.getsockname()[:2]
+    where = f"[{address}]" if ":" in address else address
+    logger.info("serving %s (model %s) at http://%s:%d", run, service.model.version, where, port)
+    _tell_systemd(b"READY=1")
+
+
+class Parent:
+    """What a worker knows of its supervisor.
+
+    Args:
+        process: its id.
+        channel: a pipe's end; a byte in it says that this worker answers.
+    """
+
+    def __init__(self, process: int, channel: int) -> None:
+        self.process, self.channel = process, channel
+
+    async def follow(self, server: Server) -> None:
+        """Say that this worker answers; end when the supervisor has died, as nobody else would end it."""
+        while not server.started:
+            await asyncio.sleep(0.01)
+        os.write(self.channel, b".")
+        while os.getppid() == self.process:
+            await asyncio.sleep(1.0)
+        logger.error("the supervisor has died; this worker ends")
+        server.stop()
+
+
+class _Reloading:
+    """Loads the run folder again, in a thread, when told to or when it has moved."""
+
+    def __init__(self, app: Application, config: ServerConfig) -> None:
+        self.app, self.config = app, config
+        self._running: asyncio.Future[None] | None = None
+        self._again = False
+
+    def start(self) -> None:
+        """Load now, or once more when it is loading already."""
+        if self._running is not None and not self._running.done():
+            self._again = True
+            return
+        self._running = asyncio.ensure_future(self._reload())
+
+    async def _reload(self) -> None:
+        self._again = True
+        while self._again:
+            self._again = False
+            try:
+                self.app.set_keys(read_keys(self.config))
+            except ConfigError as error:
+                logger.error("the API keys stay as they are: %s", error)
+            await asyncio.to_thread(self.app.service.reload)
+
+    async def watch(self) -> None:
+        """Look now and then whether the path leads elsewhere."""
+        while self.config.reload_seconds:
+            await asyncio.sleep(self.config.reload_seconds)
+            if await asyncio.to_thread(self.app.service.has_moved):
+                self.start()
+
+
+def _tell_systemd(state: bytes) -> None:
+    """sd_notify, for units of Type=notify."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if address:
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+            channel.sendto(state, address.replace("@", "\0", 1) if address.startswith("@") else address)
+
+
+def main(text: str) -> int:
+    """A worker's life; the exit code."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    logging.getLogger("sasrec").addHandler(handler)
+    logging.getLogger("sasrec").setLevel(logging.INFO)
+    told = json.loads(text)
+    config = from_dict(ServerConfig, told["config"])
+    listener = socket.socket(fileno=told["listener"])
+    try:
+        serve_run(Path(told["run"]), config, listener, Parent(os.getppid(), told["channel"]))
+    except SASRecError as error:
+        logger.error("%s", error)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,400 @@
+"""The training loop. In: an engine, a split, settings, perhaps a run folder; out: the weights of the best epoch.
+
+Selection and early stopping look at valid only. Everything random is keyed by (seed, step), so a run that was
+killed at any moment and resumed ends in the same weights as one that never stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from sasrec.core.arrays import Int32
+from sasrec.core.config import EvalConfig, ModelConfig, TrainConfig, parse_metric
+from sasrec.core.errors import TrainingError
+from sasrec.core.provenance import commit, isa_of, machine, versions
+from sasrec.data.batches import TrainBatches
+from sasrec.data.splits import Split
+from sasrec.engine.protocol import Engine
+from sasrec.evaluation.candidates import draw_candidates
+from sasrec.evaluation.protocols import evaluate
+from sasrec.model.weights import Weights
+from sasrec.ranking.scorers import ModelScorer
+from sasrec.runs.folder import RunFolder
+
+logger = logging.getLogger(__name__)
+
+REPORT_SECONDS = 0.5  # how often progress is reported inside an epoch
+SAVE_SECONDS = 5.0  # epochs shorter than this do not each save the state to resume from
+ESTIMATE_SECONDS = 2.0  # how long to train before the time that is left is estimated
+
+
+@dataclass
+class State:
+    """Where a run is; saved with the weights."""
+
+    epoch: int = 0  # epochs completed
+    step: int = 0  # steps completed in the epoch under way
+    best_epoch: int = 0
+    best_value: float = -1.0
+    best_metrics: dict[str, float] = field(default_factory=dict)
+    loss_sum: float = 0.0  # of the epoch under way
+    n_positions: int = 0
+    epoch_seconds: float = 0.0  # of the epoch under way
+    seconds: float = 0.0  # trained so far, validation included
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How a run stands, for those who show it."""
+
+    epoch: int  # from 1
+    max_epochs: int
+    step: int  # of this epoch
+    steps_per_epoch: int
+    train_loss: float
+    users_per_second: float
+    seconds: float
+    seconds_left: float | None  # until max_epochs or max_minutes; None while too little is known
+    best_epoch: int
+    valid: dict[str, float] | None  # at the end of an epoch that was validated
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a run ended."""
+
+    weights: Weights  # of the best epoch by the valid metric
+    best_epoch: int  # from 1; 0 = nothing was trained
+    valid: dict[str, float]  # metrics of the best epoch; empty without valid targets
+    epochs: int
+    seconds: float
+    stopped: str  # "max_epochs", "patience", "max_minutes" or "interrupted"
+    history: list[dict[str, Any]]
+
+
+def train(
+    engine: Engine,
+    split: Split,
+    model: ModelConfig,
+    train_config: TrainConfig,
+    eval_config: EvalConfig,
+    *,
+    run: RunFolder | None = None,
+    resume: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+) -> TrainResult:
+    """Train until max_epochs, max_minutes, patience or an interrupt (Ctrl-C, SIGTERM) ends it.
+
+    Args:
+        engine: holds the weights; left with the best epoch's.
+        split: a split without valid targets trains for max_epochs and keeps the last epoch.
+        model: the shape the engine was made with.
+        train_config: optimisation and stopping.
+        eval_config: the protocol; valid_protocol of train_config replaces its protocol for choosing the epoch.
+        run: where checkpoints and history go; None keeps the best weights in memory only.
+        resume: go on from the state in `run`.
+        progress: called about twice a second and at the end of each epoch.
+
+    Raises:
+        DataError: no user has two events to train on.
+        TrainingError: the loss or the weights are no longer numbers; the last good checkpoint is kept.
+        CheckpointError: the run folder cannot be written or its state is damaged.
+    """
+    loop = _Loop(engine, split, model, train_config, eval_config, run, progress)
+    if resume:
+        loop.restore()
+    with _interruptible() as interrupted:
+        stopped = loop.run_until_stopped(interrupted)
+    return loop.finish(stopped)
+
+
+class _Loop:
+    """One call of `train`: what it was given, and the state it changes."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        split: Split,
+        model: ModelConfig,
+        train_config: TrainConfig,
+        eval_config: EvalConfig,
+        run: RunFolder | None,
+        progress: Callable[[Progress], None] | None,
+    ) -> None:
+        self.engine, self.split, self.model, self.config = engine, split, model, train_config
+        self.run, self.progress = run, progress
+        self.batches = TrainBatches(split, model, train_config)
+        cutoffs = tuple(sorted({*eval_config.k, parse_metric(train_config.valid_metric)[1]}))
+        self.eval_config = replace(eval_config, k=cutoffs, protocol=train_config.valid_protocol)
+        self.candidates: dict[str, Int32 | None] = {}
+        self.state = State()
+        self.history: list[dict[str, Any]] = []
+        self.best_weights: Weights | None = None
+        self.last_save = time.monotonic()
+        self.pending_positions = 0  # whose loss the engine still holds
+
+    def restore(self) -> None:
+        """Take up the state saved in the run folder, if any."""
+        if self.run is None:
+            return
+        saved = self.run.load_state()
+        if saved is None:
+            logger.info("nothing has been saved yet; training starts at the first epoch")
+            self.run.rewind_history(0)
+            return
+        weights, optimizer, state = saved
+        self.engine.load_weights(weights)
+        self.engine.load_optimizer_state(optimizer)
+        self.state = State(**state)
+        self.run.rewind_history(self.state.epoch)
+        self.history = self.run.read_history()
+        if self.state.best_epoch:
+            self.best_weights = self.run.load_weights()[0]
+        logger.info("resumed after epoch %d, step %d", self.state.epoch, self.state.step)
+
+    def run_until_stopped(self, interrupted: threading.Event) -> str:
+        """Train epoch after epoch; returns what ended it."""
+        state = self.state
+        while True:
+            reason = self._reason_to_stop(interrupted)
+            if not reason:
+                reason = self._train_epoch(interrupted)
+            if reason:
+                self._save_state()
+                return reason
+            self._end_epoch()
+            if time.monotonic() - self.last_save > SAVE_SECONDS or state.epoch == 1:
+                self._save_state()
+
+    def _reason_to_stop(self, interrupted: threading.Event) -> str:
+        state, config = self.state, self.config
+        if interrupted.is_set():
+            return "interrupted"
+        if state.epoch >= config.max_epochs:
+            return "max_epochs"
+        if config.patience and state.best_epoch and state.epoch - state.best_epoch >= config.patience:
+            return "patience"
+        if config.max_minutes and state.seconds + state.epoch_seconds >= 60 * config.max_minutes:
+            return "max_minutes"
+        return ""
+
+    def _train_epoch(self, interrupted: threading.Event) -> str:
+        """The rest of the epoch under way; returns what cut it short, or nothing."""
+        state, began, reported = self.state, time.monotonic(), time.monotonic()
+        before = state.epoch_seconds
+        for batch in self.batches.epoch(state.epoch, state.step):
+            self.engine.forward_backward(batch)
+            self.engine.optimizer_step(self._learning_rate(batch.step))
+            if self.config.ema_decay:
+                self.engine.update_average(self.config.ema_decay_at(batch.step))
+            state.step += 1
+            state.n_positions += len(batch.targets)
+            self.pending_positions += len(batch.targets)
+            now = time.monotonic()
+            state.epoch_seconds = before + now - began
+            if now - reported > REPORT_SECONDS and state.step < self.batches.steps_per_epoch:
+                reported = now
+                self._collect_loss()
+                self._report()
+                if now - self.last_save > 60 * self.config.save_every_minutes > 0:
+                    self._save_state()
+            if self._reason_to_stop(interrupted) and state.step < self.batches.steps_per_epoch:
+                self._collect_loss()
+                return self._reason_to_stop(interrupted)
+        self._collect_loss()
+        return ""
+
+    def _learning_rate(self, step: int) -> float:
+        return self.config.learning_rate_at(step, self.batches.steps_per_epoch)
+
+    @contextlib.contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """The engine holds the average of the weights, where there is one."""
+        if not self.config.ema_decay:
+            yield
+            return
+        self.engine.swap_average()
+        try:
+            yield
+        finally:
+            self.engine.swap_average()
+
+    def _collect_loss(self) -> None:
+        loss = self.engine.pop_loss()
+        if not math.isfinite(loss):
+            self._fail(f"the loss became {loss}")
+        self.state.loss_sum += loss * self.pending_positions
+        self.pending_positions = 0
+
+    def _fail(self, what: str) -> None:
+        state = self.state
+        kept = f"the model of epoch {state.best_epoch} is kept" if state.best_epoch else "no epoch had been completed"
+        raise TrainingError(
+            f"{what} in epoch {state.epoch + 1}, step {state.step}: the likely cause is a learning rate too high "
+            f"(learning_rate={self.config.learning_rate:g}); lower it or set clip_norm=1; {kept}"
+        )
+
+    def _end_epoch(self) -> None:
+        """Validate, keep the best, write the epoch's line."""
+        state, began = self.state, time.monotonic()
+        steps = (state.epoch + 1) * self.batches.steps_per_epoch
+        line: dict[str, Any] = {
+            "epoch": state.epoch + 1,
+            "step": steps,
+            "train_loss": state.loss_sum / max(state.n_positions, 1),
+        }
+        with self._averaged():
+            weights = self.engine.weights()
+            if not all(np.isfinite(w).all() for w in weights.values()):
+                self._fail("a weight became infinite or not a number")
+            valid = self._validate(weights, line)
+        n_users = len(self.batches.users)
+        line |= {
+            "seconds": state.epoch_seconds,
+            "users_per_second": n_users / max(state.epoch_seconds, 1e-9),
+            "learning_rate": self._learning_rate(steps - 1),
+        }
+        state.seconds += state.epoch_seconds + time.monotonic() - began
+        line["total_seconds"] = state.seconds
+        self.history.append(line)
+        if self.run:
+            self.run.append_history(line)
+        state.epoch, state.step = state.epoch + 1, 0
+        self._report(line, valid)
+        state.loss_sum, state.n_positions, state.epoch_seconds = 0.0, 0, 0.0
+
+    def _validate(self, weights: Weights, line: dict[str, Any]) -> dict[str, float] | None:
+        state, epoch = self.state, self.state.epoch + 1
+        if not len(self.split.valid):
+            self._keep(weights, epoch)
+            return None
+        last = epoch >= self.config.max_epochs
+        if epoch % self.config.valid_every and not last:
+            return None
+        valid = line["valid"] = self._metrics("valid")
+        if self.config.log_test:
+            line["test"] = self._metrics("test")
+        if valid[self.config.valid_metric] > state.best_value:
+            state.best_value, state.best_metrics = valid[self.config.valid_metric], valid
+            self._keep(weights, epoch)
+        return valid
+
+    def _metrics(self, part: str) -> dict[str, float]:
+        config = self.eval_config
+        if part not in self.candidates:
+            sampled = config.protocol == "sampled"
+            self.candidates[part] = (
+                draw_candidates(self.split, part, config.n_candidates, config.exclude, config.eval_seed)
+                if sampled
+                else None
+            )
+        scorer = ModelScorer(self.engine, self.model.max_seq_len)
+        result = evaluate(
+            scorer, self.split, part, config, candidates=self.candidates[part], baselines=False, lists=False
+        )
+        return {name: metric["value"] for name, metric in result.metrics.items()}
+
+    def _keep(self, weights: Weights, epoch: int) -> None:
+        self.best_weights, self.state.best_epoch = weights, epoch
+        if self.run:
+            self.run.save_weights(weights, epoch)
+
+    def _save_state(self) -> None:
+        self.last_save = time.monotonic()
+        if self.run:
+            self.run.save_state(self.engine.weights(), self.engine.optimizer_state(), asdict(self.state))
+
+    def _report(self, line: dict[str, Any] | None = None, valid: dict[str, float] | None = None) -> None:
+        """Tell `progress` how the epoch under way, or the one just ended, stands."""
+        if self.progress is None:
+            return
+        state, batches = self.state, self.batches
+        users = len(batches.users) if line else state.step * self.config.batch_size
+        self.progress(
+            Progress(
+                epoch=state.epoch + (line is None),
+                max_epochs=self.config.max_epochs,
+                step=batches.steps_per_epoch if line else state.step,
+                steps_per_epoch=batches.steps_per_epoch,
+                train_loss=state.loss_sum / max(state.n_positions, 1),
+                users_per_second=users / max(state.epoch_seconds, 1e-9),
+                seconds=state.seconds + (0.0 if line else state.epoch_seconds),
+                seconds_left=self._seconds_left(),
+                best_epoch=state.best_epoch,
+                valid=valid,
+            )
+        )
+
+    def _seconds_left(self) -> float | None:
+        """Until max_epochs or max_minutes, at the pace so far."""
+        state, config = self.state, self.config
+        share = state.step / self.batches.steps_per_epoch
+        spent = state.seconds + (state.epoch_seconds if share else 0.0)
+        if spent < ESTIMATE_SECONDS and not state.epoch:
+            return None
+        done = state.epoch + share
+        left = spent / done * (config.max_epochs - done)
+        return min(left, 60 * config.max_minutes - spent) if config.max_minutes else left
+
+    def finish(self, stopped: str) -> TrainResult:
+        """Leave the engine with the best weights and say how it went."""
+        state = self.state
+        if self.best_weights is None:
+            with self._averaged() if state.epoch else contextlib.nullcontext():
+                self._keep(self.engine.weights(), state.epoch)
+        assert self.best_weights is not None
+        self.engine.load_weights(self.best_weights)
+        logger.info("training ended after epoch %d (%s); best epoch %d", state.epoch, stopped, state.best_epoch)
+        return TrainResult(
+            weights=self.best_weights,
+            best_epoch=state.best_epoch,
+            valid=state.best_metrics,
+            epochs=state.epoch,
+            seconds=state.seconds + state.epoch_seconds,
+            stopped=stopped,
+            history=self.history,
+        )
+
+
+def training_facts(result: TrainResult, engine: Engine) -> dict[str, Any]:
+    """How training went and on what, ready for JSON."""
+    return {
+        **{name: getattr(result, name) for name in ("best_epoch", "epochs", "seconds", "stopped")},
+        "engine": engine.name,
+        "isa": isa_of(engine),
+        "threads": engine.threads,
+        "machine": machine(),
+        "versions": versions(),
+        "commit": commit(),
+    }
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C or SIGTERM sets; a second one interrupts at once."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+
+    def request_stop(signum: int, frame: object) -> None:
+        if event.is_set():
+            raise KeyboardInterrupt
+        event.set()
+
+    previous = {s: signal.signal(s, request_stop) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield event
+    finally:
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)

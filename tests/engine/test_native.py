@@ -1,0 +1,872 @@
+"""The compiled core: the same numbers as torch, whatever the shape; the same bits at every run."""
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_markov_log, variants
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made import spread_weights
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sasrec.core import isa as variants_module
+from sasrec.core.config import ModelConfig, TrainConfig
+from sasrec.core.errors import ConfigError
+from sasrec.core.isa import Native, load_native
+from sasrec.data.batches import Batch, TrainBatches
+from sasrec.data.sampling import generator
+from sasrec.data.sequences import Ragged, build_sequences
+from sasrec.data.splits import split_leave_one_out
+from sasrec.engine.native import NativeEngine, step_key
+from sasrec.engine.protocol import create_engine
+from sasrec.engine.torch_engine import TorchEngine
+from sasrec.model.weights import Weights, initial_weights
+
+BLOCKS = ["sasrec", "post_norm", "pre_norm", "ligr"]
+LENGTHS = [1, 5, 33, 7, 60, 3, 2, 12, 1, 1]
+
+pytestmark = pytest.mark.skipif(load_native().module is None, reason=load_native().why)
+
+
+def make_batch(
+    lengths: list[int],
+    n_items: int,
+    n_negatives: int = 1,
+    seed: int = 0,
+    step: int = 3,
+    shared: bool = False,
+    mask_seen: bool = False,
+) -> Batch:
+    rng = np.random.default_rng(seed)
+    inputs = Ragged.from_lists([rng.integers(1, n_items + 1, n).astype(np.int32) for n in lengths])
+    n = len(inputs.values)
+    targets = rng.integers(1, n_items + 1, n).astype(np.int32)
+    negatives = rng.integers(1, n_items + 1, n_negatives if shared else (n, n_negatives)).astype(np.int32)
+    corrections = rng.standard_normal(n_items + 1).astype(np.float32)
+    rows = [rng.integers(1, n_items + 1, n).astype(np.int32) for n in rng.integers(0, 9, len(lengths))]
+    earlier = Ragged.from_lists(rows) if mask_seen else None
+    return Batch(np.arange(len(lengths)) * 7, inputs, targets, negatives, corrections, step, earlier)
+
+
+def engines(
+    config: ModelConfig, n_items: int, seed: int = 0, size: float = 0.3, **train: object
+) -> tuple[TorchEngine, NativeEngine]:
+    settings = TrainConfig(threads=2, **train)
+    weights = spread_weights(config, n_items, seed, size)
+    pair = TorchEngine(config, n_items, settings), NativeEngine(config, n_items, settings)
+    for engine in pair:
+        engine.load_weights(weights)
+    return pair
+
+
+def torch_gradients(engine: TorchEngine) -> Weights:
+    return {name: p.grad.numpy().copy() for name, p in engine.model.named_parameters() if p.grad is not None}
+
+
+def largest_errors(expected: Weights, got: Weights) -> dict[str, float]:
+    """Of each tensor, the largest difference relative to its largest value."""
+    assert set(expected) == set(got)
+    return {
+        name: float(np.abs(expected[name] - got[name]).max() / max(np.abs(expected[name]).max(), 1e-6))
+        for name in expected
+    }
+
+
+def without_key_biases(weights: Weights) -> Weights:
+    """Softmax does not see a bias on keys: its gradient is rounding alone, which Adam blows up to whole steps."""
+    return {
+        name: value[len(value) // 2 :] if name.endswith("key_value.bias") else value for name, value in weights.items()
+    }
+
+
+def compare_gradients(config: ModelConfig, batch: Batch, n_items: int, tolerance: float, **train: object) -> None:
+    reference, native = engines(config, n_items, **train)
+    reference.forward_backward(batch)
+    native.forward_backward(batch)
+    errors = largest_errors(torch_gradients(reference), native.gradients())
+    assert max(errors.values()) < tolerance, max((error, name) for name, error in errors.items())
+    assert native.pop_loss() == pytest.approx(reference.pop_loss(), rel=max(tolerance, 1e-6))
+    expected, got = reference.encode(batch.inputs), native.encode(batch.inputs)
+    assert np.abs(expected - got).max() < max(tolerance, 2e-6) * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize(
+    ("shape", "lengths", "n_negatives"),
+    [
+        ({"embedding_dim": 50}, LENGTHS, 1),
+        ({"embedding_dim": 24, "n_heads": 3, "ffn_dim": 40}, LENGTHS, 3),
+        ({"embedding_dim": 64, "n_heads": 2, "tied": False, "max_seq_len": 300}, [300, 250, 5, 17], 1),
+        ({"embedding_dim": 16, "n_blocks": 3, "activation": "identity"}, LENGTHS, 2),
+        ({"embedding_dim": 32, "n_blocks": 0}, LENGTHS, 1),
+    ],
+)
+def test_gradients_and_features_are_those_of_torch(
+    isa: str, block: str, shape: dict[str, object], lengths: list[int], n_negatives: int
+) -> None:
+    config = ModelConfig(**{"block": block, "max_seq_len": 70, "dropout": 0.0, **shape})
+    if load_native().module.bf16:  # a value near zero falls on the other side of ReLU, and takes its gradient with it
+        config = replace(config, activation="identity")
+    batch = make_batch(lengths, 97, n_negatives)
+    compare_gradients(config, batch, 97, 5e-2 if load_native().module.bf16 else 1e-5, n_negatives=n_negatives)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    block=st.sampled_from(BLOCKS),
+    lengths=st.lists(st.integers(1, 300), min_size=1, max_size=6),
+    head_dim=st.integers(4, 40),
+    n_heads=st.integers(1, 3),
+    ffn_dim=st.integers(0, 70),
+    n_items=st.integers(1, 500),
+    max_seq_len=st.integers(1, 300),
+    tied=st.booleans(),
+)
+def test_any_shape_gives_the_gradients_of_torch(
+    block: str,
+    lengths: list[int],
+    head_dim: int,
+    n_heads: int,
+    ffn_dim: int,
+    n_items: int,
+    max_seq_len: int,
+    tied: bool,
+) -> None:
+    config = ModelConfig(
+        block=block,
+        embedding_dim=head_dim * n_heads,
+        n_heads=n_heads,
+        ffn_dim=ffn_dim,
+        max_seq_len=max_seq_len,
+        n_blocks=1,
+        dropout=0.0,
+        tied=tied,
+    )
+    batch = make_batch([min(n, max_seq_len) for n in lengths], n_items)
+    reference, native = engines(config, n_items)
+    if load_native().module.bf16:
+        pytest.skip("the default variant rounds to bf16")
+    reference.forward_backward(batch)
+    native.forward_backward(batch)
+    expected, got = torch_gradients(reference), native.gradients()
+    largest = max(np.abs(g).max() for g in expected.values())
+    for name in expected:
+        assert np.abs(expected[name] - got[name]).max() < 2e-5 * max(np.abs(expected[name]).max(), 0.2 * largest), name
+
+
+LOSSES: dict[str, dict[str, object]] = {
+    "bce_shared": {"loss": "bce", "n_negatives": 70, "shared_negatives": True},
+    "gbce": {"loss": "gbce", "n_negatives": 5, "gbce_t": 0.9},
+    "gbce_shared": {"loss": "gbce", "n_negatives": 33, "shared_negatives": True},
+    "sampled_softmax": {"loss": "sampled_softmax", "n_negatives": 1},
+    "sampled_softmax_many": {"loss": "sampled_softmax", "n_negatives": 37},
+    "sampled_softmax_shared": {"loss": "sampled_softmax", "n_negatives": 150, "shared_negatives": True},
+    "cross_entropy": {"loss": "cross_entropy"},
+    "bce_shared_unseen": {"loss": "bce", "n_negatives": 70, "shared_negatives": True, "mask_seen": True},
+    "sampled_softmax_shared_unseen": {
+        "loss": "sampled_softmax", "n_negatives": 150, "shared_negatives": True, "mask_seen": True
+    },
+    "cross_entropy_unseen": {"loss": "cross_entropy", "mask_seen": True},
+}  # fmt: skip
+
+
+def batch_for(train: dict[str, object], lengths: list[int], n_items: int, seed: int = 0, step: int = 3) -> Batch:
+    config = TrainConfig(**train)
+    return make_batch(lengths, n_items, config.negatives_drawn, seed, step, config.shared_negatives, config.mask_seen)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize(
+    ("block", "tied"), [("sasrec", True), ("post_norm", False), ("pre_norm", True), ("ligr", False)]
+)
+def test_every_loss_of_every_block_has_the_gradients_of_torch(isa: str, loss: str, block: str, tied: bool) -> None:
+    config = ModelConfig(block=block, embedding_dim=50, max_seq_len=70, dropout=0.0, tied=tied)
+    if load_native().module.bf16:
+        config = replace(config, activation="identity")
+    batch = batch_for(LOSSES[loss], LENGTHS, 211)
+    compare_gradients(config, batch, 211, 5e-2 if load_native().module.bf16 else 1e-5, **LOSSES[loss])
+
+
+@pytest.mark.parametrize(
+    "loss", ["sampled_softmax_shared", "cross_entropy", "sampled_softmax_shared_unseen", "cross_entropy_unseen"]
+)
+@pytest.mark.parametrize("n_items", [1, 2, 63, 64, 65, 1000, 40_000])  # of so many the scores are made again
+@pytest.mark.parametrize("lengths", [[1], [2, 1], [130, 130, 7]])
+def test_candidates_of_any_number_and_positions_of_any_number_give_the_gradients_of_torch(
+    isa: str, loss: str, n_items: int, lengths: list[int]
+) -> None:
+    config = ModelConfig(embedding_dim=24, max_seq_len=130, n_blocks=1, dropout=0.0, activation="identity")
+    batch = batch_for(LOSSES[loss], lengths, n_items)
+    reference, native = engines(config, n_items, **LOSSES[loss])
+    for engine in (reference, native):
+        engine.forward_backward(batch)
+    expected, got = torch_gradients(reference), native.gradients()
+    largest = max(np.abs(g).max() for g in expected.values())
+    tolerance = 5e-2 if load_native().module.bf16 else 2e-5
+    for name in expected:
+        bound = tolerance * max(np.abs(expected[name]).max(), 0.2 * largest, 0.05)  # of one item all are zero
+        assert np.abs(expected[name] - got[name]).max() < bound, name
+    assert native.pop_loss() == pytest.approx(reference.pop_loss(), rel=max(tolerance, 1e-6), abs=1e-6)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("size", [12.0, 300.0])
+def test_losses_are_those_of_torch_for_extreme_scores(isa: str, loss: str, size: float) -> None:
+    config = ModelConfig(embedding_dim=20, max_seq_len=70, n_blocks=1, dropout=0.0, tied=False, activation="identity")
+    reference, native = engines(config, 211, **LOSSES[loss])
+    weights = reference.weights()
+    weights["output_embedding.weight"] *= size / np.abs(weights["output_embedding.weight"]).max()
+    batch = batch_for(LOSSES[loss], LENGTHS, 211)
+    for engine in (reference, native):
+        engine.load_weights(weights)
+        engine.forward_backward(batch)
+    features = reference.encode(batch.inputs)
+    assert np.abs(features @ reference.item_table().T).max() > 2 * size
+    tolerance = 5e-2 if load_native().module.bf16 else 1e-5
+    assert native.pop_loss() == pytest.approx(reference.pop_loss(), rel=tolerance)
+    got = native.gradients()
+    assert all(np.isfinite(gradient).all() for gradient in got.values())
+    if not load_native().module.bf16:
+        errors = largest_errors(torch_gradients(reference), got)
+        assert max(errors.values()) < 2e-5 * size, errors  # scores of hundreds have errors of size * 1e-7
+
+
+@pytest.mark.parametrize("isa", [isa for isa in variants() if isa in ("amx", "avx512_bf16")], indirect=True)
+@pytest.mark.parametrize("loss", ["bce_shared", "sampled_softmax", "cross_entropy"])
+@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_rounding_to_bf16_costs_a_trained_model_under_three_per_cent_of_any_gradient(
+    isa: str, block: str, loss: str, seed: int
+) -> None:
+    """Without ReLU, where rounding moves values near zero to its other side (docs/engine.md, Faithfulness)."""
+    log = make_markov_log(n_users=120, n_items=150, randomness=0.5, length=40, seed=seed)
+    config = ModelConfig(block=block, embedding_dim=50, max_seq_len=40, dropout=0.0, activation="identity")
+    reference, native = engines(config, 150, size=0.0, batch_size=40, learning_rate=3e-3, **LOSSES[loss])
+    split = split_leave_one_out(build_sequences(log)[0])
+    batches = TrainBatches(split, config, reference.train_config)
+    for epoch in range(8):
+        for batch in batches.epoch(epoch):
+            native.forward_backward(batch)
+            native.optimizer_step(3e-3)
+    reference.load_weights(native.weights())
+    batch = next(iter(batches.epoch(8)))
+    for engine in (reference, native):
+        engine.forward_backward(batch)
+    expected, got = without_key_biases(torch_gradients(reference)), without_key_biases(native.gradients())
+    errors = {name: np.linalg.norm(expected[name] - got[name]) / np.linalg.norm(expected[name]) for name in expected}
+    assert max(errors.values()) < 0.03, max((error, name) for name, error in errors.items())
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("threads", [1, 3])
+def test_every_loss_gives_the_same_bits_at_every_run(isa: str, loss: str, threads: int) -> None:
+    def run() -> Weights:
+        config = ModelConfig(embedding_dim=20, max_seq_len=70, dropout=0.3)
+        engine = NativeEngine(config, 99, TrainConfig(threads=threads, **LOSSES[loss]))
+        for step in range(3):
+            engine.forward_backward(batch_for(LOSSES[loss], LENGTHS * 4, 99, step, step))
+            engine.optimizer_step(engine.train_config.learning_rate)
+        return engine.weights()
+
+    first, second = run(), run()
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_another_number_of_threads_gives_the_gradients_to_rounding_for_every_loss(isa: str, loss: str) -> None:
+    config = ModelConfig(embedding_dim=20, max_seq_len=70, dropout=0.3)
+    gradients = []
+    for threads in (1, 3):
+        engine = NativeEngine(config, 99, TrainConfig(threads=threads, **LOSSES[loss]))
+        engine.load_weights(spread_weights(config, 99))
+        engine.forward_backward(batch_for(LOSSES[loss], LENGTHS * 4, 99))
+        gradients.append(without_key_biases(engine.gradients()))
+    errors = largest_errors(*gradients)
+    assert max(errors.values()) < (2e-2 if load_native().module.bf16 else 1e-5), errors
+
+
+@pytest.mark.usefixtures("isa")
+def test_a_loss_can_change_from_step_to_step() -> None:
+    """What one loss keeps for the next step must not disturb another."""
+    config = ModelConfig(embedding_dim=20, max_seq_len=70, dropout=0.0)
+    used = NativeEngine(config, 99, TrainConfig(threads=2))
+    used.load_weights(spread_weights(config, 99))
+    for train in [*LOSSES.values(), *reversed(LOSSES.values())]:
+        batch = batch_for(train, LENGTHS, 99)
+        fresh = NativeEngine(config, 99, TrainConfig(threads=2, **train))
+        fresh.load_weights(used.weights())
+        used.train_config = fresh.train_config
+        for engine in (used, fresh):
+            engine.forward_backward(batch)
+        expected, got = fresh.gradients(), used.gradients()
+        assert all(np.array_equal(expected[name], got[name]) for name in expected), train
+
+
+def mix(z: int) -> int:
+    """The finaliser of splitmix64."""
+    mask = 2**64 - 1
+    z = (z + 0x9E3779B97F4A7C15) & mask
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 & mask
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EB & mask
+    return z ^ (z >> 31)
+
+
+def random_words(step: int, sequence: int, site: int, counters: np.ndarray) -> np.ndarray:
+    """What native/simd.h draws, in NumPy: an independent writing-down of it."""
+    key = mix(mix(mix(step) ^ sequence) ^ site)
+    x = (counters.astype(np.uint32) * np.uint32(0x9E3779B1)) ^ np.uint32(key & 0xFFFFFFFF)
+    x = (x ^ (x >> np.uint32(16))) * np.uint32(0x7FEB352D)
+    x = (x ^ (x >> np.uint32(15))) ^ np.uint32(key >> 32)
+    x = x * np.uint32(0x846CA68B)
+    return x ^ (x >> np.uint32(16))
+
+
+def row_factors(step: int, sequence: int, site: int, length: int, width: int, p: float) -> np.ndarray:
+    """(length, width) dropout factors of the rows of a sequence at a site."""
+    threshold = round(p * 65536)
+    columns = np.arange(width)
+    counters = np.arange(length)[:, None] * (-(-width // 32) * 16) + columns // 32 * 16 + columns % 16
+    words = random_words(step, sequence, site, counters)
+    halves = np.where(columns % 32 < 16, words & np.uint32(0xFFFF), words >> np.uint32(16))
+    return np.where(halves >= threshold, np.float32(65536 / (65536 - threshold)), np.float32(0))
+
+
+def attention_factors(step: int, sequence: int, site: int, length: int, max_seq_len: int, p: float) -> np.ndarray:
+    """(length, length) dropout factors of attention weights."""
+    threshold = round(p * 65536)
+    rows = np.arange(length)[:, None]
+    words = random_words(step, sequence, site, rows // 2 * max_seq_len + np.arange(length))
+    halves = np.where(rows % 2 == 0, words & np.uint32(0xFFFF), words >> np.uint32(16))
+    return np.where(halves >= threshold, np.float32(65536 / (65536 - threshold)), np.float32(0))
+
+
+class FedDropout(torch.nn.Module):
+    """Takes the place of model.Dropout and multiplies by factors that are handed in, call after call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factors: list[np.ndarray] = []
+        self.rng = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        factor = torch.from_numpy(self.factors.pop(0).copy())
+        assert factor.numel() == x.numel()
+        return x * factor.view(x.shape)
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_gradients_with_dropout_are_those_of_torch_with_the_same_masks(isa: str, block: str) -> None:
+    n_items, length, p = 50, 21, 0.3
+    config = ModelConfig(
+        block=block,
+        embedding_dim=40,
+        n_heads=2,
+        ffn_dim=70,
+        max_seq_len=24,
+        dropout=p,
+        activation="identity",
+    )
+    batch = make_batch([length, length], n_items)
+    reference, native = engines(config, n_items)
+    step = step_key(0, batch.step)
+    users = [int(user) for user in batch.users]
+
+    def rows(site: int, width: int) -> np.ndarray:
+        return np.stack([row_factors(step, user, site, length, width, p) for user in users])
+
+    fed = FedDropout()
+    fed.factors.append(rows(0, 40))
+    for i in range(config.n_blocks):
+        site = (i + 1) * 1024
+        heads = [
+            attention_factors(step, user, site + 16 + head, length, config.max_seq_len, p)
+            for user in users
+            for head in range(2)
+        ]
+        fed.factors.append(np.stack(heads))
+        if block == "ligr":
+            fed.factors.append(rows(site, 40))
+        fed.factors.append(rows(site + 1, 70))
+        fed.factors.append(rows(site + 2, 40))
+    for module in reference.model.modules():
+        if hasattr(module, "dropout"):
+            module.dropout = fed
+    reference.forward_backward(batch)
+    assert not fed.factors
+    native.forward_backward(batch)
+    errors = largest_errors(torch_gradients(reference), native.gradients())
+    tolerance = 5e-2 if load_native().module.bf16 else 1e-5
+    assert max(errors.values()) < tolerance, max((error, name) for name, error in errors.items())
+
+
+def test_share_of_dropped_values_is_the_probability_and_neighbours_are_independent() -> None:
+    kept = np.stack([row_factors(step, 3, 1025, 200, 64, 0.2) > 0 for step in range(20)])
+    assert kept.mean() == pytest.approx(0.8, abs=0.004)
+    for one, other in ((kept[:, 1:], kept[:, :-1]), (kept[..., 1:], kept[..., :-1]), (kept[1:], kept[:-1])):
+        assert np.corrcoef(one.ravel(), other.ravel())[0, 1] == pytest.approx(0, abs=0.01)
+    assert np.corrcoef(kept[..., :16].ravel(), kept[..., 16:32].ravel())[0, 1] == pytest.approx(0, abs=0.01)
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize(
+    "train",
+    [{"clip_norm": 0.05}, {"l2_embedding": 0.01}, {"l2_embedding": 0.1, "clip_norm": 1.0}, {"weight_decay": 5.0}],
+)
+@pytest.mark.parametrize("tied", [True, False])
+def test_steps_with_clipping_l2_and_decay_move_the_weights_as_torch_does(train: dict[str, float], tied: bool) -> None:
+    config = ModelConfig(embedding_dim=20, n_heads=2, max_seq_len=70, dropout=0.0, tied=tied)
+    reference, native = engines(config, 40, learning_rate=0.01, **train)
+    for step in range(5):
+        batch = make_batch(LENGTHS, 40, seed=step, step=step)
+        for engine in (reference, native):
+            engine.forward_backward(batch)
+            engine.optimizer_step(engine.train_config.learning_rate)
+    if load_native().module.bf16:
+        pytest.skip("this variant rounds to bf16")
+    expected, got = without_key_biases(reference.weights()), without_key_biases(native.weights())
+    for name in expected:  # Adam's first steps are +- the learning rate, whatever the gradient, where it is nearly zero
+        assert np.quantile(np.abs(expected[name] - got[name]), 0.98) < 2e-4, name
+        assert np.abs(expected[name] - got[name]).max() < 0.02, name
+
+
+@pytest.mark.usefixtures("isa")
+def test_weight_decay_shrinks_the_matrices_of_blocks_and_nothing_else() -> None:
+    config = ModelConfig(block="ligr", embedding_dim=20, n_heads=2, ffn_dim=24, max_seq_len=70, dropout=0.0)
+    for kind in (TorchEngine, NativeEngine):
+        decayed, plain = (weights_after_a_step(kind, config, decay) for decay in (2.0, 0.0))
+        before = spread_weights(config, 40)
+        for name in plain:
+            is_matrix = name.startswith("blocks.") and "norm" not in name and plain[name].ndim == 2
+            lost = 0.05 * 2.0 * before[name] if is_matrix else np.zeros_like(before[name])
+            np.testing.assert_allclose(plain[name] - decayed[name], lost, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def weights_after_a_step(kind: type[TorchEngine | NativeEngine], config: ModelConfig, weight_decay: float) -> Weights:
+    engine = kind(config, 40, TrainConfig(threads=1, weight_decay=weight_decay))
+    engine.load_weights(spread_weights(config, 40))
+    engine.forward_backward(make_batch(LENGTHS, 40))
+    engine.optimizer_step(0.05)
+    return engine.weights()
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("tied", [True, False])
+def test_average_of_the_weights_is_that_of_its_formula_and_trades_places_with_them(tied: bool) -> None:
+    config = ModelConfig(embedding_dim=20, max_seq_len=70, dropout=0.0, tied=tied)
+    for engine in engines(config, 40):
+        expected: Weights = {}
+        for step, decay in enumerate([0.5, 0.9, 0.75]):
+            engine.forward_backward(make_batch(LENGTHS, 40, seed=step, step=step))
+            engine.optimizer_step(0.01)
+            engine.update_average(decay)
+            now = engine.weights()
+            expected = {n: decay * expected[n] + (1 - decay) * now[n] if expected else now[n] for n in now}
+        features = engine.encode(Ragged.from_lists([[3, 4, 5]]))
+        engine.swap_average()
+        for name, value in engine.weights().items():
+            np.testing.assert_allclose(value, expected[name], rtol=1e-5, atol=1e-6, err_msg=name)
+        assert np.abs(engine.encode(Ragged.from_lists([[3, 4, 5]])) - features).max() > 1e-4
+        engine.swap_average()
+        assert all((engine.weights()[name] == now[name]).all() for name in now)
+        np.testing.assert_array_equal(engine.encode(Ragged.from_lists([[3, 4, 5]])), features)
+
+
+@pytest.mark.usefixtures("isa")
+def test_average_goes_with_the_optimizer_state_from_engine_to_engine() -> None:
+    config = ModelConfig(embedding_dim=20, max_seq_len=70, dropout=0.0)
+    pair = engines(config, 40)
+    for first, second in (pair, pair[::-1]):
+        first.forward_backward(make_batch(LENGTHS, 40))
+        for _ in range(2):
+            first.optimizer_step(0.01)
+            first.update_average(0.5)
+        state = first.optimizer_state()
+        second.load_optimizer_state(state)
+        again = second.optimizer_state()
+        assert {name for name in state if name.startswith("average/")} == {f"average/{n}" for n in first.weights()}
+        assert all((again[name] == state[name]).all() for name in state)
+
+
+@pytest.mark.usefixtures("isa")
+def test_a_run_started_on_one_engine_goes_on_on_the_other() -> None:
+    config = ModelConfig(embedding_dim=20, max_seq_len=70, dropout=0.0)
+    reference, native = engines(config, 40)
+    batches = [make_batch(LENGTHS, 40, seed=step, step=step) for step in range(6)]
+    for batch in batches[:3]:
+        reference.forward_backward(batch)
+        reference.optimizer_step(reference.train_config.learning_rate)
+    native.load_weights(reference.weights())
+    native.load_optimizer_state(reference.optimizer_state())
+    again = NativeEngine(config, 40, TrainConfig(threads=1))
+    again.load_weights(native.weights())
+    again.load_optimizer_state(native.optimizer_state())
+    assert native.optimizer_state().keys() == reference.optimizer_state().keys()
+    for batch in batches[3:]:
+        for engine in (reference, native, again):
+            engine.forward_backward(batch)
+            engine.optimizer_step(engine.train_config.learning_rate)
+    tolerance = 5e-3 if load_native().module.bf16 else 1e-4
+    for engine in (native, again):
+        got = without_key_biases(engine.weights())
+        for name, expected in without_key_biases(reference.weights()).items():
+            assert np.abs(expected - got[name]).max() < tolerance, name
+
+
+def train_a_little(threads: int, dropout: float = 0.3, steps: int = 4) -> Weights:
+    config = ModelConfig(embedding_dim=20, max_seq_len=70, dropout=dropout)
+    engine = NativeEngine(config, 40, TrainConfig(threads=threads, seed=5))
+    for step in range(steps):
+        engine.forward_backward(make_batch(LENGTHS * 4, 40, seed=step, step=step))
+        engine.optimizer_step(engine.train_config.learning_rate)
+    return engine.weights()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_the_same_run_gives_the_same_bits(isa: str, threads: int) -> None:
+    first, second = train_a_little(threads), train_a_little(threads)
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+
+
+def test_another_number_of_threads_gives_the_same_numbers_to_rounding(isa: str) -> None:
+    def differences(steps: int) -> dict[str, NDArray[np.float32]]:
+        one, three = (without_key_biases(train_a_little(threads, steps=steps)) for threads in (1, 3))
+        return {name: np.abs(one[name] - three[name]) for name in one}
+
+    for name, difference in differences(steps=1).items():  # sums are taken in another order, and nothing else differs
+        assert difference.max() < 5e-7, name
+    for name, difference in differences(steps=4).items():
+        assert difference.max() < 5e-4, name
+        if not load_native().module.bf16:  # else a weight that is rounded the other way moves what it makes by 2**-9
+            assert np.median(difference) < 1e-6, name
+
+
+@pytest.mark.usefixtures("isa")
+def test_dropout_depends_on_seed_and_step_and_not_on_the_variant() -> None:
+    losses = {}
+    for seed, step in ((0, 3), (0, 4), (1, 3)):
+        engine = NativeEngine(ModelConfig(embedding_dim=20, max_seq_len=70), 40, TrainConfig(threads=1, seed=seed))
+        engine.load_weights(spread_weights(engine.config, 40))
+        engine.forward_backward(make_batch(LENGTHS, 40, step=step))
+        losses[seed, step] = engine.pop_loss()
+    assert len(set(losses.values())) == 3
+
+
+def test_features_do_not_depend_on_what_else_is_encoded(isa: str) -> None:
+    config = ModelConfig(embedding_dim=20, max_seq_len=70, dropout=0.5)
+    engine = NativeEngine(config, 40, TrainConfig(threads=2))
+    histories = make_batch([*LENGTHS * 5, 300], 40).inputs
+    together = engine.encode(histories)
+    for row in (0, 4, 17, 50):
+        alone = engine.encode(Ragged.from_lists([histories.row(row)]))[0]
+        assert np.abs(alone - together[row]).max() < 1e-5 * np.abs(alone).max()
+
+
+@pytest.mark.parametrize("dim", [16, 50, 64])
+@pytest.mark.parametrize("block", BLOCKS)
+def test_one_block_gives_the_same_bits_whatever_else_is_encoded(isa: str, block: str, dim: int) -> None:
+    # Attention of the last block looks at one sequence at a time; nothing else may depend on a row's neighbours.
+    config = ModelConfig(embedding_dim=dim, max_seq_len=70, n_blocks=1, block=block)
+    engine = NativeEngine(config, 40, TrainConfig(threads=2))
+    histories = make_batch([*LENGTHS * 5, 300], 40).inputs
+    together = engine.encode(histories)
+    for row in range(len(histories)):
+        np.testing.assert_array_equal(engine.encode(Ragged.from_lists([histories.row(row)]))[0], together[row])
+
+
+@pytest.mark.usefixtures("isa")
+def test_calls_from_several_threads_at_once_give_what_they_give_alone() -> None:
+    engine = NativeEngine(ModelConfig(embedding_dim=20, max_seq_len=70), 40, TrainConfig(threads=2))
+    histories = [make_batch(LENGTHS * 5, 40, seed=seed).inputs for seed in range(8)]
+    alone = [engine.encode(h) for h in histories]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(5):
+            together = list(pool.map(engine.encode, histories))
+            assert all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True))
+
+
+@pytest.mark.usefixtures("isa")
+def test_only_the_newest_items_of_a_long_history_count() -> None:
+    engine = NativeEngine(ModelConfig(embedding_dim=20, max_seq_len=7), 40, TrainConfig(threads=1))
+    history = np.arange(1, 31, dtype=np.int32)
+    whole, recent = (engine.encode(Ragged.from_lists([h])) for h in (history, history[-7:]))
+    assert np.array_equal(whole, recent)
+
+
+@pytest.mark.usefixtures("isa")
+def test_training_learns_a_log_that_can_be_learnt() -> None:
+    config = ModelConfig(embedding_dim=16, max_seq_len=10, dropout=0.1)
+    engine = NativeEngine(config, 20, TrainConfig(threads=2, learning_rate=0.01))
+    rng = np.random.default_rng(0)
+    losses = []
+    for step in range(150):
+        starts = rng.integers(0, 20, 32)
+        rows = (starts[:, None] + np.arange(11)) % 20 + 1  # item i is followed by i + 1
+        inputs = Ragged.from_lists(list(rows[:, :-1].astype(np.int32)))
+        targets = rows[:, 1:].ravel().astype(np.int32)
+        negatives = ((targets - 1 + rng.integers(1, 20, len(targets))) % 20 + 1).astype(np.int32)[:, None]
+        engine.forward_backward(Batch(np.arange(32), inputs, targets, negatives, np.zeros(21, np.float32), step))
+        engine.optimizer_step(engine.train_config.learning_rate)
+        losses.append(engine.pop_loss())
+    assert losses[0] > 1.2
+    assert np.mean(losses[-5:]) < 0.5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"targets": np.array([1, 2, 99], np.int32)}, "item index 99 is not in 1..40"),
+        ({"targets": np.array([1, 0, 2], np.int32)}, "item index 0 is not in 1..40"),
+        ({"targets": np.array([1, 2], np.int32)}, "one target for each input"),
+        ({"negatives": np.ones((2, 1), np.int32)}, "negatives must be"),
+        ({"negatives": np.full((3, 1), 41, np.int32)}, "item index 41 is not in 1..40"),
+        ({"negatives": np.array([1, 2, 77], np.int32)}, "item index 77 is not in 1..40"),
+        ({"negatives": np.ones((3, 0), np.int32)}, "this loss needs negatives"),
+        ({"negatives": np.ones(0, np.int32)}, "this loss needs negatives"),
+        ({"earlier": Ragged.from_lists([[41], [3]])}, "item index 41 is not in 1..40"),
+        ({"earlier": Ragged.from_lists([[4, 3]])}, "one row of earlier items for each row"),
+        ({"inputs": Ragged(np.array([1, 2, 3], np.int32), np.array([0, 2]))}, "offsets must end with"),
+        ({"inputs": Ragged(np.array([1, 2, 3], np.int32), np.array([0, 0, 3]))}, "row 0 is empty"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused_before_anything_is_read(change: dict[str, object], message: str) -> None:
+    engine = NativeEngine(ModelConfig(embedding_dim=16, max_seq_len=5), 40, TrainConfig(threads=2))
+    inputs = Ragged(np.array([1, 2, 3], np.int32), np.array([0, 2, 3]))
+    batch = Batch(
+        np.arange(2), inputs, np.array([1, 2, 3], np.int32), np.ones((3, 1), np.int32), np.zeros(41, np.float32), 0
+    )
+    with pytest.raises(ValueError, match=message):
+        engine.forward_backward(replace(batch, **change))
+
+
+def test_a_fork_and_a_thread_can_use_an_engine() -> None:
+    code = """
+import os, threading
+import numpy as np
+from sasrec.core.config import ModelConfig, TrainConfig
+from sasrec.engine.native import NativeEngine
+from sasrec.data.sequences import Ragged
+engine = NativeEngine(ModelConfig(embedding_dim=20, max_seq_len=70), 40, TrainConfig(threads=2))
+histories = Ragged.from_lists([np.arange(1, 31, dtype=np.int32)] * 50)
+first = engine.encode(histories)
+pid = os.fork()
+same = np.array_equal(engine.encode(histories), first)
+if pid == 0:
+    os._exit(0 if same else 1)
+thread = threading.Thread(target=lambda: engine.encode(histories))
+thread.start()
+thread.join()
+assert same and os.waitpid(pid, 0)[1] == 0
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("torch_first", [True, False])
+def test_torch_and_the_core_share_one_thread_setting_in_one_process(torch_first: bool) -> None:
+    code = f"""
+import sys
+if {torch_first}: import torch
+import numpy as np
+from sasrec.core.config import ModelConfig, TrainConfig
+from sasrec.engine.native import NativeEngine
+from sasrec.data.sequences import Ragged
+assert {torch_first} == ("torch" in sys.modules)
+config, train = ModelConfig(embedding_dim=20, max_seq_len=70), TrainConfig(threads=1)
+native = NativeEngine(config, 40, train)
+from sasrec.core.threads import set_threads
+from sasrec.engine.torch_engine import TorchEngine
+reference = TorchEngine(config, 40, train)
+set_threads(native.threads)
+import torch
+assert native.threads == native.core.threads == torch.get_num_threads() == 1
+histories = Ragged.from_lists([np.arange(1, 31, dtype=np.int32)] * 50)
+for _ in range(3):
+    assert np.abs(native.encode(histories) - reference.encode(histories)).max() < 0.05
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_variant_can_be_forced_and_bad_wishes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wish(isa: str, features: frozenset[str] | None = None) -> Native:
+        monkeypatch.setenv("SASREC_ISA", isa)
+        if features is not None:
+            monkeypatch.setattr(variants_module, "cpu_features", lambda: features)
+        load_native.cache_clear()
+        return load_native()
+
+    try:
+        assert wish("portable").isa == "portable"
+        with pytest.raises(ConfigError, match=r"SASREC_ISA='sse9' is not one of amx, avx512, .*, portable"):
+            wish("sse9")
+        with pytest.raises(ConfigError, match=r"SASREC_ISA=avx2: this CPU has no avx2, bmi2, fma"):
+            wish("avx2", frozenset({"f16c", "movbe"}))
+        assert wish("", frozenset()).isa == "portable"
+    finally:
+        monkeypatch.undo()
+        load_native.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("vendor", "lacks", "isa"),
+    [
+        ("AuthenticAMD", {"amx_bf16"}, "avx512_bf16"),
+        ("GenuineIntel", {"amx_bf16"}, "avx512"),
+        ("AuthenticAMD", {"amx_bf16", "avx512_bf16"}, "avx512"),
+        ("GenuineIntel", {"amx_bf16", "avx512f"}, "avx2"),
+        ("AuthenticAMD", set(), "amx"),
+    ],
+)
+def test_bf16_without_tiles_is_taken_before_float32_on_amd_only(
+    monkeypatch: pytest.MonkeyPatch, vendor: str, lacks: set[str], isa: str
+) -> None:
+    class Module:
+        @staticmethod
+        def available() -> bool:
+            return True
+
+    has = frozenset().union(*variants_module.NEEDS.values()) - lacks
+    monkeypatch.delenv("SASREC_ISA", raising=False)
+    monkeypatch.setattr(variants_module, "cpu_features", lambda: has)
+    monkeypatch.setattr(variants_module, "cpu_vendor", lambda: vendor)
+    monkeypatch.setattr(variants_module, "_is_built", lambda isa: True)
+    monkeypatch.setattr(variants_module, "_import", lambda isa: Module)
+    assert load_native.__wrapped__().isa == isa
+
+
+def test_native_engine_imports_no_torch() -> None:
+    code = """
+import sys
+import numpy as np
+from sasrec.core.config import ModelConfig, TrainConfig
+from sasrec.engine.protocol import create_engine
+from sasrec.data.sequences import Ragged
+engine = create_engine(ModelConfig(embedding_dim=20, max_seq_len=9), 40, TrainConfig(threads=1))
+engine.encode(Ragged.from_lists([[1, 2, 3]]))
+assert engine.name == "native" and "torch" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, env={**os.environ, "SASREC_ISA": ""})
+
+
+def run_of_steps(
+    n_steps: int, n_items: int, lazy: bool, tied: bool = True, saves: bool = False, reads_more: bool = False
+) -> Weights:
+    """Weights after steps that each touch few of many items; before each, others may be read and not trained on."""
+    config = ModelConfig(embedding_dim=20, max_seq_len=70, dropout=0.0, tied=tied)
+    train = TrainConfig(threads=2, lazy_adam=lazy, learning_rate=0.003)
+    engine = NativeEngine(config, n_items, train)
+    for step in range(n_steps):
+        if reads_more:
+            engine.forward_backward(make_batch([4, 4], n_items, seed=step % 23, step=step))
+        engine.forward_backward(make_batch([5, 3, 2], n_items, seed=step % 41, step=step))
+        engine.optimizer_step(engine.train_config.learning_rate)
+        if saves and step == n_steps // 2:
+            weights, state = engine.weights(), engine.optimizer_state()
+            engine = NativeEngine(config, n_items, train)
+            engine.load_weights(weights)
+            engine.load_optimizer_state(state)
+    return without_key_biases(engine.weights())
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(
+    "reads", ["never", "an average each step", "weights at times", "the optimizer's state at times"]
+)
+def test_rows_that_wait_for_their_steps_end_with_the_same_bits(isa: str, tied: bool, reads: str) -> None:
+    """An average reads all rows after every step, so none waits; more than 256 steps are kept for no row."""
+
+    def run(reads: str) -> tuple[Weights, Weights]:
+        config = ModelConfig(embedding_dim=20, max_seq_len=70, dropout=0.2, tied=tied)
+        engine = NativeEngine(config, 2000, TrainConfig(threads=2, learning_rate=0.003))
+        for step in range(600):
+            engine.forward_backward(make_batch([5, 3, 2], 2000, seed=step % 7, step=step))
+            engine.optimizer_step(0.003 if step % 2 else 0.001)
+            if reads == "an average each step":
+                engine.update_average(0.9)
+            elif reads == "weights at times" and step % 37 == 0:
+                engine.weights()
+            elif reads == "the optimizer's state at times" and step % 37 == 0:
+                engine.load_optimizer_state(engine.optimizer_state())
+        state = engine.optimizer_state()
+        return engine.weights(), {name: state[name] for name in state if not name.startswith("average")}
+
+    for expected, got in zip(run("an average each step"), run(reads), strict=True):
+        assert expected.keys() == got.keys()
+        assert all(np.array_equal(expected[name], got[name]) for name in expected)
+
+
+@pytest.mark.usefixtures("isa")
+def test_average_begun_late_has_the_rows_that_waited() -> None:
+    config = ModelConfig(embedding_dim=20, max_seq_len=70, dropout=0.0)
+    engine = NativeEngine(config, 2000, TrainConfig(threads=2))
+    for step in range(20):
+        engine.forward_backward(make_batch([5, 3, 2], 2000, seed=step, step=step))
+        engine.optimizer_step(0.003)
+    engine.update_average(0.9)
+    engine.swap_average()
+    average = engine.weights()
+    engine.swap_average()
+    weights = engine.weights()
+    assert all(np.array_equal(weights[name], average[name]) for name in weights)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(("n_steps", "n_items"), [(30, 60), (700, 40)])  # missing a few steps, and more than the window
+def test_lazy_adam_ends_near_dense_adam(isa: str, tied: bool, n_steps: int, n_items: int) -> None:
+    if n_steps > 100 and load_native().module.bf16:
+        pytest.skip("rounding to bf16 alone sends so long a run another way")
+    start = initial_weights(ModelConfig(embedding_dim=20, max_seq_len=70, tied=tied), n_items, generator(0))
+    dense, lazy = (run_of_steps(n_steps, n_items, lazy, tied) for lazy in (False, True))
+    for name in ("item_embedding.weight", "norm.weight", *([] if tied else ["output_embedding.weight"])):
+        moved = np.linalg.norm(dense[name] - start[name])
+        share = 0.02 if n_steps < 100 and not load_native().module.bf16 else 0.1
+        assert np.linalg.norm(dense[name] - lazy[name]) < share * moved, name
+
+
+def test_lazy_adam_goes_on_after_a_save_as_if_there_had_been_none(isa: str) -> None:
+    """A save makes rows catch up in two parts, which rounds otherwise; bf16 carries that much further."""
+    start = without_key_biases(initial_weights(ModelConfig(embedding_dim=20, max_seq_len=70), 200, generator(0)))
+    plain, resumed = (run_of_steps(60, 200, lazy=True, saves=saves) for saves in (False, True))
+    for name in plain:
+        if load_native().module.bf16:
+            assert np.linalg.norm(plain[name] - resumed[name]) < 0.1 * np.linalg.norm(plain[name] - start[name]), name
+        else:
+            assert np.abs(plain[name] - resumed[name]).max() < 1e-3 * max(1.0, np.abs(plain[name]).max()), name
+
+
+def test_lazy_adam_moves_rows_alike_that_were_read_in_between(isa: str) -> None:
+    """A row that is read stands further than its moments, until a gradient reaches it."""
+    start = without_key_biases(initial_weights(ModelConfig(embedding_dim=20, max_seq_len=70), 200, generator(0)))
+    plain, read = (run_of_steps(60, 200, lazy=True, reads_more=reads_more) for reads_more in (False, True))
+    share = 0.1 if load_native().module.bf16 else 1e-3
+    for name in plain:
+        assert np.linalg.norm(plain[name] - read[name]) < share * np.linalg.norm(plain[name] - start[name]), name
+
+
+def test_missed_steps_in_closed_form_are_dense_adam_with_zero_gradients() -> None:
+    config = ModelConfig(embedding_dim=16, max_seq_len=5, dropout=0.0, n_blocks=0)
+    dense, lazy = (
+        NativeEngine(config, 500, TrainConfig(threads=1, lazy_adam=lazy, learning_rate=0.01)) for lazy in (False, True)
+    )
+    start = dense.weights()["item_embedding.weight"]
+    inputs = Ragged(np.array([3, 4], np.int32), np.array([0, 2]))
+    for step in range(300):
+        negative = np.full((2, 1), 6 + step, np.int32)  # each touched once, and then no more
+        batch = Batch(np.arange(1), inputs, np.array([4, 5], np.int32), negative, np.zeros(501, np.float32), step)
+        for engine in (dense, lazy):
+            engine.forward_backward(batch)
+            engine.optimizer_step(engine.train_config.learning_rate)
+    expected, got = (engine.weights()["item_embedding.weight"] for engine in (dense, lazy))
+    moved = np.abs(expected - start)[6:300]
+    assert (np.abs(expected - got)[6:300] < 0.01 * moved + 1e-5).all()
+    assert moved.min(axis=0).max() > 1e-3
+
+
+def test_lazy_adam_is_refused_where_torch_has_to_work() -> None:
+    with pytest.raises(ConfigError, match="lazy_adam=true needs the native engine"):
+        create_engine(ModelConfig(padding="attended"), 9, TrainConfig(lazy_adam=True))

@@ -1,0 +1,79 @@
+"""Which weights there are and how they start."""
+
+import numpy as np
+import pytest
+import torch
+
+from sasrec.core.config import ModelConfig
+from sasrec.core.errors import CheckpointError
+from sasrec.data.sampling import generator
+from sasrec.model.sasrec import SASRec
+from sasrec.model.weights import check_weights, initial_weights, weight_shapes
+
+
+def test_weights_start_as_the_published_code_starts_them() -> None:
+    config = ModelConfig(embedding_dim=64, max_seq_len=200)
+    weights = initial_weights(config, 3000, generator(0))
+    spreads = {
+        "item_embedding.weight": (2 / (3001 + 64)) ** 0.5,
+        "position_embedding.weight": (2 / (200 + 64)) ** 0.5,
+        "blocks.0.attention.query.weight": (2 / (4 * 64)) ** 0.5,
+        "blocks.0.attention.key_value.weight": (2 / (4 * 64)) ** 0.5,
+        "blocks.1.attention.output.weight": (2 / (2 * 64)) ** 0.5,
+        "blocks.1.ffn.up.weight": (2 / (2 * 64)) ** 0.5,
+        "blocks.1.ffn.down.weight": (2 / (2 * 64)) ** 0.5,
+    }
+    for name, spread in spreads.items():
+        assert weights[name].std() == pytest.approx(spread, rel=0.05), name
+        assert abs(weights[name].mean()) < 5 * spread / weights[name].size ** 0.5, name
+    assert not weights["item_embedding.weight"][0].any()
+    for part in ("query", "key_value", "output"):
+        assert not weights[f"blocks.0.attention.{part}.bias"].any()
+    assert np.abs(weights["blocks.0.ffn.up.bias"]).max() == pytest.approx(1 / 8, rel=0.1)
+    assert (weights["norm.weight"] == 1).all()
+
+
+def test_the_same_generator_gives_the_same_weights_and_another_gives_others() -> None:
+    config = ModelConfig(embedding_dim=8, max_seq_len=9)
+    first, again, other = (initial_weights(config, 30, generator(seed)) for seed in (0, 0, 1))
+    assert all(np.array_equal(first[name], again[name]) for name in first)
+    assert not np.array_equal(first["item_embedding.weight"], other["item_embedding.weight"])
+
+
+def test_separate_output_table_starts_apart_with_a_padding_row_and_gated_parts_start_like_the_rest() -> None:
+    weights = initial_weights(ModelConfig(block="ligr", embedding_dim=64, tied=False), 3000, generator(0))
+    assert not np.array_equal(weights["output_embedding.weight"], weights["item_embedding.weight"])
+    assert weights["output_embedding.weight"].std() == pytest.approx((2 / 3065) ** 0.5, rel=0.05)
+    assert not weights["output_embedding.weight"][0].any()
+    assert weights["blocks.0.ffn.gate.weight"].std() == pytest.approx((2 / 128) ** 0.5, rel=0.05)
+    assert weights["blocks.0.ffn_gate.weight"].std() == pytest.approx((2 / 128) ** 0.5, rel=0.05)
+
+
+@pytest.mark.parametrize("block", ["sasrec", "post_norm", "pre_norm", "ligr"])
+@pytest.mark.parametrize("settings", [{}, {"tied": False, "ffn_dim": 24}, {"padding": "attended", "n_blocks": 0}])
+@pytest.mark.parametrize("attention_output", [True, False])
+def test_weights_are_the_parameters_of_the_torch_model(
+    block: str, settings: dict[str, object], attention_output: bool
+) -> None:
+    config = ModelConfig(
+        block=block,
+        embedding_dim=8,
+        max_seq_len=5,
+        attention_output=attention_output,
+        **settings,
+    )
+    model = SASRec(config, 7, generator(3))
+    weights = initial_weights(config, 7, generator(3))
+    parameters = dict(model.named_parameters())
+    assert {name: tuple(p.shape) for name, p in parameters.items()} == weight_shapes(config, 7)
+    assert all(torch.from_numpy(weights[name]).equal(parameters[name].detach()) for name in parameters)
+
+
+def test_weights_that_do_not_fit_are_named() -> None:
+    expected = {"a": (2, 3), "b": (3,)}
+    good = {name: np.zeros(shape, np.float32) for name, shape in expected.items()}
+    check_weights(good, expected)
+    with pytest.raises(CheckpointError, match=r"missing \['b'\], unexpected \['c'\]"):
+        check_weights({"a": good["a"], "c": good["b"]}, expected)
+    with pytest.raises(CheckpointError, match=r"weight b has shape \(2, 3\), and the configuration needs \(3,\)"):
+        check_weights({"a": good["a"], "b": good["a"]}, expected)

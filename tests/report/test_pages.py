@@ -1,0 +1,377 @@
+"""The pages of a run: complete, self-contained, legible in light and dark, and robust to odd runs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from made import ML_1M, SAMPLED, estimate, make_result
+
+from sasrec.core.config import EvalConfig, ModelConfig, TrainConfig
+from sasrec.core.errors import CheckpointError
+from sasrec.data.readers import read_interactions
+from sasrec.data.sequences import LogFacts, build_sequences
+from sasrec.report.model_card import model_card
+from sasrec.report.pages import report_page, write_report
+from sasrec.report.run_facts import RunFacts
+from sasrec.runs.folder import RunConfig
+
+VOID = {"meta", "br", "hr", "img", "input", "link", "path", "use", "rect"}
+SMALL = LogFacts(60, 5, 12, 0.1, 0.0, 0, True, "0" * 32)
+
+
+def make_example(**changes: Any) -> dict[str, Any]:
+    example = {
+        "user_id": 7,
+        "history": ["Alien (1979)", "Heat (1995)"],
+        "target": "Fargo (1996)",
+        "recommendations": [
+            {"rank": 1, "title": "Vertigo (1958)", "score": 3.5},
+            {"rank": 2, "title": "Fargo (1996)", "score": 2.25},
+        ],
+    }
+    return example | changes
+
+
+def make_config(data: LogFacts = SMALL, **changes: Any) -> RunConfig:
+    config = RunConfig(ModelConfig(), TrainConfig(max_epochs=3), EvalConfig(), "paper", "films", data, "0.1.0")
+    return replace(config, **changes)
+
+
+def make_facts(**changes: Any) -> RunFacts:
+    """A small run of three epochs, the second the best."""
+    history = [
+        {"epoch": epoch, "train_loss": 2.0 / epoch, "valid": {"ndcg@10": value}, "seconds": 1.0}
+        for epoch, value in ((1, 0.2), (2, 0.4), (3, 0.3))
+    ]
+    facts = RunFacts(
+        config=make_config(),
+        lengths=np.array([5, 8, 10, 12, 25]),
+        item_counts=np.arange(1, 13),
+        history=history,
+        results=[make_result()],
+        examples=[make_example()],
+        environment={"sasrec": "0.1.0", "machine": "x86_64", "cpus": 2},
+        best_epoch=2,
+        seconds=90.0,
+        stopped="patience",
+    )
+    return replace(facts, **changes)
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, and visible text; fails on a tag that is not closed where it should be."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.open: list[str] = []
+        self.feed(html)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+    def attributes(self, name: str) -> list[str]:
+        return [value or "" for _, attributes in self.tags for key, value in attributes.items() if key == name]
+
+
+def test_write_report_writes_three_files_and_nothing_else(tmp_path: Path) -> None:
+    write_report(tmp_path, make_facts())
+    assert {path.name for path in tmp_path.iterdir()} == {"report.html", "curve.png", "README.md"}
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "report.html").read_text(encoding="utf-8") == report_page(make_facts())
+
+
+def test_write_report_into_a_missing_folder_says_so(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="cannot write"):
+        write_report(tmp_path / "gone", make_facts())
+
+
+def test_report_is_the_same_each_time(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        write_report(tmp_path / name, make_facts())
+    for path in (tmp_path / "a").iterdir():
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+
+
+def test_report_needs_no_other_host_file_or_script() -> None:
+    html = report_page(make_facts())
+    page = Page(html)
+    assert not {"script", "link", "img", "iframe", "object", "embed", "base"} & {tag for tag, _ in page.tags}
+    assert "http" not in html
+    assert not re.findall(r"@import|url\((?!#)", html)
+    assert all(target.startswith("#") for name in ("href", "xlink:href") for target in page.attributes(name))
+    assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on") or name == "src"]
+
+
+def test_report_has_unique_ids_and_every_reference_lands() -> None:
+    html = report_page(make_facts())
+    page = Page(html)
+    ids = Counter(page.attributes("id"))
+    assert max(ids.values()) == 1
+    references = {target[1:] for name in ("href", "xlink:href") for target in page.attributes(name)}
+    references |= set(re.findall(r"url\(#([^)]+)\)", html)) | set(page.attributes("aria-labelledby"))
+    assert references <= set(ids)
+
+
+def test_charts_take_their_colours_from_the_page_so_that_dark_stays_legible() -> None:
+    html = report_page(make_facts())
+    assert "prefers-color-scheme: dark" in html
+    charts = re.findall(r"<svg.*?</svg>", html, re.DOTALL)
+    assert len(charts) == 4
+    for chart in charts:
+        assert not re.findall(r"#[0-9a-f]{6}", chart)
+        assert all("fill: var(--" in text for text in re.findall(r"<text[^>]*>", chart))
+
+
+def test_report_is_accessible() -> None:
+    page = Page(report_page(make_facts()))
+    assert ("html", {"lang": "en"}) in page.tags
+    assert all(a.get("role") == "img" and a.get("aria-label") for tag, a in page.tags if tag == "svg")
+    assert all(a.get("scope") in ("col", "row") for tag, a in page.tags if tag == "th")
+    levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch(r"h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in pairwise(levels))
+
+
+def test_report_tells_results_curve_data_settings_and_protocol() -> None:
+    text = Page(report_page(make_facts(warnings=["users are few"]))).text
+    for part in (
+        "films", "users are few", "0.5000 ±0.0196", "0.7500", "popularity", "last_item", "all 12 items",
+        "3 epochs in 1.5 minutes", "0.4000 at epoch 2", "2.0000 in epoch 1, 0.6667 in epoch 3",
+        "60 events of 5 users on 12 items", "12.0 events a user on average, 10 at the median, at most 25",
+        "max_seq_len", "learning_rate", "x86_64", "How it was measured",
+    ):  # fmt: skip
+        assert part in text
+
+
+@pytest.mark.parametrize("counts", [[91, *[1] * 9], [91, 9], [80, 11, *[1] * 9]])
+def test_popularity_is_told_as_the_share_of_the_top_tenth(counts: list[int]) -> None:
+    text = Page(report_page(make_facts(item_counts=np.array(counts)))).text
+    assert "tenth of the items has 91 % of the events" in text
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [(0.9, "above the best baseline, last_item"), (0.41, "overlaps with"), (0.1, "below the best baseline, last_item")],
+)
+def test_headline_compares_the_model_with_its_best_baseline(value: float, words: str) -> None:
+    metrics = {"ndcg@10": estimate(value)}
+    assert words in Page(report_page(make_facts(results=[make_result(metrics=metrics)]))).text
+
+
+def test_headline_without_intervals_gives_no_verdict() -> None:
+    result = make_result(metrics={"ndcg@10": estimate(0.9, None)})
+    text = Page(report_page(make_facts(results=[result]))).text
+    assert "nothing to judge by" in text
+    assert "above the best baseline" not in text
+
+
+def test_headline_takes_the_first_cutoff_when_ten_is_missing() -> None:
+    metrics = {"ndcg@5": estimate(0.5), "ndcg@20": estimate(0.6)}
+    assert "test NDCG@5" in Page(report_page(make_facts(results=[make_result(metrics=metrics)]))).text
+
+
+def test_hit_is_marked_and_a_miss_is_said() -> None:
+    page = report_page(make_facts())
+    assert re.findall(r'<li value="(\d+)" class=hit>', page) == ["2"]
+    missed = Page(report_page(make_facts(examples=[make_example(target="Ran (1985)")]))).text
+    assert "It is not among these 2." in missed
+    assert "✓" not in missed
+
+
+def test_hit_is_told_by_item_id_where_titles_repeat() -> None:
+    same = [{"rank": rank, "title": "Hamlet", "item_id": item, "score": 1.0} for rank, item in ((1, 40), (2, 41))]
+    page = report_page(make_facts(examples=[make_example(target="Hamlet", target_id=41, recommendations=same)]))
+    assert re.findall(r'<li value="(\d+)" class=hit>', page) == ["2"]
+
+
+def test_item_without_a_title_shows_its_id() -> None:
+    untitled = [{"rank": 1, "title": None, "item_id": "B0001", "score": 1.0}]
+    assert "B0001" in Page(report_page(make_facts(examples=[make_example(recommendations=untitled)]))).text
+
+
+EVIL = "<script>alert('x')</script> & \"quoted\" | `code` [link](x) $name"
+
+
+def test_foreign_text_cannot_become_markup() -> None:
+    example = make_example(
+        user_id=EVIL, history=[EVIL], target=EVIL, recommendations=[{"rank": 1, "title": EVIL, "score": 1.0}]
+    )
+    config = make_config(data_name=EVIL)
+    facts = make_facts(config=config, examples=[example], warnings=[EVIL], environment={EVIL: EVIL})
+    page = Page(report_page(facts))
+    assert "script" not in {tag for tag, _ in page.tags}
+    assert page.text.count("<script>alert('x')</script> & \"quoted\"") >= 7
+    card = model_card(facts)
+    assert r"# \<script\>alert('x')\</script\> & " in card
+    assert "<script>" not in card
+    assert not re.findall(r"(?<!\\)\[link", card)
+
+
+def test_unicode_line_breaks_and_broken_text_survive(tmp_path: Path) -> None:
+    titles = ["千と千尋の神隠し", "Amélie\n(2001)", "قصة", "half \ud83d a pair"]
+    write_report(tmp_path, make_facts(examples=[make_example(history=titles)], config=make_config(data_name=titles[3])))
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    for shown in ("千と千尋の神隠し", "Amélie (2001)", "قصة", "half ? a pair"):
+        assert f"<li>{shown}</li>" in html
+
+
+def test_long_titles_are_cut() -> None:
+    html = report_page(make_facts(examples=[make_example(history=["word " * 200])]))
+    assert "word…</li>" in html
+    assert "word " * 40 not in html
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"history": []},
+        {"history": [{"epoch": 1, "train_loss": 0.7, "valid": {"ndcg@10": 0.1}}], "best_epoch": 1},
+        {"history": [{"epoch": 1, "train_loss": 0.7}], "best_epoch": 1},
+        {"history": [{"epoch": 1, "train_loss": float("nan")}, {"epoch": 2, "train_loss": float("inf")}]},
+        {"history": [{"epoch": 1, "train_loss": 0.7, "valid": {"ndcg@10": 0.1}, "test": {"ndcg@10": 0.1}}]},
+        {"results": []},
+        {"results": [make_result(baselines={})]},
+        {"results": [make_result(metrics={"ndcg@10": estimate(0.0, 0.0)}, baselines={})]},
+        {"results": [make_result(split="valid"), make_result(**SAMPLED)]},
+        {"examples": []},
+        {"examples": [make_example(target=None, history=[], recommendations=[])]},
+        {"environment": {}},
+        {"lengths": np.array([3]), "item_counts": np.array([3])},
+        {"lengths": np.array([1] * 1000 + [100_000]), "item_counts": np.array([1, 0, 0])},
+        {"lengths": np.zeros(0, np.int64), "item_counts": np.zeros(4, np.int64)},
+        {"config": make_config(refit_epochs=4, layout="pmixer-2021"), "stopped": "something else"},
+    ],
+    ids=lambda changes: "-".join(changes),
+)
+def test_odd_runs_are_told_without_nan(changes: dict[str, Any], tmp_path: Path) -> None:
+    write_report(tmp_path, make_facts(**changes))
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    for text in (page.text, *page.attributes("style"), *page.attributes("d"), *page.attributes("aria-label"), card):
+        assert not re.search(r"\b(nan|inf)\b", text, re.IGNORECASE)
+
+
+def test_million_items_users_and_epochs_keep_the_report_small(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    noise = rng.random(20_001)
+    history = [{"epoch": e, "train_loss": noise[e], "valid": {"ndcg@10": noise[e]}} for e in range(1, 20_001)]
+    facts = make_facts(
+        lengths=rng.geometric(0.02, 1_000_000), item_counts=rng.zipf(1.5, 1_000_000), history=history, best_epoch=20_000
+    )
+    write_report(tmp_path, facts)
+    assert (tmp_path / "report.html").stat().st_size < 200_000
+
+
+def test_refit_and_conversion_are_told() -> None:
+    facts = make_facts(config=make_config(refit_epochs=4, layout="pmixer-2021"))
+    for text in (Page(report_page(facts)).text, model_card(facts)):
+        assert "trained again on all events, for 4 epochs" in text
+        assert "converted from a pmixer-2021 checkpoint" in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "shown"),
+    [
+        ({}, ["0.1259", "0.1857"]),
+        (SAMPLED, ["0.5905", "0.5995"]),
+        ({"filter_seen": False}, []),
+        ({"split": "valid"}, []),
+        ({"split_method": "temporal"}, []),
+        (SAMPLED | {"candidates": "the target and 50 items drawn uniformly with replacement"}, []),
+    ],
+)
+def test_published_figures_stand_only_beside_a_comparable_result(changes: dict[str, Any], shown: list[str]) -> None:
+    facts = make_facts(config=make_config(ML_1M), results=[make_result(**changes)])
+    html, card = report_page(facts), model_card(facts)
+    assert all(value in html and value in card for value in shown)
+    assert ('class="published"' in html) == ("as published" in html) == ("published:" in card) == bool(shown)
+
+
+def test_both_protocols_stand_side_by_side_with_the_reason_why_they_may_disagree() -> None:
+    both = [make_result(), make_result(**SAMPLED)]
+    html, card = report_page(make_facts(results=both)), model_card(make_facts(results=both))
+    assert "Both protocols side by side" in Page(html).text
+    for text in (Page(html).text, card):
+        assert "Krichene & Rendle 2020" in text
+        assert "full NDCG@10" in text
+        assert "sampled HR@10" in text
+    for results in (both[:1], [both[0], make_result(**SAMPLED, split="valid")]):
+        facts = make_facts(results=results)
+        assert "side by side" not in report_page(facts) + model_card(facts)
+
+
+def test_model_card_says_what_data_how_trained_how_good_and_how_to_load() -> None:
+    card = model_card(make_facts(warnings=["users are few"]))
+    for part in (
+        "# films: a SASRec model", 'sasrec.load("path/to/this/folder")', "sasrec recommend", "## Intended use",
+        "60 events of 5 users on 12 items, ordered by timestamp", "licence", "Epoch 2 of 3 was kept, by NDCG@10",
+        "| model | 0.5000 ±0.0196 | 0.7500 ±0.0196 | 0.6250 |", "## Limits\n\n- users are few\n",
+    ):  # fmt: skip
+        assert part in card
+    assert "$" not in card
+
+
+def test_drawing_leaves_pyplot_alone() -> None:
+    program = (
+        f"import sys; sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[1])]!r}\n"
+        "from test_pages import make_facts\n"
+        "from sasrec.report.pages import report_page\n"
+        "assert 'matplotlib' not in sys.modules; report_page(make_facts())\n"
+        "assert 'matplotlib' in sys.modules and 'matplotlib.pyplot' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.data
+def test_report_of_ml_1m_shows_titles_and_published_figures(shared: Path, tmp_path: Path) -> None:
+    sequences, vocabulary = build_sequences(read_interactions(shared / "data" / "ml-1m.txt"))
+    titles = pl.read_csv(shared / "data" / "ml-1m.item_titles.tsv", separator="\t", quote_char=None)
+    vocabulary = vocabulary.with_titles(titles.select(pl.col("sas_item_id").alias("item_id"), "title"))
+    shown = vocabulary.titles_of(sequences.history(0)[-8:])
+    facts = make_facts(
+        config=make_config(sequences.facts, data_name="ml-1m"),
+        lengths=np.diff(sequences.offsets),
+        item_counts=vocabulary.counts,
+        results=[make_result(), make_result(**SAMPLED)],
+        examples=[make_example(user_id=1, history=shown)],
+    )
+    write_report(tmp_path, facts)
+    text = Page((tmp_path / "report.html").read_text(encoding="utf-8")).text
+    assert all(" ".join(title.split()) in text for title in shown)
+    assert "26.1 % of users have more than max_seq_len" in text
+    assert "Kang & McAuley 2018" in text
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 300_000

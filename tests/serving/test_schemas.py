@@ -1,0 +1,195 @@
+"""Bodies and query strings: what fits is read, what does not gets one sentence without any of its own text."""
+
+import contextlib
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sasrec.core.config import ServerConfig
+from sasrec.core.errors import RequestError
+from sasrec.serving.openapi import openapi
+from sasrec.serving.schemas import DEFAULT_K, Event, Parameters, Query, Reader
+
+LIMITS = ServerConfig(max_k=20, max_history=5, max_filter=3, max_requests=2)
+READER = Reader(LIMITS)
+
+
+def refusal(body: bytes) -> str:
+    with pytest.raises(RequestError) as refused:
+        READER.queries(body)
+    assert refused.value.status == 422
+    return str(refused.value)
+
+
+def test_a_history_alone_gets_the_defaults() -> None:
+    query = READER.queries(b'{"history": [1, "b"]}')
+    assert isinstance(query, Query)
+    assert (query.history, query.k, query.allow, query.deny, query.keep_seen) == ([1, "b"], DEFAULT_K, None, None, None)
+
+
+def test_all_fields_are_read_alone_and_in_a_list() -> None:
+    one = {"history": [1], "k": 20, "allow": [1, "x", 2], "deny": [], "keep_seen": True}
+    query = READER.queries(json.dumps(one).encode())
+    assert READER.queries(json.dumps({"requests": [one, one]}).encode()) == [query, query]
+    assert READER.queries(b'{"requests": []}') == []
+
+
+def test_a_whole_number_is_an_integer_however_it_is_written() -> None:
+    query = READER.queries(b'{"history": [1.0, 2e1, "1.0"], "k": 3.0}')
+    assert isinstance(query, Query)
+    assert (query.history, query.k) == ([1, 20, "1.0"], 3)
+    assert type(query.history[0]) is int
+    assert READER.explain(b'{"history": [2], "item_id": 3.0}').item_id == 3
+    [query] = READER.queries(b'{"requests": [{"history": [], "k": 3.0}]}')
+    assert refusal(b'{"history": [1.0, ' + b"[" * 100_000 + b"]" * 100_000 + b"]}")
+
+
+def test_an_item_may_be_called_as_a_field_is() -> None:
+    query = READER.queries(b'{"history": ["requests"]}')
+    assert isinstance(query, Query)
+    assert query.history == ["requests"]
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"", "truncated"),
+        (b"{", "truncated"),
+        (b"[1]", "expected object, got array"),
+        (b'{"history": [1]} x', "trailing characters"),
+        (b'{"k": 3}', "missing required field history"),
+        (b'{"history": 3}', r"expected array, got int - at $.history"),
+        (b'{"history": [1.5]}', "$.history[0]"),
+        (b'{"history": [null]}', "$.history[0]"),
+        (b'{"history": [true]}', "$.history[0]"),
+        (b'{"history": [NaN]}', "does not fit: JSON is malformed"),
+        (b'{"history": ["\xff"]}', "UTF-8"),
+        (b'{"history": ["\\ud800"]}', "truncated"),
+        (b'{"history": [1], "k": 0}', "k is not a number of items from 1 to 20"),
+        (b'{"history": [1], "k": 21}', "k is not a number of items from 1 to 20"),
+        (b'{"history": [1], "k": -99999999999999999999999}', "from 1 to 20"),
+        (b'{"history": [1], "k": 1e999}', "out of range"),
+        (b'{"history": [1], "k": "5"}', "expected int, got str"),
+        (b'{"history": [1], "k": true}', "expected int, got bool"),
+        (b'{"history": [1], "keep_seen": 1}', "expected bool | null, got int"),
+        (b'{"history": [1], "allow": {}}', "$.allow"),
+        (b'{"history": [1, 2, 3, 4, 5, 6]}', "history has 6 elements, and at most 5 are taken"),
+        (b'{"history": [], "allow": [1, 2, 3, 4]}', "allow has 4 elements"),
+        (b'{"history": [], "deny": [1, 2, 3, 4]}', "deny has 4 elements"),
+        (b'{"history": [], "secret": 1}', "not one of history, k, allow, deny, keep_seen"),
+        (b'{"requests": [{"history": []}, {"history": [], "secret": 1}]}', "not one of history, k"),
+        (b'{"requests": [{"history": []}], "history": []}', "not one of requests"),
+        (b'{"requests": [{"history": []}, {"history": [], "k": 99}]}', "requests[1].k is not"),
+        (b'{"requests": [{"k": 1}]}', "missing required field history - at $.requests[0]"),
+        (b'{"requests": [{"history": []}, {"history": []}, {"history": []}]}', "requests has 3 elements"),
+        (b"[" * 100_000, "expected object"),
+        (b'{"history": ' + b"[" * 100_000, "$.history[0]"),
+        (b'{"history": [' + b"9" * 5000 + b"]}", "out of range"),
+    ],
+)
+def test_what_does_not_fit_gets_a_sentence(body: bytes, words: str) -> None:
+    message = refusal(body)
+    assert words in message
+    assert "secret" not in message
+    assert "NaN" not in message
+    assert "\n" not in message
+
+
+@settings(max_examples=300, deadline=None)
+@given(body=st.binary() | st.text().map(str.encode))
+def test_any_bytes_are_read_or_refused(body: bytes) -> None:
+    for read in (READER.queries, READER.explain, READER.events):
+        with contextlib.suppress(RequestError):
+            read(body)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(), lambda inner: st.lists(inner, max_size=7)
+)
+FIELDS = st.sampled_from(["history", "k", "allow", "deny", "keep_seen", "requests", "other"])
+
+
+@settings(max_examples=150, deadline=None)
+@given(fields=st.dictionaries(FIELDS, VALUES, max_size=4))
+def test_any_json_is_refused_unless_it_keeps_all_limits(fields: dict[str, Any]) -> None:
+    try:
+        found = READER.queries(json.dumps(fields).encode())
+    except RequestError:
+        return
+    for query in [found] if isinstance(found, Query) else found:
+        assert 1 <= query.k <= 20
+        assert len(query.history) <= 5
+        assert all(type(i) in (int, str) for i in query.history + (query.allow or []) + (query.deny or []))
+    assert "other" not in fields
+
+
+def test_the_default_k_is_never_above_the_most() -> None:
+    reader = Reader(ServerConfig(max_k=4))
+    for query in (reader.queries(b'{"history": []}'), *reader.queries(b'{"requests": [{"history": []}]}')):
+        assert isinstance(query, Query)
+        assert query.k == 4
+    with pytest.raises(RequestError, match="from 1 to 4"):
+        reader.queries(b'{"history": [], "k": 10}')
+    assert openapi(reader.limits, with_key=False, with_events=False)["components"]["schemas"]["Query"]["properties"][
+        "k"
+    ] == {"type": "integer", "default": 4, "minimum": 1, "maximum": 4}
+
+
+def test_events_come_alone_or_in_a_list() -> None:
+    assert READER.events(b'{"user_id": 1, "item_id": "a"}') == [Event(1, "a")]
+    assert READER.events(b'{"events": [{"user_id": 1, "item_id": "a"}]}') == [Event(1, "a")]
+    with pytest.raises(RequestError, match="not one of user_id, item_id"):
+        READER.events(b'{"events": [{"user_id": 1, "item_id": "a", "secret": 1}]}')
+
+
+def test_parameters_are_read() -> None:
+    given_ = Parameters(
+        "k=3&keep_seen=true&allow=1&allow=a%2Cb&query=über%20x".encode(), "k", "keep_seen", "allow", "query"
+    )
+    assert given_.integer("k", 10, 20) == 3
+    assert given_.flag("keep_seen") is True
+    assert given_.ids("allow") == ["1", "a,b"]
+    assert Parameters(b"query=%C3%BCber+x", "query").text("query") == "über x"
+    none = Parameters(b"", "k")
+    assert (none.integer("k", 10, 20), none.flag("x"), none.ids("x"), none.text("x")) == (10, None, None, "")
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("k=0", "k is not a number of items from 1 to 20"),
+        ("k=21", "from 1 to 20"),
+        ("k=-1", "from 1 to 20"),
+        ("k=1.0", "from 1 to 20"),
+        ("k=%C2%B2", "from 1 to 20"),
+        ("k=" + "9" * 5000, "from 1 to 20"),
+        ("k=1&k=2", "k is given more than once"),
+        ("flag=secret", "flag is neither true nor false"),
+        ("secret=1", "a parameter is not one of k, flag, text"),
+        ("text=" + "x" * 201, "text is longer than 200 characters"),
+        ("&".join(["k=1"] * 100_001), "too many"),
+    ],
+)
+def test_parameters_that_do_not_fit_get_a_sentence(query: str, words: str) -> None:
+    def read() -> None:
+        parameters = Parameters(query.encode(), "k", "flag", "text")
+        parameters.integer("k", 10, 20), parameters.flag("flag"), parameters.text("text")
+
+    with pytest.raises(RequestError) as refused:
+        read()
+    assert words in str(refused.value)
+    assert "secret" not in str(refused.value)
+
+
+def test_the_description_has_the_limits_and_only_what_is_on() -> None:
+    plain = openapi(LIMITS, with_key=False, with_events=False)
+    assert plain["components"]["schemas"]["Query"]["properties"]["history"]["maxItems"] == 5
+    assert "/v1/events" not in plain["paths"]
+    assert "security" not in plain["paths"]["/v1/recommend"]["post"]
+    full = openapi(LIMITS, with_key=True, with_events=True)
+    assert full["paths"]["/v1/events"]["post"]["security"] == [{"key": []}]
+    assert "401" in full["paths"]["/v1/model"]["get"]["responses"]
+    assert "security" not in full["paths"]["/health/live"]["get"]

@@ -1,0 +1,56 @@
+"""Metrics and the access log."""
+
+import asyncio
+import io
+import json
+
+from sasrec.serving.telemetry import AccessLog, Metrics
+
+
+def test_requests_are_counted_by_route_and_code_and_timed_whatever_the_code() -> None:
+    metrics = Metrics()
+    for code in (200, 200, 422, 503):
+        metrics.request("/v1/recommend", code, 0.002)
+    value = metrics.registry.get_sample_value
+    assert value("sasrec_requests_total", {"route": "/v1/recommend", "code": "200"}) == 2
+    assert value("sasrec_requests_total", {"route": "/v1/recommend", "code": "503"}) == 1
+    assert value("sasrec_request_seconds_count", {"route": "/v1/recommend"}) == 4
+    assert value("sasrec_request_seconds_bucket", {"route": "/v1/recommend", "le": "0.0025"}) == 4
+    assert value("sasrec_request_seconds_bucket", {"route": "/v1/recommend", "le": "0.001"}) == 0
+
+
+def test_the_models_age_is_told() -> None:
+    metrics = Metrics()
+    assert b"sasrec_model_age_seconds 0.0" in metrics.exposition()
+    metrics.serving("abc")
+    metrics._loaded_at -= 60
+    age = next(
+        line for line in metrics.exposition().decode().splitlines() if line.startswith("sasrec_model_age_seconds ")
+    )
+    assert 60 <= float(age.split()[1]) < 70
+
+
+def test_the_log_is_written_in_lines_and_a_reader_that_has_gone_is_no_error() -> None:
+    file = io.BytesIO()
+
+    async def main() -> None:
+        log = AccessLog(file)
+        log.write({"status": 200})
+        log.write({"status": 422, "route": "ü"})
+        assert file.getvalue() == b""
+        log.flush()
+
+    asyncio.run(main())
+    assert [json.loads(line) for line in file.getvalue().splitlines()] == [
+        {"status": 200},
+        {"status": 422, "route": "ü"},
+    ]
+
+    async def gone() -> None:
+        log = AccessLog(file)
+        file.close()
+        log.write({})
+        log.flush()
+
+    asyncio.run(gone())
+    assert not AccessLog(None)
