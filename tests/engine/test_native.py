@@ -645,6 +645,22 @@ def test_arrays_that_do_not_fit_are_refused_before_anything_is_read(change: dict
         engine.forward_backward(replace(batch, **change))
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"attention_output": False},
+            r"weight blocks.0.ffn_norm.weight has shape \(16\), and the core needs \(16, 16\)",
+        ),
+        ({"padding": "attended"}, r"position_embedding.weight has shape \(6, 16\), and the core needs \(5, 16\)"),
+    ],
+)
+def test_weights_that_the_core_does_not_have_are_named(settings: dict[str, object], message: str) -> None:
+    config = ModelConfig(embedding_dim=16, max_seq_len=5, **settings)
+    with pytest.raises(ValueError, match=message):
+        NativeEngine(config, 40, TrainConfig(threads=1))
+
+
 def test_a_fork_and_a_thread_can_use_an_engine() -> None:
     code = """
 import os, threading

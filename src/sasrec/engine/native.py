@@ -13,7 +13,7 @@ from sasrec.core.threads import threads_of
 from sasrec.data.batches import WEIGHTS, Batch
 from sasrec.data.sampling import generator
 from sasrec.data.sequences import Ragged
-from sasrec.model.weights import Weights, check_weights, initial_weights, weight_shapes
+from sasrec.model.weights import ITEM_TABLE, OUTPUT_TABLE, Weights, check_weights, initial_weights, weight_shapes
 
 BLOCKS = {"sasrec", "post_norm", "pre_norm", "ligr"}  # that the compiled core has; what is not named goes to torch
 ACTIVATIONS = {"relu", "identity"}
@@ -70,6 +70,7 @@ class NativeEngine:
         self.threads = threads_of(train.threads)
         native = native or load_native()
         self.isa = native.isa
+        self.shapes = weight_shapes(model, n_items)
         self.core = native.module.Engine(
             block=model.block,
             n_items=n_items,
@@ -82,10 +83,10 @@ class NativeEngine:
             norm_eps=model.norm_eps,
             relu=model.activation == "relu",
             tied=model.tied,
+            weights=list(self.shapes.items()),
             threads=self.threads,
             lazy_adam=train.lazy_adam,
         )
-        self.shapes = weight_shapes(model, n_items)
         self._loss_sum, self._n_positions = 0.0, 0
         if weights is None:  # drawing them takes longer than loading a small run
             weights = initial_weights(model, n_items, generator(train.seed, WEIGHTS))
@@ -136,7 +137,7 @@ class NativeEngine:
         return features
 
     def item_table(self) -> Float32:
-        return self._read("item_embedding.weight" if self.config.tied else "output_embedding.weight", "weight")
+        return self._read(ITEM_TABLE if self.config.tied else OUTPUT_TABLE, "weight")
 
     def weights(self) -> Weights:
         return {name: self._read(name, "weight") for name in self.shapes}

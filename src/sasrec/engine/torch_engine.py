@@ -36,7 +36,7 @@ MAX_LENGTHS = 24  # distinct lengths that the grouping looks at
 
 @dataclass(frozen=True)
 class TokenLayout:
-    """Histories as the flat, grouped tokens that the model takes (see model.py)."""
+    """Histories as the flat, grouped tokens that the model takes (see model/sasrec.py)."""
 
     items: torch.Tensor  # (T,) int64
     positions: torch.Tensor  # (T,) int64
