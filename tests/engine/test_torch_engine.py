@@ -17,7 +17,6 @@ from reference import Reference
 from sasrec.core.config import EvalConfig, ModelConfig, TrainConfig
 from sasrec.core.errors import CheckpointError, ConfigError
 from sasrec.core.isa import Native
-from sasrec.core.threads import set_threads, threads_of, usable_cpus
 from sasrec.data.batches import Batch, TrainBatches
 from sasrec.data.sequences import Ragged, build_sequences
 from sasrec.data.splits import split_leave_one_out
@@ -510,16 +509,3 @@ def test_weights_of_another_model_are_refused() -> None:
         engine.load_weights({**weights, "wings": np.zeros(3, np.float32)})
     with pytest.raises(CheckpointError, match=r"norm\.bias has shape \(3,\), and the configuration needs \(16,\)"):
         engine.load_weights({**weights, "norm.bias": np.zeros(3, np.float32)})
-
-
-def test_threads_are_set_for_torch() -> None:
-    before = torch.get_num_threads()
-    try:
-        set_threads(1)
-        assert torch.get_num_threads() == 1
-        TorchEngine(MODEL, 30, TrainConfig(threads=3))
-        assert torch.get_num_threads() == 1  # an engine sets nothing for the whole process
-        set_threads(threads_of(0))
-        assert torch.get_num_threads() == usable_cpus()
-    finally:
-        torch.set_num_threads(before)
