@@ -17,14 +17,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sasrec.core.config import ModelConfig, TrainConfig
-from sasrec.core.errors import ConfigError
 from sasrec.core.isa import load_native
 from sasrec.data.batches import Batch, TrainBatches
 from sasrec.data.sampling import generator
 from sasrec.data.sequences import Ragged, build_sequences
 from sasrec.data.splits import split_leave_one_out
 from sasrec.engine.native import NativeEngine, step_key
-from sasrec.engine.protocol import create_engine
 from sasrec.engine.torch_engine import TorchEngine
 from sasrec.model.weights import Weights, initial_weights
 
@@ -833,8 +831,3 @@ def test_missed_steps_in_closed_form_are_dense_adam_with_zero_gradients() -> Non
     moved = np.abs(expected - start)[6:300]
     assert (np.abs(expected - got)[6:300] < 0.01 * moved + 1e-5).all()
     assert moved.min(axis=0).max() > 1e-3
-
-
-def test_lazy_adam_is_refused_where_torch_has_to_work() -> None:
-    with pytest.raises(ConfigError, match="lazy_adam=true needs the native engine"):
-        create_engine(ModelConfig(padding="attended"), 9, TrainConfig(lazy_adam=True))

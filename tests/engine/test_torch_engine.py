@@ -1,7 +1,6 @@
 """The torch engine: steps, state, layout."""
 
 import itertools
-import logging
 from dataclasses import replace
 
 import numpy as np
@@ -15,8 +14,7 @@ from made import make_batches
 from reference import Reference
 
 from sasrec.core.config import EvalConfig, ModelConfig, TrainConfig
-from sasrec.core.errors import CheckpointError, ConfigError
-from sasrec.core.isa import Native
+from sasrec.core.errors import CheckpointError
 from sasrec.data.batches import Batch, TrainBatches
 from sasrec.data.sequences import Ragged, build_sequences
 from sasrec.data.splits import split_leave_one_out
@@ -461,43 +459,6 @@ def test_published_padding_can_be_trained_on(padding: str) -> None:
             engine.optimizer_step(engine.train_config.learning_rate)
         losses.append(engine.pop_loss())
     assert losses[-1] < losses[0]
-
-
-def test_auto_takes_torch_for_what_the_core_does_not_do_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "sasrec"):
-        assert create_engine(replace(MODEL, padding="attended"), 5, TrainConfig(threads=1)).name == "torch"
-    assert "engine: torch on cpu (the compiled core does not do padding=attended), 1 threads" in caplog.text
-
-
-def test_auto_takes_torch_where_there_is_no_core(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr("sasrec.engine.protocol.load_native", lambda: Native("", None, "nothing was compiled"))
-    with caplog.at_level(logging.INFO, "sasrec"):
-        assert create_engine(MODEL, 5, TrainConfig(threads=1)).name == "torch"
-    assert "engine: torch on cpu (nothing was compiled), 1 threads" in caplog.text
-    with pytest.raises(ConfigError, match="engine=native: nothing was compiled; use engine=torch or auto"):
-        create_engine(MODEL, 5, TrainConfig(engine="native"))
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"engine": "native", "device": "cuda"}, "engine=native: the compiled core does not do device=cuda"),
-        ({"device": "tpu!"}, "device='tpu!' is not a device"),
-        ({"device": "meta"}, "device='meta' is not supported"),
-    ],
-)
-def test_engine_or_device_that_is_not_to_be_had_is_refused(settings: dict[str, str], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        create_engine(MODEL, 5, TrainConfig(**settings))
-
-
-def test_cuda_without_a_device_is_refused() -> None:
-    if torch.cuda.is_available():
-        pytest.skip("this machine has a CUDA device")
-    with pytest.raises(ConfigError, match="sees no CUDA device"):
-        create_engine(MODEL, 5, TrainConfig(device="cuda"))
 
 
 def test_weights_of_another_model_are_refused() -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from sasrec.core.arrays import Float32
-from sasrec.core.config import ModelConfig, TrainConfig
+from sasrec.core.config import ModelConfig, TrainConfig, to_dict
 from sasrec.core.isa import Native, load_native
 from sasrec.core.threads import threads_of
 from sasrec.data.batches import WEIGHTS, Batch
@@ -15,9 +16,24 @@ from sasrec.data.sampling import generator
 from sasrec.data.sequences import Ragged
 from sasrec.model.weights import ITEM_TABLE, OUTPUT_TABLE, Weights, check_weights, initial_weights, weight_shapes
 
-BLOCKS = {"sasrec", "post_norm", "pre_norm", "ligr"}  # that the compiled core has; what is not named goes to torch
-ACTIVATIONS = {"relu", "identity"}
-LOSSES = {"bce", "gbce", "sampled_softmax", "cross_entropy"}
+# What the compiled core can do: the values it knows of the device, the loss and each setting of the model; None = any.
+# What is not here, a value or a whole setting, goes to torch.
+SUPPORTED: dict[str, set[Any] | None] = {
+    "device": {"cpu"},
+    "loss": {"bce", "gbce", "sampled_softmax", "cross_entropy"},
+    "block": {"sasrec", "post_norm", "pre_norm", "ligr"},
+    "embedding_dim": None,
+    "n_blocks": None,
+    "n_heads": None,
+    "ffn_dim": None,
+    "max_seq_len": None,
+    "dropout": None,
+    "activation": {"relu", "identity"},
+    "norm_eps": None,
+    "attention_output": {True},
+    "tied": None,
+    "padding": {"none"},
+}
 NO_ROWS = Ragged(np.zeros(0, np.int32), np.zeros(0, np.int64))  # tells the core that seen items are not left out
 MOMENTS = ("exp_avg", "exp_avg_sq")  # Adam's, by torch's names
 AVERAGE = "average"  # of the weights over the steps
@@ -29,19 +45,11 @@ def step_key(seed: int, step: int) -> int:
 
 
 def unsupported(model: ModelConfig, train: TrainConfig) -> str:
-    """What of a configuration the compiled core cannot do; empty when it can do all."""
-    if train.device != "cpu":
-        return f"device={train.device}"
-    if model.block not in BLOCKS:
-        return f"block={model.block}"
-    if model.activation not in ACTIVATIONS:
-        return f"activation={model.activation}"
-    if model.padding != "none":
-        return f"padding={model.padding}"
-    if not model.attention_output:
-        return "attention_output=false"
-    if train.loss not in LOSSES:
-        return f"loss={train.loss}"
+    """The first setting that the compiled core cannot do, as name=value; empty when it can do all."""
+    for name, value in {"device": train.device, "loss": train.loss, **to_dict(model)}.items():
+        known = SUPPORTED.get(name, set())
+        if known is not None and value not in known:
+            return f"{name}={str(value).lower() if isinstance(value, bool) else value}"
     return ""
 
 

@@ -151,10 +151,10 @@ def _in_float32(recommender: Recommender) -> Recommender:
     """The same recommender, multiplying floats as the graph does, also where its engine multiplies bf16."""
     if recommender.engine.name != "native" or load_float32() == load_native():
         return recommender
-    config, n_items = recommender.config, len(recommender.vocabulary)
+    config, weights, counts = recommender.config, recommender.engine.weights(), recommender.vocabulary.counts
     exact = copy.copy(recommender)
-    exact.engine = create_engine(config.model, n_items, config.train, recommender.engine.weights(), float32=True)
-    exact.next_items = NextItems(exact.engine, recommender.vocabulary.counts)
+    exact.engine = create_engine(config.model, len(counts), config.train, weights, native=load_float32())
+    exact.next_items = NextItems(exact.engine, counts)
     return exact
 
 
