@@ -1,6 +1,6 @@
-// The four blocks on the tokens of a chunk, forward and backward. How a block is wired is model.py's; here is what it
-// costs: every matrix is multiplied once with all tokens of the chunk, and all that the backward pass reads again was
-// written by the same core a moment ago.
+// The four blocks on the tokens of a chunk, forward and backward. How a block is wired is model/sasrec.py's; here is
+// what it costs: every matrix is multiplied once with all tokens of the chunk, and all that the backward pass reads
+// again was written by the same core a moment ago.
 //
 // Shapes: N tokens, W width, A attention width, F feed-forward width, all padded. Float residuals, Operand products.
 #pragma once

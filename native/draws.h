@@ -1,4 +1,4 @@
-// Items drawn at random that a user has not had: src/sasrec/draws.py's draws to the bit, in half of its time or less.
+// Items drawn at random that a user has not had: data/sampling.py's draws to the bit, in half of its time or less.
 //
 // NumPy looks at all draws of many steps at once and so reads everything several times. Here a user's items are marked
 // in a table of bits (L1 or L2), their draws made and looked up, and the marks taken away again. Draws that were

@@ -47,6 +47,7 @@ struct RowGradient {
 };
 
 struct Table {
+  std::string name;
   // (n_items + 1, width); row 0 is padding and stays zero
   Array<float> weight, first_moment, second_moment, average;
   RowGradient gradient;
@@ -76,14 +77,16 @@ struct Contributions {
 
 class Engine {
  public:
-  // lazy_adam: rows of the tables that a step does not touch catch up in closed form (see MissedSteps).
-  Engine(const ModelShape& shape, int n_threads, bool lazy_adam)
-      : shape_(shape), lazy_(lazy_adam), layout_(shape_), pool_(n_threads), weights_(layout_.size()),
+  // weights: their names and shapes outside (see Layout). lazy_adam: rows of the tables that a step does not touch
+  // catch up in closed form (see MissedSteps).
+  Engine(const ModelShape& shape, const NamedShapes& weights, int n_threads, bool lazy_adam)
+      : shape_(shape), lazy_(lazy_adam), layout_(shape_, weights), pool_(n_threads), weights_(layout_.size()),
         first_moment_(layout_.size()), second_moment_(layout_.size()), panels_(layout_.panels_size()),
         mask_(shape.width()) {
     std::fill_n(mask_.data(), shape.dim, 1.0f);
-    tables_.resize(shape.tied ? 1 : 2);
-    for (Table& table : tables_) {
+    for (const std::string& name : layout_.tables) {
+      Table& table = tables_.emplace_back();
+      table.name = name;
       const std::size_t size = static_cast<std::size_t>(shape.n_items + 1) * shape.width();
       table.weight.resize(size);
       table.gradient.slot.assign(shape.n_items + 1, -1);
@@ -105,6 +108,11 @@ class Engine {
 
   Table& item_table() { return tables_.front(); }
   Table& output_table() { return tables_.back(); }
+  // The table of this name; null where it is that of a flat parameter.
+  Table* find_table(const std::string& name) {
+    const auto found = std::find_if(tables_.begin(), tables_.end(), [&](const Table& t) { return t.name == name; });
+    return found == tables_.end() ? nullptr : &*found;
+  }
 
   // The arrays of the flat parameters; the optimizer's are there from the first training step on.
   float* weights() { return weights_.data(); }

@@ -1,12 +1,14 @@
 // The weights: one flat array of everything but the item tables, its padded layout, and panels of the matrices to
 // multiply with.
 //
-// A parameter is known outside by the name and shape it has in model.py; inside, widths are padded with zeros and a
-// matrix lies as (in, out), so that the forward pass reads it as it is.
+// Outside a weight is known by its name and shape. Both are written down in model/weights.py alone: the core is told
+// them in the model's order, checks the shapes and keeps the names. Inside, widths are padded with zeros and a matrix
+// lies as (in, out), so that the forward pass reads it as it is.
 #pragma once
 
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "gemm.h"
@@ -34,6 +36,40 @@ struct ModelShape {
   int attention_width() const { return n_heads * head_width(); }
   int width() const { return round_up(dim, kWidth); }
   int ffn_width() const { return round_up(ffn_dim, kWidth); }
+};
+
+// The name and the shape of each weight outside, in the order of the model.
+using NamedShapes = std::vector<std::pair<std::string, std::vector<int>>>;
+
+// Hands the names out in their order, each to the weight that has its shape.
+class NamesInOrder {
+ public:
+  explicit NamesInOrder(const NamedShapes& weights) : weights_(weights) {}
+
+  const std::string& next(const std::vector<int>& shape) {
+    if (taken_ == weights_.size())
+      throw std::invalid_argument("after " + std::to_string(taken_) + " weights the core needs one of shape " +
+                                  text_of(shape));
+    const auto& [name, given] = weights_[taken_++];
+    if (given != shape)
+      throw std::invalid_argument("weight " + name + " has shape " + text_of(given) + ", and the core needs " +
+                                  text_of(shape));
+    return name;
+  }
+  void expect_none_left() const {
+    if (taken_ < weights_.size())
+      throw std::invalid_argument("the core has no weight " + weights_[taken_].first + " in such a model");
+  }
+
+ private:
+  static std::string text_of(const std::vector<int>& shape) {
+    std::string text;
+    for (const int size : shape) text += (text.empty() ? "(" : ", ") + std::to_string(size);
+    return text + ")";
+  }
+
+  const NamedShapes& weights_;
+  std::size_t taken_ = 0;
 };
 
 // How logical rows or columns map to padded ones: `groups` runs of `size`, each starting `stride` after the last.
@@ -85,32 +121,36 @@ struct BlockWeights {
   Linear gate, attention_gate, ffn_gate;  // LiGR only
 };
 
-// Names, offsets and panels of a model's weights.
+// Names, offsets and panels of a model's weights. Walks through the model in the order in which its weights are named.
 class Layout {
  public:
-  explicit Layout(const ModelShape& shape) {
+  Layout(const ModelShape& shape, const NamedShapes& weights) {
+    NamesInOrder names(weights);
+    const std::vector<int> table{shape.n_items + 1, shape.dim};
     const Axis model{1, shape.dim, shape.width()}, hidden{1, shape.ffn_dim, shape.ffn_width()};
     const Axis heads{shape.n_heads, shape.head_dim(), shape.head_width()};
     const Axis two_heads{2 * shape.n_heads, shape.head_dim(), shape.head_width()};
-    position = add("position_embedding.weight", {1, shape.max_seq_len, shape.max_seq_len}, model, false);
+    tables.push_back(names.next(table));
+    position = add_matrix(names, {1, shape.max_seq_len, shape.max_seq_len}, model, false);
     for (int i = 0; i < shape.n_blocks; ++i) {
-      const std::string prefix = "blocks." + std::to_string(i) + ".";
       BlockWeights block{};
-      block.attention_norm = norm(prefix + "attention_norm", model);
-      block.query = linear(prefix + "attention.query", model, heads);
-      block.key_value = linear(prefix + "attention.key_value", model, two_heads);
-      block.output = linear(prefix + "attention.output", heads, model);
-      block.ffn_norm = norm(prefix + "ffn_norm", model);
-      if (shape.block == BlockKind::kLiGR) block.gate = linear(prefix + "ffn.gate", model, hidden);
-      block.up = linear(prefix + "ffn.up", model, hidden);
-      block.down = linear(prefix + "ffn.down", hidden, model);
+      block.attention_norm = norm(names, model);
+      block.query = linear(names, model, heads);
+      block.key_value = linear(names, model, two_heads);
+      block.output = linear(names, heads, model);
+      block.ffn_norm = norm(names, model);
+      if (shape.block == BlockKind::kLiGR) block.gate = linear(names, model, hidden);
+      block.up = linear(names, model, hidden);
+      block.down = linear(names, hidden, model);
       if (shape.block == BlockKind::kLiGR) {
-        block.attention_gate = linear(prefix + "attention_gate", model, model);
-        block.ffn_gate = linear(prefix + "ffn_gate", model, model);
+        block.attention_gate = linear(names, model, model);
+        block.ffn_gate = linear(names, model, model);
       }
       blocks.push_back(block);
     }
-    if (shape.block != BlockKind::kLiGR) final_norm = norm("norm", model);
+    if (shape.block != BlockKind::kLiGR) final_norm = norm(names, model);
+    if (!shape.tied) tables.push_back(names.next(table));
+    names.expect_none_left();
   }
 
   // Packs the matrices that products read, forward and backward, from the flat weights; matrix i of n_matrices().
@@ -148,25 +188,31 @@ class Layout {
   std::size_t largest_matrix() const { return largest_; }
   const std::vector<Parameter>& parameters() const { return parameters_; }
 
+  std::vector<std::string> tables;  // names: the items', and that of the output if it is another
   std::size_t position;
   std::vector<BlockWeights> blocks;
   Norm final_norm{};
 
  private:
-  std::size_t add(std::string name, Axis rows, Axis columns, bool transposed) {
-    parameters_.push_back({std::move(name), size_, rows, columns, transposed});
+  std::size_t add_matrix(NamesInOrder& names, Axis rows, Axis columns, bool transposed) {
+    return add(names.next({rows.logical(), columns.logical()}), rows, columns, transposed);
+  }
+  std::size_t add_vector(NamesInOrder& names, Axis columns) {
+    return add(names.next({columns.logical()}), {1, 1, 1}, columns, false);
+  }
+  std::size_t add(const std::string& name, Axis rows, Axis columns, bool transposed) {
+    parameters_.push_back({name, size_, rows, columns, transposed});
     const std::size_t offset = size_;
     size_ += (parameters_.back().padded_size() + 15) / 16 * 16;
     return offset;
   }
-  Norm norm(const std::string& name, Axis columns) {
-    const Axis one{1, 1, 1};
-    const std::size_t scale = add(name + ".weight", one, columns, false);
-    return {scale, add(name + ".bias", one, columns, false)};
+  Norm norm(NamesInOrder& names, Axis columns) {
+    const std::size_t scale = add_vector(names, columns);
+    return {scale, add_vector(names, columns)};
   }
-  Linear linear(const std::string& name, Axis in, Axis out) {
-    const std::size_t weight = add(name + ".weight", out, in, true);
-    const std::size_t bias = add(name + ".bias", {1, 1, 1}, out, false);
+  Linear linear(NamesInOrder& names, Axis in, Axis out) {
+    const std::size_t weight = add_matrix(names, out, in, true);
+    const std::size_t bias = add_vector(names, out);
     const std::size_t forward = static_cast<std::size_t>(in.padded()) * panel_stride(out.padded());
     const std::size_t backward = static_cast<std::size_t>(out.padded()) * panel_stride(in.padded());
     const Linear result{weight,     bias,         in.padded(),   out.padded(), in.used(),

@@ -61,8 +61,7 @@ struct Place {
 };
 
 Place find(Engine& engine, const std::string& name) {
-  if (name == "item_embedding.weight") return {nullptr, &engine.item_table()};
-  if (name == "output_embedding.weight" && !engine.shape().tied) return {nullptr, &engine.output_table()};
+  if (Table* table = engine.find_table(name)) return {nullptr, table};
   for (const Parameter& parameter : engine.layout().parameters())
     if (parameter.name == name) return {&parameter, nullptr};
   throw std::invalid_argument("there is no weight named '" + name + "'");
@@ -113,15 +112,10 @@ void for_runs(Engine& engine, const std::string& name, const std::string& kind, 
   }
 }
 
-std::pair<int, int> shape_of(Engine& engine, const std::string& name) {
-  const Place place = find(engine, name);
-  if (!place.parameter) return {engine.shape().n_items + 1, engine.shape().dim};
-  return {place.parameter->rows.logical(), place.parameter->columns.logical()};
-}
-
 std::size_t size_of(Engine& engine, const std::string& name) {
-  const auto [rows, columns] = shape_of(engine, name);
-  return static_cast<std::size_t>(rows) * columns;
+  const Parameter* parameter = find(engine, name).parameter;
+  if (parameter) return static_cast<std::size_t>(parameter->rows.logical()) * parameter->columns.logical();
+  return static_cast<std::size_t>(engine.shape().n_items + 1) * engine.shape().dim;
 }
 
 // Rows of hidden items beside n rows of features; empty offsets hide nothing.
@@ -195,27 +189,19 @@ NB_MODULE(SASREC_MODULE, m) {
       .def(
           "__init__",
           [](Engine* self, const std::string& block, int n_items, int embedding_dim, int n_blocks, int n_heads,
-             int ffn_dim, int max_seq_len, float dropout, float norm_eps, bool relu, bool tied, int threads,
-             bool lazy_adam) {
+             int ffn_dim, int max_seq_len, float dropout, float norm_eps, bool relu, bool tied,
+             const NamedShapes& weights, int threads, bool lazy_adam) {
             ModelShape shape{block_kind(block), n_items, embedding_dim, n_blocks, n_heads, ffn_dim,
                              max_seq_len,       dropout, norm_eps,      relu,     tied};
             check(n_items > 0 && embedding_dim > 0 && n_blocks >= 0 && ffn_dim > 0 && max_seq_len > 0 && threads > 0,
                   "sizes must be positive");
             check(n_heads > 0 && embedding_dim % n_heads == 0, "n_heads must divide embedding_dim");
-            new (self) Engine(shape, threads, lazy_adam);
+            new (self) Engine(shape, weights, threads, lazy_adam);
           },
           nb::kw_only(), "block"_a, "n_items"_a, "embedding_dim"_a, "n_blocks"_a, "n_heads"_a, "ffn_dim"_a,
-          "max_seq_len"_a, "dropout"_a, "norm_eps"_a, "relu"_a, "tied"_a, "threads"_a, "lazy_adam"_a)
+          "max_seq_len"_a, "dropout"_a, "norm_eps"_a, "relu"_a, "tied"_a, "weights"_a, "threads"_a, "lazy_adam"_a)
       .def_prop_ro("threads", &Engine::n_threads)
       .def_prop_rw("step_count", &Engine::step_count, &Engine::set_step_count)
-      .def_prop_ro("names",
-                   [](Engine& engine) {
-                     std::vector<std::string> names{"item_embedding.weight"};
-                     for (const Parameter& p : engine.layout().parameters()) names.push_back(p.name);
-                     if (!engine.shape().tied) names.push_back("output_embedding.weight");
-                     return names;
-                   })
-      .def("shape", &shape_of, "name"_a, "(rows, columns) of a weight; a vector has one row.")
       .def(
           "read",
           [](Engine& engine, const std::string& name, const std::string& kind, Out<float> out) {

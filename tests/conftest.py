@@ -7,8 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from sasrec.core import isa as variants_module
-from sasrec.core.isa import NEEDS, cpu_features, load_float32, load_native
+from sasrec.core.isa import built_variants, load_float32, load_native, this_cpu
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -43,7 +42,7 @@ def markov_log() -> pl.DataFrame:
 
 def variants() -> list[str]:
     """The variants that are built and that this CPU runs."""
-    return [isa for isa in NEEDS if variants_module._is_built(isa) and not NEEDS[isa] - cpu_features()]
+    return [isa for isa in built_variants() if not this_cpu().lacks(isa)]
 
 
 @pytest.fixture(params=variants())

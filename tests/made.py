@@ -14,7 +14,7 @@ from sasrec.data.sampling import generator
 from sasrec.data.sequences import LogFacts, Ragged, build_sequences
 from sasrec.data.splits import Split, split_leave_one_out
 from sasrec.data.vocabulary import Vocabulary
-from sasrec.model.weights import Weights, initial_weights
+from sasrec.model.weights import ITEM_TABLE, OUTPUT_TABLE, Weights, initial_weights
 
 SETTINGS: dict[str, Any] = {  # of runs that take a moment
     "embedding_dim": 8, "n_blocks": 1, "max_seq_len": 8, "max_epochs": 2, "batch_size": 32, "threads": 1,
@@ -115,6 +115,6 @@ def spread_weights(config: ModelConfig, n_items: int, seed: int = 0, size: float
     weights = initial_weights(config, n_items, generator(seed))
     for name, value in weights.items():
         value += (size * rng.standard_normal(value.shape) / value.shape[-1] ** 0.5).astype(np.float32)
-        if name in ("item_embedding.weight", "output_embedding.weight"):
+        if name in (ITEM_TABLE, OUTPUT_TABLE):
             value[0] = 0
     return weights

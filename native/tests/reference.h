@@ -27,6 +27,37 @@ struct Batch {
   RaggedView view() const { return {items.data(), offsets.data(), static_cast<std::int64_t>(offsets.size()) - 1}; }
 };
 
+// The weights of a model, as model/weights.py lists them.
+inline NamedShapes weights_of(const ModelShape& shape) {
+  NamedShapes weights;
+  const auto norm = [&](const std::string& name) {
+    for (const char* part : {".weight", ".bias"}) weights.emplace_back(name + part, std::vector{shape.dim});
+  };
+  const auto linear = [&](const std::string& name, int in, int out) {
+    weights.emplace_back(name + ".weight", std::vector{out, in});
+    weights.emplace_back(name + ".bias", std::vector{out});
+  };
+  const bool gated = shape.block == BlockKind::kLiGR;
+  weights.emplace_back("item_embedding.weight", std::vector{shape.n_items + 1, shape.dim});
+  weights.emplace_back("position_embedding.weight", std::vector{shape.max_seq_len, shape.dim});
+  for (int i = 0; i < shape.n_blocks; ++i) {
+    const std::string name = "blocks." + std::to_string(i) + ".";
+    norm(name + "attention_norm");
+    linear(name + "attention.query", shape.dim, shape.dim);
+    linear(name + "attention.key_value", shape.dim, 2 * shape.dim);
+    linear(name + "attention.output", shape.dim, shape.dim);
+    norm(name + "ffn_norm");
+    if (gated) linear(name + "ffn.gate", shape.dim, shape.ffn_dim);
+    linear(name + "ffn.up", shape.dim, shape.ffn_dim);
+    linear(name + "ffn.down", shape.ffn_dim, shape.dim);
+    if (gated) linear(name + "attention_gate", shape.dim, shape.dim);
+    if (gated) linear(name + "ffn_gate", shape.dim, shape.dim);
+  }
+  if (!gated) norm("norm");
+  if (!shape.tied) weights.emplace_back("output_embedding.weight", std::vector{shape.n_items + 1, shape.dim});
+  return weights;
+}
+
 class Reference {
  public:
   explicit Reference(const ModelShape& shape) : shape_(shape), dropout_(shape.dropout) {}

@@ -45,7 +45,7 @@ Batch make_batch(const std::vector<int>& lengths, int n_items, Random& random) {
 // An engine, and its weights and gradients by their names outside.
 class Subject {
  public:
-  Subject(const ModelShape& shape, int threads) : engine(shape, threads, false) {
+  Subject(const ModelShape& shape, int threads) : engine(shape, weights_of(shape), threads, false) {
     engine.prepare_training();
     Random random(7);
     for (const std::string& name : names()) {
@@ -60,9 +60,8 @@ class Subject {
   }
 
   std::vector<std::string> names() {
-    std::vector<std::string> result{"item_embedding.weight"};
-    for (const Parameter& p : engine.layout().parameters()) result.push_back(p.name);
-    if (!engine.shape().tied) result.push_back("output_embedding.weight");
+    std::vector<std::string> result;
+    for (const auto& [name, shape] : weights_of(engine.shape())) result.push_back(name);
     return result;
   }
 
@@ -73,7 +72,7 @@ class Subject {
 
   std::map<std::string, Matrix> gradients() {
     return collect([&](const std::string& name, int r, int c) -> double {
-      if (Table* table = table_of(name)) {
+      if (Table* table = engine.find_table(name)) {
         const std::int32_t slot = table->gradient.slot[r];
         return slot < 0 ? 0 : table->gradient.values[static_cast<std::size_t>(slot) * engine.shape().width() + c];
       }
@@ -105,12 +104,8 @@ class Subject {
     if (engine.shape().tied) return {&engine.item_table()};
     return {&engine.item_table(), &engine.output_table()};
   }
-  Table* table_of(const std::string& name) {
-    if (name == "item_embedding.weight") return &engine.item_table();
-    return name == "output_embedding.weight" ? &engine.output_table() : nullptr;
-  }
   std::pair<int, int> size_of(const std::string& name) {
-    if (table_of(name)) return {engine.shape().n_items + 1, engine.shape().dim};
+    if (engine.find_table(name)) return {engine.shape().n_items + 1, engine.shape().dim};
     const Parameter& p = parameter(name);
     return {p.rows.logical(), p.columns.logical()};
   }
@@ -120,7 +115,7 @@ class Subject {
     throw std::logic_error(name);
   }
   float* find(const std::string& name, int r, int c, Array<float> Table::* array, float* flat) {
-    if (Table* table = table_of(name)) return (table->*array).data() + r * engine.shape().width() + c;
+    if (Table* table = engine.find_table(name)) return (table->*array).data() + r * engine.shape().width() + c;
     return flat + parameter(name).place(r, c);
   }
   template <typename F>
@@ -232,18 +227,52 @@ void test_encode(const Case& c) {
   }
 }
 
+template <typename F>
+std::string refusal_of(F&& f) {
+  try {
+    f();
+  } catch (const std::invalid_argument& error) {
+    return error.what();
+  }
+  return "";
+}
+
+// Each weight in turn is left out or has another shape; or there is one too many.
+void test_weights_that_do_not_fit() {
+  for (const BlockKind block : {BlockKind::kSASRec, BlockKind::kLiGR})
+    for (const bool tied : {true, false}) {
+      const ModelShape shape = shape_of({block, tied, 0.0f, 1});
+      const NamedShapes right = weights_of(shape);
+      const auto refusal = [&](const NamedShapes& weights) { return refusal_of([&] { Layout(shape, weights); }); };
+      expect(refusal(right).empty(), "the weights of a model fit");
+      for (std::size_t i = 0; i < right.size(); ++i) {
+        NamedShapes wrong = right;
+        wrong[i].second.front() += 1;
+        expect(refusal(wrong).rfind("weight " + right[i].first + " has shape (", 0) == 0, "a wrong shape is named");
+        wrong = right;
+        wrong.resize(i);
+        expect(refusal(wrong).rfind("after " + std::to_string(i) + " weights the core needs one of shape (", 0) == 0,
+               "a missing weight is told");
+      }
+      NamedShapes more = right;
+      more.emplace_back("wings", std::vector{1});
+      expect(refusal(more) == "the core has no weight wings in such a model", "a weight too many is named");
+    }
+  const ModelShape shape = shape_of({BlockKind::kSASRec, true, 0.0f, 1});
+  NamedShapes weights = weights_of(shape);
+  weights[1].second = {70};
+  expect(refusal_of([&] { Layout(shape, weights); }) ==
+             "weight position_embedding.weight has shape (70), and the core needs (70, 12)",
+         "both shapes are told");
+}
+
 void test_bad_items() {
   Random random(5);
   Subject subject(shape_of({BlockKind::kSASRec, true, 0.0f, 2}), 2);
   Batch batch = make_batch({4, 3}, 30, random);
   batch.targets[2] = 31;
-  std::string message;
-  try {
-    subject.forward_backward(batch);
-  } catch (const std::invalid_argument& error) {
-    message = error.what();
-  }
-  expect(message == "item index 31 is not in 1..30", "an item outside the table is refused");
+  const std::string refusal = refusal_of([&] { subject.forward_backward(batch); });
+  expect(refusal == "item index 31 is not in 1..30", "an item outside the table is refused");
 }
 
 }  // namespace
@@ -256,6 +285,7 @@ void test_training() {
     test_encode({block, false, 0.0f, 3});
   }
   test_l2();
+  test_weights_that_do_not_fit();
   test_bad_items();
 }
 

@@ -13,9 +13,8 @@ from made import make_batches
 
 from sasrec.core.config import ModelConfig, TrainConfig
 from sasrec.core.errors import DataError
-from sasrec.data import sampling as draws_module
 from sasrec.data.batches import NEGATIVES, SHUFFLE, Batch, TrainBatches, seen_candidates
-from sasrec.data.sampling import generator
+from sasrec.data.sampling import generator, warn_of_full_rows
 from sasrec.data.sequences import Ragged, build_sequences
 from sasrec.data.splits import Split, split_leave_one_out
 
@@ -127,18 +126,15 @@ def test_epoch_begun_in_its_middle_draws_what_the_whole_epoch_draws() -> None:
         {"n_negatives": 0, "mask_seen": True, "random_windows": 0.5},
     ],
 )
-@pytest.mark.parametrize("max_rejections", [32, 1])  # 1: most come from what is left
-def test_steps_that_are_made_at_once_are_those_made_one_by_one(
-    settings: dict[str, Any], max_rejections: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(draws_module, "MAX_REJECTIONS", max_rejections)
+@pytest.mark.parametrize("rounds", [32, 1])  # 1: most come from what is left
+def test_steps_that_are_made_at_once_are_those_made_one_by_one(settings: dict[str, Any], rounds: int) -> None:
     rng = np.random.default_rng(0)
     split = split_of([rng.permutation(25)[: rng.integers(4, 26)].tolist() for _ in range(76)])
 
     def epochs(steps_at_once: int) -> list[Batch]:
         source = make_batches(split, max_seq_len=9, batch_size=8, seed=0, **settings)
         assert source.steps_at_once > 3
-        source.steps_at_once = steps_at_once
+        source.steps_at_once, source.drawer.rounds = steps_at_once, rounds
         return [batch for epoch in (0, 3) for batch in source.epoch(epoch, epoch)]
 
     together, alone = epochs(4), epochs(1)
@@ -299,13 +295,15 @@ def test_negatives_by_popularity_come_as_often_as_items_do_in_train(shared: bool
     np.testing.assert_allclose(made.corrections[q > 0], -np.log(5000 * q[q > 0]), rtol=1e-6)
 
 
-def test_cross_entropy_draws_no_negatives(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sasrec.data.batches.draw_unseen", None)
-    split = split_leave_one_out(build_sequences(make_markov_log())[0])
-    train = TrainConfig(loss="cross_entropy", n_negatives=5)
-    batch = next(TrainBatches(split, ModelConfig(max_seq_len=9), train).epoch(0))
-    assert batch.negatives.shape == (len(batch.targets), 0)
-    assert not batch.to_padded(9)[2].any()
+def test_cross_entropy_draws_no_negatives(caplog: pytest.LogCaptureFixture) -> None:
+    split = split_of([[1, 2, 3, 1, 2]])  # the user has every item in train, which a draw would warn of
+    for loss, n_drawn in (("cross_entropy", 0), ("bce", 5)):
+        warn_of_full_rows.cache_clear()
+        train = TrainConfig(loss=loss, n_negatives=5)
+        batch = next(TrainBatches(split, ModelConfig(max_seq_len=9), train).epoch(0))
+        assert batch.negatives.shape == (len(batch.targets), n_drawn)
+        assert batch.to_padded(9)[2].any() == bool(n_drawn)
+        assert bool(caplog.records) == bool(n_drawn)
 
 
 def test_numbers_of_each_purpose_seed_and_step_are_their_own() -> None:

@@ -1,13 +1,23 @@
 """Items drawn outside of what rows exclude."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sasrec.core.isa import load_native
-from sasrec.data import sampling as draws_module
-from sasrec.data.sampling import ItemDrawer, Parts, draw_outside, draw_unseen, generator
+from sasrec.data.sampling import (
+    ItemDrawer,
+    Parts,
+    SortedKeys,
+    draw_in_core,
+    draw_outside,
+    draw_unseen,
+    generator,
+    warn_of_full_rows,
+)
 from sasrec.data.sequences import Ragged
 
 
@@ -61,30 +71,52 @@ def test_draws_from_what_little_is_left_are_uniform_and_of_the_right_row() -> No
         assert ((counts[free] - expected) ** 2 / expected).sum() < 13.8  # 99.9 % point at 2 degrees of freedom
 
 
-def test_user_with_every_item_is_warned_of_once(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sasrec.data.sampling._warned", False)
+def test_users_with_every_item_are_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    warn_of_full_rows.cache_clear()
     draw_outside(generator(0), np.zeros(5, np.int64), Ragged.from_lists([[1, 2]]), ItemDrawer(3))
     assert not caplog.records
     for _ in range(3):
         draw_outside(generator(0), np.full(5, 3), Ragged.from_lists([[1], [2, 3], [], [1, 2, 3]]), ItemDrawer(3))
     assert [record.message for record in caplog.records] == [
-        "1 users have had every item; their negatives are drawn from all items"
+        "some users have had every item; their negatives are drawn from all items"
     ]
 
 
-@pytest.mark.parametrize("cells", [2**20, 500])
-def test_many_draws_are_the_draws_of_a_search_row_by_row(monkeypatch: pytest.MonkeyPatch, cells: int) -> None:
+def some_rows() -> Ragged:
     rng = np.random.default_rng(0)
-    excluded = Ragged.from_lists([rng.integers(1, 101, rng.integers(0, 80)).astype(np.int32) for _ in range(60)])
-    rows = np.repeat(np.arange(60), 100)
-    monkeypatch.setattr(draws_module, "TABLE_CELLS", cells)
-    by_table = draw_outside(generator(0), rows, excluded, ItemDrawer(100))
-    monkeypatch.setattr(draws_module, "MANY_DRAWS", len(rows) + 1)
-    assert np.array_equal(draw_outside(generator(0), rows, excluded, ItemDrawer(100)), by_table)
+    return Ragged.from_lists([rng.integers(1, 101, rng.integers(0, 80)).astype(np.int32) for _ in range(60)])
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"many_draws": 10**6},  # a search
+        {"many_draws": 1},  # one table
+        {"many_draws": 1, "table_cells": 500},  # of four rows at a time
+        {"many_draws": 1, "table_cells": 101},
+        {"many_draws": 1, "table_cells": 100},  # not even a row fits
+    ],
+)
+def test_a_table_finds_what_a_search_finds(limits: dict[str, int]) -> None:
+    excluded = some_rows()
+    rows, items = np.repeat(np.arange(60), 100), np.tile(np.arange(1, 101, dtype=np.int32), 60)
+    found = SortedKeys(excluded, 100, **limits).has(rows, items)
     for row in range(60):
-        assert not set(by_table[rows == row].tolist()) & set(excluded.row(row).tolist())
+        assert set(items[rows == row][found[rows == row]].tolist()) == set(excluded.row(row).tolist())
+
+
+def test_many_draws_keep_out_what_is_excluded_too() -> None:
+    excluded, rows = some_rows(), np.repeat(np.arange(60), 100)
+    drawn = draw_outside(generator(0), rows, excluded, ItemDrawer(100))
+    for row in range(60):
+        assert not set(drawn[rows == row].tolist()) & set(excluded.row(row).tolist())
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 40])
+def test_rounds_of_drawing_again_decide_how_and_not_what_is_drawn(rounds: int) -> None:
+    excluded = Ragged.from_lists([[1, 3, 4, 5, 6, 8, 9, 10]])
+    drawn = draw_outside(generator(0), np.zeros(20_000, np.int64), excluded, ItemDrawer(10, rounds=rounds))
+    assert np.bincount(drawn, minlength=11)[[2, 7]] / 20_000 == pytest.approx([0.5, 0.5], abs=0.02)
 
 
 @pytest.mark.skipif(load_native().module is None, reason=load_native().why)
@@ -108,17 +140,18 @@ def test_core_draws_what_numpy_draws(n_items: int, n_negatives: int, longest: in
     assert np.array_equal(drawn, np.concatenate(parts))
 
 
-def test_every_variant_draws_by_itself_where_users_have_few_of_the_items(
-    isa: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("isa")
+def test_every_variant_draws_by_itself_where_users_have_few_of_the_items() -> None:
     items = np.random.default_rng(0).integers(1, 5001, 4000).astype(np.int32)
     starts = np.arange(0, 4000, 100)
     rows = np.repeat(np.arange(40), 50)
     expected = draw_outside(generator(1, 2), rows, Ragged.cut(items, starts, starts + 100), ItemDrawer(5000))
-    monkeypatch.setattr(draws_module, "SortedKeys", None)
     seen = Parts(items, starts, starts + 100)
-    drawn = draw_unseen([(1, 2)], np.array([2000]), np.full(40, 50), seen, ItemDrawer(5000))
+    wanted: Any = [(1, 2)], np.array([2000]), np.full(40, 50), seen, ItemDrawer(5000)
+    drawn = draw_in_core(load_native().module, *wanted)
+    assert drawn is not None
     assert np.array_equal(drawn, expected)
+    assert np.array_equal(draw_unseen(*wanted), expected)
 
 
 @pytest.mark.skipif(load_native().module is None, reason=load_native().why)

@@ -16,16 +16,13 @@ from made import spread_weights
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sasrec.core import isa as variants_module
 from sasrec.core.config import ModelConfig, TrainConfig
-from sasrec.core.errors import ConfigError
-from sasrec.core.isa import Native, load_native
+from sasrec.core.isa import load_native
 from sasrec.data.batches import Batch, TrainBatches
 from sasrec.data.sampling import generator
 from sasrec.data.sequences import Ragged, build_sequences
 from sasrec.data.splits import split_leave_one_out
 from sasrec.engine.native import NativeEngine, step_key
-from sasrec.engine.protocol import create_engine
 from sasrec.engine.torch_engine import TorchEngine
 from sasrec.model.weights import Weights, initial_weights
 
@@ -645,6 +642,22 @@ def test_arrays_that_do_not_fit_are_refused_before_anything_is_read(change: dict
         engine.forward_backward(replace(batch, **change))
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"attention_output": False},
+            r"weight blocks.0.ffn_norm.weight has shape \(16\), and the core needs \(16, 16\)",
+        ),
+        ({"padding": "attended"}, r"position_embedding.weight has shape \(6, 16\), and the core needs \(5, 16\)"),
+    ],
+)
+def test_weights_that_the_core_does_not_have_are_named(settings: dict[str, object], message: str) -> None:
+    config = ModelConfig(embedding_dim=16, max_seq_len=5, **settings)
+    with pytest.raises(ValueError, match=message):
+        NativeEngine(config, 40, TrainConfig(threads=1))
+
+
 def test_a_fork_and_a_thread_can_use_an_engine() -> None:
     code = """
 import os, threading
@@ -690,53 +703,6 @@ for _ in range(3):
     assert np.abs(native.encode(histories) - reference.encode(histories)).max() < 0.05
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
-
-
-def test_variant_can_be_forced_and_bad_wishes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    def wish(isa: str, features: frozenset[str] | None = None) -> Native:
-        monkeypatch.setenv("SASREC_ISA", isa)
-        if features is not None:
-            monkeypatch.setattr(variants_module, "cpu_features", lambda: features)
-        load_native.cache_clear()
-        return load_native()
-
-    try:
-        assert wish("portable").isa == "portable"
-        with pytest.raises(ConfigError, match=r"SASREC_ISA='sse9' is not one of amx, avx512, .*, portable"):
-            wish("sse9")
-        with pytest.raises(ConfigError, match=r"SASREC_ISA=avx2: this CPU has no avx2, bmi2, fma"):
-            wish("avx2", frozenset({"f16c", "movbe"}))
-        assert wish("", frozenset()).isa == "portable"
-    finally:
-        monkeypatch.undo()
-        load_native.cache_clear()
-
-
-@pytest.mark.parametrize(
-    ("vendor", "lacks", "isa"),
-    [
-        ("AuthenticAMD", {"amx_bf16"}, "avx512_bf16"),
-        ("GenuineIntel", {"amx_bf16"}, "avx512"),
-        ("AuthenticAMD", {"amx_bf16", "avx512_bf16"}, "avx512"),
-        ("GenuineIntel", {"amx_bf16", "avx512f"}, "avx2"),
-        ("AuthenticAMD", set(), "amx"),
-    ],
-)
-def test_bf16_without_tiles_is_taken_before_float32_on_amd_only(
-    monkeypatch: pytest.MonkeyPatch, vendor: str, lacks: set[str], isa: str
-) -> None:
-    class Module:
-        @staticmethod
-        def available() -> bool:
-            return True
-
-    has = frozenset().union(*variants_module.NEEDS.values()) - lacks
-    monkeypatch.delenv("SASREC_ISA", raising=False)
-    monkeypatch.setattr(variants_module, "cpu_features", lambda: has)
-    monkeypatch.setattr(variants_module, "cpu_vendor", lambda: vendor)
-    monkeypatch.setattr(variants_module, "_is_built", lambda isa: True)
-    monkeypatch.setattr(variants_module, "_import", lambda isa: Module)
-    assert load_native.__wrapped__().isa == isa
 
 
 def test_native_engine_imports_no_torch() -> None:
@@ -865,8 +831,3 @@ def test_missed_steps_in_closed_form_are_dense_adam_with_zero_gradients() -> Non
     moved = np.abs(expected - start)[6:300]
     assert (np.abs(expected - got)[6:300] < 0.01 * moved + 1e-5).all()
     assert moved.min(axis=0).max() > 1e-3
-
-
-def test_lazy_adam_is_refused_where_torch_has_to_work() -> None:
-    with pytest.raises(ConfigError, match="lazy_adam=true needs the native engine"):
-        create_engine(ModelConfig(padding="attended"), 9, TrainConfig(lazy_adam=True))

@@ -1,7 +1,6 @@
 """The torch engine: steps, state, layout."""
 
 import itertools
-import logging
 from dataclasses import replace
 
 import numpy as np
@@ -15,19 +14,18 @@ from made import make_batches
 from reference import Reference
 
 from sasrec.core.config import EvalConfig, ModelConfig, TrainConfig
-from sasrec.core.errors import CheckpointError, ConfigError
-from sasrec.core.isa import Native
-from sasrec.core.threads import set_threads, threads_of, usable_cpus
+from sasrec.core.errors import CheckpointError
 from sasrec.data.batches import Batch, TrainBatches
 from sasrec.data.sequences import Ragged, build_sequences
 from sasrec.data.splits import split_leave_one_out
 from sasrec.engine.protocol import create_engine
-from sasrec.engine.torch_engine import ATTENTION_TOKENS, GROUP_OVERHEAD, TorchEngine, _chunks, length_groups
+from sasrec.engine.torch_engine import ATTENTION_TOKENS, GROUP_OVERHEAD, Cuts, TorchEngine, _chunks, length_groups
 from sasrec.evaluation.protocols import evaluate
 from sasrec.model.sasrec import Group
 from sasrec.ranking.scorers import ModelScorer
 
 MODEL = ModelConfig(embedding_dim=16, n_blocks=1, max_seq_len=10, dropout=0.2)
+CUTS = Cuts()
 SPLIT = split_leave_one_out(build_sequences(make_markov_log())[0])
 
 
@@ -35,8 +33,8 @@ def first_batch(n_negatives: int = 1, batch_size: int = 64) -> Batch:
     return next(make_batches(SPLIT, 10, batch_size, n_negatives, 0).epoch(0))
 
 
-def engine_of(model: ModelConfig = MODEL, **train: object) -> TorchEngine:
-    return TorchEngine(model, SPLIT.sequences.n_items, TrainConfig(threads=1, **train))
+def engine_of(model: ModelConfig = MODEL, cuts: Cuts = CUTS, **train: object) -> TorchEngine:
+    return TorchEngine(model, SPLIT.sequences.n_items, TrainConfig(threads=1, **train), cuts)
 
 
 def group_cost(groups: list[tuple[int, int, int]]) -> float:
@@ -94,13 +92,12 @@ def test_chunks_hold_each_row_once_and_no_more_tokens_than_allowed(
 
 
 @pytest.mark.parametrize("padding", ["none", "attended", "zeroed"])
-def test_encoding_in_small_pieces_changes_nothing(padding: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = engine_of(ModelConfig(embedding_dim=16, max_seq_len=10, padding=padding))
+def test_encoding_in_small_pieces_changes_nothing(padding: str) -> None:
+    config = ModelConfig(embedding_dim=16, max_seq_len=10, padding=padding)
+    engine, pieces = engine_of(config), engine_of(config, Cuts(encode_tokens=25))
     histories = SPLIT.test.histories(SPLIT.sequences).take(slice(0, 50))
-    whole = engine.encode(histories)
-    monkeypatch.setattr("sasrec.engine.torch_engine.ENCODE_TOKENS", 25)
-    np.testing.assert_allclose(engine.encode(histories), whole, rtol=1e-4, atol=1e-5)
-    assert engine.encode(histories.take(slice(0, 0))).shape == (0, 16)
+    np.testing.assert_allclose(pieces.encode(histories), engine.encode(histories), rtol=1e-4, atol=1e-5)
+    assert pieces.encode(histories.take(slice(0, 0))).shape == (0, 16)
 
 
 @pytest.mark.parametrize("block", ["sasrec", "post_norm", "pre_norm", "ligr"])
@@ -227,12 +224,9 @@ def features_of(engine: TorchEngine, batch: Batch) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("most", [1, 30 * 7, 30 * 10_000])
 @pytest.mark.parametrize("mask_seen", [True, False])
-def test_cross_entropy_does_not_depend_on_how_many_scores_exist_at_once(
-    most: int, mask_seen: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cross_entropy_does_not_depend_on_how_many_scores_exist_at_once(most: int, mask_seen: bool) -> None:
     def gradients(most: int) -> tuple[float, dict[str, torch.Tensor]]:
-        monkeypatch.setattr("sasrec.engine.torch_engine.FULL_SCORES", most)
-        engine = engine_of(batch_size=16, loss="cross_entropy", mask_seen=mask_seen)
+        engine = engine_of(cuts=Cuts(full_scores=most), batch_size=16, loss="cross_entropy", mask_seen=mask_seen)
         engine.forward_backward(batch_for(engine))
         return engine.pop_loss(), {n: p.grad for n, p in engine.model.named_parameters() if p.grad is not None}
 
@@ -302,7 +296,7 @@ def test_pop_loss_averages_over_positions_since_the_last_call() -> None:
     assert engine.pop_loss() == pytest.approx(np.average(losses, weights=weights), rel=1e-5)
 
 
-def test_gradient_does_not_depend_on_how_rows_are_grouped(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradient_does_not_depend_on_how_rows_are_grouped() -> None:
     lengths = [3, 9, 5, 12, 4, 7]
     log = pl.DataFrame(
         {"user_id": np.repeat(range(6), lengths), "item_id": np.random.default_rng(0).integers(0, 15, sum(lengths))}
@@ -311,14 +305,13 @@ def test_gradient_does_not_depend_on_how_rows_are_grouped(monkeypatch: pytest.Mo
     (batch,) = make_batches(split, 10, 8, 1, 0).epoch(0)
     config = ModelConfig(embedding_dim=8, max_seq_len=10, dropout=0.0)
 
-    def gradients(groups: object) -> dict[str, torch.Tensor]:
-        monkeypatch.setattr("sasrec.engine.torch_engine.length_groups", groups)
-        engine = TorchEngine(config, split.sequences.n_items, TrainConfig(threads=1))
+    def gradients(n_groups: int, overhead: float) -> dict[str, torch.Tensor]:
+        assert len(length_groups(np.sort(batch.inputs.lengths), overhead)) == n_groups
+        engine = TorchEngine(config, split.sequences.n_items, TrainConfig(threads=1), Cuts(group_overhead=overhead))
         engine.forward_backward(batch)
         return {name: p.grad for name, p in engine.model.named_parameters() if p.grad is not None}
 
-    one = gradients(lambda by_length: [(0, len(by_length), int(by_length[-1]))])
-    each = gradients(lambda by_length: [(i, i + 1, int(n)) for i, n in enumerate(by_length)])
+    one, each = gradients(1, 1e9), gradients(5, 0)
     for name, gradient in one.items():
         torch.testing.assert_close(gradient, each[name], rtol=1e-4, atol=1e-6)
 
@@ -464,43 +457,6 @@ def test_published_padding_can_be_trained_on(padding: str) -> None:
     assert losses[-1] < losses[0]
 
 
-def test_auto_takes_torch_for_what_the_core_does_not_do_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "sasrec"):
-        assert create_engine(replace(MODEL, padding="attended"), 5, TrainConfig(threads=1)).name == "torch"
-    assert "engine: torch on cpu (the compiled core does not do padding=attended), 1 threads" in caplog.text
-
-
-def test_auto_takes_torch_where_there_is_no_core(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr("sasrec.engine.protocol.load_native", lambda: Native("", None, "nothing was compiled"))
-    with caplog.at_level(logging.INFO, "sasrec"):
-        assert create_engine(MODEL, 5, TrainConfig(threads=1)).name == "torch"
-    assert "engine: torch on cpu (nothing was compiled), 1 threads" in caplog.text
-    with pytest.raises(ConfigError, match="engine=native: nothing was compiled; use engine=torch or auto"):
-        create_engine(MODEL, 5, TrainConfig(engine="native"))
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"engine": "native", "device": "cuda"}, "engine=native: the compiled core does not do device=cuda"),
-        ({"device": "tpu!"}, "device='tpu!' is not a device"),
-        ({"device": "meta"}, "device='meta' is not supported"),
-    ],
-)
-def test_engine_or_device_that_is_not_to_be_had_is_refused(settings: dict[str, str], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        create_engine(MODEL, 5, TrainConfig(**settings))
-
-
-def test_cuda_without_a_device_is_refused() -> None:
-    if torch.cuda.is_available():
-        pytest.skip("this machine has a CUDA device")
-    with pytest.raises(ConfigError, match="sees no CUDA device"):
-        create_engine(MODEL, 5, TrainConfig(device="cuda"))
-
-
 def test_weights_of_another_model_are_refused() -> None:
     engine = engine_of()
     weights = engine.weights()
@@ -510,16 +466,3 @@ def test_weights_of_another_model_are_refused() -> None:
         engine.load_weights({**weights, "wings": np.zeros(3, np.float32)})
     with pytest.raises(CheckpointError, match=r"norm\.bias has shape \(3,\), and the configuration needs \(16,\)"):
         engine.load_weights({**weights, "norm.bias": np.zeros(3, np.float32)})
-
-
-def test_threads_are_set_for_torch() -> None:
-    before = torch.get_num_threads()
-    try:
-        set_threads(1)
-        assert torch.get_num_threads() == 1
-        TorchEngine(MODEL, 30, TrainConfig(threads=3))
-        assert torch.get_num_threads() == 1  # an engine sets nothing for the whole process
-        set_threads(threads_of(0))
-        assert torch.get_num_threads() == usable_cpus()
-    finally:
-        torch.set_num_threads(before)

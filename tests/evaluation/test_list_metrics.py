@@ -9,7 +9,6 @@ from made import Table, make_split, random_histories
 
 from sasrec.core.arrays import Int32
 from sasrec.core.config import EvalConfig
-from sasrec.evaluation import list_metrics as lists_module
 from sasrec.evaluation.list_metrics import build_background, gini, list_metrics, popularity_ranks
 from sasrec.evaluation.protocols import evaluate
 
@@ -78,11 +77,10 @@ def test_lift_is_nought_for_those_who_get_what_they_had_and_has_the_ratios_stand
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 7, 1000])
-def test_profiles_are_the_mean_popularity_of_each_history(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lists_module, "CHUNK", chunk)
+def test_profiles_are_the_mean_popularity_of_each_history(chunk: int) -> None:
     split, _ = make_split(random_histories(0, 20, 9))
     for targets in (split.valid, split.test):
-        found = build_background(split, targets, np.arange(len(targets))).profile_popularity
+        found = build_background(split, targets, np.arange(len(targets)), chunk=chunk).profile_popularity
         histories = targets.histories(split.sequences)
         expected = [split.train_counts[histories.row(i)].mean() for i in range(len(histories))]
         assert found == pytest.approx(expected)

@@ -1,5 +1,6 @@
 """Lists of all users in one file: what recommend_users gives, in parts, and again after a kill."""
 
+import functools
 import logging
 import os
 import signal
@@ -17,7 +18,6 @@ import sasrec
 from sasrec.cli import console
 from sasrec.cli import main as cli
 from sasrec.core.errors import CheckpointError, ConfigError, UnknownItemError
-from sasrec.export import all_users as bulk
 from sasrec.export.all_users import recommend_all
 from sasrec.recommender import Recommender
 
@@ -137,9 +137,8 @@ def test_parts_of_other_settings_are_not_gone_on_with(
 def test_long_lists_make_parts_of_fewer_users(
     recommender: Recommender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bulk, "PART_ROWS", 100)
     asked = count_rows(recommender, monkeypatch)
-    recommend_all(recommender, tmp_path / "lists.parquet", 10)
+    recommend_all(recommender, tmp_path / "lists.parquet", 10, part_rows=100)
     assert set(asked[1:]) == {10}
 
 
@@ -186,6 +185,8 @@ def test_the_log_tells_the_throughput(
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    """The command, with small parts."""
+    monkeypatch.setattr("sasrec.cli.recommend.recommend_all", functools.partial(recommend_all, part_users=64))
     monkeypatch.setattr(sys, "argv", ["sasrec", *map(str, arguments)])
     try:
         cli.main()
@@ -207,7 +208,6 @@ def test_ctrl_c_keeps_what_is_done(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "lists.parquet"
-    monkeypatch.setattr(bulk, "PART_USERS", 64)
     plain = Recommender.recommend_rows
 
     def interrupted(self: Recommender, rows: slice, *arguments: Any, **settings: Any) -> pl.DataFrame:
@@ -230,7 +230,6 @@ def test_ctrl_c_keeps_what_is_done(
 def test_progress_goes_to_stderr_and_quiet_says_nothing(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(bulk, "PART_USERS", 64)
     monkeypatch.setattr(console, "PLAIN_SECONDS", -1)
     assert call(monkeypatch, "recommend", run, "--all-users", "--output", tmp_path / "lists.csv") == 0
     said = capsys.readouterr()

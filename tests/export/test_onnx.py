@@ -184,11 +184,8 @@ def test_without_the_extra_it_says_what_to_install(
         export_onnx(texts, tmp_path / "onnx")
 
 
-def test_large_weights_lie_in_a_file_beside_the_graph(
-    texts: Recommender, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(export_module, "PROTOBUF_BYTES", 100)
-    export_onnx(texts, tmp_path / "onnx")
+def test_large_weights_lie_in_a_file_beside_the_graph(texts: Recommender, exported: Path, tmp_path: Path) -> None:
+    export_onnx(texts, tmp_path / "onnx", graph_bytes=100)
     assert (tmp_path / "onnx" / "model.onnx.data").stat().st_size > 30 * 16 * 4
     rows = Ragged.from_lists([[1, 2, 3]])
     for found, wanted in zip(ask(tmp_path / "onnx", rows, 5, True), ask(exported, rows, 5, True), strict=True):
@@ -378,11 +375,10 @@ def test_1000_real_users_get_the_same_lists_from_onnxruntime(published: Recommen
 
 
 @pytest.mark.data
-def test_the_published_checkpoint_exports_as_it_is(
-    published: Recommender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(export_module, "CHECKED_USERS", 49)
-    assert export_onnx(published, tmp_path / "onnx")["check"]["largest_difference"] < 1e-4
+def test_the_published_checkpoint_exports_as_it_is(published: Recommender, tmp_path: Path) -> None:
+    check = export_onnx(published, tmp_path / "onnx", checked_users=49)["check"]
+    assert check["n_histories"] == 50
+    assert check["largest_difference"] < 1e-4
 
 
 @pytest.mark.parametrize("isa", [isa for isa in variants() if isa in ("amx", "avx512_bf16")], indirect=True)

@@ -1,5 +1,8 @@
 """Which weights there are and how they start."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +12,20 @@ from sasrec.core.errors import CheckpointError
 from sasrec.data.sampling import generator
 from sasrec.model.sasrec import SASRec
 from sasrec.model.weights import check_weights, initial_weights, weight_shapes
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_names_of_weights_are_told_to_the_core_and_written_nowhere_in_it() -> None:
+    sources = [*(ROOT / "native").glob("*.h"), *(ROOT / "native").glob("*.cpp")]
+    assert len(sources) > 10
+    lines = [line for path in sources for line in path.read_text().splitlines() if not line.startswith("#include")]
+    strings = re.findall(r'"([^"\n]*)"', "\n".join(lines))
+    named = [weight_shapes(ModelConfig(block=block, tied=False), 7) for block in ("sasrec", "ligr")]
+    parts = {part for shapes in named for name in shapes for part in name.split(".") if not part.isdigit()}
+    assert {"item_embedding", "key_value", "bias"} < parts
+    assert "weight" in strings  # a kind of array, beside its gradient and moments
+    assert not [text for text in strings if (parts - {"weight"}) & set(text.split("."))]
 
 
 def test_weights_start_as_the_published_code_starts_them() -> None:

@@ -12,7 +12,6 @@ from sasrec.core.config import Ties
 from sasrec.core.errors import ConfigError, DataError
 from sasrec.core.isa import load_native
 from sasrec.data.sequences import Ragged
-from sasrec.ranking import index as index_module
 from sasrec.ranking.index import (
     Exceptions,
     NativeIndex,
@@ -301,16 +300,15 @@ def test_a_k_below_one_is_refused() -> None:
             index.top_k(case.features, 0)
 
 
-def test_plain_ranks_do_not_depend_on_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("block_bytes", [1, 4 * 51 * 3])
+def test_plain_ranks_do_not_depend_on_the_block(block_bytes: int) -> None:
     case = Case(50, 8, 20)
-    whole = (
-        *case.plain.rank(case.features, case.targets, case.hidden, "expected", 5),
-        *case.plain.top_k(case.features, 5),
-    )
-    monkeypatch.setattr(index_module, "BLOCK_BYTES", 4 * 51 * 3)
-    parts = (
-        *case.plain.rank(case.features, case.targets, case.hidden, "expected", 5),
-        *case.plain.top_k(case.features, 5),
+    whole, parts = (
+        (
+            *index.rank(case.features, case.targets, case.hidden, "expected", 5),
+            *index.top_k(case.features, 5),
+        )
+        for index in (PlainIndex(case.table), PlainIndex(case.table, block_bytes))
     )
     for a, b in zip(whole, parts, strict=True):
         assert np.array_equal(a, b)
@@ -351,11 +349,13 @@ def test_ranks_by_levels_are_those_of_the_scores_in_full(isa: str, n_items: int,
         assert np.array_equal(index.rank(exceptions, case.targets, hidden, ties, 0)[0], expected[0])
 
 
-def test_plain_ranks_by_levels_do_not_depend_on_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("block_bytes", [1, 4 * 41 * 3])
+def test_plain_ranks_by_levels_do_not_depend_on_the_block(block_bytes: int) -> None:
     case = LevelCase(40, 20)
-    whole = PlainLevelIndex(case.levels).rank(case.exceptions, case.targets, case.hidden, "expected", 5)
-    monkeypatch.setattr(index_module, "BLOCK_BYTES", 4 * 41 * 3)
-    parts = PlainLevelIndex(case.levels).rank(case.exceptions, case.targets, case.hidden, "expected", 5)
+    whole, parts = (
+        index.rank(case.exceptions, case.targets, case.hidden, "expected", 5)
+        for index in (PlainLevelIndex(case.levels), PlainLevelIndex(case.levels, block_bytes))
+    )
     for a, b in zip(whole, parts, strict=True):
         assert np.array_equal(a, b)
 

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from sasrec.core.config import Ties
 from sasrec.core.errors import ConfigError, DataError
 from sasrec.data.sequences import Ragged
-from sasrec.ranking import order as ranking
 from sasrec.ranking.order import ranks_full, ranks_sampled, top_k
 
 RULES: tuple[Ties, ...] = ("expected", "strict", "pessimistic")
@@ -93,16 +92,15 @@ def test_top_k_equals_a_full_sort(block: Block, k: int, hide: bool, restrict: bo
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 40])
-def test_results_do_not_depend_on_the_chunk_of_rows(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+def test_results_do_not_depend_on_the_chunk_of_rows(chunk: int) -> None:
     block = Block(3, 50, 9, 2)
     whole = (
         ranks_full(block.scores, block.targets, block.ragged, "expected"),
         *top_k(block.scores, 4, hidden=block.ragged),
     )
-    monkeypatch.setattr(ranking, "CHUNK", chunk)
     parts = (
-        ranks_full(block.scores, block.targets, block.ragged, "expected"),
-        *top_k(block.scores, 4, hidden=block.ragged),
+        ranks_full(block.scores, block.targets, block.ragged, "expected", chunk=chunk),
+        *top_k(block.scores, 4, hidden=block.ragged, chunk=chunk),
     )
     for a, b in zip(whole, parts, strict=True):
         assert np.array_equal(a, b)

@@ -1,7 +1,7 @@
 """The compiled core: which variant of it this process uses. In: the CPU's features; out: its module, or none.
 
-Each variant is a module of its own, `native_<name>.so` beside this file, compiled from the same sources (native/) for
-one instruction set. Only the one that is chosen is loaded, so that a CPU never meets an instruction it lacks.
+Each variant is a module of its own, `native_<name>.so` beside the package's files, compiled from the same sources
+(native/) for one instruction set. Only the chosen one is loaded, so that a CPU never meets an instruction it lacks.
 `SASREC_ISA=<name>` forces one; an installation without a compiler has none, and NumPy and torch do the work.
 """
 
@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import os
 import platform
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ NEEDS: dict[str, frozenset[str]] = {  # the fastest first, but see fastest_first
 }
 SETTING = "SASREC_ISA"
 
+Variants = Mapping[str, Callable[[], Any]]  # by name, what loads the module
+
 
 @dataclass(frozen=True)
 class Native:
@@ -38,22 +41,26 @@ class Native:
     why: str
 
 
+@dataclass(frozen=True)
+class Cpu:
+    """What an x86-64 CPU says of itself; any other says nothing, and the portable variant serves it."""
+
+    vendor: str = ""
+    features: frozenset[str] = frozenset()  # as Linux names them
+
+    def lacks(self, isa: str) -> list[str]:
+        """Features that a variant needs and this CPU does not have."""
+        return sorted(NEEDS[isa] - self.features)
+
+
 @functools.cache
 def load_native() -> Native:
-    """Load the fastest variant that was built and that this CPU runs, or the one SASREC_ISA names.
+    """Load the variant of this process: `choose`, once.
 
     Raises:
-        ConfigError: SASREC_ISA names an unknown variant, one that was not built, or one that this CPU cannot run.
+        ConfigError: as `choose`.
     """
-    wanted = os.environ.get(SETTING, "")
-    if wanted:
-        return _forced(wanted)
-    for isa in fastest_first():
-        if _is_built(isa) and not _missing(isa):
-            module = _import(isa)
-            if module.available():
-                return Native(isa, module, "the fastest that this CPU has")
-    return Native("", None, "the compiled core is not part of this installation: building it needs a C++20 compiler")
+    return choose(os.environ.get(SETTING, ""), this_cpu(), built_variants())
 
 
 def load_float32() -> Native:
@@ -61,67 +68,81 @@ def load_float32() -> Native:
     native = load_native()
     if native.module is None or not native.module.bf16:
         return native
-    found = (isa for isa in NEEDS if _is_built(isa) and not _missing(isa) and not _import(isa).bf16)
-    isa = next(found, native.isa)
-    return Native(isa, _import(isa), "the fastest that multiplies floats")
+    for isa, load in built_variants().items():
+        if not this_cpu().lacks(isa) and not load().bf16:
+            return Native(isa, load(), "the fastest that multiplies floats")
+    return native
 
 
-def _forced(isa: str) -> Native:
+def choose(wanted: str, cpu: Cpu, built: Variants) -> Native:
+    """The variant that is asked for, or the fastest that was built and that the CPU runs.
+
+    Args:
+        wanted: its name; "" = the fastest.
+        cpu: what it has to run on.
+        built: the variants of this installation.
+
+    Raises:
+        ConfigError: `wanted` is an unknown variant, one that was not built, or one that the CPU cannot run.
+    """
+    if wanted:
+        return _forced(wanted, cpu, built)
+    for isa in fastest_first(cpu.vendor):
+        if isa in built and not cpu.lacks(isa):
+            module = built[isa]()
+            if module.available():
+                return Native(isa, module, "the fastest that this CPU has")
+    return Native("", None, "the compiled core is not part of this installation: building it needs a C++20 compiler")
+
+
+def _forced(isa: str, cpu: Cpu, built: Variants) -> Native:
     if isa not in NEEDS:
         raise ConfigError(f"{SETTING}={isa!r} is not one of {', '.join(NEEDS)}")
-    if not _is_built(isa):
+    if isa not in built:
         raise ConfigError(f"{SETTING}={isa}: that variant is not part of this installation")
-    missing = _missing(isa)
-    if missing:
-        raise ConfigError(f"{SETTING}={isa}: this CPU has no {', '.join(missing)}")
-    module = _import(isa)
+    if cpu.lacks(isa):
+        raise ConfigError(f"{SETTING}={isa}: this CPU has no {', '.join(cpu.lacks(isa))}")
+    module = built[isa]()
     if not module.available():
         raise ConfigError(f"{SETTING}={isa}: the operating system does not let this process use it")
     return Native(isa, module, f"{SETTING} asks for it")
 
 
-def _import(isa: str) -> Any:
-    return importlib.import_module(f"sasrec.native_{isa}")
+def built_variants() -> Variants:
+    """The variants of this installation, in the order of NEEDS."""
+    names = {isa: f"sasrec.native_{isa}" for isa in NEEDS}
+    return {
+        isa: functools.partial(importlib.import_module, name)
+        for isa, name in names.items()
+        if importlib.util.find_spec(name)
+    }
 
 
-def _is_built(isa: str) -> bool:
-    return importlib.util.find_spec(f"sasrec.native_{isa}") is not None
-
-
-def _missing(isa: str) -> list[str]:
-    return sorted(NEEDS[isa] - cpu_features())
-
-
-def fastest_first() -> list[str]:
-    """The variants in the order in which they are tried.
+def fastest_first(vendor: str) -> list[str]:
+    """The variants in the order in which they are tried on a vendor's CPUs.
 
     Without tiles, AMD's cores (from Zen 4 on) multiply bf16 twice as fast as float32; Intel's do not, and convert.
     """
     order = list(NEEDS)
-    if cpu_vendor() == "AuthenticAMD":
+    if vendor == "AuthenticAMD":
         order.remove("avx512_bf16")
         order.insert(order.index("avx512"), "avx512_bf16")
     return order
 
 
-def cpu_features() -> frozenset[str]:
-    """Feature flags of an x86-64 CPU as Linux names them; empty elsewhere, where the portable variant serves."""
-    return frozenset(_cpuinfo().get("flags", "").split())
-
-
-def cpu_vendor() -> str:
-    """Who made an x86-64 CPU, as it says itself; empty elsewhere."""
-    return _cpuinfo().get("vendor_id", "")
-
-
 @functools.cache
-def _cpuinfo() -> dict[str, str]:
-    """What Linux says of the first CPU; empty elsewhere."""
+def this_cpu() -> Cpu:
+    """The CPU of this machine, by what Linux says of the first one."""
     if platform.machine().lower() not in ("x86_64", "amd64"):
-        return {}
+        return Cpu()
     try:
-        text = Path("/proc/cpuinfo").read_text()
+        return read_cpuinfo(Path("/proc/cpuinfo").read_text())
     except OSError:
-        return {}
+        return Cpu()
+
+
+def read_cpuinfo(text: str) -> Cpu:
+    """The first CPU of a /proc/cpuinfo."""
     pairs = (line.partition(":") for line in text.partition("\n\n")[0].splitlines())
-    return {name.strip(): value.strip() for name, _, value in pairs}
+    said = {name.strip(): value.strip() for name, _, value in pairs}
+    return Cpu(said.get("vendor_id", ""), frozenset(said.get("flags", "").split()))

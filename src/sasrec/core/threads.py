@@ -19,7 +19,8 @@ def threads_of(setting: int) -> int:
 def set_threads(threads: int) -> None:
     """Limit torch, if it is loaded, and every BLAS of this process to this number.
 
-    Called once by what a user calls (`fit`, `load`, `convert`), after the engine has been made, never by an engine.
+    Called by what a user calls (`fit`, `load`, `convert`), never by an engine, and after the engine has been made: only
+    then it is known whether torch is loaded.
     """
     from threadpoolctl import threadpool_limits
 

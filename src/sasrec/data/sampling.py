@@ -6,9 +6,11 @@ same generators, and gives the same items.
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 Key = tuple[int, ...]  # a seed, and what its numbers are for: what `generator` takes
 
-MAX_REJECTIONS = 32  # rounds of rejection before drawing from the complement itself
+ROUNDS = 32  # of drawing again; by then only rows that have nearly everything are left
 MANY_DRAWS = 4096  # from here on a table is faster than a search
 TABLE_CELLS = 2**20  # rows times items of a table, a byte each: it stays in the cache
 
@@ -32,10 +34,11 @@ class ItemDrawer:
     Args:
         n_items: items are 1..n_items.
         counts: (n_items,) how likely each item is, in proportion, 0 = never; None = all the same.
+        rounds: of drawing again what a row may not get, before it is drawn from what is left.
     """
 
-    def __init__(self, n_items: int, counts: Int64 | None = None) -> None:
-        self.n_items = n_items
+    def __init__(self, n_items: int, counts: Int64 | None = None, rounds: int = ROUNDS) -> None:
+        self.n_items, self.rounds = n_items, rounds
         self.bounds = None if counts is None else counts.cumsum()
 
     def draw(self, rng: np.random.Generator, n: int) -> Int32:
@@ -80,19 +83,30 @@ class Streams:
 
 
 class SortedKeys:
-    """Items that rows must not get, as sorted numbers, one for each row and item."""
+    """Items that rows must not get, as sorted numbers, one for each row and item.
 
-    def __init__(self, excluded: Ragged, n_items: int) -> None:
-        self.excluded, self.n_items, self.n_columns = excluded, n_items, n_items + 1
+    Args:
+        excluded: rows of items.
+        n_items: items are 1..n_items.
+        many_draws: from so many on they are looked up in a table.
+        table_cells: of the table, rows times items; where not even one row fits there is none.
+    """
+
+    def __init__(
+        self, excluded: Ragged, n_items: int, many_draws: int = MANY_DRAWS, table_cells: int = TABLE_CELLS
+    ) -> None:
+        self.excluded, self.n_columns = excluded, n_items + 1
+        self.many_draws, self.table_cells = many_draws, table_cells
         self.keys = _unique_keys(excluded, n_items)
         self.full = np.bincount(self.keys // self.n_columns, minlength=len(excluded)) >= n_items  # (rows,)
 
     def has(self, rows: Int64, items: Int32) -> NDArray[np.bool_]:
         """(M,) whether each row excludes each item."""
         first = rows * self.n_columns
-        many = len(rows) >= MANY_DRAWS and self.n_columns <= TABLE_CELLS
+        many = len(rows) >= self.many_draws and self.n_columns <= self.table_cells
         if many and bool((rows[1:] >= rows[:-1]).all()):
-            return _in_table(self.keys, first + items, first, self.n_columns)
+            rows_at_once = self.table_cells // self.n_columns
+            return _in_table(self.keys, first + items, first, rows_at_once * self.n_columns)
         return _contains(self.keys, first + items)
 
     def free(self, row: int) -> Int32:
@@ -123,23 +137,31 @@ def draw_unseen(keys: Sequence[Key], ends: Int64, counts: Int64, seen: Parts, dr
         (counts.sum(),) item indices.
     """
     module = load_native().module
-    if module and drawer.bounds is None:
-        drawn = np.empty(int(counts.sum()), np.int32)
-        if module.draw_unseen(
-            seeds=np.stack([np.random.SeedSequence(key).generate_state(3, np.uint64) for key in keys]),
-            step_rows=np.searchsorted(counts.cumsum(), ends, "right"),
-            counts=counts,
-            items=seen.items,
-            starts=seen.starts,
-            ends=seen.ends,
-            n_items=drawer.n_items,
-            rounds=MAX_REJECTIONS,
-            out=drawn,
-        ):
-            return drawn
+    drawn = draw_in_core(module, keys, ends, counts, seen, drawer) if module and drawer.bounds is None else None
+    if drawn is not None:
+        return drawn
     rows = np.repeat(np.arange(len(counts)), counts)
     excluded = SortedKeys(Ragged.cut(seen.items, seen.starts, seen.ends), drawer.n_items)
     return _draw_for_steps(Streams([generator(*key) for key in keys], ends), rows, excluded, drawer)
+
+
+def draw_in_core(
+    module: Any, keys: Sequence[Key], ends: Int64, counts: Int64, seen: Parts, drawer: ItemDrawer
+) -> Int32 | None:
+    """`draw_unseen` by a variant of the core, of items that are all as likely; None = a row has nearly everything."""
+    drawn = np.empty(int(counts.sum()), np.int32)
+    done = module.draw_unseen(
+        seeds=np.stack([np.random.SeedSequence(key).generate_state(3, np.uint64) for key in keys]),
+        step_rows=np.searchsorted(counts.cumsum(), ends, "right"),
+        counts=counts,
+        items=seen.items,
+        starts=seen.starts,
+        ends=seen.ends,
+        n_items=drawer.n_items,
+        rounds=drawer.rounds,
+        out=drawn,
+    )
+    return drawn if done else None
 
 
 def draw_outside(rng: np.random.Generator, rows: Int64, excluded: Ragged, drawer: ItemDrawer) -> Int32:
@@ -166,9 +188,9 @@ def _draw_for_steps(streams: Streams, rows: Int64, excluded: SortedKeys, drawer:
         full = excluded.full[rows]
         rejected &= ~full
         if full.any():
-            _warn_once(len(np.unique(rows[full])))
+            warn_of_full_rows()
     pending = np.flatnonzero(rejected)
-    for _ in range(MAX_REJECTIONS - 1):
+    for _ in range(drawer.rounds - 1):
         if not len(pending):
             return draws
         draws[pending] = streams.draw(drawer, pending)
@@ -186,17 +208,16 @@ def _unique_keys(excluded: Ragged, n_items: int) -> Int64:
     return keys[np.concatenate([[True], keys[1:] != keys[:-1]])] if len(keys) else keys
 
 
-def _in_table(keys: Int64, wanted: Int64, first: Int64, n_columns: int) -> NDArray[np.bool_]:
+def _in_table(keys: Int64, wanted: Int64, first: Int64, step: int) -> NDArray[np.bool_]:
     """`_contains` by a table of a few rows' keys at a time: a search among all keys misses the cache at every step.
 
     Args:
         keys: sorted.
         wanted: (M,) what to look for.
         first: (M,) ascending, the first key that the row of each could have.
-        n_columns: keys that a row can have.
+        step: keys of a table, those of whole rows.
     """
     found = np.empty(len(wanted), bool)
-    step = TABLE_CELLS // n_columns * n_columns  # keys of whole rows
     starts = np.arange(0, int(first[-1]) + 1 + step, step)
     key_cuts, wanted_cuts = np.searchsorted(keys, starts), np.searchsorted(first, starts)
     table = np.zeros(step, bool)
@@ -218,11 +239,7 @@ def _contains(keys: Int64, wanted: Int64) -> NDArray[np.bool_]:
     return found
 
 
-_warned = False
-
-
-def _warn_once(n_full: int) -> None:
-    global _warned
-    if not _warned:
-        logger.warning("%d users have had every item; their negatives are drawn from all items", n_full)
-        _warned = True
+@functools.cache
+def warn_of_full_rows() -> None:
+    """Tell the user once, and not at every step."""
+    logger.warning("some users have had every item; their negatives are drawn from all items")

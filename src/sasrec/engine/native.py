@@ -3,21 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from sasrec.core.arrays import Float32
-from sasrec.core.config import ModelConfig, TrainConfig
+from sasrec.core.config import ModelConfig, TrainConfig, to_dict
 from sasrec.core.isa import Native, load_native
 from sasrec.core.threads import threads_of
 from sasrec.data.batches import WEIGHTS, Batch
 from sasrec.data.sampling import generator
 from sasrec.data.sequences import Ragged
-from sasrec.model.weights import Weights, check_weights, initial_weights, weight_shapes
+from sasrec.model.weights import ITEM_TABLE, OUTPUT_TABLE, Weights, check_weights, initial_weights, weight_shapes
 
-BLOCKS = {"sasrec", "post_norm", "pre_norm", "ligr"}  # that the compiled core has; what is not named goes to torch
-ACTIVATIONS = {"relu", "identity"}
-LOSSES = {"bce", "gbce", "sampled_softmax", "cross_entropy"}
+# What the compiled core can do: the values it knows of the device, the loss and each setting of the model; None = any.
+# What is not here, a value or a whole setting, goes to torch.
+SUPPORTED: dict[str, set[Any] | None] = {
+    "device": {"cpu"},
+    "loss": {"bce", "gbce", "sampled_softmax", "cross_entropy"},
+    "block": {"sasrec", "post_norm", "pre_norm", "ligr"},
+    "embedding_dim": None,
+    "n_blocks": None,
+    "n_heads": None,
+    "ffn_dim": None,
+    "max_seq_len": None,
+    "dropout": None,
+    "activation": {"relu", "identity"},
+    "norm_eps": None,
+    "attention_output": {True},
+    "tied": None,
+    "padding": {"none"},
+}
 NO_ROWS = Ragged(np.zeros(0, np.int32), np.zeros(0, np.int64))  # tells the core that seen items are not left out
 MOMENTS = ("exp_avg", "exp_avg_sq")  # Adam's, by torch's names
 AVERAGE = "average"  # of the weights over the steps
@@ -29,19 +45,11 @@ def step_key(seed: int, step: int) -> int:
 
 
 def unsupported(model: ModelConfig, train: TrainConfig) -> str:
-    """What of a configuration the compiled core cannot do; empty when it can do all."""
-    if train.device != "cpu":
-        return f"device={train.device}"
-    if model.block not in BLOCKS:
-        return f"block={model.block}"
-    if model.activation not in ACTIVATIONS:
-        return f"activation={model.activation}"
-    if model.padding != "none":
-        return f"padding={model.padding}"
-    if not model.attention_output:
-        return "attention_output=false"
-    if train.loss not in LOSSES:
-        return f"loss={train.loss}"
+    """The first setting that the compiled core cannot do, as name=value; empty when it can do all."""
+    for name, value in {"device": train.device, "loss": train.loss, **to_dict(model)}.items():
+        known = SUPPORTED.get(name, set())
+        if known is not None and value not in known:
+            return f"{name}={str(value).lower() if isinstance(value, bool) else value}"
     return ""
 
 
@@ -70,6 +78,7 @@ class NativeEngine:
         self.threads = threads_of(train.threads)
         native = native or load_native()
         self.isa = native.isa
+        self.shapes = weight_shapes(model, n_items)
         self.core = native.module.Engine(
             block=model.block,
             n_items=n_items,
@@ -82,10 +91,10 @@ class NativeEngine:
             norm_eps=model.norm_eps,
             relu=model.activation == "relu",
             tied=model.tied,
+            weights=list(self.shapes.items()),
             threads=self.threads,
             lazy_adam=train.lazy_adam,
         )
-        self.shapes = weight_shapes(model, n_items)
         self._loss_sum, self._n_positions = 0.0, 0
         if weights is None:  # drawing them takes longer than loading a small run
             weights = initial_weights(model, n_items, generator(train.seed, WEIGHTS))
@@ -136,7 +145,7 @@ class NativeEngine:
         return features
 
     def item_table(self) -> Float32:
-        return self._read("item_embedding.weight" if self.config.tied else "output_embedding.weight", "weight")
+        return self._read(ITEM_TABLE if self.config.tied else OUTPUT_TABLE, "weight")
 
     def weights(self) -> Weights:
         return {name: self._read(name, "weight") for name in self.shapes}

@@ -9,12 +9,12 @@ from __future__ import annotations
 import logging
 import platform
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from sasrec.core.arrays import Float32
 from sasrec.core.config import ModelConfig, TrainConfig
 from sasrec.core.errors import ConfigError
-from sasrec.core.isa import load_float32, load_native
+from sasrec.core.isa import Native, load_native
 from sasrec.core.provenance import versions
 from sasrec.core.threads import usable_cpus
 from sasrec.data.batches import Batch
@@ -22,9 +22,6 @@ from sasrec.data.sequences import Ragged
 from sasrec.engine.native import NativeEngine, unsupported
 from sasrec.engine.torch_engine import TorchEngine
 from sasrec.model.weights import Weights
-
-if TYPE_CHECKING:
-    pass
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +72,7 @@ def create_engine(
     train: TrainConfig,
     weights: Mapping[str, Float32] | None = None,
     *,
-    float32: bool = False,
+    native: Native | None = None,
 ) -> Engine:
     """The engine that a configuration asks for; auto takes the fastest that supports it and logs which and why.
 
@@ -84,15 +81,15 @@ def create_engine(
         n_items: items are 1..n_items.
         train: engine, loss, optimizer, seed, device, threads.
         weights: to start from; None = initial ones.
-        float32: multiply floats also where the CPU multiplies bf16 faster, to compare with others who do.
+        native: the compiled variant; None = that of this process.
 
     Raises:
         ConfigError: the engine or device is not to be had.
     """
     engine: Engine
-    reason = _why_not_native(model, train) if train.engine != "torch" else "asked for"
+    reason = _why_not_native(model, train, native) if train.engine != "torch" else "asked for"
     if not reason:
-        engine = NativeEngine(model, n_items, train, weights, load_float32() if float32 else None)
+        engine = NativeEngine(model, n_items, train, weights, native)
         logger.info("engine: native (%s), %d threads", engine.isa, engine.threads)
         return engine
     if train.engine == "native":
@@ -106,11 +103,11 @@ def create_engine(
     return engine
 
 
-def _why_not_native(model: ModelConfig, train: TrainConfig) -> str:
+def _why_not_native(model: ModelConfig, train: TrainConfig, native: Native | None) -> str:
     missing = unsupported(model, train)
     if missing:
         return f"the compiled core does not do {missing}"
-    native = load_native()
+    native = native or load_native()
     return "" if native.module else native.why
 
 

@@ -27,16 +27,23 @@ if TYPE_CHECKING:
 
     from sasrec.model.sasrec import Group
 
-ENCODE_TOKENS = 4096  # tokens encoded at once: their activations stay in the cache
 GROUP_OVERHEAD = 300.0  # what one more group of a batch costs, in tokens
 ATTENTION_TOKENS = 75.0  # at this length attention costs as much as the rest of a block
-FULL_SCORES = 1 << 22  # of cross_entropy that exist at once: 16 MiB
 MAX_LENGTHS = 24  # distinct lengths that the grouping looks at
 
 
 @dataclass(frozen=True)
+class Cuts:
+    """How an engine cuts its work. Results depend on it to rounding only."""
+
+    encode_tokens: int = 4096  # encoded at once: their activations stay in the cache
+    full_scores: int = 1 << 22  # of cross_entropy that exist at once: 16 MiB
+    group_overhead: float = GROUP_OVERHEAD
+
+
+@dataclass(frozen=True)
 class TokenLayout:
-    """Histories as the flat, grouped tokens that the model takes (see model.py)."""
+    """Histories as the flat, grouped tokens that the model takes (see model/sasrec.py)."""
 
     items: torch.Tensor  # (T,) int64
     positions: torch.Tensor  # (T,) int64
@@ -55,6 +62,7 @@ class TorchEngine:
         model: the shape.
         n_items: items are 1..n_items.
         train: loss, optimizer, seed, device, threads.
+        cuts: how much is computed at once.
 
     Raises:
         ConfigError: the device is not to be had.
@@ -62,13 +70,13 @@ class TorchEngine:
 
     name = "torch"
 
-    def __init__(self, model: ModelConfig, n_items: int, train: TrainConfig) -> None:
+    def __init__(self, model: ModelConfig, n_items: int, train: TrainConfig, cuts: Cuts = Cuts()) -> None:
         import torch
 
         from sasrec.model.losses import sampled_loss
         from sasrec.model.sasrec import SASRec
 
-        self.config, self.train_config, self.n_items = model, train, n_items
+        self.config, self.train_config, self.n_items, self.cuts = model, train, n_items, cuts
         self.threads = threads_of(train.threads)
         self.device = _device(train.device)
         self.model = SASRec(model, n_items, generator(train.seed, WEIGHTS)).to(self.device)
@@ -141,7 +149,7 @@ class TorchEngine:
             scores[self._tensor(positions[first:last] - start), self._tensor(columns[first:last])] = -math.inf
             return cross_entropy(scores, targets[start:end]) * (len(part) / len(targets))
 
-        n = max(1, FULL_SCORES // self.n_items)
+        n = max(1, self.cuts.full_scores // self.n_items)
         loss = features.new_zeros(())
         for start in range(0, len(targets), n):
             part = features[start : start + n]
@@ -198,7 +206,7 @@ class TorchEngine:
         recent = histories.last(self.config.max_seq_len)
         features = np.empty((len(recent), self.config.embedding_dim), np.float32)
         with torch.inference_mode():
-            for rows in _chunks(recent.lengths, self._full_length, ENCODE_TOKENS):
+            for rows in _chunks(recent.lengths, self._full_length, self.cuts.encode_tokens):
                 layout = self._layout(recent.take(rows))
                 encoded = self.model(layout.items, layout.positions, layout.groups, layout.last)
                 features[rows[layout.order]] = encoded.float().cpu().numpy()
@@ -255,7 +263,7 @@ class TorchEngine:
         if self._full_length:
             cuts = [(0, len(order), self._full_length)]
         elif self.device.type == "cpu":
-            cuts = length_groups(by_length)
+            cuts = length_groups(by_length, self.cuts.group_overhead)
         else:
             cuts = [(0, len(order), int(by_length[-1]))]
         widths = np.repeat([width for _, _, width in cuts], [stop - start for start, stop, _ in cuts])
@@ -313,11 +321,11 @@ def _chunks(lengths: Int64, full_length: int, max_tokens: int) -> list[Int64]:
     return chunks
 
 
-def length_groups(lengths: Int64) -> list[tuple[int, int, int]]:
+def length_groups(lengths: Int64, overhead: float = GROUP_OVERHEAD) -> list[tuple[int, int, int]]:
     """Cut rows, sorted by length, into groups padded to their longest row, at least cost.
 
     Dynamic programming over at most MAX_LENGTHS distinct lengths; a group of n rows of length l costs
-    n * l * (1 + l / ATTENTION_TOKENS) + GROUP_OVERHEAD.
+    n * l * (1 + l / ATTENTION_TOKENS) + overhead.
 
     Returns:
         (start, stop, width) of each group.
@@ -331,7 +339,7 @@ def length_groups(lengths: Int64) -> list[tuple[int, int, int]]:
     best, came_from = np.zeros(len(values) + 1), [0] * (len(values) + 1)
     for j in range(1, len(values) + 1):
         per_row = values[j - 1] * (1 + values[j - 1] / ATTENTION_TOKENS)
-        costs = best[:j] + (stops[j - 1] - starts[:j]) * per_row + GROUP_OVERHEAD
+        costs = best[:j] + (stops[j - 1] - starts[:j]) * per_row + overhead
         came_from[j] = int(np.argmin(costs))
         best[j] = costs[came_from[j]]
     groups, j = [], len(values)

@@ -23,7 +23,7 @@ from sasrec.core.arrays import Float64, Int32, Int64
 from sasrec.data.splits import Split, Targets
 from sasrec.evaluation.intervals import Metrics, estimate, without_interval
 
-CHUNK = 1 << 16  # events looked at at once
+CHUNK = 1 << 16  # events looked at at once: they stay in the cache
 
 
 @dataclass(frozen=True)
@@ -37,22 +37,22 @@ class Background:
     users: Int64  # (n,) numbers from 0 that say whose list it is
 
 
-def build_background(split: Split, targets: Targets, users: Int64) -> Background:
-    """The background of lists that are made for these targets."""
+def build_background(split: Split, targets: Targets, users: Int64, *, chunk: int = CHUNK) -> Background:
+    """The background of lists that are made for these targets, from `chunk` events at once."""
     counts, starts = split.train_counts, split.sequences.offsets[targets.users]
-    before_start, before_target = _counted_before(split, [starts, targets.positions])
+    before_start, before_target = _counted_before(split, [starts, targets.positions], chunk)
     profiles = (before_target - before_start) / np.maximum(targets.positions - starts, 1)
     return Background(counts, popularity_ranks(counts), profiles, targets.items(split.sequences), users)
 
 
-def _counted_before(split: Split, wanted: Sequence[Int64]) -> list[Int64]:
+def _counted_before(split: Split, wanted: Sequence[Int64], chunk: int) -> list[Int64]:
     """For ascending arrays of events: the train counts of the items of all events before each of them, added up."""
     items, counts = split.sequences.items, split.train_counts
     sums, so_far = [np.zeros(len(events), np.int64) for events in wanted], 0
-    for start in range(0, len(items), CHUNK):  # in parts that stay in cache
-        running = so_far + np.cumsum(counts[items[start : start + CHUNK]])
+    for start in range(0, len(items), chunk):
+        running = so_far + np.cumsum(counts[items[start : start + chunk]])
         for events, found in zip(wanted, sums, strict=True):
-            rows = slice(*np.searchsorted(events, [start + 1, start + CHUNK + 1]))
+            rows = slice(*np.searchsorted(events, [start + 1, start + chunk + 1]))
             found[rows] = running[events[rows] - start - 1]
         so_far = int(running[-1])
     return sums

@@ -31,7 +31,7 @@ from sasrec.recommender import Recommender
 logger = logging.getLogger(__name__)
 
 PART_USERS = 2**14
-PART_ROWS = 2**21  # of the output: long lists make parts of fewer users
+PART_ROWS = 2**21  # of the output
 WRITERS: dict[str, Callable[[pl.DataFrame, Path], Any]] = {
     ".parquet": lambda frame, path: frame.write_parquet(path),
     ".csv": lambda frame, path: frame.write_csv(path),
@@ -101,6 +101,7 @@ def recommend_all(
     keep_seen: bool | None = None,
     progress: Progress | None = None,
     part_users: int | None = None,
+    part_rows: int = PART_ROWS,
 ) -> Summary:
     """Write the top k next items of every user, as `Recommender.recommend_users` gives them.
 
@@ -113,6 +114,7 @@ def recommend_all(
         keep_seen: as in `recommend`.
         progress: called after each part.
         part_users: at most so many users at a time; None = PART_USERS.
+        part_rows: at most so many rows of the output at a time: long lists make parts of fewer users.
 
     Raises:
         ConfigError: another ending of the output, k below 1, or another process is writing the same output.
@@ -128,7 +130,7 @@ def recommend_all(
     }
     recommender.recommend_rows(slice(0, 0), k, **filters)  # what is wrong with them shows before anything is written
     longest = min(k, len(recommender.vocabulary))
-    part_users = max(1, min(part_users or PART_USERS, PART_ROWS // longest))
+    part_users = max(1, min(part_users or PART_USERS, part_rows // longest))
     plan = Plan(
         recommender.model_version,
         recommender.config.data.fingerprint,

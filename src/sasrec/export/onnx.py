@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 TOLERANCE = 1e-4  # of a score, and of one above 1 relative to it
-CHECKED_USERS = 500
+CHECKED_USERS = 500  # of the log
 CHECK_ROWS = 50  # histories of different lengths in one batch
 CHECK_SCORES = 2**24  # of a batch, which a graph has to keep at once
 CHECK_K = 10
 LOW_RECALL = 0.9  # below this the user is warned
-PROTOBUF_BYTES = 2**30  # weights above this lie in a file beside the graph: protobuf ends at 2 GiB
+GRAPH_BYTES = 2**30  # of weights within the graph: protobuf ends at 2 GiB
 OUTPUTS = ["items", "scores", "features"]
 NEEDED = "pip install 'sasrec[onnx]'"
 
@@ -58,7 +58,13 @@ class Check:
 
 
 def export_onnx(
-    recommender: Recommender, output: Path | str, *, int8: bool = False, overwrite: bool = False
+    recommender: Recommender,
+    output: Path | str,
+    *,
+    int8: bool = False,
+    overwrite: bool = False,
+    checked_users: int = CHECKED_USERS,
+    graph_bytes: int = GRAPH_BYTES,
 ) -> dict[str, Any]:
     """Write a graph that ranks items after padded histories, and its vocabulary, once it agrees with the package.
 
@@ -67,6 +73,8 @@ def export_onnx(
         output: the folder to write.
         int8: keep the item tables as bytes: a third of the size, and lists that differ now and then.
         overwrite: replace an export that is there.
+        checked_users: of how many users of the log the lists are compared.
+        graph_bytes: weights of more bytes lie in a file beside the graph.
 
     Returns:
         What export.json holds: model_version, inputs' defaults, how the check went.
@@ -87,8 +95,8 @@ def export_onnx(
         {name: json.dumps(value) if isinstance(value, bool) else str(value) for name, value in facts.items()}
     )
     with new_folder(Path(output), overwrite=overwrite) as folder:
-        _save_model(model, folder / "model.onnx")
-        facts["check"] = check(folder / "model.onnx", recommender, exact=not int8).to_dict()
+        _save_model(model, folder / "model.onnx", graph_bytes)
+        facts["check"] = check(folder / "model.onnx", recommender, checked_users, exact=not int8).to_dict()
         write_vocabulary(recommender, folder)
         write_facts(folder, facts)
     return facts
@@ -102,21 +110,22 @@ def _require_onnx() -> None:
         raise ConfigError(f"export to ONNX needs {error.name}; install it: {NEEDED}") from error
 
 
-def _save_model(model: Any, path: Path) -> None:
+def _save_model(model: Any, path: Path, graph_bytes: int) -> None:
     """The graph, checked by onnx; large weights in a file of their own beside it."""
     import onnx
 
-    large = sum(len(array.raw_data) for array in model.graph.initializer) > PROTOBUF_BYTES
+    large = sum(len(array.raw_data) for array in model.graph.initializer) > graph_bytes
     onnx.save_model(model, path, save_as_external_data=large, location=f"{path.name}.data")
     onnx.checker.check_model(str(path), full_check=True)
 
 
-def check(path: Path, recommender: Recommender, *, exact: bool = True) -> Check:
+def check(path: Path, recommender: Recommender, n_users: int = CHECKED_USERS, *, exact: bool = True) -> Check:
     """Compare a graph with the package: the log's users, or made ones, with and without what they have seen.
 
     Args:
         path: model.onnx.
         recommender: the model it was made from.
+        n_users: of the log, at most.
         exact: False for a graph in bytes, whose lists may differ.
 
     Raises:
@@ -124,7 +133,7 @@ def check(path: Path, recommender: Recommender, *, exact: bool = True) -> Check:
     """
     recommender = _in_float32(recommender)
     session = open_session(path, recommender.engine.threads)
-    histories = _histories_to_check(recommender)
+    histories = _histories_to_check(recommender, n_users)
     rng = np.random.default_rng(0)
     differences, shared, listed = [0.0], 0, 0
     step = max(1, min(CHECK_ROWS, CHECK_SCORES // len(recommender.vocabulary)))
@@ -151,10 +160,10 @@ def _in_float32(recommender: Recommender) -> Recommender:
     """The same recommender, multiplying floats as the graph does, also where its engine multiplies bf16."""
     if recommender.engine.name != "native" or load_float32() == load_native():
         return recommender
-    config, n_items = recommender.config, len(recommender.vocabulary)
+    config, weights, counts = recommender.config, recommender.engine.weights(), recommender.vocabulary.counts
     exact = copy.copy(recommender)
-    exact.engine = create_engine(config.model, n_items, config.train, recommender.engine.weights(), float32=True)
-    exact.next_items = NextItems(exact.engine, recommender.vocabulary.counts)
+    exact.engine = create_engine(config.model, len(counts), config.train, weights, native=load_float32())
+    exact.next_items = NextItems(exact.engine, counts)
     return exact
 
 
@@ -171,7 +180,7 @@ def _request(histories: NDArray[np.int64], k: int, *, hide_seen: bool) -> dict[s
     return {"histories": histories, "k": np.array([k], np.int64), "hide_seen": np.array([hide_seen])}
 
 
-def _histories_to_check(recommender: Recommender) -> Ragged:
+def _histories_to_check(recommender: Recommender, n_users: int) -> Ragged:
     """Some of the log's users, short and long ones in turn, and one without any item; made ones without a log."""
     n_items, longest = len(recommender.vocabulary), recommender.config.model.max_seq_len
     rng = np.random.default_rng(0)
@@ -180,7 +189,7 @@ def _histories_to_check(recommender: Recommender) -> Ragged:
         rows = [rng.integers(1, n_items + 1, n).astype(np.int32) for n in lengths]
     else:
         sequences = recommender.sequences
-        users = np.linspace(0, len(sequences) - 1, min(len(sequences), CHECKED_USERS)).astype(np.int64)
+        users = np.linspace(0, len(sequences) - 1, min(len(sequences), n_users)).astype(np.int64)
         rows = [sequences.history(int(user)) for user in users]
     return Ragged.from_lists([np.zeros(0, np.int32), *rows])
 

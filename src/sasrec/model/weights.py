@@ -1,6 +1,7 @@
 """Which weights a model has, and what they are at first. In: a ModelConfig and a generator; out: arrays by name.
 
-Names and shapes are those of model.py's parameters, in its order: a matrix is (out, in), a table (rows, embedding_dim).
+Names, shapes and order are those of sasrec.py's parameters: a matrix is (out, in), a table (rows, embedding_dim). The
+compiled core is told them and walks through the model in the same order.
 Shape legend: D embedding_dim, F ffn_dim, V n_items + 1, P n_positions.
 """
 
@@ -17,6 +18,9 @@ from sasrec.core.errors import CheckpointError
 
 Weights = dict[str, Float32]
 
+ITEM_TABLE = "item_embedding.weight"
+OUTPUT_TABLE = "output_embedding.weight"  # untied models only
+POSITION_TABLE = "position_embedding.weight"
 BLOCKS_WITHOUT_FINAL_NORM = {"ligr"}
 
 
@@ -24,8 +28,8 @@ def weight_shapes(config: ModelConfig, n_items: int) -> dict[str, tuple[int, ...
     """Name and shape of every weight of a model, in the order in which `initial_weights` draws them."""
     dim, hidden = config.embedding_dim, config.ffn_dim or config.embedding_dim
     shapes: dict[str, tuple[int, ...]] = {
-        "item_embedding.weight": (n_items + 1, dim),
-        "position_embedding.weight": (config.n_positions, dim),
+        ITEM_TABLE: (n_items + 1, dim),
+        POSITION_TABLE: (config.n_positions, dim),
     }
 
     def linear(name: str, n_in: int, n_out: int) -> None:
@@ -51,7 +55,7 @@ def weight_shapes(config: ModelConfig, n_items: int) -> dict[str, tuple[int, ...
     if config.block not in BLOCKS_WITHOUT_FINAL_NORM:
         norm("norm")
     if not config.tied:
-        shapes["output_embedding.weight"] = (n_items + 1, dim)
+        shapes[OUTPUT_TABLE] = (n_items + 1, dim)
     return shapes
 
 
@@ -80,9 +84,7 @@ def initial_weights(config: ModelConfig, n_items: int, rng: np.random.Generator)
         else:
             bound = shapes[f"{owner}.weight"][1] ** -0.5
             value = rng.uniform(-bound, bound, shape).astype(np.float32)
-        if name in ("item_embedding.weight", "output_embedding.weight") or (
-            name == "position_embedding.weight" and config.padding == "attended"
-        ):
+        if name in (ITEM_TABLE, OUTPUT_TABLE) or (name == POSITION_TABLE and config.padding == "attended"):
             value[0] = 0
         weights[name] = value
     return weights

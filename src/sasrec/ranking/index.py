@@ -85,10 +85,12 @@ class PlainIndex:
 
     Args:
         table: (V, D).
+        block_bytes: of the scores of a block.
     """
 
-    def __init__(self, table: Float32) -> None:
+    def __init__(self, table: Float32, block_bytes: int = BLOCK_BYTES) -> None:
         self.table = table
+        self.rows_at_once = max(1, block_bytes // (4 * len(table)))
 
     def rank(
         self, features: Float32, targets: Int32, hidden: Ragged | None, ties: Ties, k: int = 0
@@ -114,9 +116,7 @@ class PlainIndex:
         return _trimmed(indices, best)
 
     def _blocks(self, features: Float32) -> Iterator[tuple[slice, Float32]]:
-        step = max(1, BLOCK_BYTES // (4 * len(self.table)))
-        for start in range(0, len(features), step):
-            rows = slice(start, min(start + step, len(features)))
+        for rows in _blocks_of_rows(len(features), self.rows_at_once):
             with np.errstate(all="ignore"):  # ranking names scores that are not finite
                 scores: Float32 = features[rows] @ self.table.T
             yield rows, scores
@@ -210,10 +210,12 @@ class PlainLevelIndex:
 
     Args:
         levels: (V,).
+        block_bytes: of the scores of a block.
     """
 
-    def __init__(self, levels: Float32) -> None:
+    def __init__(self, levels: Float32, block_bytes: int = BLOCK_BYTES) -> None:
         self.levels = levels
+        self.rows_at_once = max(1, block_bytes // (4 * len(levels)))
 
     def scores(self, exceptions: Exceptions) -> Float32:
         """(B, V) the scores in full."""
@@ -227,9 +229,7 @@ class PlainLevelIndex:
         self, exceptions: Exceptions, targets: Int32, hidden: Ragged | None, ties: Ties, k: int
     ) -> tuple[Float64, Int32]:
         ranks, lists = np.empty(len(targets)), np.zeros((len(targets), k), np.int32)
-        step = max(1, BLOCK_BYTES // (4 * len(self.levels)))
-        for start in range(0, len(targets), step):
-            rows = slice(start, min(start + step, len(targets)))
+        for rows in _blocks_of_rows(len(targets), self.rows_at_once):
             part = None if hidden is None else hidden.take(rows)
             scores = self.scores(exceptions.take(rows))
             ranks[rows], lists[rows] = ranks_and_lists(scores, targets[rows], part, ties, k)
@@ -257,6 +257,11 @@ class NativeLevelIndex:
             items.values, items.offsets, exceptions.scores, targets, gone.values, gone.offsets, n_above, n_tied, lists
         )
         return rank_of(n_above, n_tied, ties), lists
+
+
+def _blocks_of_rows(n_rows: int, rows_at_once: int) -> Iterator[slice]:
+    for start in range(0, n_rows, rows_at_once):
+        yield slice(start, min(start + rows_at_once, n_rows))
 
 
 def ranks_and_lists(

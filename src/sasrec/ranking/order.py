@@ -27,7 +27,12 @@ TIE_SHARE: dict[Ties, float] = {"expected": 0.5, "strict": 0.0, "pessimistic": 1
 
 
 def top_k(
-    scores: Float32, k: int, *, hidden: Ragged | None = None, allowed: NDArray[np.bool_] | None = None
+    scores: Float32,
+    k: int,
+    *,
+    hidden: Ragged | None = None,
+    allowed: NDArray[np.bool_] | None = None,
+    chunk: int = CHUNK,
 ) -> tuple[Int32, Float32]:
     """The k best items of each row, best first; of equal scores the lower index first.
 
@@ -36,6 +41,7 @@ def top_k(
         k: at least 1; more than there are candidates gives what there is.
         hidden: B rows of item indices that the row must not get; an item may be named more than once.
         allowed: (V,) the only items to give; None = all.
+        chunk: scores looked at together.
 
     Returns:
         Indices and scores, (B, K), where K is the smaller of k and the most candidates that a row has. A row with
@@ -48,7 +54,7 @@ def top_k(
     n_rows, n_columns = scores.shape
     k = min(check_k(k), n_columns - 1)
     indices, best = np.zeros((n_rows, k), np.int32), np.full((n_rows, k), -np.inf, np.float32)
-    for rows in _row_chunks(scores) if k else ():
+    for rows in _row_chunks(scores, chunk) if k else ():
         _check_finite(scores[rows, 1:], rows.start, 1)
         masked = scores[rows].copy() if allowed is None else np.where(allowed, scores[rows], np.float32(-np.inf))
         masked[:, 0] = -np.inf
@@ -109,7 +115,7 @@ def _bar(scores: Float32, k: int) -> Float32:
     return np.maximum(np.partition(maxima, n_groups - k, axis=1)[:, n_groups - k], LOWEST)
 
 
-def ranks_full(scores: Float32, targets: Int32, hidden: Ragged | None, ties: Ties) -> Float64:
+def ranks_full(scores: Float32, targets: Int32, hidden: Ragged | None, ties: Ties, *, chunk: int = CHUNK) -> Float64:
     """The rank of each row's target among all items but the hidden ones; the target itself is always a candidate.
 
     Args:
@@ -117,6 +123,7 @@ def ranks_full(scores: Float32, targets: Int32, hidden: Ragged | None, ties: Tie
         targets: (B,) item indices from 1.
         hidden: B rows of item indices from 1, the target or repeats among them or not; None hides nothing.
         ties: how many of the items that score as the target rank above it: half, none or all.
+        chunk: scores looked at together.
 
     Returns:
         (B,) ranks from 1; whole or half numbers.
@@ -125,7 +132,7 @@ def ranks_full(scores: Float32, targets: Int32, hidden: Ragged | None, ties: Tie
         DataError: a score is infinite or not a number.
     """
     n_above, n_tied = np.zeros((2, len(targets)), np.int64)
-    for rows in _row_chunks(scores):
+    for rows in _row_chunks(scores, chunk):
         _check_finite(scores[rows, 1:], rows.start, 1)
         part = None if hidden is None else hidden.take(rows)
         n_above[rows], n_tied[rows] = _above_and_tied(scores[rows], targets[rows], part)
@@ -188,9 +195,9 @@ def rank_of(n_above: Int64, n_tied: Int64, ties: Ties) -> Float64:
     return ranks
 
 
-def _row_chunks(scores: NDArray[Any]) -> Iterator[slice]:
-    """Slices of rows that hold about CHUNK scores each."""
-    step = max(1, CHUNK // max(scores.shape[1], 1))
+def _row_chunks(scores: NDArray[Any], chunk: int) -> Iterator[slice]:
+    """Slices of rows that hold about so many scores each."""
+    step = max(1, chunk // max(scores.shape[1], 1))
     for start in range(0, len(scores), step):
         yield slice(start, min(start + step, len(scores)))
 

@@ -1,0 +1,95 @@
+"""One number of threads for torch, every BLAS and the compiled core, set by what a user calls and by nothing else."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import make_markov_log
+from made import SETTINGS
+from threadpoolctl import threadpool_info, threadpool_limits
+
+import sasrec
+from sasrec.core.config import ModelConfig, TrainConfig
+from sasrec.core.threads import set_threads, threads_of, usable_cpus
+from sasrec.engine.protocol import create_engine
+from sasrec.fitting import convert
+from sasrec.model.published import dump_published
+
+FEW = SETTINGS | {"max_epochs": 1}
+MODEL = ModelConfig(embedding_dim=8, max_seq_len=5)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """A process that has been limited to one thread; afterwards as many as before."""
+    before = torch.get_num_threads()
+    with threadpool_limits(None):
+        set_threads(1)
+        yield
+    torch.set_num_threads(before)
+
+
+def limits() -> set[int]:
+    """Of torch and of every BLAS and OpenMP runtime of this process."""
+    return {torch.get_num_threads(), *(pool["num_threads"] for pool in threadpool_info())}
+
+
+def test_threads_are_set_for_torch_and_for_blas() -> None:
+    assert limits() == {1}
+    set_threads(3)
+    assert limits() == {3}
+
+
+def test_a_setting_of_0_is_all_cpus_of_the_process() -> None:
+    assert threads_of(3) == 3
+    assert threads_of(0) == usable_cpus()
+    code = """
+import os
+from sasrec.core.threads import threads_of, usable_cpus
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+assert usable_cpus() == threads_of(0) == 1
+"""
+    if hasattr(os, "sched_setaffinity"):
+        subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("name", ["auto", "torch"])
+def test_an_engine_knows_its_threads_and_sets_nothing_for_the_process(name: str) -> None:
+    engine = create_engine(MODEL, 9, TrainConfig(engine=name, threads=3))
+    assert engine.threads == 3
+    assert limits() == {1}
+
+
+def test_fit_and_load_set_the_threads_that_are_asked_for(tmp_path: Path) -> None:
+    sasrec.fit(make_markov_log(), **FEW | {"threads": 2}, output=tmp_path / "run")
+    assert limits() == {2}
+    sasrec.load(tmp_path / "run", threads=3)
+    assert limits() == {3}
+    sasrec.load(tmp_path / "run")  # as it was trained
+    assert limits() == {2}
+
+
+def test_convert_sets_all_cpus(tmp_path: Path) -> None:
+    weights = create_engine(MODEL, 30, TrainConfig(threads=1)).weights()
+    (tmp_path / "heads.head=1.pth").write_bytes(dump_published(MODEL, weights, "pmixer-2021"))
+    set_threads(usable_cpus() + 1)
+    recommender = convert(tmp_path / "heads.head=1.pth", "pmixer-2021", make_markov_log())
+    assert limits() == {recommender.engine.threads} == {usable_cpus()}
+
+
+def test_torch_that_is_loaded_with_its_engine_is_limited_too(tmp_path: Path) -> None:
+    sasrec.fit(make_markov_log(), **FEW, engine="torch", output=tmp_path / "run")
+    code = f"""
+import sys
+from sasrec.core.threads import set_threads
+set_threads(2)
+assert "torch" not in sys.modules
+import sasrec
+sasrec.load({str(tmp_path / "run")!r}, threads=1)
+assert sys.modules["torch"].get_num_threads() == 1
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
