@@ -183,7 +183,8 @@ def _lists(runs: Sequence[Sequence[Line]], lines: Sequence[Line]) -> str:
         return ""
     rows = [[label(run[0]), *(figure_cell(run, "full", name) for name in names)] for run in runs]
     rows += [[b, *(baseline_cell(lines, b, "full", name) for name in names)] for b in _baselines(lines)]
-    return f"What the top-10 lists are like ([metrics](evaluation.md#metrics)):\n\n{markdown_table([['', *names], *rows])}\n"
+    title = "What the top-10 lists are like ([metrics](evaluation.md#metrics)):"
+    return f"{title}\n\n{markdown_table([['', *names], *rows])}\n"
 
 
 def _made(lines: Sequence[Line]) -> str:
