@@ -18,7 +18,7 @@ from sasrec.model.weights import Weights, check_weights, initial_weights, weight
 BLOCKS = {"sasrec", "post_norm", "pre_norm", "ligr"}  # that the compiled core has; what is not named goes to torch
 ACTIVATIONS = {"relu", "identity"}
 LOSSES = {"bce", "gbce", "sampled_softmax", "cross_entropy"}
-NO_ROWS = Ragged(np.zeros(0, np.int32), np.zeros(0, np.int64))  # tells the core that seen items compete too
+NO_ROWS = Ragged(np.zeros(0, np.int32), np.zeros(0, np.int64))  # tells the core that seen items are not left out
 MOMENTS = ("exp_avg", "exp_avg_sq")  # Adam's, by torch's names
 AVERAGE = "average"  # of the weights over the steps
 

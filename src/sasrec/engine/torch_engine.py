@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from sasrec.model.sasrec import Group
 
 ENCODE_TOKENS = 4096  # tokens encoded at once: their activations stay in the cache
-GROUP_OVERHEAD = 300.0  # cost of one more group in a batch, in tokens
+GROUP_OVERHEAD = 300.0  # what one more group of a batch costs, in tokens
 ATTENTION_TOKENS = 75.0  # at this length attention costs as much as the rest of a block
-FULL_SCORES = 1 << 22  # scores of cross_entropy that exist at once: 16 MiB
-MAX_LENGTHS = 24  # distinct lengths that the grouping considers
+FULL_SCORES = 1 << 22  # of cross_entropy that exist at once: 16 MiB
+MAX_LENGTHS = 24  # distinct lengths that the grouping looks at
 
 
 @dataclass(frozen=True)
@@ -315,7 +315,7 @@ def _chunks(lengths: Int64, full_length: int, max_tokens: int) -> list[Int64]:
 
 
 def length_groups(lengths: Int64) -> list[tuple[int, int, int]]:
-    """Cut rows, sorted by length, into groups padded to their longest row, at the lowest cost.
+    """Cut rows, sorted by length, into groups padded to their longest row, at least cost.
 
     Dynamic programming over at most MAX_LENGTHS distinct lengths; a group of n rows of length l costs
     n * l * (1 + l / ATTENTION_TOKENS) + GROUP_OVERHEAD.

@@ -23,7 +23,7 @@ from sasrec.core.arrays import Float64, Int32, Int64
 from sasrec.data.splits import Split, Targets
 from sasrec.evaluation.intervals import Metrics, estimate, without_interval
 
-CHUNK = 1 << 16  # events processed at once
+CHUNK = 1 << 16  # events looked at at once
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Background:
 
 
 def build_background(split: Split, targets: Targets, users: Int64) -> Background:
-    """The background of the lists for these targets."""
+    """The background of lists that are made for these targets."""
     counts, starts = split.train_counts, split.sequences.offsets[targets.users]
     before_start, before_target = _counted_before(split, [starts, targets.positions])
     profiles = (before_target - before_start) / np.maximum(targets.positions - starts, 1)
@@ -46,10 +46,10 @@ def build_background(split: Split, targets: Targets, users: Int64) -> Background
 
 
 def _counted_before(split: Split, wanted: Sequence[Int64]) -> list[Int64]:
-    """The sum of train counts over the items of all events before each given event; each array of events ascends."""
+    """For ascending arrays of events: the train counts of the items of all events before each of them, added up."""
     items, counts = split.sequences.items, split.train_counts
     sums, so_far = [np.zeros(len(events), np.int64) for events in wanted], 0
-    for start in range(0, len(items), CHUNK):  # in parts that stay in the cache
+    for start in range(0, len(items), CHUNK):  # in parts that stay in cache
         running = so_far + np.cumsum(counts[items[start : start + CHUNK]])
         for events, found in zip(wanted, sums, strict=True):
             rows = slice(*np.searchsorted(events, [start + 1, start + CHUNK + 1]))

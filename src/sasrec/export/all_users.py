@@ -31,7 +31,7 @@ from sasrec.recommender import Recommender
 logger = logging.getLogger(__name__)
 
 PART_USERS = 2**14
-PART_ROWS = 2**21  # rows of the output in one part: with long lists a part has fewer users
+PART_ROWS = 2**21  # of the output: long lists make parts of fewer users
 WRITERS: dict[str, Callable[[pl.DataFrame, Path], Any]] = {
     ".parquet": lambda frame, path: frame.write_parquet(path),
     ".csv": lambda frame, path: frame.write_csv(path),
@@ -112,7 +112,7 @@ def recommend_all(
         deny: never these items.
         keep_seen: as in `recommend`.
         progress: called after each part.
-        part_users: users at a time, at most; None = PART_USERS.
+        part_users: at most so many users at a time; None = PART_USERS.
 
     Raises:
         ConfigError: another ending of the output, k below 1, or another process is writing the same output.

@@ -116,7 +116,7 @@ class PlainIndex:
         step = max(1, BLOCK_BYTES // (4 * len(self.table)))
         for start in range(0, len(features), step):
             rows = slice(start, min(start + step, len(features)))
-            with np.errstate(all="ignore"):  # `order` names scores that are not finite
+            with np.errstate(all="ignore"):  # ranking names scores that are not finite
                 scores: Float32 = features[rows] @ self.table.T
             yield rows, scores
 

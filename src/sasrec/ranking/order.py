@@ -110,7 +110,7 @@ def _bar(scores: Float32, k: int) -> Float32:
 
 
 def ranks_full(scores: Float32, targets: Int32, hidden: Ragged | None, ties: Ties) -> Float64:
-    """The rank of each row's target among all items that are not hidden; the target is always a candidate.
+    """The rank of each row's target among all items but the hidden ones; the target itself is always a candidate.
 
     Args:
         scores: (B, V); column 0 is ignored.

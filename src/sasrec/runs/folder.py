@@ -1,10 +1,10 @@
-"""The run folder: what one training writes, and everything else reads. Each file is written whole or not at all.
+"""The run folder. In: configs, vocabulary, sequences, weights; out: files, each written whole or not at all.
 
 RUN/config.json          model, train and eval settings, preset, data facts, package version
 RUN/model.safetensors    weights of the best epoch so far
 RUN/items.parquet        item_index, item_id, count, title if known
 RUN/sequences/           users and their histories, memory-mapped (absent with --no-histories)
-RUN/history.jsonl        one line an epoch
+RUN/history.jsonl        a line an epoch
 RUN/metrics.json         results, each with its protocol
 RUN/training/            weights, Adam's moments and the position in the run: what resume needs
 """
@@ -41,7 +41,7 @@ MAY_CHANGE_ON_RESUME = {
 
 @dataclass(frozen=True)
 class RunConfig:
-    """The contents of config.json: how this run was made."""
+    """What config.json holds: how this run came about."""
 
     model: ModelConfig
     train: TrainConfig
@@ -51,7 +51,7 @@ class RunConfig:
     data: LogFacts
     package_version: str
     layout: str | None = None  # of the published checkpoint it was converted from
-    refit_epochs: int = 0  # for how many epochs the saved model was trained again on all events; 0 = it was not
+    refit_epochs: int = 0  # when the saved model was trained again on all events, for how many epochs
 
     def to_json(self) -> str:
         """The text of config.json."""
@@ -182,7 +182,7 @@ class RunFolder:
             raise CheckpointError(f"{path} is damaged: its epoch is {metadata['epoch']!r}") from error
 
     def save_state(self, weights: Weights, optimizer: Weights, state: Mapping[str, Any]) -> None:
-        """Write training/state.safetensors: one file, so that all of it is of the same step."""
+        """Write training/state.safetensors: one file, so that it is always of one moment."""
         (self.path / "training").mkdir(exist_ok=True)
         arrays = {f"weights/{k}": v for k, v in weights.items()} | {f"adam/{k}": v for k, v in optimizer.items()}
         atomic_write(self._state_path, to_safetensors(arrays, {"state": json.dumps(state)}))
@@ -214,7 +214,7 @@ class RunFolder:
             file.write(json.dumps(line) + "\n")
 
     def read_history(self, last_epoch: int | None = None) -> list[dict[str, Any]]:
-        """The epochs written so far, up to last_epoch; a line that a crash cut off, or a foreign one, is left out."""
+        """The epochs written so far, up to last_epoch; a line cut off by a crash, or foreign, is left out."""
         path = self.path / "history.jsonl"
         lines = []
         for text in path.read_text(errors="replace").splitlines() if path.exists() else []:
@@ -229,7 +229,7 @@ class RunFolder:
         atomic_write(self.path / "history.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
 
     def save_metrics(self, results: list[dict[str, Any]], training: Mapping[str, Any] | None = None) -> None:
-        """Write metrics.json: the results and, for a run that was trained here, how training went and on what machine."""
+        """Write metrics.json: results and, of a run that was trained here, how training went and on what."""
         told = {} if training is None else {"training": dict(training)}
         atomic_write(self.path / "metrics.json", json.dumps({"results": results, **told}, indent=1))
 
@@ -242,7 +242,7 @@ class RunFolder:
         return self._read_metrics()[0]
 
     def load_training(self) -> dict[str, Any]:
-        """How training went, from metrics.json; empty when it has not ended.
+        """How training went, as metrics.json tells; empty when it has not ended.
 
         Raises:
             CheckpointError: damaged.
@@ -261,7 +261,7 @@ class RunFolder:
 
 
 def check_resumable(saved: RunConfig, now: RunConfig) -> None:
-    """Refuse to resume a run with another log or with other settings that shape the result.
+    """Refuse to resume another run than the one that was started.
 
     Raises:
         ConfigError: settings that shape the result have changed.
