@@ -1,7 +1,7 @@
-"""The training loop: epochs, validation, early stopping, saving and resuming.
+"""The training loop. In: an engine, a split, settings, perhaps a run folder; out: the weights of the best epoch.
 
-Selection and early stopping look at valid only. Everything random is keyed by (seed, step), so a run that was killed
-at any moment and resumed ends in the same weights as one that never stopped.
+Selection and early stopping look at valid only. Everything random is keyed by (seed, step), so a run that was
+killed at any moment and resumed ends in the same weights as one that never stopped.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ logger = logging.getLogger(__name__)
 
 REPORT_SECONDS = 0.5  # how often progress is reported inside an epoch
 SAVE_SECONDS = 5.0  # epochs shorter than this do not each save the state to resume from
-ESTIMATE_SECONDS = 2.0  # train this long before estimating the time that is left
+ESTIMATE_SECONDS = 2.0  # how long to train before the time that is left is estimated
 
 
 @dataclass
 class State:
-    """The position of a run; saved with the weights."""
+    """Where a run is; saved with the weights."""
 
     epoch: int = 0  # epochs completed
     step: int = 0  # steps completed in the epoch under way
@@ -55,7 +55,7 @@ class State:
 
 @dataclass(frozen=True)
 class Progress:
-    """The progress of a run, for those who show it."""
+    """How a run stands, for those who show it."""
 
     epoch: int  # from 1
     max_epochs: int
@@ -64,7 +64,7 @@ class Progress:
     train_loss: float
     users_per_second: float
     seconds: float
-    seconds_left: float | None  # until max_epochs or max_minutes; None until it can be estimated
+    seconds_left: float | None  # until max_epochs or max_minutes; None while too little is known
     best_epoch: int
     valid: dict[str, float] | None  # at the end of an epoch that was validated
 
@@ -96,8 +96,8 @@ def train(
     """Train until max_epochs, max_minutes, patience or an interrupt (Ctrl-C, SIGTERM) ends it.
 
     Args:
-        engine: holds the weights; at the end those of the best epoch.
-        split: the log, cut; without valid targets, training runs for max_epochs and keeps the last epoch.
+        engine: holds the weights; left with the best epoch's.
+        split: a split without valid targets trains for max_epochs and keeps the last epoch.
         model: the shape the engine was made with.
         train_config: optimisation and stopping.
         eval_config: the protocol; valid_protocol of train_config replaces its protocol for choosing the epoch.
@@ -141,10 +141,10 @@ class _Loop:
         self.history: list[dict[str, Any]] = []
         self.best_weights: Weights | None = None
         self.last_save = time.monotonic()
-        self.pending_positions = 0  # positions whose loss the engine still holds
+        self.pending_positions = 0  # whose loss the engine still holds
 
     def restore(self) -> None:
-        """Load the state saved in the run folder, if there is one."""
+        """Take up the state saved in the run folder, if any."""
         if self.run is None:
             return
         saved = self.run.load_state()
@@ -189,7 +189,7 @@ class _Loop:
         return ""
 
     def _train_epoch(self, interrupted: threading.Event) -> str:
-        """Train the rest of the current epoch; returns what cut it short, or nothing."""
+        """The rest of the epoch under way; returns what cut it short, or nothing."""
         state, began, reported = self.state, time.monotonic(), time.monotonic()
         before = state.epoch_seconds
         for batch in self.batches.epoch(state.epoch, state.step):
@@ -219,7 +219,7 @@ class _Loop:
 
     @contextlib.contextmanager
     def _averaged(self) -> Iterator[None]:
-        """Within this context the engine holds the average of the weights, where there is one."""
+        """The engine holds the average of the weights, where there is one."""
         if not self.config.ema_decay:
             yield
             return
@@ -315,7 +315,7 @@ class _Loop:
             self.run.save_state(self.engine.weights(), self.engine.optimizer_state(), asdict(self.state))
 
     def _report(self, line: dict[str, Any] | None = None, valid: dict[str, float] | None = None) -> None:
-        """Tell `progress` about the current epoch, or the one that has just ended."""
+        """Tell `progress` how the epoch under way, or the one just ended, stands."""
         if self.progress is None:
             return
         state, batches = self.state, self.batches
@@ -367,7 +367,7 @@ class _Loop:
 
 
 def training_facts(result: TrainResult, engine: Engine) -> dict[str, Any]:
-    """How training went, and on what engine and machine, ready for JSON."""
+    """How training went and on what, ready for JSON."""
     return {
         **{name: getattr(result, name) for name in ("best_epoch", "epochs", "seconds", "stopped")},
         "engine": engine.name,
