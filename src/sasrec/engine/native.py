@@ -1,4 +1,4 @@
-"""The engine on the compiled core. In: batches, histories; out: loss, features, weights as arrays."""
+"""The engine on the compiled core: hands arrays over, and says which configurations the core supports."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ AVERAGE = "average"  # of the weights over the steps
 
 
 def step_key(seed: int, step: int) -> int:
-    """64 bits that no other step of the seed has; the core mixes them into the keys of dropout's streams."""
+    """64 bits that no other step of this seed has: part of the keys of dropout's random streams."""
     return (seed * 0x9E3779B97F4A7C15 + step) % 2**64
 
 
@@ -96,7 +96,7 @@ class NativeEngine:
             lazy_adam=train.lazy_adam,
         )
         self._loss_sum, self._n_positions = 0.0, 0
-        if weights is None:  # drawing them takes longer than loading a small run
+        if weights is None:  # not otherwise: drawing them takes longer than loading a small run
             weights = initial_weights(model, n_items, generator(train.seed, WEIGHTS))
         self.load_weights(weights)
 
@@ -141,7 +141,7 @@ class NativeEngine:
 
     def encode(self, histories: Ragged) -> Float32:
         features = np.empty((len(histories), self.config.embedding_dim), np.float32)
-        self.core.encode(np.ascontiguousarray(histories.values), histories.offsets, features)  # reads the ends only
+        self.core.encode(np.ascontiguousarray(histories.values), histories.offsets, features)  # reads only the ends
         return features
 
     def item_table(self) -> Float32:
@@ -156,7 +156,7 @@ class NativeEngine:
             self.core.write(name, "weight", np.ascontiguousarray(weights[name], np.float32))
 
     def gradients(self) -> Weights:
-        """Of the last `forward_backward`, before clipping."""
+        """The gradients of the last `forward_backward`, before clipping."""
         return {name: self._read(name, "gradient") for name in self.shapes}
 
     def optimizer_state(self) -> Weights:

@@ -1,6 +1,6 @@
-"""One training step, one encode. In: Batch or histories of item indices; out: a loss, features, weights as arrays.
+"""The protocol of an engine (train a step, encode histories), and the choice between native and torch.
 
-`create_engine` chooses once; the rest of the package talks to the Engine protocol and never imports torch.
+`create_engine` chooses once. The rest of the package uses the protocol `Engine` and never imports torch.
 Shape legend: B rows, T tokens, L seq_len, D embedding_dim, V n_items + 1.
 """
 
@@ -27,13 +27,13 @@ logger = logging.getLogger(__name__)
 
 
 class Engine(Protocol):
-    """What trains and encodes. Arrays in and out are NumPy's."""
+    """Trains a model and encodes histories. All arrays are NumPy's."""
 
     name: str
     threads: int
 
     def forward_backward(self, batch: Batch) -> None:
-        """Gradients of the batch's loss, which is added to the running mean."""
+        """Compute the gradients of the batch's loss, and add the loss to the running mean."""
 
     def optimizer_step(self, learning_rate: float) -> None:
         """Apply the gradients."""
@@ -42,7 +42,7 @@ class Engine(Protocol):
         """Move the average of all weights towards them, keeping `decay` of itself; the first call copies them."""
 
     def swap_average(self) -> None:
-        """The weights and their average change places."""
+        """Swap the weights with their average."""
 
     def pop_loss(self) -> float:
         """Mean loss per position since the last call."""
@@ -74,7 +74,7 @@ def create_engine(
     *,
     native: Native | None = None,
 ) -> Engine:
-    """The engine that a configuration asks for; auto takes the fastest that supports it and logs which and why.
+    """The engine that a configuration asks for; `auto` takes the fastest that supports it, and logs which and why.
 
     Args:
         model: the shape.

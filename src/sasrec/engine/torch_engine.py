@@ -1,4 +1,4 @@
-"""The plain engine, on torch: any device, any variant. In: batches, histories; out: loss, features, weights as arrays.
+"""The plain engine, on torch: any device, every configuration; the compiled core is checked against it.
 
 Shape legend: B rows, T tokens, L seq_len, D embedding_dim, V n_items + 1.
 """
@@ -54,9 +54,10 @@ class TokenLayout:
 
 
 class TorchEngine:
-    """The plain implementation: any device, any variant.
+    """The plain implementation, for any device and every configuration.
 
-    On a CPU, rows are grouped by length so that little padding is computed; on CUDA one padded rectangle, autocast.
+    On a CPU, rows are grouped by length, so that little padding is computed. On CUDA a batch is one padded rectangle
+    in bf16 autocast.
 
     Args:
         model: the shape.
@@ -92,7 +93,7 @@ class TorchEngine:
     def forward_backward(self, batch: Batch) -> None:
         import torch
 
-        if not self.model.training:  # switching walks over all modules
+        if not self.model.training:  # switching visits all modules
             self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
         self._seed_dropout(batch.step)
@@ -111,7 +112,7 @@ class TorchEngine:
         return self._head(features, batch)
 
     def _sampled_loss(self, features: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """A negative that happens to be the target counts nothing, nor does a shared one that the user has had."""
+        """Leaves out negatives that are the target, and shared negatives that the user has had."""
         targets, negatives = self._tensor(batch.targets), self._tensor(batch.negatives)
         if batch.negatives.ndim == 1:
             negative = features @ self.model.output_embedding(negatives).T  # (T, N)
@@ -127,7 +128,7 @@ class TorchEngine:
         )
 
     def _full_loss(self, features: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """Cross-entropy over all items, some positions at a time: their scores are computed again going back.
+        """Cross-entropy over all items, some positions at a time; the backward pass computes their scores again.
 
         Items that the user has had are left out where the batch says so.
         """
@@ -165,7 +166,7 @@ class TorchEngine:
             torch.cuda.manual_seed(int(rng.integers(2**63)))
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
-        """Matrices of the blocks, which weight decay is for, and all others."""
+        """The blocks' matrices, with weight decay, and all other weights, without."""
         named = list(self.model.named_parameters())
         return [
             {"params": [p for n, p in named if is_block_matrix(n)], "weight_decay": self.train_config.weight_decay},
@@ -244,7 +245,7 @@ class TorchEngine:
 
     @property
     def _full_length(self) -> int:
-        """The length every row is padded to; 0 = no more than its group needs."""
+        """The length that every row is padded to; 0 = the longest row of its group."""
         return 0 if self.config.padding == "none" else self.config.max_seq_len
 
     def _tensor(self, array: NDArray[np.generic]) -> torch.Tensor:
@@ -254,7 +255,7 @@ class TorchEngine:
         return (tensor.long() if tensor.dtype == torch.int32 else tensor).to(self.device)
 
     def _layout(self, histories: Ragged) -> TokenLayout:
-        """Rows by length, cut into groups, padded on the right; or all padded on the left, as published."""
+        """Rows sorted by length and padded on the right in groups; or all padded on the left, as published."""
         from sasrec.model.sasrec import Group
 
         lengths = histories.lengths
@@ -290,7 +291,7 @@ class TorchEngine:
         )
 
     def _positions(self, column: Int64, lengths: Int64) -> Int64:
-        """Position of the j-th of n items: max_seq_len - n + j; one more where row 0 is the padding's."""
+        """Position of the j-th of n items: max_seq_len - n + j, plus 1 where row 0 of the table is padding."""
         return self.config.n_positions - lengths.repeat(lengths) + column
 
 
@@ -309,7 +310,7 @@ def _device(name: str) -> torch.device:
 
 
 def _chunks(lengths: Int64, full_length: int, max_tokens: int) -> list[Int64]:
-    """Rows in order of length, cut where the padded tokens of a chunk would pass max_tokens."""
+    """Rows sorted by length, cut so that no chunk has more than max_tokens padded tokens."""
     order = np.argsort(lengths, kind="stable")
     chunks, start = [], 0
     while start < len(order):

@@ -27,15 +27,15 @@ PART_KEYS = {"valid": 0, "test": 1}  # valid and test draw different negatives
 
 
 def draw_candidates(split: Split, part: str, n: int, exclude: Exclude, seed: int) -> Int32:
-    """The targets of a part, each with n items drawn uniformly with replacement, for the sampled protocol.
+    """The candidates of the sampled protocol: each target of a part, and n items drawn uniformly with replacement.
 
     Args:
         split: the log, cut.
         part: "valid" or "test".
         n: draws per target.
         exclude: "train" draws outside the user's train items, as published, so that the target itself may be drawn;
-            "all" outside all of the user's items. A user who has every item gets any.
-        seed: decides the draws, together with the part and the ascending order of users.
+            "all" outside all of the user's items. For a user who has every item, any item may be drawn.
+        seed: decides the draws, with the part and the ascending order of users.
 
     Returns:
         (n_targets, 1 + n) item indices, column 0 the target.
@@ -98,9 +98,9 @@ def read_candidates(path: Path, part: str, split: Split, vocabulary: Vocabulary)
 
 
 def _load_array(path: Path, name: str) -> NDArray[Any]:
-    """One array of an .npz; never anything pickled."""
+    """One array of an .npz; pickled objects are refused."""
     try:
-        # Opened here, for np.load leaves a damaged file open.
+        # Opened here, because np.load leaves a damaged file open.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             if name in archive:
                 return np.asarray(archive[name])
@@ -113,7 +113,7 @@ def _load_array(path: Path, name: str) -> NDArray[Any]:
 
 
 def check_candidates(candidates: Int32, targets: Targets, split: Split) -> None:
-    """Candidates must be one row a target, the target first, all of them items."""
+    """Refuse candidates that are not one row a target, with the target first and only known items."""
     items, n_items = targets.items(split.sequences), split.sequences.n_items
     if candidates.ndim != 2 or len(candidates) != len(targets) or candidates.shape[1] < 2:
         raise DataError(f"candidates have shape {candidates.shape}; they need ({len(targets)}, 1 + n)")

@@ -1,6 +1,6 @@
-"""Whether one model is better than another. In: results on the same targets; out: differences paired per user.
+"""Whether one model is better than another: two results on the same targets, paired per user.
 
-A side is one run, or several that differ in their seed only: its figure per target is the mean over those runs.
+A side is one run, or several that differ only in their seed; then its figure per target is the mean over the runs.
 """
 
 from __future__ import annotations
@@ -104,10 +104,10 @@ def _p(value: float | None) -> str:
 def compare(a: Result | Sequence[Result], b: Result | Sequence[Result]) -> Comparison:
     """Whether b is better than a: mean differences per user with standard errors and p-values.
 
-    Of a side with several results (the same settings, other seeds) the mean per target counts. The p-value is of the
-    paired t statistic by the normal distribution, which is close from 30 users on. It is about users: whether others
-    like these would show the same difference between these very models. What another seed would change is told by
-    `seeds_stderr`.
+    A side with several results (the same settings, other seeds) counts by its mean per target. The p-value is that of
+    the paired t statistic by the normal distribution, which is close from 30 users on. It is about users: would other
+    users like these show the same difference between these models? `seeds_stderr` is about seeds: how much would the
+    difference change with other training seeds?
 
     Raises:
         ConfigError: the results were not measured in the same way, or have no figures per user.
@@ -128,7 +128,7 @@ def compare(a: Result | Sequence[Result], b: Result | Sequence[Result]) -> Compa
 
 
 def compare_all(sides: Mapping[str, Sequence[Result]], pairs: Pairs = "first") -> list[Comparison]:
-    """Compare several sides, with p-values that allow for how many comparisons there are.
+    """Compare several sides, with p-values corrected for the number of comparisons.
 
     Args:
         sides: by name, results of one model over its seeds.
@@ -145,7 +145,7 @@ def compare_all(sides: Mapping[str, Sequence[Result]], pairs: Pairs = "first") -
 
 
 def _with_holm(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """Each metric is a family of its own: metrics of the same lists say nearly the same."""
+    """Correct within each metric: metrics of the same lists say nearly the same, so each is a family of its own."""
     metrics = [dict(comparison.metrics) for comparison in comparisons]
     for name in metrics[0]:
         known = [m for m in metrics if m[name]["p_value"] is not None]
@@ -156,9 +156,9 @@ def _with_holm(comparisons: Sequence[Comparison]) -> list[Comparison]:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values corrected so that the chance of any false discovery among them stays below the level they are held to.
+    """P-values corrected so that the chance of any false discovery among them stays below the chosen level.
 
-    The i-th smallest of m (from 0) is multiplied by m - i, is never below the one before it, nor above 1.
+    The i-th smallest of m (from 0) is multiplied by m - i; it is then at least the one before it, and at most 1.
 
     Source: Holm 1979, "A simple sequentially rejective multiple test procedure".
     """
@@ -181,7 +181,7 @@ def _check_alike(first: Result, other: Result) -> None:
 
 
 def _stack(side: Sequence[Result], name: str) -> Float64:
-    """(n_runs, n) a metric per target, a row a run."""
+    """(n_runs, n) a metric per target, one row a run."""
     return np.stack([result.per_user[name] for result in side])
 
 

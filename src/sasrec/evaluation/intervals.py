@@ -1,4 +1,4 @@
-"""Means with their uncertainty. In: a figure per target, and whose target it is; out: an Estimate with its interval."""
+"""The mean of a figure over targets, with its standard error and 95 % interval over users."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def estimate(values: Float64, users: Int64, upper: float = math.inf, lower: floa
 
     Args:
         values: (n,) a figure per target.
-        users: (n,) numbers from 0 that say whose each target is.
-        upper: the largest value there can be.
-        lower: the least.
+        users: (n,) whose target each is, as numbers from 0.
+        upper: the largest possible value.
+        lower: the smallest.
     """
     mean = float(values.mean()) if len(values) else 0.0
     n_users = np.count_nonzero(np.bincount(users))

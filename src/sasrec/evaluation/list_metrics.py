@@ -1,14 +1,14 @@
-"""What recommended lists are like beyond their accuracy. In: top-k lists and what was known before; out: metrics.
+"""What recommended lists are like beyond their accuracy.
 
-coverage         share of the catalogue that is recommended at all
+coverage         share of the catalogue that is in at least one list
 gini             how unequally the places in the lists are shared among the items
 popularity       how popular the recommended items are
 popularity_lift  how much more popular they are than what the same users had before
 novelty          how surprising the recommended items are, by their popularity
-serendipity      hits that popularity alone would not have placed so high
+serendipity      hits that popularity alone would not have ranked so high
 
-Everything is counted in train, and nothing is known of an item but its events. Shape legend: n lists, k their length,
-V n_items + 1 (column 0 is padding).
+All counts are of train, and an item is known only by its events.
+Shape legend: n lists, k their length, V n_items + 1 (column 0 is padding).
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ CHUNK = 1 << 16  # events looked at at once: they stay in the cache
 
 @dataclass(frozen=True)
 class Background:
-    """What lists are held against; the same for every scorer and every k."""
+    """What lists are compared with; the same for every scorer and every k."""
 
     train_counts: Int64  # (V,) events per item in train
     popularity_ranks: Int64  # (V,) 1 = the most popular; equal counts share a rank; 0 = never in train
     profile_popularity: Float64  # (n,) mean train count of the items that the user had before the target
     targets: Int32  # (n,) the items that came next
-    users: Int64  # (n,) numbers from 0 that say whose list it is
+    users: Int64  # (n,) whose list each is, as numbers from 0
 
 
 def build_background(split: Split, targets: Targets, users: Int64, *, chunk: int = CHUNK) -> Background:
@@ -69,8 +69,8 @@ def list_metrics(lists: Int32, background: Background, k: int) -> Metrics:
     """The metrics of top-k lists.
 
     Args:
-        lists: (n, K) item indices, best first; 0 fills up short lists. Empty lists count nothing.
-        background: what they are held against.
+        lists: (n, K) item indices, best first; a short list ends in 0. Empty lists do not count.
+        background: what they are compared with.
         k: the cut-off, part of the metrics' names; a catalogue smaller than k has shorter lists.
     """
     filled = lists[:, :1].any(axis=1)
@@ -103,8 +103,8 @@ def _popularity_lift(popularity: Float64, profiles: Float64, users: Int64) -> Me
     """Popularity bias: (GAP of the lists - GAP of the profiles) / GAP of the profiles.
 
     GAP is the group average popularity: the mean over users of the mean popularity of their items. 0 = as popular as
-    what these users had, 1 = twice as popular. The standard error of the ratio is by the delta method.
-    There is none where nothing in the profiles occurs in train.
+    what these users had, 1 = twice as popular. The standard error of the ratio is by the delta method. The metric is
+    left out where no item of the profiles occurs in train.
 
     Source: Abdollahpouri et al. 2020, "The connection between popularity bias, calibration, and fairness in
     recommendation".
@@ -148,9 +148,9 @@ def _serendipity(lists: Int32, background: Background, targets: Int32, lengths: 
 
 
 def gini(exposure: Int64) -> float:
-    """The Gini index of how often each item is in a list: 0 = all alike, near 1 = a few items have all places.
+    """The Gini index of how often each item is in a list: 0 = all equally often, near 1 = a few items have all places.
 
-    sum over i of (2 i - n - 1) x_i / (n sum of x), x in ascending order; 0 when there is nothing to share.
+    sum over i of (2 i - n - 1) x_i / (n sum of x), x in ascending order; 0 when all x are 0.
 
     Source: Fleder & Hosanagar 2009, "Blockbuster culture's next rise or fall"; GiniIndex of RecBole 1.2.1.
     """

@@ -1,6 +1,6 @@
-"""The protocols and the metric formulas. In: a scorer and a split; out: a Result that carries its protocol.
+"""Evaluation: ranks the targets of a split by a protocol, and computes metrics. The result carries its protocol.
 
-full     the rank of each target among all items but those the user had before it
+full     the rank of each target among all items, without those that the user had before it
 sampled  its rank among negatives drawn outside the user's train items, as the paper and the published code do
 Shape legend: B targets of a block, n targets of a part, V n_items + 1 (column 0 is padding), D embedding_dim,
 C candidates (column 0 is the target), K the largest cut-off.
@@ -33,7 +33,7 @@ EXCLUDED: dict[Exclude, str] = {"train": "the user's train items", "all": "all o
 
 @dataclass(frozen=True)
 class _Task:
-    """All that the model and the baselines share in one evaluation."""
+    """What the model and the baselines share in one evaluation."""
 
     split: Split
     part: str
@@ -41,12 +41,12 @@ class _Task:
     targets: Targets
     candidates: Int32 | None  # (n, C); None = full protocol
     filter_seen: bool
-    users: Int64  # (n,) numbers from 0 that say whose each target is
+    users: Int64  # (n,) whose target each is, as numbers from 0
     background: Background | None  # of the lists; None = no lists
     batch_size: int
 
     def blocks(self) -> Iterator[tuple[slice, Ragged]]:
-        """Slices of targets and the whole histories before them."""
+        """Slices of targets, with the whole histories before them."""
         for start in range(0, len(self.targets), self.batch_size):
             rows = slice(start, min(start + self.batch_size, len(self.targets)))
             yield rows, Targets(self.targets.users[rows], self.targets.positions[rows]).histories(self.split.sequences)
@@ -64,7 +64,7 @@ def evaluate(
     batch_size: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Result:
-    """Rank the targets of a part of the split and take the metrics.
+    """Rank the targets of a part of the split and compute the metrics.
 
     Args:
         scorer: what to measure.
@@ -73,8 +73,8 @@ def evaluate(
         config: protocol, cut-offs, ties, candidates, whether seen items are hidden.
         candidates: (n, C) item indices to rank among in the sampled protocol, column 0 the targets; None draws them.
         baselines: also measure the usual baselines, or these.
-        lists: also measure what the top-k lists are like (see lists.py); full protocol only.
-        batch_size: targets handed to the scorer at once, at most; None = 4,096.
+        lists: also measure what the top-k lists are like (see list_metrics.py); full protocol only.
+        batch_size: at most so many targets are given to the scorer at once; None = 4,096.
         progress: called with (targets done, targets in all) for the scorer itself.
 
     Raises:
@@ -135,7 +135,7 @@ def _task(
 def _measure(
     scorer: Scorer, task: _Task, progress: Callable[[int, int], None] | None
 ) -> tuple[Metrics, dict[str, Float64]]:
-    """Metrics of one scorer, and the figures per target they are means of."""
+    """Metrics of one scorer, and the figures per target whose means they are."""
     ranks, lists = _rank(scorer, task, progress)
     per_user = {"rank": ranks, **rank_metrics(ranks, task.config.k)}
     metrics = {name: estimate(values, task.users, 1.0) for name, values in per_user.items() if name != "rank"}
@@ -146,7 +146,7 @@ def _measure(
 
 
 def _rank(scorer: Scorer, task: _Task, progress: Callable[[int, int], None] | None) -> tuple[Float64, Int32]:
-    """(n,) ranks, and (n, K) lists that end in 0 when short; K = 0 where none are wanted."""
+    """(n,) ranks, and (n, K) lists; a short list ends in 0; K = 0 where no lists are wanted."""
     items, config, n = task.targets.items(task.split.sequences), task.config, len(task.targets)
     ranker = scorer if isinstance(scorer, Ranker) else _ByScores(scorer, task.split.sequences.n_items + 1)
     ranks = np.empty(n)
@@ -164,7 +164,7 @@ def _rank(scorer: Scorer, task: _Task, progress: Callable[[int, int], None] | No
 
 
 class _ByScores:
-    """Ranks by the scores of a scorer that does not rank on its own."""
+    """Ranks for a scorer that only computes scores."""
 
     def __init__(self, scorer: Scorer, n_columns: int) -> None:
         self.scorer, self.n_columns = scorer, n_columns
@@ -241,7 +241,7 @@ def _warnings(task: _Task, n_users: int, n_cold: int) -> Iterator[str]:
 
 
 def check_unseen(trained: Split, measured: Split, part: str) -> None:
-    """Refuse a split that holds out what the model was trained on, or chosen by: its figures would be too good.
+    """Refuse a split that holds out what the model was trained on or chosen by: its figures would be too high.
 
     Raises:
         ConfigError: targets of `measured` were trained on, or chose the epoch.

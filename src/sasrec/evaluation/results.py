@@ -1,4 +1,4 @@
-"""The outcome of an evaluation: metrics of one scorer, and all that decides what they mean."""
+"""The result of an evaluation: the metrics of one scorer, and everything that decides what they mean."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sasrec.evaluation.intervals import Metrics
 
 @dataclass(frozen=True)
 class Result:
-    """Metrics of one scorer and all that decides what they mean."""
+    """The metrics of one scorer, and everything that decides what they mean."""
 
     split: str  # "valid" or "test"
     protocol: str  # "full" or "sampled"
@@ -38,7 +38,7 @@ class Result:
     users: Int64 = field(default_factory=lambda: np.zeros(0, np.int64), repr=False, compare=False)  # (n,) rows
 
     def to_dict(self) -> dict[str, Any]:
-        """All but the figures per user, ready for JSON."""
+        """Everything except the figures per user, ready for JSON."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.compare}
         return values | {"k": list(self.k), "warnings": list(self.warnings)}
 

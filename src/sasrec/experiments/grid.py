@@ -1,11 +1,11 @@
-"""Presets by split methods, over seeds. In: a log and a grid; out: a study for each cell, result lines, a table.
+"""The benchmark: presets by split methods, each over several seeds, with result lines and a table.
 
-Every cell trains its own models: a model trained leave-one-out has seen events after a temporal cut, so it could not be
-measured there.
+Every cell of the grid trains its own models: a model trained leave-one-out has seen events after a temporal cut, so it
+cannot be measured there.
 
 DIR/benchmark.json              the grid and the last command
 DIR/PRESET-SPLIT_METHOD/ ...    a study each
-DIR/results.jsonl               a line for each cell, split and protocol, as benchmarks/results/*.jsonl keeps them
+DIR/results.jsonl               one line per cell, split and protocol, in the form of benchmarks/results/*.jsonl
 DIR/summary.md                  the table
 """
 
@@ -37,13 +37,13 @@ Line = Mapping[str, Any]  # of benchmarks/results/*.jsonl
 
 @dataclass(frozen=True)
 class Grid:
-    """What is measured; checked when it is made.
+    """What is measured; checked when it is created.
 
     Args:
         presets: names of PRESETS.
         split_methods: each is trained and measured on its own.
-        protocols: of the test results that are kept; valid keeps that which chose the epoch.
-        seeds: a run each.
+        protocols: of the test results; the valid result has the protocol that chose the epoch.
+        seeds: one run each.
     """
 
     presets: tuple[str, ...]
@@ -76,16 +76,16 @@ def run_benchmark(
     results: Path | None = None,
     watch: Watch | None = None,
 ) -> bool:
-    """Train and measure every cell, add its lines to the results when it has ended, and write the table.
+    """Train and measure every cell, append its lines to the results when it ends, and write the table.
 
     Args:
         log: what to train on.
         grid: the cells.
-        options: `output` is the benchmark's folder; with `resume` what has ended is kept. Its preset is not read.
+        options: `output` is the benchmark's folder; `resume` keeps the cells that have ended. The preset is not read.
         settings: on top of every preset.
-        command: how a person would start it again; part of the lines.
-        results: the file that lines are appended to; None = results.jsonl in the folder. A line is never there twice.
-        watch: told of the runs and of their progress.
+        command: the command line that starts it again; part of the lines.
+        results: the file that lines are appended to; None = results.jsonl in the folder. No line is added twice.
+        watch: is told about runs and their progress.
 
     Returns:
         Whether every cell has ended; False = interrupted, and `resume` goes on.
@@ -132,7 +132,7 @@ def _name(cell: tuple[str, str]) -> str:
 
 
 def _append(file: Path, lines: Sequence[Line]) -> None:
-    """Add the lines that the file has not got."""
+    """Append the lines that the file does not have."""
     before = read_lines(file) if file.exists() else []
     new = [json.loads(json.dumps(line)) for line in lines]
     text = file.read_text() if file.exists() else ""
@@ -161,7 +161,7 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
 
 
 def overrides_of(line: Line) -> dict[str, Any]:
-    """What was set on top of the preset; lines of benchmarks/quality.py tell it in their command only."""
+    """What was set on top of the preset; lines of benchmarks/quality.py have it only in their command."""
     if "overrides" in line:
         return dict(line["overrides"])
     words = line["command"].split()
@@ -196,13 +196,13 @@ def table_rows(lines: Sequence[Line]) -> list[list[str]]:
 
 
 def header_cells(columns: Sequence[tuple[str, str]]) -> list[str]:
-    """What stands above the cells of a run, for columns of (protocol, metric)."""
+    """The header above `run_cells`, for columns of (protocol, metric)."""
     titles = [f"{protocol} {name.upper()}" for protocol, name in columns]
     return [*titles, f"users' error of {titles[0]}" if titles else "", "seeds", "best epochs", "training"]
 
 
 def run_cells(lines: Sequence[Line], columns: Sequence[tuple[str, str]]) -> list[str]:
-    """The figures of a run, the users' standard error of the first, seeds, best epochs, mean seconds of training."""
+    """The figures of a run, the first one's standard error over users, seeds, best epochs, mean seconds of training."""
     first = lines[0]
     epochs = ", ".join(map(str, first["best_epochs"]))
     of_users = [_users_error(lines, *columns[0]) if columns else ""]
@@ -216,7 +216,7 @@ def _users_error(lines: Sequence[Line], protocol: str, name: str) -> str:
 
 
 def runs_of(lines: Sequence[Line]) -> list[list[Line]]:
-    """The lines that come from the same training together."""
+    """Lines grouped by the training they come from."""
     runs: dict[str, list[Line]] = {}
     for line in lines:
         key = json.dumps([label(line), line["seeds"], line["train_seconds"], line["best_epochs"], line["commit"]])
@@ -265,6 +265,6 @@ def _parts(lines: Sequence[Line]) -> list[tuple[str, list[Line]]]:
 
 def _note(lines: Sequence[Line]) -> str:
     both = {line["protocol"] for line in lines if line["split"] == "test"} == {"full", "sampled"}
-    return "± is the standard deviation over seeds, the users' error what other users would do." + (
+    return "±: spread over training seeds; users' error: standard error from the sample of users." + (
         f" {PROTOCOLS_NOTE}" if both else ""
     )

@@ -1,7 +1,7 @@
-"""One setting, several seeds. In: a log, settings, seeds; out: a folder of run folders and what they have in common.
+"""A study: the same settings trained with several seeds, and the mean and spread of their results.
 
 STUDY/study.json      preset, settings, seeds and the command
-STUDY/seed-0/ ...     a run folder each, like that of a single run: what evaluate, recommend and all else take
+STUDY/seed-0/ ...     one run folder per seed, like that of a single run: evaluate, recommend and the others take it
 STUDY/summary.json    each figure's mean, standard deviation and standard error over seeds
 STUDY/summary.md      the same for people
 """
@@ -35,8 +35,8 @@ SEED_FOLDER = "seed-"
 LINE_KEYS = (
     "split", "split_method", "protocol", "candidates", "excluded", "ties", "n_users", "metrics", "baselines",
 )  # fmt: skip
-TOLD_ELSEWHERE = {"seed", "engine", "threads", "split_method"}  # by lines and runs: no settings on top of the preset
-ENDS_TRAINING = ("max_epochs", "max_minutes", "patience")  # may change on resume, and then training goes on
+TOLD_ELSEWHERE = {"seed", "engine", "threads", "split_method"}  # in fields of their own, not among the overrides
+ENDS_TRAINING = ("max_epochs", "max_minutes", "patience")  # may change on resume; then training goes on
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class SeedRun:
 
 @dataclass(frozen=True)
 class Watch:
-    """Those who watch a study: `begin` is told each run's name, `update` its progress."""
+    """Callbacks of a study: `begin` gets each run's name, `update` its progress."""
 
     begin: Callable[[str], None]
     update: Callable[[Progress], None]
@@ -71,9 +71,9 @@ def run_study(
         log: what to train on.
         options: as for one run; `output` is the study's folder, and with `resume` the runs that have ended are kept.
         settings: as for one run; their seed is replaced.
-        seeds: a run each.
-        command: how a person would start it again; written into study.json.
-        watch: told of the runs and of their progress.
+        seeds: one run each.
+        command: the command line that starts it again; written into study.json.
+        watch: is told about runs and their progress.
 
     Returns:
         Whether every run has ended; False = interrupted, and `resume` goes on.
@@ -97,7 +97,7 @@ def run_study(
             watch.begin(f"seed {seed} ({number} of {len(seeds)})")
         run_options = replace(options, output=path, overwrite=False, resume=_can_resume(path))
         update = None if watch is None else watch.update
-        (path / "metrics.json").unlink(missing_ok=True)  # what it tells is of an earlier end
+        (path / "metrics.json").unlink(missing_ok=True)  # it is of an earlier end of training
         result = fit_log(log, run_options, given, update).train_result
         assert result is not None
         if result.stopped == "interrupted":
@@ -107,7 +107,7 @@ def run_study(
 
 
 def open_marked_folder(options: FitOptions, marker: str, what: str) -> Path:
-    """A folder that a marker file tells from others: made, emptied, or as it is to go on.
+    """A folder that a marker file identifies: new, emptied, or kept to go on.
 
     Raises:
         ConfigError: no folder is given, or it is not empty.
@@ -140,7 +140,7 @@ def run_folders(folder: Path) -> list[Path]:
 
 
 def _check_runs(folder: Path, configs: Mapping[int, RunConfig]) -> None:
-    """Refuse other settings or another log before any run, by its seed, is touched."""
+    """Refuse other settings or another log before any run is touched; configs are by seed."""
     for seed, config in configs.items():
         path = folder / f"{SEED_FOLDER}{seed}"
         if _can_resume(path):
@@ -154,7 +154,7 @@ def _can_resume(path: Path) -> bool:
 
 
 def _has_ended(path: Path, config: RunConfig, refit: bool) -> bool:
-    """Whether a run has been trained to the end that these settings ask for, and measured."""
+    """Whether a run has been measured, and trained to the end that these settings ask for."""
     if not _can_resume(path):
         return False
     run = RunFolder(path)
@@ -199,7 +199,7 @@ def read_runs(folder: Path) -> list[SeedRun]:
 
 
 def summarise(runs: Sequence[SeedRun]) -> dict[str, Any]:
-    """What the runs of a study have in common: each result's mean and spread over seeds, and how each run went."""
+    """The mean and spread of each result over seeds, and how each run went."""
     return {
         "seeds": [run.seed for run in runs],
         "runs": [{"seed": run.seed, "folder": f"{SEED_FOLDER}{run.seed}", **run.training} for run in runs],
@@ -208,11 +208,11 @@ def summarise(runs: Sequence[SeedRun]) -> dict[str, Any]:
 
 
 def over_seeds(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """One result in place of one a seed.
+    """One result in place of one per seed.
 
-    Metrics get the mean, the standard deviation over seeds (std; None for one seed), the standard error of that mean
-    (stderr) and each seed's value. `users_stderr` is something else: how much the figure would change with other users,
-    the mean of the seeds' own standard errors. Baselines do not depend on the seed.
+    Each metric gets its mean, its standard deviation over seeds (std; None for one seed), the standard error of that
+    mean (stderr) and each seed's value. `users_stderr` is the uncertainty from the sample of users: the mean of the
+    seeds' own standard errors. Baselines do not depend on the seed.
     """
     first = results[0]
     same = {k: v for k, v in first.items() if k not in ("metrics", "baselines", "warnings")}
@@ -256,9 +256,9 @@ def load_summary(folder: Path) -> dict[str, Any]:
 
 
 def result_lines(folder: Path) -> list[dict[str, Any]]:
-    """The lines that benchmarks/results/*.jsonl keeps of a study: one for each split and protocol.
+    """The lines of a study for benchmarks/results/*.jsonl: one per split and protocol.
 
-    None before all of its runs have ended. What they say comes from the folder alone, so it is the same each time.
+    There are none before all of its runs have ended. They come from the folder alone, so they are the same each time.
 
     Raises:
         CheckpointError: not a study, or a run is damaged.
@@ -283,13 +283,13 @@ def result_lines(folder: Path) -> list[dict[str, Any]]:
 
 
 def line_of(results: Sequence[Mapping[str, Any]], told: Mapping[str, Any]) -> dict[str, Any]:
-    """One line: a result over seeds, and what there is to tell of how it came about."""
+    """One line: a result over seeds, and how it was made."""
     result = over_seeds(results)
     return {**{name: result[name] for name in LINE_KEYS}, **told}
 
 
 def _distinct(runs: Sequence[SeedRun], name: str) -> Any:
-    """What the runs say of themselves; where they differ, as after a resume elsewhere, all of it in words."""
+    """A fact of the runs; where they differ, as after a resume on another machine, all values in one text."""
     found = [run.training[name] for run in runs]
     distinct = [value for i, value in enumerate(found) if value not in found[:i]]
     return distinct[0] if len(distinct) == 1 else "; ".join(map(str, distinct))
@@ -337,8 +337,8 @@ def _metric_row(name: str, m: Mapping[str, Any], baselines: Mapping[str, Any]) -
 def _legend(summary: Mapping[str, Any]) -> str:
     n = len(summary["seeds"])
     text = (
-        f"mean, std and std error are over {n} seeds: what training's chance does. users' std error is what other "
-        "users would do."
+        f"mean, std, std error, min and max are over {n} seeds; users' std error is the uncertainty from the sample of "
+        "users."
     )
     both = {r["protocol"] for r in summary["results"] if r["split"] == "test"} == {"full", "sampled"}
     return f"{text} {PROTOCOLS_NOTE}" if both else text

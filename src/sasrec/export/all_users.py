@@ -1,8 +1,8 @@
-"""Recommendations for every user of a log, in one file. In: a Recommender; out: .parquet, .csv or .jsonl.
+"""The lists of all users of a log in one file: .parquet, .csv or .jsonl.
 
 Users are taken some thousands at a time, so that memory does not grow with their number. Each part is written, whole or
-not at all, into a folder beside the output, `.NAME.parts`; at the end the parts become the output and the folder goes.
-What was stopped, by Ctrl-C or a kill, goes on behind the parts that are there when the same is asked for again.
+not at all, into the folder `.NAME.parts` beside the output. At the end the parts are joined into the output, and the
+folder is removed. After Ctrl-C or a kill, the same call goes on behind the parts that are there.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Progress = Callable[[int, int], None]  # users done, users in all
 
 
 def writer_of(path: Path) -> Callable[[pl.DataFrame, Path], Any]:
-    """What writes a frame in the format that a file's name asks for.
+    """The function that writes a frame in the format of a file's name.
 
     Raises:
         ConfigError: another ending.
@@ -52,7 +52,7 @@ def writer_of(path: Path) -> Callable[[pl.DataFrame, Path], Any]:
 
 
 def write_frame(frame: pl.DataFrame, path: Path) -> None:
-    """Write a frame, whole or not at all, in the format that the file's name asks for.
+    """Write a frame, whole or not at all, in the format of the file's name.
 
     Raises:
         ConfigError: another ending.
@@ -65,12 +65,12 @@ def write_frame(frame: pl.DataFrame, path: Path) -> None:
 
 @dataclass(frozen=True)
 class Plan:
-    """What decides the contents of the parts: only parts of an equal plan can be gone on with."""
+    """Everything that decides the contents of the parts; only parts of an equal plan are kept."""
 
     model_version: str
     data: str  # fingerprint of the log
     k: int
-    allow: str  # digest; "" = all
+    allow: str  # digest of the items; "" = all
     deny: str
     keep_seen: bool
     part_users: int
@@ -83,10 +83,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class Summary:
-    """What was done. Seconds of both kinds are those of this call, not of one it goes on with."""
+    """What was done. Both kinds of seconds are of this call alone, not of an earlier one that it continues."""
 
     n_users: int
-    n_resumed: int  # users that were there already
+    n_resumed: int  # users whose lists were there already
     seconds: float  # of recommending
     seconds_writing: float
 
@@ -128,7 +128,7 @@ def recommend_all(
         "allowed": items.mask(),
         "keep_seen": not recommender.hides_seen if keep_seen is None else keep_seen,
     }
-    recommender.recommend_rows(slice(0, 0), k, **filters)  # what is wrong with them shows before anything is written
+    recommender.recommend_rows(slice(0, 0), k, **filters)  # wrong filters fail before anything is written
     longest = min(k, len(recommender.vocabulary))
     part_users = max(1, min(part_users or PART_USERS, part_rows // longest))
     plan = Plan(
@@ -193,7 +193,7 @@ class _Job:
 
 @contextlib.contextmanager
 def _parts_folder(output: Path, plan: Plan) -> Iterator[Path]:
-    """The folder of parts of this plan, ours alone; it goes when all went well.
+    """The folder of parts of this plan, locked for this process; it is removed when all went well.
 
     Raises:
         ConfigError: another process has it.
@@ -204,7 +204,7 @@ def _parts_folder(output: Path, plan: Plan) -> Iterator[Path]:
         lock = (folder / "lock").open("w")
     with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # falls with the process, however it ends
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released when the process ends, however it ends
         except BlockingIOError as error:
             raise ConfigError(f"another process is writing {output}; wait for it, or write another file") from error
         _keep_parts_of(plan, folder)
@@ -213,7 +213,7 @@ def _parts_folder(output: Path, plan: Plan) -> Iterator[Path]:
 
 
 def _keep_parts_of(plan: Plan, folder: Path) -> None:
-    """Remove what another plan left, and what a kill left half written."""
+    """Remove parts of another plan, and files that a kill left half written."""
     file = folder / "plan.json"
     same = file.exists() and file.read_text() == plan.to_json()
     if not same and file.exists():
@@ -240,7 +240,7 @@ def _join(parts: list[Path], output: Path) -> None:
 
 
 def _digest(indices: Int32 | None) -> str:
-    """Of a set of items; "" where there is no list."""
+    """A digest of a set of items; "" where there is no list."""
     if indices is None:
         return ""
     return hashlib.blake2b(np.unique(indices).tobytes(), digest_size=8).hexdigest()

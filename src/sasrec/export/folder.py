@@ -1,4 +1,4 @@
-"""The folder that an export writes: built beside its place, and put there only when it is whole."""
+"""The folder of an export: it is built beside its place, and put there only when it is complete."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FORMAT = 1
 
 
 def export_facts(recommender: Recommender, kind: str) -> dict[str, Any]:
-    """What export.json tells of any export: which model it is, and of what shape."""
+    """What every export.json has: which model it is, and its shape."""
     model = recommender.config.model
     return {
         "format": FORMAT,
@@ -39,18 +39,18 @@ def export_facts(recommender: Recommender, kind: str) -> dict[str, Any]:
 
 
 def write_vocabulary(recommender: Recommender, folder: Path) -> None:
-    """items.jsonl: item_index, item_id and, when known, title; a line an item, in ascending order of index."""
+    """Write items.jsonl, one line an item in order of index: item_index, item_id and, when known, title."""
     recommender.vocabulary.to_frame().drop("count").write_ndjson(folder / "items.jsonl")
 
 
 def write_facts(folder: Path, facts: dict[str, Any]) -> None:
-    """export.json."""
+    """Write export.json."""
     (folder / "export.json").write_text(json.dumps(facts, indent=1) + "\n")
 
 
 @contextlib.contextmanager
 def new_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
-    """Yield a temporary folder beside `path` that takes its place when nothing went wrong.
+    """Yield a temporary folder beside `path`; it takes that place when nothing went wrong.
 
     Raises:
         ConfigError: there is something at `path`, and it is no export or overwrite is not set.

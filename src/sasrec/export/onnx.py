@@ -1,10 +1,10 @@
-"""A model for others to serve. In: a Recommender; out: a folder that needs neither this package nor torch.
+"""Exports a model as an ONNX graph that others serve without this package and without torch.
 
-onnx          model.onnx (see graph.py), items.jsonl
-embeddings    items.parquet (with an embedding a row), embeddings.npy, item_ids.npy, items.jsonl
-both          export.json: which model it is, how it was checked
+model.onnx    the graph (see onnx_graph.py)
+items.jsonl   the vocabulary
+export.json   which model it is, and how the check went
 
-A folder is written beside its place, checked there, and only then put in place.
+The graph is compared with the package before the folder is put in place.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Weights -> an ONNX graph. In: a ModelConfig, weights by name; out: a model that ranks items after padded histories.
+"""Writes an ONNX graph that ranks items after padded histories, from the weights of a model.
 
-The graph is written down node by node, in the order of model.py and from the same weights, so that it needs no torch
-and holds nothing but the model. `onnx` is imported when a graph is built.
+The graph is written node by node, in the order of model/sasrec.py and from the same weights. So it needs no torch and
+holds only the model. `onnx` is imported when a graph is built.
 
     inputs   histories   (B, L) int64  item indices, oldest first; 0 is skipped wherever it stands
              k           (1,) int64    how many items
@@ -11,12 +11,12 @@ and holds nothing but the model. `onnx` is imported when a graph is built.
              features    (B, D) float  what was multiplied with the item table
 
 The graph first moves the items of each row to the right, the newest into the last column, and drops those beyond
-max_seq_len. So it does not matter how a row is padded, nor how much:
+max_seq_len. So neither the place nor the amount of padding matters:
 
     histories  0 4 8 0 6   ->   4 8 6        the positions of the columns are the last rows of the position table
                5 0 0 0 0        0 0 5
 
-A row without any item gets popular items, as the package gives: their counts are the scores.
+A row without any item gets popular items, as in the package: their counts are the scores.
 Shape legend: B batch, L columns that came in, W columns kept, D embedding_dim, H heads, V n_items + 1.
 """
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     import onnx
 
 OPSET = 17  # the first with LayerNormalization
-IR_VERSION = 8  # of the same time; every onnxruntime since 1.13 reads it
+IR_VERSION = 8  # as old as that opset; every onnxruntime since 1.13 reads it
 UNSEEN = np.float32(-1e30)  # added to the attention of hidden positions: exp() makes it 0, and it cannot overflow
 BYTE_STEPS = np.float32(127)  # each way from
 BYTE_MIDDLE = 128
@@ -47,7 +47,7 @@ Value = str  # the name of what a node made
 
 
 class Nodes:
-    """A graph in the making: nodes in the order of computation, and the constants they read."""
+    """A graph under construction: nodes in the order of computation, and the constants they read."""
 
     def __init__(self) -> None:
         from onnx import helper, numpy_helper
@@ -71,7 +71,7 @@ class Nodes:
         self.nodes.append(self._helper.make_node("Identity", [value], [name]))
 
     def array(self, name: Value, value: NDArray[Any]) -> Value:
-        """A constant under a name of its own; the first of a name stays."""
+        """A named constant; the first one of a name stays."""
         if name not in self.constants:
             self.constants[name] = self._numpy.from_array(np.asarray(value, order="C"), name)
         return name
@@ -125,7 +125,7 @@ class ModelGraph:
         self.outputs = self.items if config.tied else make("output_embedding.weight")
 
     def build(self, metadata: dict[str, str]) -> onnx.ModelProto:
-        """The whole model, with words about itself that a runtime can read."""
+        """The whole model, with metadata that a runtime can read."""
         from onnx import TensorProto, helper
 
         n = self.nodes
@@ -173,7 +173,7 @@ class ModelGraph:
             n.add("Greater", places, n.scalar(np.int64(0))),
             n.add("LessOrEqual", places, width),
         )
-        column = n.add("Where", kept, n.add("Sub", width, places), width)  # what is dropped goes one beyond
+        column = n.add("Where", kept, n.add("Sub", width, places), width)  # dropped items go one column beyond
         rows = n.add("Shape", taken, start=0, end=1)
         shape = n.add("Concat", rows, n.add("Add", width, n.integers(1)), axis=0)
         empty = n.add("Expand", n.scalar(np.int64(0)), shape)  # (B, W + 1)
@@ -271,11 +271,11 @@ class ModelGraph:
         )
 
     def _byte_table(self, name: str) -> Table:
-        """Each item in steps of its largest value / 127; features are rounded likewise, each row by itself.
+        """Each item in steps of its largest value / 127; features are rounded in the same way, each row by itself.
 
-        So a row's result does not depend on the rows that come with it. Both sides are unsigned, zero in the middle:
-        that product is exact everywhere, while that of unsigned and signed bytes saturates on x86 without VNNI, and
-        that of signed ones is slow. The table lies as the product wants it, (D, V).
+        So a row's result does not depend on the other rows. Both sides are unsigned with zero in the middle, because
+        that product is exact everywhere. A product of unsigned and signed bytes saturates on x86 without VNNI, and one
+        of signed bytes is slow. The table lies as the product reads it, (D, V).
         """
         n, middle = self.nodes, np.uint8(BYTE_MIDDLE)
         steps, scale = byte_table(self.weights[name])
@@ -322,7 +322,7 @@ def byte_table(table: Float32) -> tuple[NDArray[np.uint8], Float32]:
 
 
 def _ragged(graph: ModelGraph, taken: Value, lengths: Value, places: Value) -> Placement:
-    """As the package does: W is the longest row's, and nobody looks at what is no item."""
+    """As the package does: W is the length of the longest row, and no position attends to padding."""
     n, config = graph.nodes, graph.config
     longest = n.add("ReduceMax", lengths, axes=[0, 1], keepdims=0)
     width = n.add("Clip", longest, n.scalar(np.int64(1)), n.scalar(np.int64(config.max_seq_len)))
@@ -335,7 +335,7 @@ def _ragged(graph: ModelGraph, taken: Value, lengths: Value, places: Value) -> P
 
 
 def _published(graph: ModelGraph, taken: Value, places: Value) -> tuple[Value, Value, Value]:
-    """Histories in max_seq_len columns, where they hold an item (B, W, 1), and who may look at whom, padding too."""
+    """Histories in max_seq_len columns, where they hold an item (B, W, 1), and the causal mask, padding included."""
     n, width = graph.nodes, graph.config.max_seq_len
     items = graph.moved_right(taken, places, n.integers(width))
     real = n.add("Unsqueeze", n.add("Greater", items, n.scalar(np.int64(0))), n.integers(2))
@@ -343,7 +343,7 @@ def _published(graph: ModelGraph, taken: Value, places: Value) -> tuple[Value, V
 
 
 def _attended(graph: ModelGraph, taken: Value, lengths: Value, places: Value) -> Placement:
-    """As published since 2021: the padding is attended to; row 0 of the position table is its."""
+    """As published since 2021: padding is attended to; row 0 of the position table belongs to it."""
     n, table = graph.nodes, graph.weights["position_embedding.weight"]
     items, real, causal = _published(graph, taken, places)
     positions = n.add("Where", real, n.array("positions", table[1:]), n.array("padding_position", table[0]))
@@ -351,7 +351,7 @@ def _attended(graph: ModelGraph, taken: Value, lengths: Value, places: Value) ->
 
 
 def _zeroed(graph: ModelGraph, taken: Value, lengths: Value, places: Value) -> Placement:
-    """As published in 2020: the padding is attended to, but zero before each block."""
+    """As published in 2020: padding is attended to, but set to zero before each block."""
     n = graph.nodes
     items, real, causal = _published(graph, taken, places)
     positions = n.array("position_embedding.weight", graph.weights["position_embedding.weight"])
@@ -366,7 +366,7 @@ PLACEMENTS: dict[str, Callable[[ModelGraph, Value, Value, Value], Placement]] = 
 
 
 def _sasrec(graph: ModelGraph, name: str, x: Value, hidden: Value, last_only: bool) -> Value:
-    """As SASRecBlock of model.py; likewise the others."""
+    """As SASRecBlock of model/sasrec.py; the others follow their classes there."""
     n = graph.nodes
     query = graph.norm(f"{name}.attention_norm", graph.pick(x, last_only))
     h = n.add("Add", query, graph.attention(f"{name}.attention", query, x, hidden, last_only))

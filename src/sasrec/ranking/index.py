@@ -1,9 +1,8 @@
-"""Features -> order. In: features of histories, the table of items; out: ranks of targets and top-k lists.
+"""Rank features of histories against the item table: ranks of targets, and top-k lists.
 
-The same for scores that all rows share but for a few exceptions, which is what baselines have.
-
-NativeIndex lets the compiled core compare scores where it computes them; PlainIndex computes blocks of scores and
-leaves the rest to `ranking`. Both give the same order, but for scores that differ in their last bit.
+`NativeIndex` lets the compiled core compare scores where it computes them. `PlainIndex` computes blocks of scores and
+leaves the rest to `order`. Both give the same order, except for scores that differ in their last bit.
+A `LevelIndex` does the same for scores that all rows share with a few exceptions, as the baselines' are.
 Shape legend: B rows, V n_items + 1 (row 0 is padding), D embedding_dim, C candidates (column 0 is the target),
 K list length.
 """
@@ -35,13 +34,13 @@ class ItemIndex(Protocol):
     def rank(
         self, features: Float32, targets: Int32, hidden: Ragged | None, ties: Ties, k: int = 0
     ) -> tuple[Float64, Int32]:
-        """The rank of each row's target among all items but the hidden ones, and the k best items that are not hidden.
+        """The rank of each row's target among all items that are not hidden, and the k best of them.
 
         Args:
             features: (B, D).
             targets: (B,) item indices; a target is a candidate even if it is hidden.
             hidden: B rows of item indices; None hides nothing.
-            ties: as in `ranking.ranks_full`.
+            ties: as in `order.ranks_full`.
             k: length of the lists; 0 = none.
 
         Returns:
@@ -52,7 +51,7 @@ class ItemIndex(Protocol):
         """
 
     def rank_among(self, features: Float32, candidates: Int32, ties: Ties) -> Float64:
-        """The rank of column 0 among each row's candidates (B, C), as `ranking.ranks_sampled`.
+        """The rank of column 0 among each row's candidates (B, C), as `order.ranks_sampled`.
 
         Raises:
             DataError: a score is infinite or not a number.
@@ -61,7 +60,7 @@ class ItemIndex(Protocol):
     def top_k(
         self, features: Float32, k: int, *, hidden: Ragged | None = None, allowed: NDArray[np.bool_] | None = None
     ) -> tuple[Int32, Float32]:
-        """The k best items of each row with their scores, as `ranking.top_k`.
+        """The k best items of each row with their scores, as `order.top_k`.
 
         Raises:
             ConfigError: k is below 1.
@@ -81,7 +80,7 @@ def create_index(table: Float32, threads: int) -> ItemIndex:
 
 
 class PlainIndex:
-    """By matrix products in NumPy, a block of rows at a time.
+    """An index that multiplies matrices in NumPy, a block of rows at a time.
 
     Args:
         table: (V, D).
@@ -123,7 +122,7 @@ class PlainIndex:
 
 
 class NativeIndex:
-    """By the compiled core, without a score matrix; the table is packed once.
+    """An index in the compiled core, without a score matrix; it packs the table once.
 
     Args:
         table: (V, D) float32.
@@ -164,13 +163,13 @@ class NativeIndex:
 
     @property
     def _plain(self) -> PlainIndex:
-        """Finds out which score is not finite, and says so."""
+        """The index that finds the score that is not finite, and raises."""
         return PlainIndex(self.table)
 
 
 @dataclass(frozen=True)
 class Exceptions:
-    """Items that score in a row what they do not score in others; of an item named twice the higher score counts."""
+    """Items that have a score of their own in a row; of an item named twice the higher score counts."""
 
     items: Ragged  # B rows
     scores: Float32  # (T,) of each of its values
@@ -181,13 +180,13 @@ class Exceptions:
         return cls(Ragged(np.zeros(0, np.int32), np.zeros(n_rows + 1, np.int64)), np.zeros(0, np.float32))
 
     def take(self, rows: slice) -> Exceptions:
-        """Some of the rows, one after the other."""
+        """The exceptions of some consecutive rows."""
         first, last = self.items.offsets[[rows.start, rows.stop]]
         return Exceptions(self.items.take(rows), self.scores[first:last])
 
 
 class LevelIndex(Protocol):
-    """Scores that all rows share, but for exceptions."""
+    """Ranks items by scores that all rows share, except for a few items of each row."""
 
     def rank(
         self, exceptions: Exceptions, targets: Int32, hidden: Ragged | None, ties: Ties, k: int
@@ -206,7 +205,7 @@ def create_level_index(levels: Float32) -> LevelIndex:
 
 
 class PlainLevelIndex:
-    """By blocks of scores.
+    """A level index that computes blocks of scores.
 
     Args:
         levels: (V,).
@@ -237,7 +236,7 @@ class PlainLevelIndex:
 
 
 class NativeLevelIndex:
-    """By the compiled core, which looks at exceptions and hidden items only.
+    """A level index in the compiled core, which reads only exceptions and hidden items.
 
     Args:
         levels: (V,).
@@ -267,7 +266,7 @@ def _blocks_of_rows(n_rows: int, rows_at_once: int) -> Iterator[slice]:
 def ranks_and_lists(
     scores: Float32, targets: Int32, hidden: Ragged | None, ties: Ties, k: int
 ) -> tuple[Float64, Int32]:
-    """Of a block of scores: the ranks of targets, and (B, k) lists that end in 0 when short."""
+    """The ranks of targets in a block of scores, and (B, k) lists; a short list ends in 0."""
     lists = np.zeros((len(targets), k), np.int32)
     if k:
         best, _ = top_k(scores, k, hidden=hidden)
@@ -288,7 +287,7 @@ def candidate_scores(features: Float32, table: Float32, candidates: Int32) -> Fl
 
 
 def _trimmed(indices: Int32, scores: Float32) -> tuple[Int32, Float32]:
-    """Without the columns at the end that no row fills."""
+    """The lists without the last columns, where no row has an item."""
     if not indices.size or indices[0, -1]:
         return indices, scores
     width = int((indices > 0).sum(axis=1).max())

@@ -1,6 +1,6 @@
-"""Which items may be given. In: allow and deny lists of your own ids; out: item indices, and the ids that are unknown.
+"""The one rule for `allow` and `deny`: lists of your own ids become item indices; unknown ids are skipped and listed.
 
-One rule wherever lists are asked for: unknown ids are skipped and listed, never an error by themselves.
+What to do about unknown ids is the caller's: the library warns, and fails where no id is known; the server lists them.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ class ItemFilter:
     """An allow and a deny list in item indices."""
 
     n_items: int
-    allowed: Int32 | None  # the only items to give; None = all
-    denied: Int32  # never to be given
+    allowed: Int32 | None  # the only items to recommend; None = all
+    denied: Int32  # items that are never recommended
     unknown_allow: list[Any]  # ids of the allow list that the model does not know
-    unknown_deny: list[Any]  # of the deny list
+    unknown_deny: list[Any]  # the same of the deny list
 
     @classmethod
     def of(cls, vocabulary: Vocabulary, allow: Iterable[Any] | None, deny: Iterable[Any] | None) -> ItemFilter:
-        """The lists as a model with this vocabulary understands them; None = no such list."""
+        """The lists in the indices of this vocabulary; None = no such list."""
         allowed, unknown_allow = (None, []) if allow is None else vocabulary.split_known(list(allow))
         denied, unknown_deny = (NOBODY, []) if deny is None else vocabulary.split_known(list(deny))
         return cls(len(vocabulary), allowed, denied, unknown_allow, unknown_deny)
 
     def allow_mask(self) -> Mask | None:
-        """(V,) what the allow list names; None = everything."""
+        """(V,) the items of the allow list; None = all items."""
         if self.allowed is None:
             return None
         mask = np.zeros(self.n_items + 1, bool)
@@ -44,7 +44,7 @@ class ItemFilter:
         return mask
 
     def mask(self) -> Mask | None:
-        """(V,) what the allow list names less what the deny list names; None = everything."""
+        """(V,) the items of the allow list without those of the deny list; None = all items."""
         mask = self.allow_mask()
         if len(self.denied):
             mask = np.ones(self.n_items + 1, bool) if mask is None else mask

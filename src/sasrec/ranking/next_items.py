@@ -1,6 +1,6 @@
-"""What comes next, in item indices. In: histories, what each row may get; out: top-k lists with scores.
+"""From histories to top-k lists, in item indices.
 
-The one way from histories to lists: the library, the server, the lists of all users and the checks of exports call it.
+This is the one way: the library, the server, the lists of all users and the checks of exports call it.
 Shape legend: B rows, V n_items + 1 (row 0 is padding), D embedding_dim, K list length.
 """
 

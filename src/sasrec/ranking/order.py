@@ -1,10 +1,10 @@
-"""Scores -> order. In: blocks of scores; out: top-k lists and the ranks of targets.
+"""From scores to order: top-k lists and ranks of targets. The one place that knows ties, padding and hidden items.
 
-The one place that knows about ties, padding and hidden items.
 Shape legend: B rows, V n_items + 1 (column 0 is padding), C candidates (column 0 is the target), K list length.
 
-Scores 5 3 5 1 of items 1..4, item 2 the target: rank 3 (two are above). Item 3 the target: one other score equals its
-own, so its rank is 1 (strict), 2 (pessimistic) or 1.5 (expected). With item 1 hidden it is 1 by every rule.
+For example items 1..4 have the scores 5 3 5 1. If item 2 is the target, its rank is 3: two scores are higher. If item 3
+is the target, one other score is equal, so its rank is 1 (strict), 2 (pessimistic) or 1.5 (expected). With item 1
+hidden, the rank of item 3 is 1 by every rule.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from sasrec.core.config import Ties
 from sasrec.core.errors import ConfigError, DataError
 from sasrec.data.sequences import Ragged
 
-CHUNK = 2**19  # scores looked at together: the passes over them find them in the cache
-GROUPS = 8  # groups of columns for each item of a top-k list
+CHUNK = 2**19  # scores processed together, so that several passes find them in the cache
+GROUPS = 8  # groups of columns per item of a top-k list
 LOWEST = np.finfo(np.float32).min
 TIE_SHARE: dict[Ties, float] = {"expected": 0.5, "strict": 0.0, "pessimistic": 1.0}  # of ties that rank above
 
@@ -38,7 +38,7 @@ def top_k(
 
     Args:
         scores: (B, V); column 0 is ignored, whatever it holds.
-        k: at least 1; more than there are candidates gives what there is.
+        k: at least 1; with fewer candidates, all of them.
         hidden: B rows of item indices that the row must not get; an item may be named more than once.
         allowed: (V,) the only items to give; None = all.
         chunk: scores looked at together.
@@ -67,7 +67,7 @@ def top_k(
 
 
 def check_k(k: int) -> int:
-    """The length of a list, if it is one.
+    """k, if it can be the length of a list.
 
     Raises:
         ConfigError: k is below 1.
@@ -78,13 +78,13 @@ def check_k(k: int) -> int:
 
 
 def _largest(scores: Float32, k: int) -> tuple[Int32, Float32]:
-    """(B, k) columns and values of each row's k largest scores; -inf is never one of them, 0 and -inf fill up."""
+    """(B, k) columns and values of each row's k largest scores above -inf; a short row ends in 0 and -inf."""
     n_rows, n_columns = scores.shape
     bar = _bar(scores, k)
     rows, columns = np.divmod(np.flatnonzero(scores >= bar[:, None]), n_columns)  # by row, then by column
     values = scores[rows, columns]
     keep = values > bar[rows]
-    tied = np.flatnonzero(~keep)  # may be very many, and no row needs more than its first k
+    tied = np.flatnonzero(~keep)  # may be very many; a row needs at most its first k
     keep[tied] = _place_in_row(rows[tied], n_rows) < k
     rows, columns, values = rows[keep], columns[keep], values[keep]
     order = np.lexsort((-values, rows))  # stable: of equal scores the lower column stays first
@@ -103,10 +103,10 @@ def _place_in_row(rows: Int64, n_rows: int) -> Int64:
 
 
 def _bar(scores: Float32, k: int) -> Float32:
-    """(B,) a finite score that at least k scores of the row reach, if so many are finite, and few more do.
+    """(B,) a finite score that at least k scores of the row reach (if so many are finite), and few more.
 
-    The k-th largest of the maxima of disjoint groups of columns is such a score, and far cheaper than the k-th largest
-    of all columns.
+    The k-th largest of the maxima of disjoint groups of columns is such a score. It is far cheaper to find than the
+    k-th largest of all columns.
     """
     n_rows, n_columns = scores.shape
     n_groups = min(n_columns, GROUPS * k)
@@ -121,7 +121,7 @@ def ranks_full(scores: Float32, targets: Int32, hidden: Ragged | None, ties: Tie
     Args:
         scores: (B, V); column 0 is ignored.
         targets: (B,) item indices from 1.
-        hidden: B rows of item indices from 1, the target or repeats among them or not; None hides nothing.
+        hidden: B rows of item indices from 1, which may contain the target and repeats; None hides nothing.
         ties: how many of the items that score as the target rank above it: half, none or all.
         chunk: scores looked at together.
 
@@ -140,7 +140,7 @@ def ranks_full(scores: Float32, targets: Int32, hidden: Ragged | None, ties: Tie
 
 
 def _above_and_tied(scores: Float32, targets: Int32, hidden: Ragged | None) -> tuple[Int64, Int64]:
-    """(B,) how many items that are not hidden score above the target, and how many others as high."""
+    """(B,) how many items that are not hidden score above the target, and how many others equal it."""
     own = scores[np.arange(len(targets)), targets]
     n_above = _count_true(scores[:, 1:] > own[:, None])
     n_tied = _count_true(scores[:, 1:] >= own[:, None]) - n_above - 1  # less the target itself
@@ -151,7 +151,7 @@ def _above_and_tied(scores: Float32, targets: Int32, hidden: Ragged | None) -> t
 
 
 def _hidden_above_and_tied(scores: Float32, own: Float32, targets: Int32, hidden: Ragged) -> tuple[Int64, Int64]:
-    """(B,) how many distinct hidden items, the target left out, score above the target, and how many as high."""
+    """(B,) how many distinct hidden items other than the target score above it, and how many equal it."""
     rows, items = hidden.row_of, hidden.values
     cells = scores[rows, items]
     counted = np.flatnonzero((cells >= own[rows]) & (items != targets[rows]))
@@ -190,7 +190,7 @@ def ranks_sampled(scores: Float32, candidates: Int32, ties: Ties) -> Float64:
 
 
 def rank_of(n_above: Int64, n_tied: Int64, ties: Ties) -> Float64:
-    """Ranks from 1, from how many others score above the target and how many as high."""
+    """Ranks from 1, by how many others score above the target and how many equal it."""
     ranks: Float64 = 1.0 + n_above + TIE_SHARE[ties] * n_tied
     return ranks
 
@@ -203,14 +203,14 @@ def _row_chunks(scores: NDArray[Any], chunk: int) -> Iterator[slice]:
 
 
 def _count_true(mask: NDArray[np.bool_]) -> Int64:
-    """(B,) true values of each row, in bytes of at most 255: np.count_nonzero along an axis takes six times as long."""
+    """(B,) true values of each row, summed in bytes of at most 255: six times as fast as np.count_nonzero with axis."""
     bytes_ = np.add.reduceat(mask.view(np.uint8), np.arange(0, mask.shape[1], 255), axis=1, dtype=np.uint8)
     totals: Int64 = bytes_.sum(axis=1, dtype=np.int64)
     return totals
 
 
 def _check_finite(scores: Float32, first_row: int, first_column: int) -> None:
-    """Raise for the first score that is infinite or not a number; a sum is the cheapest pass that finds one."""
+    """Raise for the first score that is infinite or not a number; a sum is the cheapest way to notice one."""
     with np.errstate(over="ignore", invalid="ignore"):
         if np.isfinite(scores.sum()):
             return

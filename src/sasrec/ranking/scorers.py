@@ -1,4 +1,4 @@
-"""Histories -> scores. In: histories of item indices; out: a score for each item, by the model or by a baseline.
+"""What items can be ranked by: the model, and the baselines that stand beside it.
 
 Shape legend: B histories, V n_items + 1 (column 0 is padding), D embedding_dim, C candidates.
 """
@@ -37,17 +37,17 @@ class Scorer(Protocol):
         """(B, V) a score for each item after each history; the next call may overwrite the array."""
 
     def candidate_scores(self, histories: Ragged, candidates: Int32) -> Float32:
-        """(B, C) the scores of these items only."""
+        """(B, C) the scores of these candidates only."""
 
 
 @runtime_checkable
 class Ranker(Scorer, Protocol):
-    """A scorer that ranks on its own, without a score for every item."""
+    """A scorer that ranks without computing a score for every item."""
 
     def rank(
         self, histories: Ragged, targets: Int32, hidden: Ragged | None, ties: Ties, k: int
     ) -> tuple[Float64, Int32]:
-        """The rank of each target among all items but the hidden ones, and the k best items, as `ItemIndex.rank`."""
+        """The rank of each target among all items that are not hidden, and the k best, as `ItemIndex.rank`."""
 
     def rank_among(self, histories: Ragged, candidates: Int32, ties: Ties) -> Float64:
         """The rank of column 0 among the candidates, as `ItemIndex.rank_among`."""
@@ -72,9 +72,9 @@ class ModelScorer:
 
     def scores(self, histories: Ragged) -> Float32:
         features = self._encode(histories)
-        if len(self._buffer) < len(features):  # kept, for fresh memory costs as much as the product
+        if len(self._buffer) < len(features):  # kept: fresh memory costs as much as the product
             self._buffer = np.empty((len(features), len(self.table)), np.float32)
-        with np.errstate(all="ignore"):  # ranking names scores that are not finite
+        with np.errstate(all="ignore"):  # `order` names scores that are not finite
             return np.matmul(features, self.table.T, out=self._buffer[: len(features)])
 
     def candidate_scores(self, histories: Ragged, candidates: Int32) -> Float32:
@@ -95,8 +95,8 @@ class ModelScorer:
 class Popularity:
     """Scores an item by how often it occurs in train.
 
-    The score is the level of the count among all counts (0 for the least, then 1, 2, ...), not the count: that keeps
-    order and ties, and float32 holds every level exactly, while it confuses counts above 2**24.
+    The score is not the count but its level among all counts: 0 for the smallest, then 1, 2, and so on. That keeps
+    order and ties, and float32 holds every level exactly; counts above 2**24 it would round.
     """
 
     name = "popularity"
@@ -121,10 +121,10 @@ class Popularity:
 
 
 class LastItem:
-    """Scores an item by how often it followed the user's last item in train; popularity decides among equals.
+    """Scores an item by how often it followed the user's last item in train; equal counts are ordered by popularity.
 
     The score of a follower is its place among the distinct (count, popularity) of that item's followers, above the
-    highest level of popularity: an integer below twice n_items, which float32 holds exactly up to 8 M items.
+    highest level of popularity. It is an integer below twice n_items, which float32 holds exactly up to 8 M items.
     """
 
     name = "last_item"
@@ -145,7 +145,7 @@ class LastItem:
         self.after = after.astype(np.int32)  # followers, item by item
         self.places = (n_levels + place).astype(np.float32)  # and their scores
         self.starts = np.searchsorted(before, np.arange(n_columns + 1))  # (V + 1,) where an item's followers begin
-        self.pairs = np.append(pairs, n_columns**2)  # a last one that nothing equals, so that a search always lands
+        self.pairs = np.append(pairs, n_columns**2)  # the last equals nothing: every search finds a place
 
     def scores(self, histories: Ragged) -> Float32:
         return PlainLevelIndex(self.levels).scores(self._followers(histories))
@@ -174,7 +174,7 @@ class LastItem:
 
 
 class Recency:
-    """Scores the items of the history by how recent they are, all others by popularity; for logs that repeat."""
+    """Scores the items of the history by recency, all others by popularity; for logs whose events repeat."""
 
     name = "recency"
 
@@ -203,14 +203,14 @@ class Recency:
         return ranks_sampled(self.candidate_scores(histories, candidates), candidates, ties)
 
     def _places(self, histories: Ragged) -> Float32:
-        """(T,) scores of the events of histories, above all popularity and rising with time."""
+        """(T,) scores of the events of histories: above every level of popularity, and higher for newer events."""
         position = np.arange(len(histories.values)) - histories.offsets[:-1].repeat(histories.lengths)
         places: Float32 = (self.levels.max() + 1 + position).astype(np.float32)
         return places
 
 
 def build_baselines(split: Split, with_recency: bool = False) -> list[Scorer]:
-    """Popularity and last-item co-occurrence, from train only; recency too, for where seen items stay candidates."""
+    """Popularity and last-item co-occurrence, from train only; with recency where seen items stay candidates."""
     baselines: list[Scorer] = [Popularity(split.train_counts), LastItem(split.train, split.train_counts)]
     return [*baselines, Recency(split.train_counts)] if with_recency else baselines
 
@@ -222,7 +222,7 @@ def _levels(counts: Int64) -> Int64:
 
 
 def run_starts(values: Int64) -> NDArray[np.bool_]:
-    """(n,) where a value differs from the one before it; the first does."""
+    """(n,) true where a value differs from the one before it, and for the first."""
     starts = np.ones(len(values), bool)
     np.not_equal(values[1:], values[:-1], out=starts[1:])
     return starts

@@ -1,6 +1,6 @@
-"""Figures of a run as charts. In: series and counts; out: inline SVG in the page's own colours, or PNG.
+"""Draws charts: learning curve, users by events, items by popularity; as inline SVG in the page's colours, or as PNG.
 
-No chart touches pyplot's state, and none knows what a run is: `reports` says what is drawn.
+No chart touches pyplot's state, and none knows what a run is: `pages` says what is drawn.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 Series = tuple[list[int], list[float]]  # epochs and a figure of each
 
-MAX_POINTS = 400  # of a line in a chart
-LOG_RATIO = 20  # an axis is logarithmic when its largest value is more than this many times the least
+MAX_POINTS = 400  # of one line in a chart
+LOG_RATIO = 20  # an axis is logarithmic when its largest value is more than this many times the smallest
 INK, SOFT, LINE, BLUE, ORANGE = "#1d2733", "#5b6877", "#dde3ea", "#0b6bcb", "#b4540a"
 VARIABLES = {INK: "ink", SOFT: "soft", LINE: "line", BLUE: "accent", ORANGE: "warm"}  # of report.html.template
 
@@ -52,7 +52,7 @@ def _axes(figure: Figure, *, columns: int = 1) -> list[Axes]:
 
 
 def _figure(width: float = 4.0, height: float = 2.4) -> Figure:
-    """A figure of its own: nothing of pyplot's state is touched."""
+    """A new figure outside pyplot's state."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -68,7 +68,7 @@ def _label(ax: Axes, x: str, y: str = "") -> None:
     ax.set_ylabel(y, fontsize=9, color=SOFT)
     for axis in (ax.xaxis, ax.yaxis):
         low, high = axis.get_view_interval()
-        if axis.get_scale() == "log" and high < 100 * low:  # powers of ten alone would label a point or two
+        if axis.get_scale() == "log" and high < 100 * low:  # with powers of ten alone there would be one or two labels
             axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
         axis.set_minor_formatter(NullFormatter())
@@ -151,7 +151,7 @@ def length_chart(lengths: Int64, max_seq_len: int) -> Figure:
 
 
 def popularity_chart(counts: Int64) -> Figure:
-    """Counts, largest first, by rank; far items are thinned out evenly on the logarithmic axis."""
+    """Counts by rank, largest first; far ranks are thinned out evenly on the logarithmic axis."""
     figure = _figure()
     ax = _axes(figure)[0]
     ranks = np.unique(np.geomspace(1, len(counts), min(MAX_POINTS, len(counts))).astype(int))
@@ -171,8 +171,8 @@ def svg(figure: Figure, title: str, told: str) -> str:
 
     Args:
         figure: what to draw.
-        title: its title; decides the ids inside, so that two charts of a page do not share any.
-        told: what it shows, in words, for those who do not see it.
+        title: its title; the ids inside depend on it, so that two charts of a page share none.
+        told: what it shows, in words, for screen readers.
     """
     import matplotlib
 

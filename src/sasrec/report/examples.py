@@ -1,4 +1,4 @@
-"""Examples of a report: what the model recommends to a few users for their last event, from the events before it."""
+"""The examples of a report: what the model recommends to a few users before their last event."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The model card: README.md of a run folder. In: RunFacts; out: Markdown."""
+"""The model card: README.md of a run folder."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 
 def model_card(facts: RunFacts) -> str:
-    """README.md of a run folder."""
+    """The Markdown of the model card."""
     config, data, train = facts.config, facts.config.data, facts.config.train
     chosen = (
         f"Epoch {facts.best_epoch} of {len(facts.history)} was kept, by {metric_title(train.valid_metric)} on valid "
-        f"({train.valid_protocol} protocol); {facts.seconds / 60:,.1f} minutes, until "
+        f"({train.valid_protocol} protocol). Training took {facts.seconds / 60:,.1f} minutes and ended because "
         f"{STOPPED.get(facts.stopped, facts.stopped)}." if facts.history else "No epoch was completed."
     )  # fmt: skip
     return template("model_card.md.template").substitute(
@@ -57,7 +57,7 @@ def model_card(facts: RunFacts) -> str:
 
 
 def _markdown(value: object, limit: int | None = MAX_TEXT) -> str:
-    """Foreign text that cannot become markup."""
+    """Foreign text, escaped so that it cannot become markup."""
     return re.sub(r"([\\`*_\[\]<>|#~$])", r"\\\1", shown(value, limit))
 
 

@@ -1,7 +1,7 @@
-"""Results -> pages for people. In: plain facts of a run; out: report.html, curve.png, README.md (the model card).
+"""Writes the pages of a run: report.html, curve.png and README.md (the model card).
 
-report.html is one file without scripts or outside hosts. Its charts are inline SVG in the page's own colours, so that
-they follow light and dark; comparisons are tables with a drawn column, so that they read without seeing.
+report.html is one file, without scripts and without other hosts. Its charts are inline SVG in the page's own colours,
+so that they follow light and dark. Comparisons are tables with a drawn column, so that a screen reader can read them.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 
 Row = tuple[str, Sequence[Any]]  # a class of report.html.template ("" for none) and the cells of a table's row
 PUBLISHED_NOTE = (
-    '<p class="soft">○ as published. Sources differ in details: ties, the drawn items, how the epoch was chosen, often '
-    "the size of the model. They show the neighbourhood to be in.</p>"
+    '<p class="soft">○ as published. Sources differ in details: ties, drawn items, how the epoch was chosen, often the '
+    "size of the model. They show the range to expect.</p>"
 )
 
 
@@ -98,7 +98,7 @@ def _notes(facts: RunFacts) -> list[str]:
 
 
 def _cards(facts: RunFacts) -> str:
-    """The figures to look at first: NDCG and HR of each result on test, and whether they beat the baselines."""
+    """The figures to read first: NDCG and HR of each result on test, and whether they are above the baselines."""
     cards = []
     for result in facts.results:
         for name in headline_metrics(result) if result["split"] == "test" else []:
@@ -125,7 +125,7 @@ def _bounds(estimate: Mapping[str, Any]) -> tuple[float, float]:
 
 
 def _verdict(result: ResultDict, name: str) -> tuple[str, str]:
-    """How the model stands against its best baseline, by their intervals: a class and a sentence."""
+    """Whether the model is above its best baseline, by their intervals: a class and a sentence."""
     baselines = {scorer: metrics[name] for scorer, metrics in result["baselines"].items() if name in metrics}
     if not baselines:
         return "soft", "no baseline was measured"
@@ -199,7 +199,7 @@ def _dot_table(name: str, result: ResultDict, published: Sequence[PublishedFigur
 
 
 def _table(header: Sequence[str], rows: Sequence[Row], caption: str) -> str:
-    """A table whose cells, but for the first of a row, are numbers; it scrolls by itself where it is too wide."""
+    """A table whose cells are numbers, except the first of a row; it scrolls by itself where it is too wide."""
     numbers = "".join(f'<th scope="col" class="number">{_html(cell)}</th>' for cell in header[1:])
     head = f'<tr><th scope="col">{_html(header[0])}</th>{numbers}</tr>'
     body = "".join(
@@ -233,7 +233,7 @@ def _curve(facts: RunFacts) -> charts.LearningCurve:
 
 
 def _chart(figure: Figure, title: str, told: str) -> str:
-    """A figure with its title and what it shows in words."""
+    """A chart with its title, and in words what it shows."""
     drawn = charts.svg(figure, shown(title, None), shown(told, None))
     return f"<figure>{drawn}<figcaption><strong>{_html(title)}.</strong> {_html(told, None)}</figcaption></figure>"
 
@@ -324,7 +324,7 @@ def _lengths(lengths: Int64, max_seq_len: int) -> str:
     told = (
         f"{lengths.mean():,.1f} events a user on average, {np.median(lengths):,.0f} at the median, at most "
         f"{lengths.max():,}. {percent(float((lengths > max_seq_len).mean()))} of users have more than max_seq_len, "
-        f"{max_seq_len:,} (dashed): of theirs the model sees the newest only."
+        f"{max_seq_len:,} (dashed): of these the model sees only the newest."
     )
     return _chart(charts.length_chart(lengths, max_seq_len), "Users by number of events", told)
 
@@ -351,7 +351,7 @@ def _settings(facts: RunFacts) -> str:
     machine.append(("", ["log fingerprint", config.data.fingerprint]))
     environment = _table(["", "value"], machine, "environment")
     return (
-        '<p class="soft">Bold: other than the default of the package.</p>'
+        '<p class="soft">Bold: differs from the default of the package.</p>'
         f'<div class="settings">{model}{environment}{train}{evaluation}</div>'
     )
 

@@ -1,4 +1,4 @@
-"""What there is to tell of a run, and the words that the report and the model card share."""
+"""The facts of a run, and the words that the report and the model card share."""
 
 from __future__ import annotations
 
@@ -28,10 +28,11 @@ STOPPED = {
 
 @dataclass(frozen=True)
 class RunFacts:
-    """All that the pages tell.
+    """Everything that the pages show.
 
-    An example has user_id, history (titles, oldest first), target (a title or None) and recommendations: each rank,
-    title, score. Where target_id and the recommendations' item_id are given they decide what is a hit, else titles do.
+    An example has user_id, history (titles, oldest first), target (a title or None) and recommendations, each with
+    rank, title and score. Where target_id and the recommendations' item_id are given, they decide what is a hit; else
+    titles do.
     """
 
     config: RunConfig
@@ -48,7 +49,7 @@ class RunFacts:
 
 
 def warnings_of(results: Sequence[ResultDict]) -> list[str]:
-    """What results warn of, each once; what only one split warns of is told with its name."""
+    """The warnings of results, each once; a warning of one split only begins with the split's name."""
     by_split = sorted({(result["split"], text) for result in results for text in result["warnings"]})
     texts = [text for _, text in by_split]
     told = [text if texts.count(text) > 1 else f"{split}: {text}" for split, text in by_split]
@@ -61,13 +62,13 @@ def template(name: str) -> Template:
 
 
 def shown(value: object, limit: int | None = MAX_TEXT) -> str:
-    """Foreign text in one line and at a sensible length; what UTF-8 cannot hold becomes a question mark."""
+    """Foreign text in one line and cut to a limit; what UTF-8 cannot hold becomes a question mark."""
     text = " ".join(str(value).encode("utf-8", "replace").decode("utf-8").split())
     return text if limit is None or len(text) <= limit else text[: limit - 1] + "…"
 
 
 def model_in_words(config: RunConfig) -> str:
-    """The shape, the loss and where the weights come from, in one sentence."""
+    """Shape, loss and origin of the weights in one sentence."""
     model, train = config.model, config.train
     came = f"converted from a {config.layout} checkpoint" if config.layout else f"seed {train.seed}"
     return (
@@ -77,15 +78,15 @@ def model_in_words(config: RunConfig) -> str:
 
 
 def refit_note(config: RunConfig) -> str:
-    """What a reader of a run that was trained again on all events must know."""
+    """The note for a run that was trained again on all events."""
     return (
         f"The saved model was afterwards trained again on all events, for {config.refit_epochs} epochs; the figures "
-        "are those of the model before that."
+        "are those of the model before."
     )
 
 
 def plain(value: Any) -> str:
-    """A setting as people write it."""
+    """A setting in words: yes and no, lists with commas."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Results in words and tables of text, beside what has been published. In: Result.to_dict(); out: text and Markdown."""
+"""Results in words and in tables of text, and the published figures to set beside them."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class PublishedFigure:
 
 
 def known_logs() -> dict[str, dict[str, Any]]:
-    """By name, the logs that figures are published for: their size and the figures, each with its source.
+    """The logs that figures are published for, by name: their size and the figures, each with its source.
 
-    A figure with the key `differs` was measured on another version of the log, and stands beside none of ours.
+    A figure with the key `differs` was measured on another version of the log; it is not set beside ours.
     Repositories are pmixer/SASRec.pytorch (two runs in its README, three norms in Result_Norm.md),
     asash/gSASRec-pytorch, antklen/sasrec-bert4rec-recsys23, blondered/transformer_benchmark and yueqirex/LRURec.
     """
@@ -45,7 +45,7 @@ def known_logs() -> dict[str, dict[str, Any]]:
 
 
 def published_figures(data: LogFacts) -> list[PublishedFigure]:
-    """What has been published for this log; none when its users, items and events are not those of a known one."""
+    """The published figures for this log; none unless its users, items and events are those of a known log."""
     size = (data.n_users, data.n_items, data.n_events)
     return [
         PublishedFigure(f["source"], f["protocol"], {name: f[name] for name in ("ndcg@10", "hr@10") if name in f})
@@ -56,7 +56,7 @@ def published_figures(data: LogFacts) -> list[PublishedFigure]:
 
 def comparable(data: LogFacts, result: ResultDict) -> list[PublishedFigure]:
     """Published figures of the same protocol: test, leave-one-out, 100 drawn items or all but those seen."""
-    same = {  # a result tells its number of candidates in words only
+    same = {  # a result has its number of candidates in words only
         "sampled": str(result["candidates"]).startswith("the target and 100 "),
         "full": bool(result["filter_seen"]),
     }
@@ -68,7 +68,7 @@ def comparable(data: LogFacts, result: ResultDict) -> list[PublishedFigure]:
 def metrics_table(results: Sequence[ResultDict]) -> str:
     """Results as plain text: a line with the protocol, then a row for the model and for each baseline.
 
-    The metrics of a cut-off stand side by side, ranking metrics before those of the lists, to stay within a terminal.
+    One table has the ranking metrics of a cut-off and the next those of its lists, to fit the width of a terminal.
     """
     parts = [_text_table(result) for result in results]
     pair = both_protocols(results)
@@ -104,12 +104,12 @@ def percent(share: float) -> str:
 
 
 def metric_title(name: str) -> str:
-    """A metric as people write it: NDCG@10, but coverage@10."""
+    """The usual spelling of a metric: NDCG@10, but coverage@10."""
     return name.upper() if name.startswith(RANKING_METRICS) else name
 
 
 def headline_metrics(result: ResultDict) -> list[str]:
-    """NDCG and HR at 10 or, without that cut-off, at the first there is."""
+    """NDCG and HR at 10, or at the first cut-off if 10 is not among them."""
     found = {kind: [n for n in result["metrics"] if n.startswith(f"{kind}@")] for kind in ("ndcg", "hr")}
     return [f"{kind}@10" if f"{kind}@10" in names else names[0] for kind, names in found.items() if names]
 
@@ -132,7 +132,7 @@ def measured_in_words(result: ResultDict) -> str:
 
 
 def both_protocols(results: Sequence[ResultDict]) -> list[ResultDict]:
-    """The test results by the full and by the sampled protocol; none unless both were measured, in the same way."""
+    """The test results by the full and the sampled protocol; none unless both were measured in the same way."""
     found = {r["protocol"]: r for r in results if r["split"] == "test"}
     alike = len({(r["split_method"], r["n_users"], tuple(r["k"])) for r in found.values()}) == 1
     return [found["full"], found["sampled"]] if len(found) == 2 and alike else []
@@ -147,7 +147,7 @@ def pair_rows(pair: Sequence[ResultDict]) -> list[list[str]]:
 
 
 def agreement(pair: Sequence[ResultDict]) -> str:
-    """The note on both protocols, and whether they put the model and its baselines in the same order here."""
+    """The note on both protocols, and whether they order the model and its baselines alike in these results."""
     orders = []
     for result in pair:
         name = headline_metrics(result)[0]

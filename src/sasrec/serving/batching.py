@@ -1,7 +1,7 @@
-"""Single jobs -> batches. In: jobs, awaited one by one; out: their results, computed together on one thread.
+"""Computes jobs that come one by one in batches, on one thread, and bounds their queue.
 
-An idle thread starts at once. Jobs that come while it works wait, and are taken together when it is done: the busier
-the server, the larger the batches, and nobody waits for a batch to fill. At most `max_queued` rows are inside.
+An idle thread starts at once. Jobs that come while it works wait, and are taken together when it is done. So batches
+grow with the load, and no job waits for a batch to fill. At most `max_queued` rows wait or are computed.
 """
 
 from __future__ import annotations

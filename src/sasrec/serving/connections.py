@@ -1,7 +1,7 @@
-"""Connections of a server. In: an application and sockets that listen; out: answers, until it is told to stop.
+"""The connections of a server: uvicorn, with three things that it lacks.
 
-Uvicorn with what it lacks: bounds on slow and on too many clients, many connections accepted in a turn of the loop, and
-a drain that answers all that has come.
+It bounds slow clients and the number of clients, accepts many connections in one turn of the event loop, and its drain
+answers every request that was accepted.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Events since training. In: (user id, item id) pairs; out: a user's items, oldest first, from an SQLite file.
+"""Users' events since training, in an SQLite file.
 
-An event is on disk (the write-ahead log is flushed) before `add` returns. Events that come together share a
-transaction, and so a flush. The file is bounded: by user, where the oldest goes, and in all, where new ones are
-refused. Several processes may use it at once.
+An event is on disk (the write-ahead log is flushed) before `add` returns. Events that come together share a transaction
+and so a flush. The file is bounded: of one user's events the oldest is dropped; above the total, new events are
+refused. Several processes may use the file at once.
 """
 
 from __future__ import annotations

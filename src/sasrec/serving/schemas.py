@@ -1,7 +1,7 @@
-"""What the HTTP API takes and gives. In: bodies and query strings; out: checked requests, and errors in one sentence.
+"""The requests and answers of the HTTP API, and the checks of requests; an error is one sentence.
 
-The classes are decoded and encoded by msgspec, and described by it (openapi.py): what is checked is what is documented.
-An error never repeats any of the request's own text.
+Msgspec decodes and encodes these classes, and openapi.py describes them, so that what is checked is what is documented.
+An error never repeats text of the request.
 """
 
 from __future__ import annotations

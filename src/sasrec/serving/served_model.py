@@ -1,4 +1,4 @@
-"""One model that answers, never changed. In: queries in your own ids; out: answers ready to be encoded."""
+"""One model, never changed, that answers queries in your own ids."""
 
 from __future__ import annotations
 

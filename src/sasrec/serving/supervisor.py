@@ -1,7 +1,7 @@
-"""The server's processes. In: a run folder and a ServerConfig; out: a port that answers, until SIGTERM.
+"""The processes of a server: opens the port, and answers from it until SIGTERM.
 
-One process loads the model and answers. With more, this one holds the port and looks after workers: it starts one
-again that died, and passes signals on.
+With one worker this process loads the model and answers. With more it holds the port, starts the workers, replaces one
+that died, and passes signals on.
 
 SIGTERM, SIGINT   take no new connection, answer what has come, end within `drain_seconds`; a second one ends at once
 SIGHUP            load the run folder and the API keys again

@@ -1,7 +1,7 @@
-"""What a server tells about itself. In: requests, batches, models; out: Prometheus metrics and a JSON line a request.
+"""Prometheus metrics and the access log of a server.
 
 With several workers the metrics lie in files that all of them share (PROMETHEUS_MULTIPROC_DIR, set before this module
-is imported), and each worker tells the sum.
+is imported), and each worker gives the sum.
 """
 
 from __future__ import annotations

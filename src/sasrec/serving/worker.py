@@ -1,4 +1,4 @@
-"""One process that answers: loads a run folder, serves it until a signal, loads it again when told to.
+"""One process that answers: it loads a run folder, serves it until a signal, and loads it again when told to.
 
 Run as a module it is a worker of the supervisor.
 """
