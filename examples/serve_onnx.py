@@ -1,11 +1,11 @@
-"""Serve an exported model with onnxruntime, NumPy and the standard library; neither sasrec nor torch is installed.
+"""Serve an exported model with onnxruntime, NumPy and the standard library. It needs neither sasrec nor torch.
 
     sasrec export runs/mine --output exported
     python examples/serve_onnx.py exported --history tt0003,tt0006
     python examples/serve_onnx.py exported --port 8000
     curl -d '{"history": ["tt0003", "tt0006"], "k": 5}' http://127.0.0.1:8000/recommend
 
-Requests are answered one by one; a service for many users puts several histories into one call of the graph.
+Requests are answered one by one. A service for many users would put several histories into one call of the graph.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import onnxruntime
 
 
 class Model:
-    """The graph and its vocabulary."""
+    """The graph, and the items that its numbers stand for."""
 
     def __init__(self, folder: Path) -> None:
         self.session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
@@ -28,8 +28,8 @@ class Model:
         self.index = {str(item["item_id"]): index for index, item in self.items.items()}
 
     def recommend(self, histories: list[list], k: int = 10, hide_seen: bool | None = None) -> list[list[dict]]:
-        """The k best items after each history, oldest item first; unknown items are skipped."""
-        padded = np.zeros((len(histories), max(1, *map(len, histories))), np.int64)  # 0 is padding, wherever it stands
+        """The k best items after each history (oldest item first). Unknown items are skipped."""
+        padded = np.zeros((len(histories), max(1, *map(len, histories))), np.int64)  # 0 is padding, anywhere in a row
         for row, history in zip(padded, histories, strict=True):
             row[: len(history)] = [self.index.get(str(item), 0) for item in history]
         if hide_seen is None:
@@ -40,14 +40,14 @@ class Model:
             [
                 {**self.items[index], "score": score, "rank": rank}
                 for rank, (index, score) in enumerate(zip(row.tolist(), values.tolist(), strict=True), 1)
-                if index  # 0: no more items can be recommended
+                if index  # 0 fills up a list when no more items can be recommended
             ]
             for row, values in zip(items, scores, strict=True)
         ]
 
 
 def handler_of(model: Model) -> type[BaseHTTPRequestHandler]:
-    """A handler that answers POST with {"history": [ids], "k": 10}."""
+    """A handler that answers POST requests such as {"history": [ids], "k": 10}."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:

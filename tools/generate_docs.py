@@ -1,11 +1,12 @@
-"""Write docs/cli.md from --help, docs/config.md from the config fields and docs/reproduction.md from measured results.
+"""Write the generated pages: docs/cli.md from --help, docs/config.md from configs, docs/reproduction.md from results.
 
-`--check` writes nothing and fails when a page is not what it would write.
+With `--check` it writes nothing, and fails when a page differs from what it would write.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from typing import Any, get_args, get_type_hints
 
 from reproduction import reproduction_page
 
-from sasrec.core.config import CONFIGS, ServerConfig
+from sasrec.core.config import CONFIGS, MAX_INT, ServerConfig
 from sasrec.core.presets import PRESETS, LogStatistics
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -22,17 +23,69 @@ COMMANDS = [
     "prepare", "train", "benchmark", "evaluate", "compare", "recommend", "score", "similar", "explain", "serve",
     "convert", "export", "datasets", "info", "demo",
 ]  # fmt: skip
+CLI_TEXT = """\
+Every command with all of its options, as `sasrec COMMAND --help` shows them. For example:
+
+```
+$ sasrec -q recommend runs/ml-100k --history 50,172 -k 3
+user_id  item_id  score   rank  title
+0        210      7.7401  1     Indiana Jones and the Last Crusade (1989)
+0        181      7.6372  2     Return of the Jedi (1983)
+0        174      7.2444  3     Raiders of the Lost Ark (1981)
+```
+
+- Results go to stdout, with `--json` as JSON. Progress and messages go to stderr.
+- The exit code is 0 for success, 1 for a failure and 2 for wrong usage, such as an unknown setting. An error is one
+  sentence; `sasrec --debug COMMAND ...` shows the traceback too.
+- `--debug`, `--quiet` and `--version` stand before the command.
+- Flags that set a field of the configs are explained in [settings](config.md).
+"""
+CONFIG_TEXT = """\
+Every setting with its type, default, range and meaning, and what each preset sets. A setting has the same name
+everywhere: it is a key of the YAML file for `--config`, a flag of `sasrec train` (with dashes for underscores) and a
+keyword of `sasrec.fit`. For example, with this `settings.yaml`:
+
+```yaml
+embedding_dim: 64
+dropout: 0.3
+k: [5, 10]
+```
+
+```
+sasrec train ml-100k --output runs/mine --preset fast --config settings.yaml --max-epochs 10
+```
+
+```
+sasrec.fit("events.csv", preset="fast", embedding_dim=64, dropout=0.3, k=[5, 10], max_epochs=10)
+```
+
+Flags win over the file, the file wins over the preset, and the preset wins over the defaults below. An unknown name or
+a value out of range is an error:
+
+```
+error: dropout=3.0 is too large; the most is 0.99
+```
+"""
+SERVER_TEXT = """\
+These are flags of `sasrec serve` and keys of its `--config` file. [Serving](serving.md) explains the operation.
+"""
 PRESETS_TEXT = """\
-What a preset sets for a log of 20,000 users and 10,000 items with long and with short histories (mean 100 and 8).
-Where few users make few steps, all have more patience, and `fast` and `best` more epochs and, of short histories of
-fewer than 10,000 users, batches of 64. Of short histories they see four times the mean length, 50 to 200 items.
+Use `best`, the default, for the most accurate model; `fast` for a first look; `paper` to compare with publications.
+
+A preset chooses settings by the sizes of the log's train part: users, items, events, and the mean number of train
+events per user. The tables show its choice for two logs of 20,000 users and 10,000 items: `long` has 100 train events
+per user, `short` has 8. An empty cell means the default above.
+
+For short histories, `best` and `fast` set `max_seq_len` to four times the mean length, at least 50 and at most 200, and
+use batches of 64 where there are fewer than 10,000 users. Logs with few users get a longer `patience` from all presets,
+and more epochs from `best` and `fast`.
 """
 NOTICE = "<!-- made by tools/generate_docs.py; edit the source, not this page -->\n"
 
 
 def cli_page() -> str:
     """Every command's --help."""
-    parts = [NOTICE, "# Command line\n", _help()]
+    parts = [NOTICE, "# Command line\n", CLI_TEXT, "## sasrec\n", _help()]
     for command in COMMANDS:
         parts += [f"## sasrec {command}\n", _help(command)]
     return "\n".join(parts)
@@ -48,21 +101,18 @@ def _help(*command: str) -> str:
 
 def config_page() -> str:
     """Every setting, and what each preset sets."""
-    parts = [
-        NOTICE,
-        "# Settings\n",
-        "Each is a flag of `sasrec train` (dashes for underscores), a keyword of `sasrec.fit` and a key of the YAML",
-        "file given to `--config`. Flags win over the file, both win over the preset.\n",
-    ]
-    for name, cls in {**CONFIGS, "flags of `sasrec serve`": ServerConfig}.items():
-        parts += [f"## {cls.__name__} ({name})\n", "| setting | type | default | meaning |", "|---|---|---|---|"]
+    parts = [NOTICE, "# Settings\n", CONFIG_TEXT]
+    for cls in (*CONFIGS.values(), ServerConfig):
+        parts += [f"## {cls.__name__}\n", f"{cls.__doc__}\n"]
+        parts += [SERVER_TEXT] if cls is ServerConfig else []
+        parts += ["| setting | type | default | meaning |", "|---|---|---|---|"]
         hints = get_type_hints(cls)
         parts += [_row(field, hints[field.name]) for field in dataclasses.fields(cls)]
         parts.append("")
     parts += ["## Presets\n", PRESETS_TEXT]
     for name, preset in PRESETS.items():
         long, short = (preset(LogStatistics(20_000, 10_000, 20_000 * n, float(n))) for n in (100, 8))
-        parts += [f"### {name}\n", "| setting | long | short |", "|---|---|---|"]
+        parts += [f"### {name}\n", f"{inspect.getdoc(preset)}\n", "| setting | long | short |", "|---|---|---|"]
         parts += [f"| `{key}` | {long.get(key, '')} | {short.get(key, '')} |" for key in {**long, **short}]
         parts.append("")
     return "\n".join(parts)
@@ -76,10 +126,15 @@ def _row(field: dataclasses.Field[Any], kind: Any) -> str:
         type_text = " ".join(f"`{choice}`" for choice in choices)
     else:
         type_text = kind.__name__
-    low, high = field.metadata["low"], field.metadata["high"]
-    limits = "" if low is None else f"; from {low:g} to {high:g}"
+    limits = _limits(field.metadata["low"], field.metadata["high"])
     default = ", ".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
     return f"| `{field.name}` | {type_text} | {default} | {field.metadata['help']}{limits} |"
+
+
+def _limits(low: float | None, high: float) -> str:
+    if low is None:
+        return ""
+    return f"; at least {low:g}" if high >= MAX_INT else f"; {low:g} to {high:,.10g}"
 
 
 PAGES = {"cli.md": cli_page, "config.md": config_page, "reproduction.md": lambda: NOTICE + "\n" + reproduction_page()}

@@ -1,4 +1,4 @@
-"""What people see of a running command, on stderr. In: Progress; out: a bar on a terminal, plain lines elsewhere."""
+"""Progress and log messages of a running command, on stderr: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 

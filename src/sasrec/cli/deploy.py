@@ -1,4 +1,4 @@
-"""Commands that hand a model on: serve, convert, export."""
+"""The commands that hand a model on: serve, convert and export."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from sasrec.recommender import load
 
 @with_flags("server")
 def serve(run: Run, config: ConfigFile = None, **given: Any) -> None:
-    """Answer over HTTP, with a web page at /: history in, recommendations out. docs/serving.md has the operation."""
+    """Answer requests for recommendations over HTTP, with a web page at /. See docs/serving.md."""
     from sasrec.serving.supervisor import serve as serve_run_folder
 
     serve_run_folder(run, from_dict(ServerConfig, settings_of(given, config)))
@@ -36,13 +36,19 @@ def serve(run: Run, config: ConfigFile = None, **given: Any) -> None:
 
 def convert_(
     source: Annotated[Path, typer.Argument(help="a checkpoint (.pth) of the published code, or a run folder")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="the run folder (or, from a run, the .pth) to write")],
-    layout: Annotated[str | None, typer.Option("--layout", help="which code: " + ", ".join(LAYOUTS))] = None,
-    log: Annotated[str | None, typer.Option("--log", help="the log the checkpoint was trained on")] = None,
-    n_heads: Annotated[int | None, typer.Option("--n-heads", help="attention heads, when not in the file name")] = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="the run folder or, from a run, the .pth file to write")
+    ],
+    layout: Annotated[
+        str | None, typer.Option("--layout", help="revision of the published code: " + ", ".join(LAYOUTS))
+    ] = None,
+    log: Annotated[str | None, typer.Option("--log", help="the log that the checkpoint was trained on")] = None,
+    n_heads: Annotated[
+        int | None, typer.Option("--n-heads", help="number of attention heads; default: from the file name, else 1")
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Turn a checkpoint of pmixer/SASRec.pytorch into a run folder, or a run into such a checkpoint."""
+    """Convert a checkpoint of pmixer/SASRec.pytorch to a run folder, or a run folder to such a checkpoint."""
     if source.is_dir():
         recommender = load(source)
         if output.exists() and not overwrite:
@@ -58,17 +64,18 @@ def convert_(
 def export(
     run: Run,
     format_: Annotated[
-        Literal["onnx", "embeddings"], typer.Option("--format", help="onnx = the model; embeddings = the item vectors")
+        Literal["onnx", "embeddings"],
+        typer.Option("--format", help="onnx = the whole model; embeddings = the item vectors"),
     ] = "onnx",
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="the folder to write; else onnx, onnx-int8 or embeddings in RUN"),
+        typer.Option("--output", "-o", help="the folder to write; default: onnx, onnx-int8 or embeddings inside RUN"),
     ] = None,
-    int8: Annotated[bool, typer.Option("--int8", help="onnx: keep the item tables as bytes")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="onnx: store the item tables as bytes (8-bit integers)")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the export in --output")] = False,
     json_: Json = False,
 ) -> None:
-    """Write a model that others can serve: an ONNX graph, checked against this package, or vectors to search."""
+    """Write a model for other programs: an ONNX graph, checked against this package, or item vectors."""
     if int8 and format_ != "onnx":
         raise ConfigError("--int8 is for --format onnx; vector databases have their own compression")
     folder = output or run / (f"{format_}-int8" if int8 else format_)

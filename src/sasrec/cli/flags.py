@@ -1,6 +1,6 @@
-"""What commands are given: the flags they share, each config field as one. In: configs; out: flags, and back settings.
+"""Flags of the commands: those that several commands share, and one for each setting.
 
-A flag's name, type, range and help come from the field itself.
+The flag of a setting takes its name, type, range and help from the field of the config.
 """
 
 from __future__ import annotations
@@ -22,27 +22,37 @@ from sasrec.data.logs import Reading
 PANELS = {"model": "Model", "train": "Training", "eval": "Evaluation", "server": "Server"}
 SHORT_FLAGS = {"k": ["-k"]}
 
-LogArgument = Annotated[str, typer.Argument(help="a log file, a folder from prepare or train, or a data set's name")]
+LogArgument = Annotated[
+    str, typer.Argument(help="a log file, a folder written by prepare or train, or the name of a data set")
+]
 Run = Annotated[Path, typer.Argument(help="a run folder")]
-Json = Annotated[bool, typer.Option("--json", help="print JSON for machines")]
+Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="the folder to write")]
-History = Annotated[str | None, typer.Option("--history", help="item ids, oldest first, separated by commas")]
-K = Annotated[int, typer.Option("-k", "--k", help="how many items")]
-Split = Annotated[Literal["valid", "test"], typer.Option("--split", help="which targets")]
+History = Annotated[str | None, typer.Option("--history", help="item ids, separated by commas, oldest first")]
+K = Annotated[int, typer.Option("-k", "--k", help="length of the list")]
+Split = Annotated[Literal["valid", "test"], typer.Option("--split", help="which targets are measured")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace the run in --output")]
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file of settings; flags win")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file of settings; flags win over it")]
 
 
 def with_flags(
     *parts: str, reading: bool = False, without: tuple[str, ...] = ()
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command's **settings the flags of these configs, but for some, and of reading a log."""
+    """Give a command's **settings the flags of these configs, but for some, and of reading a log.
+
+    The help of commands that begin with a run tells no defaults: what is not given there is as in the run.
+    """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         signature = inspect.signature(command, eval_str=True)
         own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
         extra = _reading_parameters() if reading else []
-        parameters = [*own, *extra, *(p for p in _config_parameters(*parts) if p.name not in without)]
+        tell_defaults = reading or "server" in parts
+        parameters = [
+            *own,
+            *extra,
+            *(p for p in _config_parameters(*parts, tell_defaults=tell_defaults) if p.name not in without),
+        ]
         parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         command.__annotations__ = {p.name: p.annotation for p in parameters}
@@ -51,7 +61,7 @@ def with_flags(
     return decorate
 
 
-def _config_parameters(*parts: str) -> list[inspect.Parameter]:
+def _config_parameters(*parts: str, tell_defaults: bool) -> list[inspect.Parameter]:
     """A flag for each field of these configs; None = not given."""
     parameters = []
     for part in parts:
@@ -62,8 +72,8 @@ def _config_parameters(*parts: str) -> list[inspect.Parameter]:
             if get_args(kind) == (int, ...):
                 kind = list[int]
             default = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
-            unless = "unless set:" if part == "server" else "unless set: the preset's, or"
-            text = f"{field.metadata['help']} ({unless} {default if default != '' else 'none'})"
+            told = f" (default: {'none' if default == '' else default})" if tell_defaults else ""
+            text = f"{field.metadata['help']}{told}"
             parameters.append(_flag(field.name, kind, text, PANELS[part]))
     return parameters
 

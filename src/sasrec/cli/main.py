@@ -1,6 +1,6 @@
-"""The command line: thin, one function a command. In: flags; out: results on stdout, progress and logs on stderr.
+"""The program `sasrec`: its commands, its global options and its exit codes (0 done, 1 failed, 2 wrong usage).
 
-Exit codes: 0 done, 1 failed, 2 wrong usage.
+Results go to stdout; progress and logs go to stderr.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 @app.callback(invoke_without_command=True)
 def _main(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="print the version")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="show tracebacks and debug logs")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress, only warnings")] = False,
+    version: Annotated[bool, typer.Option("--version", help="print the version and exit")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="show tracebacks and debug messages")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="show no progress, only warnings")] = False,
 ) -> None:
-    """Sequential recommendation: from a log of events to recommendations, honestly measured."""
+    """Train, measure and serve sequential recommendations from a log of events."""
     if version:
         typer.echo(__version__)
         raise typer.Exit

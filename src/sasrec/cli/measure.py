@@ -1,4 +1,4 @@
-"""Commands that look at runs: evaluate, compare, info."""
+"""The commands that look at runs: evaluate, compare and info."""
 
 from __future__ import annotations
 
@@ -30,12 +30,17 @@ from sasrec.runs.folder import RunFolder
 def evaluate(
     run: Run,
     split: Split = "test",
-    candidates: Annotated[Path | None, typer.Option("--candidates", help="candidate file (.npz) to rank among")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="seed of the sampled negatives (as --eval-seed)")] = None,
+    candidates: Annotated[
+        Path | None, typer.Option("--candidates", help="file (.npz) of items to rank among, instead of drawn ones")
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="the same as --eval-seed")] = None,
     json_: Json = False,
     **given: Any,
 ) -> None:
-    """Measure a run on valid or test, beside popularity and last-item co-occurrence."""
+    """Measure a run on valid or test, beside the baselines popularity and last item.
+
+    Settings that are not given are those of the run.
+    """
     settings = settings_of(given, None)
     if seed is not None:
         settings["eval_seed"] = seed
@@ -50,18 +55,19 @@ def evaluate(
 
 @with_flags("eval")
 def compare_(
-    runs: Annotated[list[Path], typer.Argument(help="two or more: run folders, or folders of train --seeds")],
+    runs: Annotated[list[Path], typer.Argument(help="two or more run folders, or folders of train --seeds")],
     split: Split = "test",
     pairs: Annotated[
-        Literal["first", "all"], typer.Option("--pairs", help="compare each with the first, or each with each")
+        Literal["first", "all"], typer.Option("--pairs", help="compare each with the first, or all pairs")
     ] = "first",
     json_: Json = False,
     **given: Any,
 ) -> None:
-    """Compare runs on the same targets by a paired test per user.
+    """Compare runs on the same targets with a paired test over users.
 
-    The runs of a folder of several seeds count as one side: their mean per user. With more than two sides p-values are
-    also corrected for the number of comparisons (Holm).
+    A folder of several seeds counts as one side: the mean over its runs for each user.
+    With more than two sides, p-values are also corrected for the number of comparisons (Holm).
+    Settings that are not given are those of the runs.
     """
     settings = settings_of(given, None)
     names = [str(side) if side not in runs[:i] else f"{side} ({i + 1})" for i, side in enumerate(runs)]
@@ -84,7 +90,7 @@ def _check_same_log(runs: list[Path]) -> None:
 
 
 def info(run: Annotated[Path | None, typer.Argument(help="a run folder")] = None, json_: Json = False) -> None:
-    """Show versions, threads and engine; with a run folder, how it was trained."""
+    """Show versions, CPUs and engine; with a run folder, also its settings and its log."""
     facts = environment()
     if run is not None:
         facts["run"] = json.loads(RunFolder.open(run).load_config().to_json())

@@ -1,4 +1,4 @@
-"""What commands print, and the small files and lists they are given."""
+"""Print results, and read the lists of ids that commands are given."""
 
 from __future__ import annotations
 

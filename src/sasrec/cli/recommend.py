@@ -1,4 +1,4 @@
-"""Commands that answer for a user or an item: recommend, score, similar, explain."""
+"""The commands that answer for a user or an item: recommend, score, similar and explain."""
 
 from __future__ import annotations
 
@@ -24,26 +24,31 @@ from sasrec.recommender import Recommender, load
 def recommend(
     context: typer.Context,
     run: Run,
-    users: Annotated[Path | None, typer.Option("--users", help="file with a user id a line")] = None,
-    user: Annotated[list[str] | None, typer.Option("--user", help="a user id; may be repeated")] = None,
+    users: Annotated[Path | None, typer.Option("--users", help="file with one user id per line")] = None,
+    user: Annotated[list[str] | None, typer.Option("--user", help="a user id of the log; may be repeated")] = None,
     history: History = None,
     all_users: Annotated[
-        bool, typer.Option("--all-users", help="every user of the log; into --output part by part")
+        bool, typer.Option("--all-users", help="all users of the log; an interrupted --output is continued")
     ] = False,
     k: K = 10,
     allow: Annotated[
-        Path | None, typer.Option("--allow", help="file with the only item ids allowed, one a line")
+        Path | None, typer.Option("--allow", help="file with one item id per line; only these are recommended")
     ] = None,
-    deny: Annotated[Path | None, typer.Option("--deny", help="file with item ids never wanted, one a line")] = None,
+    deny: Annotated[
+        Path | None, typer.Option("--deny", help="file with one item id per line; these are never recommended")
+    ] = None,
     keep_seen: Annotated[
-        bool | None, typer.Option("--keep-seen/--hide-seen", help="recommend items of the history too, or never")
+        bool | None,
+        typer.Option(
+            "--keep-seen/--hide-seen", help="recommend items of the history too, or never; default: as measured"
+        ),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="write .parquet, .csv or .jsonl; else print")
+        Path | None, typer.Option("--output", "-o", help="write a .parquet, .csv or .jsonl file instead of printing")
     ] = None,
     json_: Json = False,
 ) -> None:
-    """Recommend the next items for users of the log, or after a history."""
+    """Recommend the next items for users of the log or after a history."""
     chosen = [users is not None, bool(user), history is not None, all_users]
     if sum(chosen) != 1:
         raise ConfigError("give one of --users FILE, --user ID, --history ID,ID,... or --all-users")
@@ -75,29 +80,34 @@ def _recommend_all(recommender: Recommender, output: Path, k: int, filters: dict
 
 def score(
     run: Run,
-    history: Annotated[str, typer.Option("--history", help="item ids, oldest first, separated by commas")],
+    history: Annotated[str, typer.Option("--history", help="item ids, separated by commas, oldest first")],
     items: Annotated[str, typer.Option("--items", help="item ids to score, separated by commas")],
     json_: Json = False,
 ) -> None:
-    """Score given items after a history, as the published predict()."""
+    """Score given items after a history, as predict() of the published code does."""
     recommender, wanted = load(run), ids_of(items)
     scores = recommender.score([ids_of(history)], wanted)[0].tolist()
     frame = pl.DataFrame({"item_id": [str(i) for i in wanted], "score": scores})
     print_frame(frame, None, json_, recommender.vocabulary)
 
 
-def similar(run: Run, item: Annotated[str, typer.Argument(help="an item id")], k: K = 10, json_: Json = False) -> None:
-    """Items nearest to an item by the cosine of their embeddings."""
+def similar(
+    run: Run, item: Annotated[str, typer.Argument(help="id of the item")], k: K = 10, json_: Json = False
+) -> None:
+    """List the items nearest to an item, by the cosine of their embeddings."""
     recommender = load(run)
     print_frame(recommender.similar_items(item, k), None, json_, recommender.vocabulary)
 
 
 def explain(
     run: Run,
-    history: Annotated[str, typer.Option("--history", help="item ids, oldest first, separated by commas")],
-    item: Annotated[str, typer.Option("--item", help="the recommended item to explain")],
+    history: Annotated[str, typer.Option("--history", help="item ids, separated by commas, oldest first")],
+    item: Annotated[str, typer.Option("--item", help="id of the item to explain")],
     json_: Json = False,
 ) -> None:
-    """Which items of a history speak for an item: how its score falls when one is left out."""
+    """Show which items of a history raise the score of an item.
+
+    The contribution of an item is how far the score falls when that item is left out of the history.
+    """
     recommender = load(run)
     print_frame(recommender.explain(ids_of(history), item), None, json_, recommender.vocabulary)

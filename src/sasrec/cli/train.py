@@ -1,4 +1,4 @@
-"""Commands that make runs: prepare, train, benchmark, demo; and the data sets they can begin with."""
+"""The commands that make runs: prepare, train, benchmark and demo; and datasets, for the logs they know by name."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from sasrec.runs.folder import RunFolder
 
 @with_flags(reading=True)
 def prepare(log: LogArgument, output: Output, overwrite: Overwrite = False, json_: Json = False, **given: Any) -> None:
-    """Read a log once and write it as a folder that train reads without parsing."""
+    """Read a log once and write a folder that train loads without parsing."""
     read = load_log(log, split_reading(given)[0])
     folder = RunFolder.create(output, overwrite=overwrite)
     folder.save_data(read.vocabulary, read.sequences)
@@ -48,24 +48,33 @@ def train(
     context: typer.Context,
     log: LogArgument,
     output: Output,
-    preset: Annotated[str, typer.Option("--preset", help=", ".join(PRESETS))] = DEFAULT_PRESET,
+    preset: Annotated[
+        str, typer.Option("--preset", help="settings for this log: " + ", ".join(PRESETS))
+    ] = DEFAULT_PRESET,
     config: ConfigFile = None,
-    resume: Annotated[bool, typer.Option("--resume", help="go on with the run in --output")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="continue the run in --output")] = False,
     overwrite: Overwrite = False,
     refit: Annotated[
-        bool, typer.Option("--refit", help="afterwards train again on all events for the chosen number of epochs")
+        bool,
+        typer.Option("--refit", help="afterwards train again on all events, for the number of epochs that valid chose"),
     ] = False,
-    no_histories: Annotated[bool, typer.Option("--no-histories", help="do not store users' histories")] = False,
+    no_histories: Annotated[
+        bool, typer.Option("--no-histories", help="do not store users' histories in the run folder")
+    ] = False,
     seeds: Annotated[
         int,
         typer.Option(
-            "--seeds", min=1, help="train so often, from --seed upwards: a run folder each in --output, and a summary"
+            "--seeds", min=1, help="train this many runs, with --seed and the numbers after it, and write a summary"
         ),
     ] = 1,
     json_: Json = False,
     **given: Any,
 ) -> None:
-    """Train on a log, choose the epoch on valid, measure on test, write a run folder with a report."""
+    """Train a model on a log and write a run folder with its results and a report.
+
+    The epoch is chosen on valid. Test is measured once, at the end.
+    Settings that are not given come from the preset; those that it leaves open have the defaults shown.
+    """
     reading, flags = split_reading(given)
     read, settings = load_log(log, reading), settings_of(flags, config)
     options = FitOptions(preset, output, resume, overwrite, refit, not no_histories)
@@ -124,25 +133,36 @@ def benchmark_(
     context: typer.Context,
     log: LogArgument,
     output: Output,
-    presets: Annotated[str, typer.Option("--presets", help="separated by commas")] = DEFAULT_PRESET,
+    presets: Annotated[str, typer.Option("--presets", help="names of presets, separated by commas")] = DEFAULT_PRESET,
     split_methods: Annotated[
-        str, typer.Option("--split-methods", help="leave_one_out, temporal or both, separated by a comma")
+        str, typer.Option("--split-methods", help="leave_one_out, temporal or both, separated by commas")
     ] = "leave_one_out",
-    protocols: Annotated[str, typer.Option("--protocols", help="full, sampled or both")] = "full,sampled",
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="runs of each, from --seed upwards")] = 3,
+    protocols: Annotated[
+        str, typer.Option("--protocols", help="full, sampled or both, separated by commas")
+    ] = "full,sampled",
+    seeds: Annotated[
+        int,
+        typer.Option(
+            "--seeds", min=1, help="runs of each preset and split method, with --seed and the numbers after it"
+        ),
+    ] = 3,
     results: Annotated[
-        Path | None, typer.Option("--results", help="append the lines to this file; else results.jsonl in --output")
+        Path | None,
+        typer.Option("--results", help="append the result lines to this file instead of results.jsonl in --output"),
     ] = None,
     config: ConfigFile = None,
-    resume: Annotated[bool, typer.Option("--resume", help="go on with the benchmark in --output")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="continue the benchmark in --output")] = False,
     overwrite: Overwrite = False,
-    no_histories: Annotated[bool, typer.Option("--no-histories", help="do not store users' histories")] = False,
+    no_histories: Annotated[
+        bool, typer.Option("--no-histories", help="do not store users' histories in the run folder")
+    ] = False,
     json_: Json = False,
     **given: Any,
 ) -> None:
-    """Train presets by split methods over seeds, measure each by both protocols, keep a line of each result.
+    """Train presets with several seeds and split methods, and write a line for each result.
 
-    Every split method trains its own models: one trained leave-one-out has seen events after a temporal cut.
+    Each split method trains its own models, because a leave-one-out model has seen events after a temporal cut.
+    Settings that are not given come from the preset; those that it leaves open have the defaults shown.
     """
     reading, flags = split_reading(given)
     told, settings = load_log(log, reading), settings_of(flags, config)
@@ -180,7 +200,7 @@ def _training_summary(recommender: Recommender, output: Path) -> dict[str, Any]:
 
 
 def datasets(
-    fetch: Annotated[str | None, typer.Option("--fetch", help="download this one into the cache")] = None,
+    fetch: Annotated[str | None, typer.Option("--fetch", help="name of a data set to download into the cache")] = None,
     json_: Json = False,
 ) -> None:
     """List the named data sets, or fetch one."""
@@ -203,7 +223,7 @@ def demo(
     context: typer.Context,
     output: Annotated[Path, typer.Option("--output", "-o", help="the run folder to write")] = Path("runs/ml-100k"),
     max_epochs: Annotated[
-        int | None, typer.Option("--max-epochs", help="stop after this many epochs; else the preset's", min=1)
+        int | None, typer.Option("--max-epochs", help="stop after this many epochs; default: the preset's", min=1)
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:

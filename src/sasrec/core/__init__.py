@@ -1,1 +1,1 @@
-"""What every room needs: errors, settings, files written whole or not at all, threads, which compiled variant runs."""
+"""What all other packages use: errors, settings, presets, safe files, threads, the choice of the compiled core."""

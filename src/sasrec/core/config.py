@@ -1,7 +1,7 @@
-"""Settings. In: keyword arguments, a mapping or JSON; out: frozen, validated config objects and presets.
+"""All settings as frozen dataclasses: of the model, of training, of an evaluation and of the server.
 
-Each field carries its own help text: the command line's flags and docs/config.md are made from it.
-`PRESETS` maps a preset's name to a function of the log's statistics.
+A config checks its values when it is made. Each field carries its help text and its range; the command line's flags and
+docs/config.md are made from them.
 """
 
 from __future__ import annotations
@@ -40,19 +40,24 @@ def _setting(default: Any, text: str, *, low: float | None = None, high: float |
 class ModelConfig:
     """The shape of the model: everything that decides which weights there are and what they compute."""
 
-    block: Block = _setting("sasrec", "block: sasrec (as published), post_norm, pre_norm or ligr (gated pre-norm)")
-    embedding_dim: int = _setting(50, "width D of item and position embeddings", low=1, high=4096)
+    block: Block = _setting(
+        "sasrec", "how a block is wired: sasrec (as published), post_norm, pre_norm, or ligr (pre_norm with gates)"
+    )
+    embedding_dim: int = _setting(50, "width D of the item and position embeddings", low=1, high=4096)
     n_blocks: int = _setting(2, "number of blocks", low=0, high=64)
-    n_heads: int = _setting(1, "attention heads; divides embedding_dim", low=1, high=256)
+    n_heads: int = _setting(1, "number of attention heads; it must divide embedding_dim", low=1, high=256)
     ffn_dim: int = _setting(0, "hidden width of the feed-forward; 0 = embedding_dim, as published", low=0, high=16384)
     max_seq_len: int = _setting(200, "how many of a user's last items the model sees", low=1, high=65536)
-    dropout: float = _setting(0.2, "dropout on embeddings, attention and feed-forward", low=0.0, high=0.99)
-    activation: Activation = _setting("relu", "feed-forward activation; identity for pmixer-2020 checkpoints")
+    dropout: float = _setting(
+        0.2, "share of values set to 0 in training, in embeddings, attention and feed-forward", low=0.0, high=0.99
+    )
+    activation: Activation = _setting("relu", "activation of the feed-forward; identity is for pmixer-2020 checkpoints")
     norm_eps: float = _setting(1e-8, "epsilon of LayerNorm", low=0.0, high=1.0)
-    attention_output: bool = _setting(True, "output projection after attention (the TensorFlow original has none)")
-    tied: bool = _setting(True, "score with the item embedding; false = a separate output table")
+    attention_output: bool = _setting(True, "a linear layer after attention; the TensorFlow original has none")
+    tied: bool = _setting(True, "scores use the item embeddings; false = a separate output table")
     padding: Padding = _setting(
-        "none", "none = only real positions exist; attended, zeroed = as the published checkpoints (torch engine only)"
+        "none",
+        "none = the model never sees padding; attended, zeroed = as the published checkpoints (torch engine only)",
     )
 
     def __post_init__(self) -> None:
@@ -74,81 +79,92 @@ class TrainConfig:
 
     loss: Loss = _setting(
         "bce",
-        "loss: bce (binary cross-entropy with sampled negatives, as published), gbce (calibrated bce), "
-        "sampled_softmax or cross_entropy (over all items)",
+        "bce = binary cross-entropy with sampled negatives, as published; gbce = calibrated bce; sampled_softmax = "
+        "softmax over the target and its negatives; cross_entropy = softmax over all items",
     )
-    n_negatives: int = _setting(1, "negative items per position; cross_entropy draws none", low=1, high=100_000)
+    n_negatives: int = _setting(
+        1,
+        "sampled negatives per position, or per batch with shared_negatives; cross_entropy draws none",
+        low=1,
+        high=100_000,
+    )
     shared_negatives: bool = _setting(
-        False, "all positions of a batch share one set of negatives, drawn from all items, also the user's own"
+        False, "all positions of a batch share one set of negatives, which may include items that the user had"
     )
     negative_sampling: Sampling = _setting(
-        "uniform", "negatives are drawn uniformly, or by popularity: in proportion to an item's train events"
+        "uniform", "uniform = every item is equally likely; popularity = in proportion to its train events"
     )
     mask_seen: bool = _setting(
         False,
-        "shared negatives and cross_entropy: items that the user already had at a position do not compete with its "
-        "target there; for logs whose seen items are kept out of recommendations anyway",
+        "items that the user had before a position do not compete with its target (cross_entropy and shared "
+        "negatives); for logs whose seen items are not recommended",
     )
     gbce_t: float = _setting(
-        0.75, "gbce: how far to undo the overconfidence of sampling; 0 = bce, 1 = fully", low=0.0, high=1.0
+        0.75,
+        "gbce: how much of the overconfidence of sampling is corrected; 0 = none (bce), 1 = all",
+        low=0.0,
+        high=1.0,
     )
     random_windows: float = _setting(
         0.0,
-        "how often a user with more train events than the model sees gives a window that ends anywhere instead "
-        "of its last events; 0 = never, as published",
+        "how often a user with more events than max_seq_len trains on a window that ends at a random event instead "
+        "of the last one; 0 = never, as published",
         low=0.0,
         high=1.0,
     )
     order_noise: float = _setting(
         0.0,
-        "half of the users of a step, anew drawn, give their train events with noise of 0 to this many places on where "
-        "each stands, so that neighbours trade places; up to 1 = the log's order, as published",
+        "in half of each batch, events swap places with neighbours up to this many positions away; up to 1 = the "
+        "log's order, as published",
         low=0.0,
         high=1000.0,
     )
-    batch_size: int = _setting(128, "users per step", low=1, high=1_000_000)
+    batch_size: int = _setting(128, "users per training step", low=1, high=1_000_000)
     learning_rate: float = _setting(1e-3, "Adam's learning rate", low=0.0, high=10.0)
     schedule: Schedule = _setting(
-        "constant", "the learning rate over a run: constant, or half a cosine that reaches zero at max_epochs"
+        "constant",
+        "constant = the same learning rate throughout; cosine = falls to 0 at max_epochs along half a cosine",
     )
     warmup_steps: int = _setting(0, "the learning rate rises linearly over this many first steps", low=0, high=MAX_INT)
     weight_decay: float = _setting(
         0.0,
-        "each step shrinks the matrices of the blocks by this times the learning rate (AdamW); embeddings, norms and "
-        "biases are left alone",
+        "AdamW's weight decay on the matrices of the blocks; embeddings, norms and biases have none",
         low=0.0,
         high=100.0,
     )
     ema_decay: float = _setting(
         0.0,
-        "validate and keep an exponential moving average of the weights, which keeps this share of itself a step; "
-        "0 = the weights themselves",
+        "decay per step of a moving average of the weights, which is validated and saved in their place; 0 = off",
         low=0.0,
         high=0.999999,
     )
-    adam_beta1: float = _setting(0.9, "Adam's decay of the first moment", low=0.0, high=0.999999)
-    adam_beta2: float = _setting(0.98, "Adam's decay of the second moment", low=0.0, high=0.999999)
+    adam_beta1: float = _setting(0.9, "decay of Adam's first moment", low=0.0, high=0.999999)
+    adam_beta2: float = _setting(0.98, "decay of Adam's second moment", low=0.0, high=0.999999)
     l2_embedding: float = _setting(
         0.0, "adds this times the sum of squared item embeddings to the loss, as published", low=0.0, high=1e6
     )
     lazy_adam: bool = _setting(
         False,
-        "rows of item tables that a step does not touch catch up later, in closed form: faster for large catalogues, "
-        "an approximation (native engine only)",
+        "rows of item tables that a step does not use are updated later, in closed form: faster for large "
+        "catalogues, but approximate (native engine only)",
     )
-    clip_norm: float = _setting(0.0, "clip the gradient's global norm to this; 0 = no clipping", low=0.0, high=1e6)
+    clip_norm: float = _setting(0.0, "largest global norm of the gradient; 0 = no clipping", low=0.0, high=1e6)
     max_epochs: int = _setting(200, "stop after this many epochs", low=1, high=1_000_000)
     max_minutes: float = _setting(0.0, "stop after this many minutes of training; 0 = no limit", low=0.0, high=1e6)
     patience: int = _setting(
         20, "stop when the valid metric has not improved for this many epochs; 0 = never", low=0, high=1_000_000
     )
     valid_every: int = _setting(1, "validate every this many epochs", low=1, high=1_000_000)
-    valid_metric: str = _setting("ndcg@10", "the valid metric that chooses the epoch: ndcg@K, hr@K or mrr@K")
+    valid_metric: str = _setting("ndcg@10", "valid metric that chooses the best epoch: ndcg@K, hr@K or mrr@K")
     valid_protocol: Protocol = _setting("full", "protocol of the valid metric: full or sampled")
-    log_test: bool = _setting(False, "also write test metrics to history.jsonl; never used to choose")
-    save_every_minutes: float = _setting(2.0, "save the state to resume from at least this often", low=0.0, high=1e6)
-    seed: int = _setting(0, "seed of initialisation, shuffling, negatives and dropout", low=0, high=MAX_INT)
-    engine: EngineName = _setting("auto", "auto, torch or native")
+    log_test: bool = _setting(False, "also write test metrics to history.jsonl; they never choose the epoch")
+    save_every_minutes: float = _setting(
+        2.0, "at most this many minutes between two saved states to resume from", low=0.0, high=1e6
+    )
+    seed: int = _setting(0, "seed of initial weights, shuffling, negatives and dropout", low=0, high=MAX_INT)
+    engine: EngineName = _setting(
+        "auto", "auto = the compiled core where it supports the settings, else torch; native = the compiled core"
+    )
     device: str = _setting("cpu", "device of the torch engine: cpu, cuda, cuda:1, ...")
     threads: int = _setting(0, "CPU threads; 0 = all that this process may use", low=0, high=4096)
 
@@ -198,26 +214,39 @@ class TrainConfig:
 class EvalConfig:
     """What an evaluation measures; written into every result."""
 
-    protocol: Protocol = _setting("full", "full = rank among all items; sampled = among n_candidates drawn negatives")
+    protocol: Protocol = _setting(
+        "full", "full = rank the target among all items; sampled = among n_candidates drawn negatives"
+    )
     k: tuple[int, ...] = _setting((10,), "cut-offs of the metrics", low=1, high=MAX_INT)
-    ties: Ties = _setting("expected", "rank of a target among equal scores: expected (middle), strict or pessimistic")
-    n_candidates: int = _setting(100, "sampled protocol: negatives drawn per user", low=1, high=1_000_000)
+    ties: Ties = _setting(
+        "expected",
+        "where a target stands among equal scores: expected = in the middle, strict = first, pessimistic = last",
+    )
+    n_candidates: int = _setting(100, "sampled protocol: negatives drawn per target", low=1, high=1_000_000)
     exclude: Exclude = _setting(
-        "train", "sampled protocol: draw outside the train items (as published) or outside all of the user's items"
+        "train",
+        "sampled protocol: never draw the user's train items (as published), or never draw any item of the user",
     )
     filter_seen: FilterSeen = _setting(
-        "auto", "hide items the user had before: yes, no, or auto (yes unless over 5 % of next events repeat one)"
+        "auto", "hide items that the user had before; auto = yes, unless over 5 % of events repeat an item of the user"
     )
-    split_method: SplitMethod = _setting("leave_one_out", "leave_one_out or temporal")
-    min_items: int = _setting(3, "users with fewer events only train; 4 = as pmixer", low=3, high=MAX_INT)
-    valid_fraction: float = _setting(0.1, "temporal split: share of events between the cuts", low=0.0, high=0.9)
-    test_fraction: float = _setting(0.1, "temporal split: share of events after the last cut", low=0.0, high=0.9)
-    valid_cut: float = _setting(0.0, "temporal split: time where valid begins, in the log's unit; 0 = by fraction")
-    test_cut: float = _setting(0.0, "temporal split: time where test begins, in the log's unit; 0 = by fraction")
+    split_method: SplitMethod = _setting(
+        "leave_one_out",
+        "leave_one_out = a user's last event is test, the one before it valid; temporal = one cut in time for all",
+    )
+    min_items: int = _setting(
+        3, "users with fewer events only train; 4 = as pmixer/SASRec.pytorch", low=3, high=MAX_INT
+    )
+    valid_fraction: float = _setting(
+        0.1, "temporal split: share of events between the valid cut and the test cut", low=0.0, high=0.9
+    )
+    test_fraction: float = _setting(0.1, "temporal split: share of events after the test cut", low=0.0, high=0.9)
+    valid_cut: float = _setting(0.0, "temporal split: time at which valid begins, in the log's unit; 0 = by fraction")
+    test_cut: float = _setting(0.0, "temporal split: time at which test begins, in the log's unit; 0 = by fraction")
     temporal_targets: TemporalTargets = _setting(
-        "first", "temporal split: a user's first, last or all events after the cut are targets"
+        "first", "temporal split: which of a user's events after a cut are targets"
     )
-    eval_seed: int = _setting(42, "seed of the sampled negatives", low=0, high=MAX_INT)
+    eval_seed: int = _setting(42, "sampled protocol: seed of the drawn negatives", low=0, high=MAX_INT)
 
     def __post_init__(self) -> None:
         _validate(self)
@@ -231,42 +260,50 @@ class EvalConfig:
 class ServerConfig:
     """How a model is served: addresses, limits and times. Nothing here changes an answer."""
 
-    host: str = _setting("127.0.0.1", "address to listen on; 0.0.0.0 = all of this machine's")
-    port: int = _setting(8000, "port to listen on; 0 = any free one, which the log tells", low=0, high=65535)
-    workers: int = _setting(1, "processes that share the port, each with the model in its memory", low=1, high=1024)
-    threads: int = _setting(1, "CPU threads that each worker computes with; 0 = all", low=0, high=4096)
-    batch_size: int = _setting(32, "histories computed together at most", low=1, high=65536)
+    host: str = _setting("127.0.0.1", "address to listen on; 0.0.0.0 = all addresses of this machine")
+    port: int = _setting(8000, "port to listen on; 0 = any free port, which the log names", low=0, high=65535)
+    workers: int = _setting(1, "worker processes that share the port; each holds the model in memory", low=1, high=1024)
+    threads: int = _setting(1, "CPU threads per worker; 0 = all", low=0, high=4096)
+    batch_size: int = _setting(32, "most histories computed together", low=1, high=65536)
     batch_window_ms: float = _setting(
         0.0,
-        "wait so long for more requests before computing; 0 = compute at once, together with what came meanwhile",
+        "milliseconds to wait for more requests before computing; 0 = compute what waits at once",
         low=0.0,
         high=1000.0,
     )
-    queue_size: int = _setting(512, "histories that may wait; more are answered with 503", low=1, high=1_000_000)
-    max_k: int = _setting(1000, "longest list that may be asked for", low=1, high=MAX_INT)
-    max_history: int = _setting(10_000, "longest history of a request", low=1, high=MAX_INT)
+    queue_size: int = _setting(
+        512, "most histories that may wait; further ones are answered with 503", low=1, high=1_000_000
+    )
+    max_k: int = _setting(1000, "longest list that a request may ask for", low=1, high=MAX_INT)
+    max_history: int = _setting(10_000, "most items in a history", low=1, high=MAX_INT)
     max_filter: int = _setting(10_000, "most items in each of allow and deny", low=1, high=MAX_INT)
     max_requests: int = _setting(128, "most histories in one request body", low=1, high=1_000_000)
-    max_body_bytes: int = _setting(2**20, "longest request body", low=1, high=MAX_INT)
-    max_connections: int = _setting(4096, "open connections of each worker; more are closed", low=1, high=1_000_000)
-    request_timeout: float = _setting(
-        5.0, "seconds until a request that waits is answered with 503", low=0.01, high=3600
+    max_body_bytes: int = _setting(2**20, "most bytes in a request body", low=1, high=MAX_INT)
+    max_connections: int = _setting(
+        4096, "most open connections per worker; further ones are closed", low=1, high=1_000_000
     )
-    read_timeout: float = _setting(10.0, "seconds within which a request must have arrived", low=0.1, high=3600)
-    keep_alive: float = _setting(75.0, "seconds until an idle connection is closed", low=0.0, high=86400)
-    drain_seconds: float = _setting(30.0, "seconds that requests have to end after SIGTERM", low=0.0, high=86400)
+    request_timeout: float = _setting(
+        5.0, "seconds that a request may wait; then it is answered with 503", low=0.01, high=3600
+    )
+    read_timeout: float = _setting(10.0, "seconds within which a request must arrive completely", low=0.1, high=3600)
+    keep_alive: float = _setting(75.0, "seconds after which an idle connection is closed", low=0.0, high=86400)
+    drain_seconds: float = _setting(
+        30.0, "seconds that running requests have to end after SIGTERM", low=0.0, high=86400
+    )
     reload_seconds: float = _setting(
         5.0,
-        "look this often whether RUN is another folder now (a changed link), and load it; 0 = only on SIGHUP",
+        "seconds between checks whether RUN, a link, leads to another folder, which is then loaded; 0 = only on SIGHUP",
         low=0.0,
         high=86400,
     )
-    access_log: bool = _setting(True, "a JSON line on stdout for each request")
-    api_key_file: str = _setting("", "file with an API key a line; or set SASREC_API_KEY; clients send X-API-Key")
-    trusted_proxies: str = _setting("", "addresses, separated by commas, whose X-Forwarded-For is believed")
-    events: str = _setting("", "SQLite file of events that POST /v1/events adds to users' histories; empty = off")
-    max_events: int = _setting(1_000_000, "events kept in that file", low=1, high=2**53)
-    max_user_events: int = _setting(1000, "newest events kept of each user", low=1, high=1_000_000)
+    access_log: bool = _setting(True, "write a JSON line to stdout for each request")
+    api_key_file: str = _setting("", "file with one API key per line (or set SASREC_API_KEY); clients send X-API-Key")
+    trusted_proxies: str = _setting("", "proxies whose X-Forwarded-For is believed: addresses, separated by commas")
+    events: str = _setting(
+        "", "SQLite file of events from POST /v1/events, which continue users' histories; empty = off"
+    )
+    max_events: int = _setting(1_000_000, "most events kept in that file", low=1, high=2**53)
+    max_user_events: int = _setting(1000, "newest events kept per user", low=1, high=1_000_000)
 
     def __post_init__(self) -> None:
         _validate(self)

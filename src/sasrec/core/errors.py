@@ -1,4 +1,4 @@
-"""What can go wrong, in: nothing; out: the error tree.
+"""The errors that this package raises on purpose.
 
 SASRecError
 |- DataError          the log, a frame or a candidate file is not usable

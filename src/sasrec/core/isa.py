@@ -1,8 +1,9 @@
-"""The compiled core: which variant of it this process uses. In: the CPU's features; out: its module, or none.
+"""Choose the variant of the compiled core that this CPU runs, and load it.
 
-Each variant is a module of its own, `native_<name>.so` beside the package's files, compiled from the same sources
-(native/) for one instruction set. Only the chosen one is loaded, so that a CPU never meets an instruction it lacks.
-`SASREC_ISA=<name>` forces one; an installation without a compiler has none, and NumPy and torch do the work.
+Each variant is a module of its own, `sasrec/native_<name>.so`, compiled from the same sources (native/) for one
+instruction set. Only the chosen one is loaded, so the CPU never meets an instruction that it lacks.
+`SASREC_ISA=<name>` forces a variant. An installation that was built without a compiler has none; then NumPy and torch
+do the work.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How a figure came about. In: nothing; out: machine, versions, commit and command, in words that name no folder."""
+"""How a figure came about: machine, versions, commit and command, without the names of this machine's folders."""
 
 from __future__ import annotations
 

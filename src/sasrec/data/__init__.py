@@ -1,1 +1,1 @@
-"""From any log to training batches: readers, filters, data sets, vocabulary, sequences, splits, sampling, batches."""
+"""From a log to training batches: readers, filters, data sets, vocabulary, sequences, splits, sampling, batches."""

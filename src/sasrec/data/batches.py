@@ -1,4 +1,4 @@
-"""Training batches. In: a Split; out: ragged Batch(inputs, targets, negatives), in a seeded order.
+"""Training batches: inputs, targets and negatives of some users, in an order that the seed decides.
 
 Shape legend: B batch, T real positions of all rows of a batch, N negatives, L max_seq_len, V n_items + 1.
 

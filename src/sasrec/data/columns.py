@@ -1,4 +1,4 @@
-"""Columns of a table -> user_id, item_id[, timestamp]: recognised by name, checked, converted; errors name the row."""
+"""Find the user, item and time columns of a table by name, check their values, convert them. Errors name the row."""
 
 from __future__ import annotations
 

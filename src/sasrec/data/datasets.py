@@ -1,8 +1,8 @@
-"""Named public data sets. In: a name; out: the log and its titles, fetched once, checked and cached.
+"""Public data sets by name: fetched once, checked against a checksum, kept in a cache folder.
 
-Nothing is shipped with the package: the publishers' licences ask users to fetch the data themselves. Files lie in
-$SASREC_CACHE, else in the user's cache folder, under the data set's name; checksums.json beside them holds what each
-was like when it came, and is compared at every use.
+The package contains no data: the publishers' licences ask users to fetch it themselves. The files lie in
+$SASREC_CACHE, else in the user's cache folder, in a folder with the data set's name. Every use compares them with their
+checksums. Files without a published checksum get one on first use, in checksums.json beside them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Files from the network: fetched once, resumed where they stopped, compared with their checksum."""
+"""Fetch files from the network: continue an interrupted download, compare the checksum, unpack archives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Logs without repeats, or without rare users and items."""
+"""Drop repeated events, or rare users and items, from a log."""
 
 from __future__ import annotations
 

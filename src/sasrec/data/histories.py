@@ -1,4 +1,4 @@
-"""Histories that a caller hands in, and frames that go back. In: lists or a frame; out: rows of ids, and the users."""
+"""Read the histories that callers pass in (lists or a frame), and give frames back in the caller's library."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ids in their one type: where "2969", 2969 and 2969.0 are the same item, and "02969" is another."""
+"""Which ids are the same: "2969", 2969 and 2969.0 are one item, "02969" is another."""
 
 from __future__ import annotations
 

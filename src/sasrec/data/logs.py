@@ -1,4 +1,4 @@
-"""A log, wherever it comes from. In: a file, a frame, a data set's name or a prepared folder; out: Log."""
+"""Load a log from any source: a file, a frame, a data set's name or a prepared folder."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ class Reading:
     """How a log is read; the command line's flags are made from these fields."""
 
     format: str | None = _option(
-        None, "pairs, sequences, triples, ratings, csv, jsonl, parquet, inter, ...; told by the file"
+        None, "pairs, triples, ratings, sequences, csv, tsv, inter, jsonl or parquet; default: recognised"
     )
-    user_column: str | None = _option(None, "the column that holds the user")
-    item_column: str | None = _option(None, "the column that holds the item")
-    timestamp_column: str | None = _option(None, "the column that holds the time")
+    user_column: str | None = _option(None, "name of the user column; default: usual names are recognised")
+    item_column: str | None = _option(None, "name of the item column; default: usual names are recognised")
+    timestamp_column: str | None = _option(None, "name of the time column; default: usual names are recognised")
     repeats: Repeats = _option(
         "keep",
-        "keep = all events; first or last of each item of a user; consecutive = without immediate repeats",
+        "which events of the same user and item stay: all, the first, the last, or all but immediate repeats",
     )
-    k_core: int = _option(0, "drop users and items with fewer events than this, until none is left")
-    one_pass: bool = _option(False, "with --k-core: count once, as the paper did")
-    titles: Path | None = _option(None, "file with item ids and titles")
+    k_core: int = _option(0, "drop users and items with fewer events than this, again and again until none is left")
+    one_pass: bool = _option(False, "with --k-core: count and drop only once, as the paper did")
+    titles: Path | None = _option(None, "file with item ids and titles: CSV, TSV, .item or Parquet")
 
     @property
     def columns(self) -> dict[str, str]:

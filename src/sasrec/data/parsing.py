@@ -1,4 +1,4 @@
-"""A text file whose form is known -> its columns, with the line of each row."""
+"""Read a text file whose form is known into columns, and remember the line of each row for messages."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""A prepared folder: a log as it is read back without parsing. In: vocabulary, sequences; out: files, and back.
+"""Save a log as a prepared folder, and load it again without parsing.
 
 items.parquet    item_index, item_id, count, title if known
 sequences/       users and their histories, memory-mapped
+
 A run folder holds the same two.
 """
 

@@ -1,7 +1,7 @@
-"""Any log -> one frame. In: a file or frame in any usual format; out: user_id, item_id[, timestamp], in input order.
+"""Read a log of any usual format into one frame: user_id, item_id[, timestamp], in input order.
 
-Ids come out as Int64 when all of them are integers or their canonical text ("2969", not "02969"), else as String.
-Timestamps come out as numbers in the log's own unit; dates and datetimes as seconds since 1970.
+Ids are Int64 where all of them are integers or canonical integer text ("2969", not "02969"), else String.
+Timestamps are numbers in the log's own unit; dates and datetimes become seconds since 1970.
 """
 
 from __future__ import annotations

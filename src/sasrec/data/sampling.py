@@ -1,7 +1,7 @@
-"""Items drawn at random that a row may not get. In: generators, which items are excluded; out: item indices.
+"""Draw random items that a user has not had: negatives of training, candidates of the sampled protocol.
 
-Rejection: draw for all, look up which draws are excluded, draw those again. The compiled core does the same with the
-same generators, and gives the same items.
+Drawing is by rejection: draw for all rows, find the draws that a row excludes, draw those again. The compiled core does
+the same with the same generators and gives the same items.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
-"""Users' histories as flat arrays. In: a frame user_id, item_id[, timestamp]; out: Vocabulary, Sequences, Split.
+"""All users' histories as flat arrays of item indices.
 
-From here to the recommender there are only dense int32 item indices from 1; 0 is padding and never a real item.
+From here to the recommender, an item is a dense int32 index from 1. Index 0 is padding and never a real item.
 
-Sequences of three users, two events of the first:      items    [5 9 | 2 2 7 | 1]
-                                                        offsets  [0    2       5   6]
-Leave-one-out of the second user (2 2 7):               train [2], valid target 2, test target 7
+Three users with 2, 3 and 1 events:    items    [5 9 | 2 2 7 | 1]
+                                       offsets  [0     2       5   6]
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What form a text file has: header or not, what separates fields, what each column is. Looks at its first lines."""
+"""Recognise the form of a text file by its first lines: header or not, the separator, what each column is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A log cut into train, valid and test. In: Sequences; out: Split, with the targets of valid and test.
+"""Cut a log into train, valid and test.
 
 Leave-one-out of a user with items 2 2 7: train [2], valid target 2, test target 7.
 """

@@ -1,4 +1,4 @@
-"""Your item ids <-> dense item indices from 1, with counts and titles."""
+"""Translate between your item ids and dense item indices from 1; keeps counts and titles."""
 
 from __future__ import annotations
 

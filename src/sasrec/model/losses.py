@@ -1,6 +1,6 @@
-"""Losses: pure functions of scores. In: scores of positions; out: a scalar, the mean over positions.
+"""The losses, as pure functions of scores. Each returns a scalar, the mean over positions.
 
-A score of -inf is that of an item that is no candidate: it adds nothing to a loss and gets no gradient.
+An item with score -inf is not a candidate: it adds nothing to a loss and gets no gradient.
 Shape legend: T positions, N negatives, V n_items + 1.
 """
 

@@ -1,6 +1,6 @@
-"""Checkpoints of pmixer/SASRec.pytorch. In: a .pth file and its layout; out: ModelConfig + weights, and back.
+"""Read and write checkpoints (.pth) of pmixer/SASRec.pytorch.
 
-The same 28 tensor names load into different models, and nothing in the file tells which: the layout must be given.
+The same 28 tensor names fit different models, and the file does not say which. So the caller names the layout:
 
 | layout                 | revisions          | block           | positions               | padding              |
 |------------------------|--------------------|-----------------|-------------------------|----------------------|

@@ -1,11 +1,11 @@
-"""SASRec, read top to bottom. In: item indices and positions of some histories; out: features and scores.
+"""The SASRec network in torch, read from top to bottom: from item indices to features and scores.
 
 Shape legend: B batch, L seq_len, D embedding_dim, H heads, T tokens of all groups of a batch, V n_items + 1.
 
 Tokens lie flat, (T,), in groups: a group is `n_rows` histories of equal (padded) length `seq_len`, row after row.
-Short rows are padded on the right, where the causal mask alone keeps real positions from ever seeing the padding:
-for the model, padding does not exist. Only the published checkpoints differ (`padding="attended"`): their rows are
-padded on the left, to max_seq_len, and their padding takes part in attention.
+Short rows are padded on the right. The causal mask lets a position see only itself and what is left of it, so no real
+position ever sees padding. Only the published checkpoints differ (`padding="attended"`): their rows are padded on the
+left, to max_seq_len, and their padding takes part in attention.
 
     group of 2 rows, seq_len 3:   items      4 8 6 | 5 0 0
                                   positions  7 8 9 | 9 0 0     (max_seq_len 10: the newest item has the last one)

@@ -1,7 +1,7 @@
-"""Which weights a model has, and what they are at first. In: a ModelConfig and a generator; out: arrays by name.
+"""Names, shapes and first values of all weights, for both engines; and the digest that names a model.
 
-Names, shapes and order are those of sasrec.py's parameters: a matrix is (out, in), a table (rows, embedding_dim). The
-compiled core is told them and walks through the model in the same order.
+Names, shapes and order are those of the parameters in sasrec.py: a matrix is (out, in), a table (rows, embedding_dim).
+The compiled core is told them, and walks through the model in the same order.
 Shape legend: D embedding_dim, F ffn_dim, V n_items + 1, P n_positions.
 """
 
