@@ -65,7 +65,7 @@ class Dropout(nn.Module):
 
 
 class Attention(nn.Module):
-    """Causal multi-head self-attention. Source: Kang & McAuley 2018, equations 2-4; torch.nn.MultiheadAttention.
+    """Causal multi-head self-attention. Source: Kang & McAuley 2018, equations 2 and 3; torch.nn.MultiheadAttention.
 
     The published block takes its query from another input than its keys and values, so the two are separate.
     """
@@ -108,7 +108,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Point-wise two-layer network. Source: Kang & McAuley 2018, equation 5 (its 1-D convolutions of width 1)."""
+    """Point-wise two-layer network. Source: Kang & McAuley 2018, equation 4 (its 1-D convolutions of width 1)."""
 
     def __init__(self, config: ModelConfig, dropout: Dropout) -> None:
         super().__init__()
