@@ -2,7 +2,8 @@
 
 Each variant is a module of its own, `native_<name>.so` beside this file, compiled from the same sources (native/) for
 one instruction set. Only the one that is chosen is loaded, so that a CPU never meets an instruction it lacks.
-`SASREC_ISA=<name>` forces one; an installation without a compiler has none, and NumPy and torch do the work.
+`SASREC_ISA=<name>` forces one; an installation without a compiler has none: NumPy ranks, and torch, an extra, trains.
+CMake asks `fastest_here` what to build before anything is installed, so this file imports the standard library only.
 """
 
 from __future__ import annotations
@@ -48,8 +49,8 @@ def load_native() -> Native:
     wanted = os.environ.get(SETTING, "")
     if wanted:
         return _forced(wanted)
-    for isa in fastest_first():
-        if _is_built(isa) and not _missing(isa):
+    for isa in runnable():
+        if _is_built(isa):
             module = _import(isa)
             if module.available():
                 return Native(isa, module, "the fastest that this CPU has")
@@ -90,6 +91,16 @@ def _is_built(isa: str) -> bool:
 
 def _missing(isa: str) -> list[str]:
     return sorted(NEEDS[isa] - cpu_features())
+
+
+def runnable() -> list[str]:
+    """The variants that this CPU runs, built or not, the fastest first."""
+    return [isa for isa in fastest_first() if not _missing(isa)]
+
+
+def fastest_here() -> list[str]:
+    """The one variant to build for this CPU alone; with AMX two, since the operating system may refuse its tiles."""
+    return runnable()[: 2 if runnable()[0] == "amx" else 1]
 
 
 def fastest_first() -> list[str]:
