@@ -1,6 +1,6 @@
 # syntax=docker/dockerfile:1
-# The server alone: a run folder trained by the native engine is answered without torch, which is left out unless
-# WITH_TORCH=1 asks for its CPU build (for runs of the torch engine, and to train inside). docs/serving.md tells more.
+# The server alone: a run folder trained by the native engine is answered without torch and without what draws reports.
+# WITH_TORCH=1 adds both, for runs of the torch engine and to train inside. docs/serving.md tells more.
 ARG PYTHON=3.12-slim-bookworm
 
 FROM python:${PYTHON} AS build
@@ -13,7 +13,7 @@ ENV PATH=/opt/sasrec/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=
 WORKDIR /source
 COPY pyproject.toml constraints.txt ./
 RUN python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' \
-    | grep -Ev '^(torch|matplotlib)\b' > requirements.txt \
+    | grep -v '^matplotlib' > requirements.txt \
     && pip install --constraint constraints.txt --requirement requirements.txt
 ARG WITH_TORCH=0
 RUN if [ "$WITH_TORCH" = 1 ]; then \

@@ -1,11 +1,23 @@
 # The CPU variants of the core and what they are compiled with, for the Python package and for the core's own tests.
 set(SASREC_SANITIZE "" CACHE STRING "sanitizers to compile with: address,undefined or thread")
 
-set(variants portable)
-if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
-  list(APPEND variants avx2 avx512 avx512_bf16 amx)
+set(SASREC_VARIANTS "all" CACHE STRING "variants to build: a list, all, or fastest (what this CPU needs)")
+set(variants ${SASREC_VARIANTS})
+if(variants STREQUAL "all")
+  set(variants portable)
+  if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+    list(APPEND variants avx2 avx512 avx512_bf16 amx)
+  endif()
+elseif(variants STREQUAL "fastest")
+  find_package(Python 3.11 REQUIRED COMPONENTS Interpreter)
+  execute_process(COMMAND ${Python_EXECUTABLE} -c "from sasrec.core.isa import fastest_here; print(*fastest_here(), sep=';')"
+                  WORKING_DIRECTORY ${CMAKE_CURRENT_LIST_DIR}/../src
+                  OUTPUT_VARIABLE variants OUTPUT_STRIP_TRAILING_WHITESPACE RESULT_VARIABLE failed)
+  if(failed)
+    message(FATAL_ERROR "this CPU's variants are not known; name them in SASREC_VARIANTS, or build all")
+  endif()
 endif()
-set(SASREC_VARIANTS "${variants}" CACHE STRING "variants to build")
+message(STATUS "variants of the core: ${variants}")
 set(AVX512 -march=x86-64-v4 -mprefer-vector-width=512)
 set(SASREC_FLAGS_avx2 -march=x86-64-v3)
 set(SASREC_FLAGS_avx512 ${AVX512})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -118,3 +120,13 @@ def spread_weights(config: ModelConfig, n_items: int, seed: int = 0, size: float
         if name in (ITEM_TABLE, OUTPUT_TABLE):
             value[0] = 0
     return weights
+
+
+def without(folder: Path, *packages: str) -> dict[str, str]:
+    """The environment of a process in which these packages cannot be imported, as if they were not installed."""
+    hidden = folder / "hidden"
+    hidden.mkdir(exist_ok=True)
+    for package in packages:
+        (hidden / f"{package}.py").write_text("raise ModuleNotFoundError('not installed')")
+    earlier = os.environ.get("PYTHONPATH", "")
+    return {**os.environ, "PYTHONPATH": f"{hidden}{os.pathsep}{earlier}" if earlier else str(hidden)}

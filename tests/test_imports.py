@@ -9,6 +9,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from made import without
 
 import sasrec
 from sasrec.core.isa import load_native
@@ -154,3 +155,25 @@ def test_a_run_folder_answers_without_torch_and_without_what_only_training_needs
         "import sys; assert not {'torch', 'matplotlib', 'typer', 'rich', 'yaml', 'pandas'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(load_native().module is None, reason=load_native().why)
+def test_every_preset_trains_measures_reports_and_exports_without_torch(
+    markov_log: pl.DataFrame, tmp_path: Path
+) -> None:
+    markov_log.write_csv(tmp_path / "log.csv")
+    program = (
+        "import sasrec; from pathlib import Path; from sasrec.core.presets import PRESETS\n"
+        "from sasrec.export.onnx import export_onnx; from sasrec.export.vectors import export_embeddings\n"
+        "for preset in PRESETS:\n"
+        "    run = sasrec.fit('log.csv', preset=preset, max_epochs=1, threads=1, output=preset)\n"
+        "    assert run.engine.name == 'native'\n"
+        "    assert {run.evaluate(protocol=name).protocol for name in ('full', 'sampled')} == {'full', 'sampled'}\n"
+        "    run = sasrec.load(preset)\n"
+        "    export_onnx(run, f'{preset}/onnx'); export_embeddings(run, f'{preset}/embeddings')\n"
+        "    for name in ('report.html', 'curve.png', 'README.md', 'onnx/model.onnx', 'embeddings/embeddings.npy'):\n"
+        "        assert Path(preset, name).stat().st_size\n"
+        "import sys; assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=tmp_path, env=without(tmp_path, "torch"))

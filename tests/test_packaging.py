@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 import build_wheel  # noqa: E402
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.outside]  # each builds or installs
 
 
 @pytest.fixture(scope="module")
@@ -35,15 +35,47 @@ def pip_wheel(source: Path, folder: Path, **environment: str) -> subprocess.Comp
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, timeout=600)
 
 
-def test_wheel_without_the_core_needs_no_compiler_and_trains_on_torch(source: Path, tmp_path: Path) -> None:
-    done = pip_wheel(source, tmp_path, SASREC_NATIVE="0", CXX="/nowhere/c++")
+@pytest.fixture(scope="module")
+def plain_wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel without the core, built where there is no compiler."""
+    folder = tmp_path_factory.mktemp("plain")
+    done = pip_wheel(source, folder, SASREC_NATIVE="0", CXX="/nowhere/c++")
     assert done.returncode == 0, done.stdout + done.stderr
-    [wheel] = tmp_path.glob("*.whl")
-    assert wheel.name.endswith("-py3-none-any.whl")
-    names = zipfile.ZipFile(wheel).namelist()
-    assert not [name for name in names if name.endswith(".so")]
-    assert "sasrec/web/index.html" in names  # the server's page
-    assert "torch (the compiled core is not part of this installation" in build_wheel.check(wheel, "torch")
+    [wheel] = folder.glob("*.whl")
+    return wheel
+
+
+def test_a_wheel_holds_the_whole_package_the_page_and_templates_too(source: Path, plain_wheel: Path) -> None:
+    here = {str(path.relative_to(source / "src")) for path in (source / "src" / "sasrec").rglob("*") if path.is_file()}
+    assert {name for name in zipfile.ZipFile(plain_wheel).namelist() if name.startswith("sasrec/")} == here
+    assert {"sasrec/serving/web/index.html", "sasrec/report/templates/report.html.template"} <= here
+
+
+def test_wheel_without_the_core_does_it_all_on_torch(plain_wheel: Path) -> None:
+    assert plain_wheel.name.endswith("-py3-none-any.whl")
+    used = build_wheel.check(plain_wheel, "torch", "torch")
+    assert "torch (the compiled core is not part of this installation" in used
+
+
+def test_with_neither_the_core_nor_torch_one_sentence_says_how_to_get_either(plain_wheel: Path, tmp_path: Path) -> None:
+    rows = "".join(f"{user} {item}\n" for user in range(9) for item in range(user, user + 5))
+    (tmp_path / "log.txt").write_text(rows)
+    with build_wheel.installed(plain_wheel) as python:
+
+        def sasrec(*arguments: str) -> subprocess.CompletedProcess[str]:
+            command = [str(python), "-m", "sasrec", "--quiet", *arguments]
+            return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env={"PATH": ""})
+
+        told = sasrec("info")
+        assert told.returncode == 0, told.stderr
+        assert "none (the compiled core is not part of this installation" in told.stdout
+        refused = sasrec("train", "log.txt", "--output", "run")
+        assert refused.returncode == 2
+        assert refused.stderr == (
+            "error: an installation without the compiled core needs torch (No module named 'torch'): "
+            "pip install 'sasrec[torch]', or install a C++ compiler (g++ 12, clang 15 or later) and then sasrec again, "
+            "which builds the core\n"
+        )
 
 
 @pytest.mark.parametrize(
@@ -62,15 +94,17 @@ def test_a_build_that_cannot_work_says_what_to_install(
     assert done.returncode != 0
     assert message in done.stdout + done.stderr
     assert "SASREC_NATIVE=0" in done.stdout + done.stderr
+    assert "sasrec[torch]" in done.stdout + done.stderr
 
 
 @pytest.mark.skipif(load_native().module is None, reason=load_native().why)
-def test_manylinux_wheel_trains_in_an_environment_without_compiler_and_checkout(
+def test_manylinux_wheel_does_it_all_in_an_environment_without_torch_compiler_and_checkout(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not importlib.util.find_spec("auditwheel") and not os.environ.get("CI"):
         pytest.skip("needs auditwheel")
     monkeypatch.setattr(build_wheel, "ROOT", source)
+    monkeypatch.setenv("SASREC_VARIANTS", "fastest")  # all take minutes, and this CPU tries out one
     wheel = build_wheel.build(tmp_path)
     monkeypatch.undo()
     assert "-manylinux_" in wheel.name

@@ -1,11 +1,25 @@
 """Which variant of the compiled core a process gets: by the CPU, by what was built, by SASREC_ISA."""
 
+import subprocess
+import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 
+from sasrec.core import isa as isa_module
 from sasrec.core.errors import ConfigError
-from sasrec.core.isa import NEEDS, Cpu, Variants, choose, load_float32, load_native, read_cpuinfo, this_cpu
+from sasrec.core.isa import (
+    NEEDS,
+    Cpu,
+    Variants,
+    choose,
+    fastest_here,
+    load_float32,
+    load_native,
+    read_cpuinfo,
+    this_cpu,
+)
 
 EVERYTHING = Cpu("GenuineIntel", frozenset().union(*NEEDS.values()))
 
@@ -47,6 +61,31 @@ def test_bf16_without_tiles_is_taken_before_float32_on_amd_only(vendor: str, lac
 
 def test_a_cpu_of_which_nothing_is_known_gets_the_portable_variant() -> None:
     assert choose("", Cpu(), built()).isa == "portable"
+
+
+@pytest.mark.parametrize(
+    ("vendor", "needs", "isa"),
+    [
+        ("GenuineIntel", "portable", ["portable"]),
+        ("GenuineIntel", "avx2", ["avx2"]),
+        ("GenuineIntel", "avx512", ["avx512"]),
+        ("AuthenticAMD", "avx512_bf16", ["avx512_bf16"]),
+        ("GenuineIntel", "amx", ["amx", "avx512"]),  # the operating system may refuse the tiles
+    ],
+)
+def test_the_fastest_variant_is_built_and_another_where_it_may_be_refused(
+    vendor: str, needs: str, isa: list[str]
+) -> None:
+    features = frozenset() if needs == "portable" else NEEDS["avx2"] | NEEDS[needs]
+    assert fastest_here(Cpu(vendor, features)) == isa
+
+
+def test_a_build_can_ask_before_anything_is_installed() -> None:
+    source = Path(isa_module.__file__).parents[2]
+    program = f"import sys; sys.path.insert(0, {str(source)!r}); from sasrec.core.isa import fastest_here as here"
+    command = [sys.executable, "-I", "-S", "-c", f"{program}; print(*here(), sep=';')"]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    assert told == ";".join(fastest_here())
 
 
 def test_variants_that_were_not_built_or_are_not_allowed_are_passed_over() -> None:

@@ -1,20 +1,30 @@
-"""Which engine a configuration gets, and why."""
+"""Which engine a configuration gets, and why; and what is said where torch or the compiled core is missing."""
 
 import copy
 import logging
+import subprocess
+import sys
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 import torch
+from conftest import make_markov_log
+from made import without
 
+import sasrec
 from sasrec.core.config import ModelConfig, TrainConfig
 from sasrec.core.errors import ConfigError
 from sasrec.core.isa import Native, load_native
+from sasrec.engine import protocol
 from sasrec.engine.native import SUPPORTED, unsupported
-from sasrec.engine.protocol import create_engine
+from sasrec.engine.protocol import create_engine, environment
 from sasrec.model.sasrec import BLOCKS, SASRecBlock
 
+NO_CORE = Native("", None, "nothing was compiled")
+INSTALL = r"pip install 'sasrec\[torch\]'"
+native_only = pytest.mark.skipif(load_native().module is None, reason=load_native().why)
 MODEL = ModelConfig(embedding_dim=16, n_blocks=1, max_seq_len=10)
 TRAIN = TrainConfig(threads=1)
 Config = TypeVar("Config", ModelConfig, TrainConfig)
@@ -84,12 +94,11 @@ def test_torch_is_taken_where_it_is_asked_for(caplog: pytest.LogCaptureFixture) 
 
 
 def test_auto_takes_torch_where_there_is_no_core(caplog: pytest.LogCaptureFixture) -> None:
-    none = Native("", None, "nothing was compiled")
     with caplog.at_level(logging.INFO, "sasrec"):
-        assert create_engine(MODEL, 5, TRAIN, native=none).name == "torch"
+        assert create_engine(MODEL, 5, TRAIN, native=NO_CORE).name == "torch"
     assert "engine: torch on cpu (nothing was compiled), 1 threads" in caplog.text
     with pytest.raises(ConfigError, match="engine=native: nothing was compiled; use engine=torch or auto"):
-        create_engine(MODEL, 5, TrainConfig(engine="native"), native=none)
+        create_engine(MODEL, 5, TrainConfig(engine="native"), native=NO_CORE)
 
 
 @pytest.mark.parametrize(
@@ -115,3 +124,76 @@ def test_cuda_without_a_device_is_refused() -> None:
 def test_lazy_adam_is_refused_where_torch_has_to_work() -> None:
     with pytest.raises(ConfigError, match="lazy_adam=true needs the native engine"):
         create_engine(ModelConfig(padding="attended"), 9, TrainConfig(lazy_adam=True))
+
+
+@pytest.fixture
+def no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+
+
+@pytest.mark.usefixtures("no_torch")
+@pytest.mark.parametrize(
+    ("model", "train", "needs"),
+    [
+        ({}, {"engine": "torch"}, "engine=torch"),
+        ({}, {"device": "cuda"}, "device=cuda"),
+        ({"padding": "attended"}, {}, "padding=attended"),
+        ({"padding": "attended"}, {"engine": "torch"}, "padding=attended"),  # as a converted checkpoint is stored
+    ],
+)
+def test_what_only_torch_does_names_the_extra_where_torch_is_missing(
+    model: dict[str, Any], train: dict[str, Any], needs: str
+) -> None:
+    with pytest.raises(ConfigError, match=rf"^{needs} needs torch \([^)]*\): {INSTALL}$"):
+        create_engine(ModelConfig(**model), 5, TrainConfig(**train))
+
+
+@native_only
+@pytest.mark.usefixtures("no_torch")
+def test_the_core_does_the_rest_without_torch() -> None:
+    assert create_engine(ModelConfig(), 5, TrainConfig(threads=1)).name == "native"
+
+
+@pytest.mark.usefixtures("no_torch")
+def test_where_neither_is_there_both_ways_out_are_named() -> None:
+    with pytest.raises(ConfigError, match=rf"^an installation without .* {INSTALL}, or install a C\+\+ compiler"):
+        create_engine(ModelConfig(), 5, TrainConfig(), native=NO_CORE)
+
+
+def test_the_environment_says_which_engine_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "load_native", lambda: NO_CORE)
+    assert environment()["engine"] == "torch (nothing was compiled)"
+    monkeypatch.setattr(protocol, "versions", lambda: {"sasrec": "1"})
+    assert environment()["engine"] == "none (nothing was compiled)"
+    monkeypatch.setattr(protocol, "load_native", lambda: Native("fast", object(), "the CPU has it"))
+    assert environment()["engine"] == "native (fast: the CPU has it)"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "needs"),
+    [
+        ("train log.txt --output run --engine torch", "engine=torch"),
+        ("train log.txt --output run --device cuda", "device=cuda"),
+        ("convert model.pth --layout pmixer-2021 --log log.txt --output run", "reading a .pth checkpoint"),
+    ],
+)
+def test_a_command_that_needs_torch_ends_with_2_and_one_sentence(tmp_path: Path, arguments: str, needs: str) -> None:
+    make_markov_log(n_users=20).write_csv(tmp_path / "log.txt", separator=" ", include_header=False)
+    (tmp_path / "model.pth").touch()
+    command = [sys.executable, "-m", "sasrec", "--quiet", *arguments.split()]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=without(tmp_path, "torch"))
+    assert done.stderr == f"error: {needs} needs torch (not installed): pip install 'sasrec[torch]'\n"
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+@native_only
+@pytest.mark.slow
+def test_a_run_becomes_no_pth_without_torch(tmp_path: Path) -> None:
+    settings = {"block": "sasrec", "embedding_dim": 8, "max_epochs": 1, "threads": 1}
+    sasrec.fit(make_markov_log(n_users=20), preset="paper", engine="native", output=tmp_path / "run", **settings)
+    command = [sys.executable, "-m", "sasrec", "convert", "run", "--layout", "pmixer-2021", "--output", "model.pth"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=without(tmp_path, "torch"))
+    assert "error: writing a .pth checkpoint needs torch (not installed): pip install 'sasrec[torch]'\n" in done.stderr
+    assert done.returncode == 2
+    assert not (tmp_path / "model.pth").exists()

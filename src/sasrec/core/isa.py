@@ -2,8 +2,9 @@
 
 Each variant is a module of its own, `sasrec/native_<name>.so`, compiled from the same sources (native/) for one
 instruction set. Only the chosen one is loaded, so the CPU never meets an instruction that it lacks.
-`SASREC_ISA=<name>` forces a variant. An installation that was built without a compiler has none; then NumPy and torch
-do the work.
+`SASREC_ISA=<name>` forces a variant. An installation that was built without a compiler has none; then NumPy ranks, and
+torch, an extra, trains. CMake asks `fastest_here` what to build before anything is installed, so this file imports
+nothing beyond the standard library and the errors.
 """
 
 from __future__ import annotations
@@ -88,8 +89,8 @@ def choose(wanted: str, cpu: Cpu, built: Variants) -> Native:
     """
     if wanted:
         return _forced(wanted, cpu, built)
-    for isa in fastest_first(cpu.vendor):
-        if isa in built and not cpu.lacks(isa):
+    for isa in runnable(cpu):
+        if isa in built:
             module = built[isa]()
             if module.available():
                 return Native(isa, module, "the fastest that this CPU has")
@@ -117,6 +118,17 @@ def built_variants() -> Variants:
         for isa, name in names.items()
         if importlib.util.find_spec(name)
     }
+
+
+def runnable(cpu: Cpu) -> list[str]:
+    """The variants that a CPU runs, built or not, the fastest first."""
+    return [isa for isa in fastest_first(cpu.vendor) if not cpu.lacks(isa)]
+
+
+def fastest_here(cpu: Cpu | None = None) -> list[str]:
+    """The variant to build for one CPU alone, by default this one; with AMX two, as the system may refuse its tiles."""
+    found = runnable(cpu or this_cpu())
+    return found[: 2 if found[0] == "amx" else 1]
 
 
 def fastest_first(vendor: str) -> list[str]:

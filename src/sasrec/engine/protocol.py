@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from sasrec.core.arrays import Float32
 from sasrec.core.config import ModelConfig, TrainConfig
 from sasrec.core.errors import ConfigError
+from sasrec.core.extras import require
 from sasrec.core.isa import Native, load_native
 from sasrec.core.provenance import versions
 from sasrec.core.threads import usable_cpus
@@ -24,6 +25,7 @@ from sasrec.engine.torch_engine import TorchEngine
 from sasrec.model.weights import Weights
 
 logger = logging.getLogger(__name__)
+HOW_TO_BUILD = "install a C++ compiler (g++ 12, clang 15 or later) and then sasrec again, which builds the core"
 
 
 class Engine(Protocol):
@@ -84,7 +86,7 @@ def create_engine(
         native: the compiled variant; None = that of this process.
 
     Raises:
-        ConfigError: the engine or device is not to be had.
+        ConfigError: the engine or device is not to be had, or torch is not installed and needed.
     """
     engine: Engine
     reason = _why_not_native(model, train, native) if train.engine != "torch" else "asked for"
@@ -96,6 +98,7 @@ def create_engine(
         raise ConfigError(f"engine=native: {reason}; use engine=torch or auto")
     if train.lazy_adam:
         raise ConfigError(f"lazy_adam=true needs the native engine ({reason}); use lazy_adam=false")
+    _require_torch(model, train)
     engine = TorchEngine(model, n_items, train)
     if weights is not None:
         engine.load_weights(weights)
@@ -111,12 +114,18 @@ def _why_not_native(model: ModelConfig, train: TrainConfig, native: Native | Non
     return "" if native.module else native.why
 
 
+def _require_torch(model: ModelConfig, train: TrainConfig) -> None:
+    what = unsupported(model, train) or ("engine=torch" if train.engine == "torch" else "")
+    if what:
+        require("torch", what, extra="torch")
+    else:
+        require("torch", "an installation without the compiled core", extra="torch", instead=HOW_TO_BUILD)
+
+
 def environment() -> dict[str, Any]:
     """Versions, machine and the engine in use, for reports and `sasrec info`."""
-    native = load_native()
-    return {
-        **versions(),
-        "machine": platform.machine(),
-        "cpus": usable_cpus(),
-        "engine": f"native ({native.isa}: {native.why})" if native.module else f"torch ({native.why})",
-    }
+    native, installed = load_native(), versions()
+    engine = f"native ({native.isa}: {native.why})"
+    if not native.module:
+        engine = f"{'torch' if 'torch' in installed else 'none'} ({native.why})"
+    return {**installed, "machine": platform.machine(), "cpus": usable_cpus(), "engine": engine}

@@ -27,6 +27,7 @@ import numpy as np
 from sasrec.core.arrays import Float32
 from sasrec.core.config import ModelConfig
 from sasrec.core.errors import CheckpointError, ConfigError
+from sasrec.core.extras import require
 from sasrec.model.weights import Weights
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def read_published(path: Path, layout: str | None, *, n_heads: int | None = None
         dropout: not stored in the file; matters only when training goes on.
 
     Raises:
-        ConfigError: no layout, or an unknown one.
+        ConfigError: no layout, or an unknown one; or torch is not installed.
         CheckpointError: the file is missing, damaged, holds code, or its tensors do not fit the layout.
     """
     shape = _layout_settings(layout)
@@ -102,10 +103,8 @@ def dump_published(config: ModelConfig, weights: Mapping[str, Float32], layout: 
     code will then attend to padding that the model never saw in training.
 
     Raises:
-        ConfigError: the layout is not given, or cannot hold this model.
+        ConfigError: the layout is not given, or cannot hold this model; or torch is not installed.
     """
-    import torch
-
     shape = _layout_settings(layout)
     needed = {"block": shape["block"], "activation": shape["activation"], "tied": True, "attention_output": True}
     for name, value in needed.items():
@@ -121,6 +120,13 @@ def dump_published(config: ModelConfig, weights: Mapping[str, Float32], layout: 
     if shape["padding"] == "attended" and config.padding != "attended":
         padding = np.zeros((1, config.embedding_dim), np.float32)
         tensors["pos_emb.weight"] = np.concatenate([padding, tensors["pos_emb.weight"]])
+    return _to_bytes(tensors)
+
+
+def _to_bytes(tensors: Mapping[str, Float32]) -> bytes:
+    require("torch", "writing a .pth checkpoint", extra="torch")
+    import torch
+
     buffer = io.BytesIO()
     torch.save({name: torch.from_numpy(np.ascontiguousarray(t)) for name, t in tensors.items()}, buffer)
     return buffer.getvalue()
@@ -137,10 +143,11 @@ def _layout_settings(layout: str | None) -> dict[str, Any]:
 
 
 def _read_state_dict(path: Path) -> dict[str, Float32]:
-    import torch
-
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint file {path}")
+    require("torch", "reading a .pth checkpoint", extra="torch")
+    import torch
+
     try:
         with warnings.catch_warnings(action="ignore", category=UserWarning):  # about pickle protocols
             loaded = torch.load(path, map_location="cpu", weights_only=True)
