@@ -1,10 +1,13 @@
-# Two commands for a newcomer: `make demo` and `make test`. Both set up .venv first.
+# Two commands for a newcomer: `make demo` and `make test`. Each sets up .venv first: demo with what a user has, without
+# torch and with the core for this CPU alone; test with everything.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+EVERYTHING = $(VENV)/.everything
 # Without a C++ compiler or Python's headers the compiled core is left out, and torch does the work.
 HEADERS = $(shell $(PYTHON) -c 'import glob, sysconfig; print(*glob.glob(sysconfig.get_path("include") + "/Python.h"))')
 NATIVE := $(or $(SASREC_NATIVE),$(if $(and $(shell command -v $(CXX)),$(HEADERS)),1,0))
+PYTEST = $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 SOURCES = src tests benchmarks examples tools
 comma = ,
 
@@ -15,44 +18,53 @@ CHROMIUM = $(or $(shell command -v chromium),$(shell command -v chromium-browser
 AS_ROOT = $(if $(filter-out 0,$(shell id -u)),sudo -n)
 ARM = $(and $(shell command -v aarch64-linux-gnu-g++),$(shell command -v qemu-aarch64))
 
-.PHONY: demo test lint types tests browser docs native-test sanitize wheel clean
+.PHONY: demo check test test-all lint types browser docs native-test sanitize wheel clean
 
-demo: $(VENV)/.installed
-	$(BIN)/sasrec demo --output runs/ml-100k --overwrite
+demo: $(or $(wildcard $(EVERYTHING)),$(VENV)/.light)  # what has everything is not made less
+	$(BIN)/sasrec demo --preset fast --output runs/ml-100k --overwrite
 
-test: lint types tests
+check: lint types  # while you work
+	$(PYTEST) -m "not slow and not outside and not variant"
 
-lint: $(VENV)/.tested
+test: lint types
+	$(PYTEST) -m "not outside"
+
+test-all: test
+	$(BIN)/pytest -m outside
+
+lint: $(EVERYTHING)
 	$(BIN)/ruff check $(wildcard $(SOURCES))
 	$(BIN)/ruff format --check $(wildcard $(SOURCES))
 	$(BIN)/clang-format --dry-run --Werror $(wildcard native/*.h native/*.cpp native/*/*.h native/*/*.cpp)
 
-types: $(VENV)/.tested
+types: $(EVERYTHING)
 	$(BIN)/mypy
 
-tests: $(VENV)/.tested
-	$(BIN)/pytest
-
-# For tests/test_page.py, which is skipped without it: Debian's chromium, where this user may install it.
+# For tests/serving/test_page.py, which is skipped without it: Debian's chromium, where this user may install it.
 browser:
 	@[ -n "$(CHROMIUM)" ] || { $(AS_ROOT) apt-get update -qq && \
 	  $(AS_ROOT) env DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends chromium; } > /dev/null 2>&1 || \
 	  echo "chromium could not be installed, so the tests of the web page will be skipped"
 
-docs: $(VENV)/.tested  # the generated pages: docs/cli.md and docs/config.md
+docs: $(EVERYTHING)  # the generated pages: docs/cli.md and docs/config.md
 	$(BIN)/python tools/generate_docs.py
 
-$(VENV)/.installed: pyproject.toml constraints.txt CMakeLists.txt $(wildcard native/*.*)
-	$(PYTHON) -m venv $(VENV)
-	@[ "$(NATIVE)" != 0 ] || echo "installing without the compiled core (no $(CXX), no Python.h, or SASREC_NATIVE=0)"
-	SASREC_NATIVE=$(NATIVE) $(BIN)/pip install --quiet --constraint constraints.txt \
-	  --config-settings=cmake.define.CMAKE_COMPILE_WARNING_AS_ERROR=ON --editable .
-	touch $@
+INSTALL = SASREC_NATIVE=$(NATIVE) $(BIN)/pip install --quiet --constraint constraints.txt
+BUILT_FROM = pyproject.toml constraints.txt CMakeLists.txt $(wildcard native/*.*)
+NO_CORE = (no $(CXX), no Python.h, or SASREC_NATIVE=0)
+WITH_CORE := $(filter-out 0,$(NATIVE))
 
-$(VENV)/.tested: $(VENV)/.installed
-	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["test"], sep="\n")' \
-	  > $(VENV)/test-requirements.txt  # the package itself need not be built again
-	$(BIN)/pip install --quiet --constraint constraints.txt --requirement $(VENV)/test-requirements.txt
+$(VENV)/.light: $(BUILT_FROM)
+	@echo "installing into $(VENV), a minute or two:" \
+	  "$(if $(WITH_CORE),the core is compiled for this CPU,torch takes the place of the compiled core $(NO_CORE))"
+	@$(PYTHON) -m venv $(VENV)
+	@SASREC_VARIANTS=fastest $(INSTALL) --editable ".$(if $(WITH_CORE),,[torch])"
+	@touch $@
+
+$(EVERYTHING): $(BUILT_FROM)
+	@echo "installing everything$(if $(WITH_CORE),, but the compiled core $(NO_CORE)) into $(VENV), some minutes"
+	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) --config-settings=cmake.define.CMAKE_COMPILE_WARNING_AS_ERROR=ON --editable ".[test]"
 	touch $@
 
 # The core without Python: each variant that this CPU runs, and aarch64 where a compiler and an emulator are installed.
@@ -68,16 +80,16 @@ endif
 
 # Memory, undefined behaviour and threads. Python itself is not instrumented, so the runtime is loaded before it; its own
 # interpreter with a path of its own sees the instrumented core and not the editable installation.
-sanitize: $(VENV)/.tested
+sanitize: $(EVERYTHING)
 	$(call core_tests,build/sanitize-threads,-DSASREC_SANITIZE=thread -DSASREC_VARIANTS=portable)
 	$(call core_tests,build/sanitize-memory,-DSASREC_SANITIZE=address$(comma)undefined)
 	$(BIN)/pip install --quiet --no-deps --upgrade --target build/sanitize-python --config-settings=install.strip=false \
 	  --config-settings=build-dir=build/sanitize-package --config-settings=cmake.define.SASREC_SANITIZE=address,undefined .
 	ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 	  PYTHONPATH=build/sanitize-python:$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))') \
-	  $(PYTHON) -m pytest tests/test_native.py tests/test_index.py
+	  $(PYTHON) -m pytest tests/engine/test_native.py tests/ranking/test_index.py
 
-wheel: $(VENV)/.tested  # for machines with this one's C library or a newer one, tried out in an environment of its own
+wheel: $(EVERYTHING)  # for machines with this one's C library or a newer one, tried out in an environment of its own
 	$(BIN)/python tools/build_wheel.py dist
 
 clean:

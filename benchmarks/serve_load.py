@@ -217,7 +217,7 @@ def _load(arguments: Namespace, facts: Answer, servers: list[Server], bodies: li
     for number in range(arguments.repeats + 1):  # the first one warms up
         seconds = [arguments.seconds, *[arguments.peer_seconds or arguments.seconds] * (len(servers) - 1)]
         answers = [
-            _round(arguments, server, bodies, WARM_UP_SECONDS if number == 0 else wanted)
+            _round(arguments, server, bodies, wanted if number else min(wanted, WARM_UP_SECONDS))
             for server, wanted in zip(servers, seconds, strict=True)
         ]
         if number:

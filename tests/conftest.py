@@ -12,6 +12,22 @@ from sasrec.core.isa import built_variants, load_float32, load_native, this_cpu
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks that follow from what a test uses."""
+    usual = load_native().isa
+    for item in items:
+        parameters = getattr(getattr(item, "callspec", None), "params", {})
+        fixtures = set(getattr(item, "fixturenames", ())) - set(parameters)
+        if "shared" in fixtures:
+            item.add_marker("data")
+        if "browser" in fixtures:
+            item.add_marker("browser")
+        if item.get_closest_marker("browser"):
+            item.add_marker("outside")
+        if parameters.get("isa", usual) != usual:
+            item.add_marker("variant")
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real data sets and reference checkpoints; tests that need it skip where it is missing."""

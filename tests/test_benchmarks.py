@@ -10,6 +10,8 @@ import pytest
 
 from sasrec.core.isa import load_native
 
+pytestmark = pytest.mark.slow
+
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 SMALL = ["--threads", "1", "--json", "--set", "max_seq_len=8", "--set", "embedding_dim=8"]
 RUNS = {

@@ -144,6 +144,7 @@ def test_torch_is_not_loaded_before_a_model_is_used(program: str, tmp_path: Path
     subprocess.run([sys.executable, "-c", check], check=True, cwd=tmp_path, env=environment)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(load_native().module is None, reason=load_native().why)
 def test_a_run_folder_answers_without_torch_and_without_what_only_training_needs(
     markov_log: pl.DataFrame, tmp_path: Path

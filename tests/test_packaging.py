@@ -1,4 +1,4 @@
-"""What people install: wheels with the compiled core and without it, and what they read when it cannot be built."""
+"""What people install: wheels with and without the compiled core, what a build that cannot work says, and the demo."""
 
 import importlib.util
 import os
@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from sasrec.core.isa import load_native
+from sasrec.data import datasets
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
@@ -21,11 +22,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.outside]  # each builds or installs
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of what a wheel is built from: a build must not touch the build folder of this checkout."""
+    """A copy of what is built and installed: neither may touch the folders of this checkout."""
     folder = tmp_path_factory.mktemp("source")
     for name in ("src", "native"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
-    for name in ("CMakeLists.txt", "pyproject.toml", "README.md", "LICENSE"):
+    for name in ("CMakeLists.txt", "Makefile", "constraints.txt", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)
     return folder
 
@@ -109,3 +110,26 @@ def test_manylinux_wheel_does_it_all_in_an_environment_without_torch_compiler_an
     monkeypatch.undo()
     assert "-manylinux_" in wheel.name
     assert ": native (" in build_wheel.check(wheel, "native")
+
+
+def test_make_demo_shows_a_result_from_an_installation_without_torch_below_450_mb(source: Path, tmp_path: Path) -> None:
+    if not can_fetch(datasets.WHEEL, tmp_path):
+        pytest.skip("needs a package index")
+    shutil.copytree(source, tmp_path / "checkout", ignore=shutil.ignore_patterns("build"))
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "SASREC_ISA", "VENV")
+    }
+    command = ["make", "--directory", str(tmp_path / "checkout"), f"PYTHON={sys.executable}", "demo"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=900)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "and may like next:" in done.stdout
+    assert (tmp_path / "checkout" / "runs" / "ml-100k" / "report.html").exists()
+    venv = tmp_path / "checkout" / ".venv"
+    assert bool(list(venv.glob("lib/python*/site-packages/torch"))) == (load_native().module is None)
+    if load_native().module:
+        assert sum(path.lstat().st_blocks for path in venv.rglob("*")) * 512 < 450 * 2**20
+
+
+def can_fetch(package: str, folder: Path) -> bool:
+    command = [sys.executable, "-m", "pip", "download", "--retries=0", "--no-deps", "--dest", str(folder), package]
+    return subprocess.run(command, capture_output=True).returncode == 0

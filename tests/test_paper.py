@@ -195,7 +195,7 @@ FIGURES = {  # strict ranks: sampled NDCG@10, HR@10; full ranking NDCG@10, HR@10
 }
 
 
-@pytest.mark.data
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHECKPOINTS)
 def test_published_checkpoint_gives_the_published_features_logits_and_figures(name: str, shared: Path) -> None:
     file, layout, outputs = CHECKPOINTS[name]
@@ -213,7 +213,7 @@ def test_published_checkpoint_gives_the_published_features_logits_and_figures(na
     np.testing.assert_allclose(found, FIGURES[name], rtol=0, atol=3.4e-4)
 
 
-@pytest.mark.data
+@pytest.mark.slow
 def test_the_same_item_drawn_again_is_an_exact_tie(shared: Path) -> None:
     """181 users have their target drawn again; strict and pessimistic ranks differ for them and nobody else."""
     file, layout, _ = CHECKPOINTS["860"]

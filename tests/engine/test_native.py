@@ -680,6 +680,7 @@ assert same and os.waitpid(pid, 0)[1] == 0
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=60)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("torch_first", [True, False])
 def test_torch_and_the_core_share_one_thread_setting_in_one_process(torch_first: bool) -> None:
     code = f"""

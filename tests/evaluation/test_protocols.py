@@ -544,7 +544,6 @@ def test_last_item_learns_a_chain() -> None:
 # Real data
 
 
-@pytest.mark.data
 @pytest.mark.parametrize("part", PARTS)
 def test_the_published_candidates_of_ml_1m_are_read(shared: Path, part: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.ERROR)

@@ -199,6 +199,7 @@ def test_int8_reports_its_recall(texts: Recommender, tmp_path: Path) -> None:
     assert 0 < check["largest_difference"] < 0.2
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(load_native().module is None, reason=load_native().why)
 def test_export_needs_no_torch(texts: Recommender, tmp_path: Path) -> None:
     texts.save(tmp_path / "run")
@@ -354,7 +355,7 @@ def published(shared: Path) -> Recommender:
     return convert(shared / "reference" / name, "pmixer-2021", str(shared / "data" / "ml-1m.txt"))
 
 
-@pytest.mark.data
+@pytest.mark.slow
 def test_1000_real_users_get_the_same_lists_from_onnxruntime(published: Recommender, tmp_path: Path) -> None:
     weights = published.engine.weights()
     weights["position_embedding.weight"] = weights["position_embedding.weight"][1:]  # without the padding's
@@ -374,7 +375,6 @@ def test_1000_real_users_get_the_same_lists_from_onnxruntime(published: Recommen
     np.testing.assert_allclose(np.concatenate(scores).ravel(), wanted["score"].to_numpy(), atol=1e-4)
 
 
-@pytest.mark.data
 def test_the_published_checkpoint_exports_as_it_is(published: Recommender, tmp_path: Path) -> None:
     check = export_onnx(published, tmp_path / "onnx", checked_users=49)["check"]
     assert check["n_histories"] == 50

@@ -98,7 +98,6 @@ def test_only_the_last_max_seq_len_items_count() -> None:
     np.testing.assert_array_equal(full, recent)
 
 
-@pytest.mark.data
 @pytest.mark.parametrize("block", BLOCKS)
 def test_invariants_hold_on_real_histories(block: str, shared: Path) -> None:
     sequences, vocabulary = build_sequences(read_interactions(shared / "data" / "ml-1m.txt"))

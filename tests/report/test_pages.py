@@ -285,6 +285,7 @@ def test_odd_runs_are_told_without_nan(changes: dict[str, Any], tmp_path: Path) 
         assert not re.search(r"\b(nan|inf)\b", text, re.IGNORECASE)
 
 
+@pytest.mark.slow
 def test_million_items_users_and_epochs_keep_the_report_small(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     noise = rng.random(20_001)
@@ -345,6 +346,7 @@ def test_model_card_says_what_data_how_trained_how_good_and_how_to_load() -> Non
     assert "$" not in card
 
 
+@pytest.mark.slow
 def test_drawing_leaves_pyplot_alone() -> None:
     program = (
         f"import sys; sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[1])]!r}\n"
@@ -356,7 +358,6 @@ def test_drawing_leaves_pyplot_alone() -> None:
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
-@pytest.mark.data
 def test_report_of_ml_1m_shows_titles_and_published_figures(shared: Path, tmp_path: Path) -> None:
     sequences, vocabulary = build_sequences(read_interactions(shared / "data" / "ml-1m.txt"))
     titles = pl.read_csv(shared / "data" / "ml-1m.item_titles.tsv", separator="\t", quote_char=None)

@@ -28,6 +28,7 @@ from sasrec.runs.folder import MAY_CHANGE_ON_RESUME, RunConfig, RunFolder, check
 
 FACTS = LogFacts(10, 2, 3, 0.0, 0.0, 0, False, "abc")
 CONFIG = RunConfig(ModelConfig(), TrainConfig(), EvalConfig(k=(5, 10)), "paper", "log", FACTS, "0")
+NOISE = pytest.param(np.random.default_rng(0).bytes(100), id="noise")
 RNG = np.random.default_rng(0)
 LOG = pl.DataFrame(
     {"user_id": ["u", "v", "u", "u", "v"], "item_id": ["a", "b", "c", "b", "a"], "timestamp": [1, 2, 3, 4, 5]}
@@ -67,7 +68,7 @@ def test_nothing_saved_is_told_from_something_damaged(run: RunFolder) -> None:
         run.load_weights()
 
 
-@pytest.mark.parametrize("content", [b"", b"\x80\x04pickled", b"{}", os.urandom(100)])
+@pytest.mark.parametrize("content", [b"", b"\x80\x04pickled", b"{}", NOISE])
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "metrics.json", "items.parquet"])
 def test_foreign_or_truncated_file_is_refused_by_name(run: RunFolder, name: str, content: bytes) -> None:
     (run.path / name).write_bytes(content)
@@ -78,7 +79,7 @@ def test_foreign_or_truncated_file_is_refused_by_name(run: RunFolder, name: str,
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"\x80\x04pickled", b"{}", os.urandom(100)])
+@pytest.mark.parametrize("content", [b"", b"\x80\x04pickled", b"{}", NOISE])
 def test_foreign_or_truncated_training_state_is_refused_by_name(run: RunFolder, content: bytes) -> None:
     run.save_state(WEIGHTS, {}, {"epoch": 1})
     (run.path / "training" / "state.safetensors").write_bytes(content)

@@ -341,6 +341,7 @@ def test_only_http_is_spoken(app: Application) -> None:
         asyncio.run(app({"type": "lifespan"}, nothing, nothing))
 
 
+@pytest.mark.slow
 def test_the_description_is_valid_openapi_with_every_route(app: Application) -> None:
     described = ask(app, "GET", "/openapi.json").json()
     templates = {endpoint.path.replace(":path", "") for endpoint in app._router.routes}
@@ -357,6 +358,7 @@ def fuzzed(recommender: Recommender, tmp_path_factory: pytest.TempPathFactory) -
     made.close()
 
 
+@pytest.mark.slow
 def test_whatever_fits_the_description_or_not_is_answered_as_described(fuzzed: tuple[Any, Application]) -> None:
     schema, app = fuzzed
     operations = [result.ok() for result in schema.get_all_operations()]

@@ -98,6 +98,7 @@ def test_what_does_not_fit_gets_a_sentence(body: bytes, words: str) -> None:
     assert "\n" not in message
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(body=st.binary() | st.text().map(str.encode))
 def test_any_bytes_are_read_or_refused(body: bytes) -> None:
@@ -112,6 +113,7 @@ VALUES = st.recursive(
 FIELDS = st.sampled_from(["history", "k", "allow", "deny", "keep_seen", "requests", "other"])
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(fields=st.dictionaries(FIELDS, VALUES, max_size=4))
 def test_any_json_is_refused_unless_it_keeps_all_limits(fields: dict[str, Any]) -> None:

@@ -240,6 +240,7 @@ def value(service: Service, name: str, **labels: str) -> float | None:
     return service.metrics.registry.get_sample_value(name, labels)
 
 
+@pytest.mark.slow
 def test_a_moved_link_is_noticed_and_the_new_model_answers(service: Service, tmp_path: Path) -> None:
     assert service.model is not None
     before = service.model.version
@@ -277,6 +278,7 @@ def gone(folder: Path) -> None:
     folder.rename(folder.with_name("elsewhere"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [foreign, truncated, without_items, of_another_catalogue, gone])
 def test_a_model_that_cannot_be_served_leaves_the_old_one_answering_and_is_told(
     service: Service, recommender: Recommender, tmp_path: Path, damage: Any

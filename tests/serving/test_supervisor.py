@@ -30,6 +30,8 @@ from sasrec.core.isa import load_native
 from sasrec.serving.connections import let_no_more_begin
 from sasrec.serving.supervisor import serve
 
+pytestmark = pytest.mark.slow  # each starts a server
+
 SMALL: dict[str, Any] = {
     "embedding_dim": 8, "n_blocks": 1, "max_seq_len": 8, "threads": 1, "max_epochs": 1, "filter_seen": "yes",
 }  # fmt: skip
