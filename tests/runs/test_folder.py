@@ -20,11 +20,11 @@ import torch
 from safetensors.numpy import save_file
 from safetensors.torch import save_file as torch_save_file
 
-from sasrec.runs.folder import (MAY_CHANGE_ON_RESUME, RunConfig, RunFolder, check_resumable, resumed_config)
-from sasrec.core.files import atomic_write
-from sasrec.core.config import (EvalConfig, ModelConfig, TrainConfig)
+from sasrec.core.config import EvalConfig, ModelConfig, TrainConfig
 from sasrec.core.errors import CheckpointError, ConfigError
-from sasrec.data.sequences import (LogFacts, build_sequences)
+from sasrec.core.files import atomic_write
+from sasrec.data.sequences import LogFacts, build_sequences
+from sasrec.runs.folder import MAY_CHANGE_ON_RESUME, RunConfig, RunFolder, check_resumable, resumed_config
 
 FACTS = LogFacts(10, 2, 3, 0.0, 0.0, 0, False, "abc")
 CONFIG = RunConfig(ModelConfig(), TrainConfig(), EvalConfig(k=(5, 10)), "paper", "log", FACTS, "0")

@@ -10,26 +10,24 @@ RUN/training/            weights, Adam's moments and the position in the run: wh
 """
 
 from __future__ import annotations
-from sasrec.core.files import atomic_write
-from sasrec.core.files import atomic_file
-from sasrec.core.files import disk_errors
+
 import contextlib
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
-import polars as pl
+
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_safetensors
-from sasrec.core.config import (EvalConfig, ModelConfig, TrainConfig, from_dict, to_dict)
-from sasrec.core.errors import CheckpointError, ConfigError, DataError
+
 from sasrec.core.arrays import Float32
+from sasrec.core.config import EvalConfig, ModelConfig, TrainConfig, from_dict, to_dict
+from sasrec.core.errors import CheckpointError, ConfigError
+from sasrec.core.files import atomic_write, disk_errors
 from sasrec.data.prepared import load_sequences, load_vocabulary, save_sequences, save_vocabulary
-from sasrec.data.sequences import (LogFacts, Sequences)
+from sasrec.data.sequences import LogFacts, Sequences
 from sasrec.data.vocabulary import Vocabulary
 from sasrec.model.weights import Weights
 
