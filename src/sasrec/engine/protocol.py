@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import platform
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from sasrec.core.arrays import Float32
 from sasrec.core.config import ModelConfig, TrainConfig
@@ -114,7 +114,7 @@ def _why_not_native(model: ModelConfig, train: TrainConfig) -> str:
     return "" if native.module else native.why
 
 
-def environment() -> dict[str, Any]:
+def environment() -> dict[str, str | int]:
     """Versions, machine and the engine in use, for reports and `sasrec info`."""
     native = load_native()
     return {

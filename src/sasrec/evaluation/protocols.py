@@ -73,7 +73,7 @@ def evaluate(
         config: protocol, cut-offs, ties, candidates, whether seen items are hidden.
         candidates: (n, C) item indices to rank among in the sampled protocol, column 0 the targets; None draws them.
         baselines: also measure the usual baselines, or these.
-        lists: also measure what the top-k lists are like (see lists.py); full protocol only.
+        lists: also measure what the top-k lists are like (see list_metrics.py); full protocol only.
         batch_size: targets handed to the scorer at once, at most; None = 4,096.
         progress: called with (targets done, targets in all) for the scorer itself.
 
