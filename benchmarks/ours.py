@@ -150,7 +150,7 @@ class Ours:
         result = recommender.train_result
         assert result is not None
         return {
-            "results": recommender.results,
+            "results": [result.to_dict() for result in recommender.results],
             "train_seconds": result.seconds,
             "best_epoch": result.best_epoch,
             "epochs": result.epochs,
@@ -172,7 +172,7 @@ class Ours:
                 memory.append(memory_mib())
 
         result = train(self.engine, split, self.config.model, config, self.config.eval, progress=at_the_end_of_an_epoch)
-        seconds = [line["seconds"] for line in result.history]
+        seconds = [line.seconds for line in result.history]
         return {"rss_mib": memory, "seconds": seconds, "peak_rss_mib": memory_mib("VmHWM")}
 
 

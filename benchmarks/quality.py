@@ -12,12 +12,13 @@ import argparse
 import statistics
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 import harness
+import msgspec
 from harness import Answer, BenchmarkError, Session, Worker
 
-from sasrec.experiments.seeds import line_of
+from sasrec.evaluation.results import Result
+from sasrec.experiments.lines import Origin, ResultLine, line_of
 
 METRICS = ("ndcg@10", "hr@10")
 
@@ -52,18 +53,19 @@ def _fit_peer(worker: Worker, epochs: int) -> Answer:
     raise BenchmarkError(f"{worker.name} has no evaluation")
 
 
-def _results(fits: Sequence[Answer], session: Session) -> list[Answer]:
+def _results(fits: Sequence[Answer], session: Session) -> list[ResultLine]:
     """A line for each split and protocol."""
-    told = {
-        "data": session.data,
-        "seeds": list(range(len(fits))),
-        "train_seconds": statistics.mean(fit["train_seconds"] for fit in fits),
-        "best_epochs": [fit["best_epoch"] for fit in fits],
-        "overrides": dict(map(harness.setting, session.arguments.set)),
-        "fingerprint": fits[0]["results"][0]["data"],
+    results = [msgspec.convert(fit["results"], list[Result]) for fit in fits]
+    origin = Origin(
+        data=session.data,
+        seeds=list(range(len(fits))),
+        train_seconds=statistics.mean(fit["train_seconds"] for fit in fits),
+        best_epochs=[fit["best_epoch"] for fit in fits],
+        overrides=dict(map(harness.setting, session.arguments.set)),
+        fingerprint=results[0][0].data,
         **session.facts(),
-    }
-    return [line_of(results, told) for results in zip(*(fit["results"] for fit in fits), strict=True)]
+    )
+    return [line_of(of_seeds, origin) for of_seeds in zip(*results, strict=True)]
 
 
 def _compare(session: Session, worker: Worker, fits: Sequence[Answer], peer: Sequence[Answer]) -> None:
@@ -83,16 +85,16 @@ def _compare(session: Session, worker: Worker, fits: Sequence[Answer], peer: Seq
         session.print_line(f"quality {metric}, test, {protocol}", ours_side, peer_side, higher=True)
 
 
-def _print(line: dict[str, Any], arguments: argparse.Namespace) -> None:
+def _print(line: ResultLine, arguments: argparse.Namespace) -> None:
     if arguments.json:
-        harness.print_json(line)
+        harness.print_json(line.to_dict())
         return
     figures = ", ".join(
-        f"{name} {m['mean']:.4f}" + ("" if m["std"] is None else f" +- {m['std']:.4f}")
-        for name, m in line["metrics"].items()
+        f"{name} {m.mean:.4f}" + ("" if m.std is None else f" +- {m.std:.4f}")
+        for name, m in line.metrics.items()
         if name in METRICS
     )
-    print(f"{line['data']}, {line['split']}, {line['protocol']}, seeds {line['seeds']}: {figures}")
+    print(f"{line.origin.data}, {line.split}, {line.protocol}, seeds {line.origin.seeds}: {figures}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,10 @@ from sasrec.data.sampling import generator
 from sasrec.data.sequences import LogFacts, Ragged, build_sequences
 from sasrec.data.splits import Split, split_leave_one_out
 from sasrec.data.vocabulary import Vocabulary
+from sasrec.evaluation.intervals import Estimate, without_interval
+from sasrec.evaluation.results import Result
 from sasrec.model.weights import ITEM_TABLE, OUTPUT_TABLE, Weights, initial_weights
+from sasrec.runs.record import EpochLine, TrainingFacts
 
 SETTINGS: dict[str, Any] = {  # of runs that take a moment
     "embedding_dim": 8, "n_blocks": 1, "max_seq_len": 8, "max_epochs": 2, "batch_size": 32, "threads": 1,
@@ -69,37 +73,82 @@ class Table:
 ML_1M = LogFacts(999_611, 6040, 3416, 0.0, 0.0, 0, False, "f" * 32)
 
 
-def estimate(value: float, stderr: float | None = 0.01) -> dict[str, float | None]:
+def estimate(value: float, stderr: float | None = 0.01) -> Estimate:
     if stderr is None:
-        return {"value": value, "stderr": None, "low": None, "high": None}
-    return {"value": value, "stderr": stderr, "low": value - 2 * stderr, "high": value + 2 * stderr}
+        return without_interval(value)
+    return Estimate(value=value, stderr=stderr, low=value - 2 * stderr, high=value + 2 * stderr)
 
 
-def make_result(**changes: Any) -> dict[str, Any]:
+def make_result(**changes: Any) -> Result:
     """A result on test by the full protocol, the model above both baselines."""
-    result = {
-        "split": "test",
-        "protocol": "full",
-        "candidates": "all 12 items",
-        "excluded": "the user's items before the target, but not the target",
-        "ties": "expected",
-        "seed": None,
-        "n_users": 5,
-        "metrics": {"ndcg@10": estimate(0.5), "hr@10": estimate(0.75), "coverage@10": estimate(0.625, None)},
-        "baselines": {
+    result = Result(
+        split="test",
+        protocol="full",
+        candidates="all 12 items",
+        excluded="the user's items before the target, but not the target",
+        ties="expected",
+        seed=None,
+        n_users=5,
+        metrics={"ndcg@10": estimate(0.5), "hr@10": estimate(0.75), "coverage@10": estimate(0.625, None)},
+        baselines={
             "popularity": {"ndcg@10": estimate(0.25), "hr@10": estimate(0.3), "coverage@10": estimate(0.1, None)},
             "last_item": {"ndcg@10": estimate(0.4), "hr@10": estimate(0.5)},
         },
-        "n_targets": 5,
-        "n_cold": 0,
-        "cold_share": 0.0,
-        "filter_seen": True,
-        "split_method": "leave_one_out",
-        "k": [10],
-        "data": "0" * 32,
-        "warnings": [],
-    }
-    return result | changes
+        n_targets=5,
+        n_cold=0,
+        cold_share=0.0,
+        filter_seen=True,
+        split_method="leave_one_out",
+        k=(10,),
+        data="0" * 32,
+    )
+    return replace(result, **changes)
+
+
+def make_line(**changes: Any) -> dict[str, Any]:
+    """A line of a results file, as JSON has it: two seeds, on test by the full protocol."""
+    line = {
+        "split": "test", "split_method": "leave_one_out", "protocol": "full", "candidates": "all 12 items",
+        "excluded": "nothing", "ties": "expected", "n_users": 9,
+        "metrics": {"ndcg@10": {"mean": 0.5, "std": 0.01, "users_stderr": 0.03}, "hr@10": {"mean": 0.75, "std": None}},
+        "baselines": {"popularity": {"ndcg@10": 0.25, "hr@10": 0.5}},
+        "data": "ml-100k", "seeds": [0, 1], "train_seconds": 61.5, "best_epochs": [3, 5], "preset": "paper",
+        "overrides": {}, "settings": {"k": [10]}, "fingerprint": "f" * 32, "engine": "native", "isa": "avx2",
+        "threads": 2, "machine": "a machine", "versions": {"sasrec": "9.9"}, "commit": "0123abc",
+        "command": "sasrec benchmark ml-100k",
+    }  # fmt: skip
+    return line | changes
+
+
+def make_epoch(epoch: int, **changes: Any) -> EpochLine:
+    """A line of history.jsonl, of an epoch that was not validated."""
+    line = EpochLine(
+        epoch=epoch,
+        step=7 * epoch,
+        train_loss=1 / 3,
+        seconds=0.5,
+        users_per_second=400.0,
+        learning_rate=0.001,
+        total_seconds=0.75 * epoch,
+    )
+    return replace(line, **changes)
+
+
+def make_training(**changes: Any) -> TrainingFacts:
+    """A training of three epochs, the second the best."""
+    facts = TrainingFacts(
+        best_epoch=2,
+        epochs=3,
+        seconds=61.5,
+        stopped="max_epochs",
+        engine="native",
+        isa="avx2",
+        threads=2,
+        machine="a machine",
+        versions={"sasrec": "9.9"},
+        commit="0123abc",
+    )
+    return replace(facts, **changes)
 
 
 SAMPLED = {

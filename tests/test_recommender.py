@@ -257,9 +257,9 @@ def test_saving_over_another_run_is_refused_unless_asked_for(numbers: Recommende
 
 
 def test_fit_reports_valid_and_both_test_protocols_beside_baselines(numbers: Recommender) -> None:
-    kinds = [(r["split"], r["protocol"]) for r in numbers.results]
+    kinds = [(r.split, r.protocol) for r in numbers.results]
     assert kinds == [("valid", "full"), ("test", "full"), ("test", "sampled")]
-    assert all({"popularity", "last_item"} <= set(r["baselines"]) for r in numbers.results)
+    assert all({"popularity", "last_item"} <= set(r.baselines) for r in numbers.results)
 
 
 def test_evaluation_settings_can_differ_from_the_run(numbers: Recommender) -> None:

@@ -7,21 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from sasrec.core.presets import PRESETS
 from sasrec.core.tables import markdown_table
-from sasrec.experiments.grid import (
-    Line,
-    baseline_cell,
-    figure_cell,
-    header_cells,
-    label,
-    read_lines,
-    run_cells,
-    runs_of,
-)
-from sasrec.report.text import PROTOCOLS_NOTE, known_logs
+from sasrec.experiments.grid_tables import baseline_cell, figure_cell, header_cells, run_cells, runs_of
+from sasrec.experiments.lines import ResultLine, label, read_lines
+from sasrec.report.published_figures import PublishedFigure, known_logs
+from sasrec.report.text import PROTOCOLS_NOTE
 
 RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
 METHODS = ("leave_one_out", "temporal")
@@ -88,29 +80,29 @@ python tools/generate_docs.py
 def reproduction_page(results: Path = RESULTS) -> str:
     """The page of the result files in a folder."""
     lines = [line for file in sorted(results.glob("*.jsonl")) for line in read_lines(file)]
-    names = [*known_logs(), *sorted({line["data"] for line in lines} - set(known_logs()))]
-    parts = [_log(name, [line for line in lines if line["data"] == name]) for name in names]
+    names = [*known_logs(), *sorted({line.origin.data for line in lines} - set(known_logs()))]
+    parts = [_log(name, [line for line in lines if line.origin.data == name]) for name in names]
     return "\n".join([INTRODUCTION, CONCLUSIONS, _summary(lines), READING, *parts])
 
 
-def _summary(lines: Sequence[Line]) -> str:
+def _summary(lines: Sequence[ResultLine]) -> str:
     """A row a known log: `paper` beside the paper by its protocol, `best` beside the highest figure by full ranking."""
     header = ["", "paper, sampled NDCG@10", "as published", "best, full NDCG@10", "highest published"]
     rows = [header]
     for name, known in known_logs().items():
-        of_log = [line for line in lines if line["data"] == name and line["split_method"] == "leave_one_out"]
-        tested = [line for line in of_log if line["split"] == "test"]
-        figures = [f for f in known["figures"] if "differs" not in f]
-        by_paper = [f["ndcg@10"] for f in figures if f["source"].startswith("Kang & McAuley 2018")]
-        by_full = [f["ndcg@10"] for f in figures if f["protocol"] == "full"]
+        of_log = [line for line in lines if line.origin.data == name and line.split_method == "leave_one_out"]
+        tested = [line for line in of_log if line.split == "test"]
+        figures = [f for f in known.figures if not f.differs]
+        by_paper = [f.metrics["ndcg@10"] for f in figures if f.source.startswith("Kang & McAuley 2018")]
+        by_full = [f.metrics["ndcg@10"] for f in figures if f.protocol == "full"]
         cells = [_first_run(tested, "paper", "sampled"), _text(by_paper), _first_run(tested, "best", "full")]
         rows.append([name, *cells, _text(by_full)])
     return markdown_table(rows) + "\n"
 
 
-def _first_run(lines: Sequence[Line], preset: str, protocol: str) -> str:
+def _first_run(lines: Sequence[ResultLine], preset: str, protocol: str) -> str:
     """NDCG@10 of a preset's first setting; a dash where there is none."""
-    runs = [run for run in _in_order(lines) if run[0]["preset"] == preset]
+    runs = [run for run in _in_order(lines) if run[0].origin.preset == preset]
     return figure_cell(runs[0], protocol, "ndcg@10") if runs else "-"
 
 
@@ -118,16 +110,16 @@ def _text(figures: Sequence[float]) -> str:
     return f"{max(figures):.4f}" if figures else "-"
 
 
-def _log(name: str, lines: Sequence[Line]) -> str:
-    known: dict[str, Any] = known_logs().get(name, {})
+def _log(name: str, lines: Sequence[ResultLine]) -> str:
+    known = known_logs().get(name)
     parts = [f"## {name}\n"]
     if known:
-        size = f"{known['events']:,} events of {known['users']:,} users on {known['items']:,} items"
-        parts.append(f"{known['about']}: {size}.\n")
+        size = f"{known.n_events:,} events of {known.n_users:,} users on {known.n_items:,} items"
+        parts.append(f"{known.about}: {size}.\n")
     for method in METHODS:
-        of_method = [line for line in lines if line["split_method"] == method]
-        if of_method or method == "leave_one_out" or known.get("timestamps"):
-            published = known.get("figures", []) if method == "leave_one_out" else []
+        of_method = [line for line in lines if line.split_method == method]
+        if of_method or method == "leave_one_out" or (known and known.has_timestamps):
+            published = known.figures if known and method == "leave_one_out" else []
             parts.append(_method(method, of_method, published))
         else:
             parts.append("The file has no timestamps, so there is no temporal split.\n")
@@ -136,11 +128,11 @@ def _log(name: str, lines: Sequence[Line]) -> str:
     return "\n".join(parts)
 
 
-def _method(method: str, lines: Sequence[Line], published: Sequence[dict[str, Any]]) -> str:
+def _method(method: str, lines: Sequence[ResultLine], published: Sequence[PublishedFigure]) -> str:
     """The tables of one split method."""
-    tested = [line for line in lines if line["split"] == "test"]
+    tested = [line for line in lines if line.split == "test"]
     runs = _in_order(tested)
-    users = f", {tested[0]['n_users']:,} users" if tested else ""
+    users = f", {tested[0].n_users:,} users" if tested else ""
     parts = [f"### {method.replace('_', ' ').capitalize()}{users}\n"]
     blank = [""] * 3
     rows = [
@@ -148,35 +140,36 @@ def _method(method: str, lines: Sequence[Line], published: Sequence[dict[str, An
         *([label(run[0]), *run_cells(run, COLUMNS)[:-1]] for run in runs),
         *([f"{preset}: not measured", *[""] * len(COLUMNS), *blank] for preset in _missing(runs)),
         *([b, *(baseline_cell(tested, b, *column) for column in COLUMNS), *blank] for b in _baselines(tested)),
-        *([*_published(figure), *blank] for figure in published if "differs" not in figure),
+        *([*_published(figure), *blank] for figure in published if not figure.differs),
     ]
     parts += [markdown_table(rows) + "\n", _lists(runs, tested)]
-    other = [f"{f['source']}: {f['ndcg@10']:.4f} ({f['differs']})" for f in published if "differs" in f]
+    other = [f"{f.source}: {f.metrics['ndcg@10']:.4f} ({f.differs})" for f in published if f.differs]
     parts.append(f"Not comparable, full NDCG@10: {'; '.join(other)}.\n" if other else "")
     return "\n".join(part for part in parts if part)
 
 
-def _in_order(lines: Sequence[Line]) -> list[list[Line]]:
+def _in_order(lines: Sequence[ResultLine]) -> list[list[ResultLine]]:
     """Runs by preset, in the order of presets; those of a preset in the order of the file."""
     places = {preset: i for i, preset in enumerate(PRESETS)}
-    return sorted(runs_of(lines), key=lambda run: places.get(run[0]["preset"], len(places)))
+    return sorted(runs_of(lines), key=lambda run: places.get(run[0].origin.preset, len(places)))
 
 
-def _missing(runs: Sequence[Sequence[Line]]) -> list[str]:
-    measured = {run[0]["preset"] for run in runs}
+def _missing(runs: Sequence[Sequence[ResultLine]]) -> list[str]:
+    measured = {run[0].origin.preset for run in runs}
     return [preset for preset in PRESETS if preset not in measured]
 
 
-def _baselines(lines: Sequence[Line]) -> list[str]:
-    return list(lines[0]["baselines"]) if lines else []
+def _baselines(lines: Sequence[ResultLine]) -> list[str]:
+    return list(lines[0].baselines) if lines else []
 
 
-def _published(figure: dict[str, Any]) -> list[str]:
-    cells = [f"{figure[name]:.4f}" if p == figure["protocol"] and name in figure else "" for p, name in COLUMNS]
-    return [f"published: {figure['source']}", *cells]
+def _published(figure: PublishedFigure) -> list[str]:
+    metrics = figure.metrics
+    cells = [f"{metrics[name]:.4f}" if p == figure.protocol and name in metrics else "" for p, name in COLUMNS]
+    return [f"published: {figure.source}", *cells]
 
 
-def _lists(runs: Sequence[Sequence[Line]], lines: Sequence[Line]) -> str:
+def _lists(runs: Sequence[Sequence[ResultLine]], lines: Sequence[ResultLine]) -> str:
     """What the top-10 lists are like, where it was measured."""
     names = [n for n in LISTS if any(figure_cell(run, "full", n) != "-" for run in runs)]
     if not names:
@@ -187,24 +180,18 @@ def _lists(runs: Sequence[Sequence[Line]], lines: Sequence[Line]) -> str:
     return f"{title}\n\n{markdown_table([['', *names], *rows])}\n"
 
 
-def _made(lines: Sequence[Line]) -> str:
+def _made(lines: Sequence[ResultLine]) -> str:
     """How each figure came about."""
     rows = [["setting", "split", "commit", "engine, machine", "versions", "command"]]
-    rows += [
-        [
-            label(run[0]),
-            run[0]["split_method"].replace("_", " "),
-            run[0]["commit"] or "-",
-            f"{run[0]['engine']} ({run[0]['isa']}), threads {run[0]['threads']}; {run[0]['machine']}",
-            _versions(run[0]["versions"]),
-            f"`{run[0]['command']}`",
-        ]
-        for run in _in_order(lines)
-    ]
+    for line, *_ in _in_order(lines):
+        of = line.origin
+        engine = f"{of.engine} ({of.isa}), threads {of.threads}; {of.machine}"
+        method = line.split_method.replace("_", " ")
+        rows.append([label(line), method, of.commit or "-", engine, _versions(of.versions), f"`{of.command}`"])
     marks = ["---"] * len(rows[0])
     table = "\n".join(f"| {' | '.join(row)} |" for row in [rows[0], marks, *rows[1:]])
     return f"### How they were made\n\n{table}\n"
 
 
-def _versions(versions: Any) -> str:
+def _versions(versions: dict[str, str] | str) -> str:
     return ", ".join(f"{k} {v}" for k, v in versions.items()) if isinstance(versions, dict) else str(versions)

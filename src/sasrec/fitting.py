@@ -1,4 +1,4 @@
-"""Train on a log. In: anything that can be read as a log, settings; out: a Recommender, and its run folder.
+"""Train on a log: `fit` makes a Recommender of anything that can be read as a log, and its run folder.
 
 Split, train, choose the epoch on valid, measure on test, report; `convert` does it for a published checkpoint.
 """
@@ -102,7 +102,7 @@ def fit_log(
     if result.stopped == "interrupted":
         return recommender
     logger.info("measuring the model of epoch %d on valid and test, beside baselines", result.best_epoch)
-    recommender.results = [r.to_dict() for r in final_results(recommender)]
+    recommender.results = [result.without_users() for result in final_results(recommender)]
     if run is not None:
         run.save_metrics(recommender.results, recommender.training_facts())
     if options.refit:

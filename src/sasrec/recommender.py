@@ -33,8 +33,9 @@ from sasrec.ranking.next_items import Mask, NextItems
 from sasrec.ranking.scorers import ModelScorer
 from sasrec.report.examples import build_examples
 from sasrec.report.pages import write_report
-from sasrec.report.run_facts import RunFacts, warnings_of
+from sasrec.report.run_facts import RunFacts
 from sasrec.runs.folder import RunConfig, RunFolder
+from sasrec.runs.record import TrainingFacts
 from sasrec.training.trainer import TrainResult, training_facts
 
 logger = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ class Recommender:
         vocabulary: item ids and titles.
         config: how it came about.
         sequences: the users' histories, or None.
-        results: evaluations so far.
+        results: evaluations so far, without figures per user.
         train_result: how training went; None for a loaded model.
     """
 
@@ -69,7 +70,7 @@ class Recommender:
         vocabulary: Vocabulary,
         config: RunConfig,
         sequences: Sequences | None,
-        results: Sequence[dict[str, Any]] = (),
+        results: Sequence[Result] = (),
         train_result: TrainResult | None = None,
     ) -> None:
         self.engine, self.vocabulary, self.config, self.sequences = engine, vocabulary, config, sequences
@@ -339,8 +340,8 @@ class Recommender:
             progress=progress,
         )
 
-    def training_facts(self) -> dict[str, Any] | None:
-        """How training went and on what, ready for JSON; None for a model that was not trained here."""
+    def training_facts(self) -> TrainingFacts | None:
+        """How training went and on what; None for a model that was not trained here."""
         return None if self.train_result is None else training_facts(self.train_result, self.engine)
 
     def split(self, config: EvalConfig | None = None) -> Split:
@@ -407,7 +408,6 @@ class Recommender:
             best_epoch=result.best_epoch,
             seconds=result.seconds,
             stopped=result.stopped,
-            warnings=warnings_of(self.results),
         )
         write_report(folder, facts)
 

@@ -71,7 +71,7 @@ def test_compare_wants_the_same_protocol() -> None:
     with pytest.raises(ConfigError, match="differ in candidates"):
         compare(*results)
     with pytest.raises(ConfigError, match="evaluate again"):
-        compare(a, Result.from_dict(a.to_dict()))
+        compare(a, a.without_users())
 
 
 def random_results(n: int) -> list[Result]:

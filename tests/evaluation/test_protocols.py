@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 import polars as pl
 import pytest
@@ -247,7 +248,7 @@ def test_the_result_carries_its_protocol() -> None:
     assert set(values["metrics"]["ndcg@10"]) == {"value", "stderr", "low", "high"}
     assert set(values["baselines"]) == {"popularity", "last_item"}
     assert set(values["baselines"]["popularity"]) == {"ndcg@10", "hr@10", "mrr@10"}
-    assert Result.from_dict(values) == result
+    assert msgspec.convert(values, Result) == result
     full = evaluate(model(SPLIT), SPLIT, "test", EvalConfig(k=(5, 10)))
     assert full.seed is None
     assert full.candidates == f"all {SPLIT.sequences.n_items} items"
@@ -255,8 +256,6 @@ def test_the_result_carries_its_protocol() -> None:
     of_lists = {"coverage", "gini", "popularity", "popularity_lift", "novelty", "serendipity"}
     assert set(full.metrics) == {f"{name}@{k}" for k in (5, 10) for name in {"ndcg", "hr", "mrr"} | of_lists}
     assert set(full.baselines["last_item"]) == set(full.metrics)
-    with pytest.raises(DataError, match="not a result"):
-        Result.from_dict({"split": "test", "k": [10], "warnings": []})
 
 
 def test_lists_and_baselines_can_be_left_out() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +15,8 @@ import sasrec
 from sasrec.core.errors import CheckpointError, ConfigError, DataError
 from sasrec.data.logs import Log
 from sasrec.data.sequences import build_sequences
-from sasrec.experiments.grid import (
-    Grid,
-    benchmark_page,
-    benchmark_text,
-    label,
-    lines_of,
-    overrides_of,
-    read_lines,
-    run_benchmark,
-    table_rows,
-)
+from sasrec.experiments.grid import Grid, lines_of, run_benchmark
+from sasrec.experiments.lines import read_lines
 from sasrec.experiments.seeds import Watch, read_runs
 from sasrec.fitting import FitOptions
 from sasrec.training.trainer import Progress
@@ -45,14 +34,6 @@ def log_with_times() -> Log:
 LOG = log_with_times()
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _without_reports() -> Iterator[None]:
-    """Drawing takes most of the time of such small runs."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sasrec.recommender.Recommender.write_report", lambda recommender, folder: None)
-        yield
-
-
 def grid(**changes: Any) -> Grid:
     told: dict[str, Any] = {
         "presets": ("paper",), "split_methods": BOTH, "protocols": ("full", "sampled"), "seeds": (0, 1),
@@ -61,7 +42,8 @@ def grid(**changes: Any) -> Grid:
 
 
 def measure(folder: Path, cells: Grid, log: Log = LOG, *, resume: bool = False, **more: Any) -> bool:
-    return run_benchmark(log, cells, FitOptions(output=folder, resume=resume), SETTINGS, command="sasrec it", **more)
+    options = FitOptions(output=folder, resume=resume, report=False)
+    return run_benchmark(log, cells, options, SETTINGS, command="sasrec it", **more)
 
 
 @pytest.fixture(scope="module")
@@ -73,19 +55,19 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_there_is_a_line_for_each_cell_split_and_protocol(made: Path) -> None:
     lines = read_lines(made / "results.jsonl")
-    found = [(line["split_method"], line["split"], line["protocol"]) for line in lines]
+    found = [(line.split_method, line.split, line.protocol) for line in lines]
     parts = [("valid", "sampled"), ("test", "full"), ("test", "sampled")]
     assert found == [(method, *part) for method in BOTH for part in parts]
-    assert lines == json.loads(json.dumps(lines_of(made, grid())))
-    assert {line["command"] for line in lines} == {"sasrec it"}
-    assert all(line["overrides"] == OVERRIDES for line in lines)
+    assert lines == lines_of(made, grid())
+    assert {line.origin.command for line in lines} == {"sasrec it"}
+    assert all(line.origin.overrides == OVERRIDES for line in lines)
 
 
 def test_each_split_method_trains_models_of_its_own(made: Path) -> None:
     for method in BOTH:
         for run in read_runs(made / f"paper-{method}"):
             assert run.config.eval.split_method == method
-            assert {result["split_method"] for result in run.results} == {method}
+            assert {result.split_method for result in run.results} == {method}
     temporal, whole = (sasrec.load(made / f"paper-{method}" / "seed-0").split() for method in reversed(BOTH))
     assert temporal.train_ends.sum() != whole.train_ends.sum()
     times = LOG.sequences.timestamps
@@ -134,10 +116,10 @@ def test_a_benchmark_cut_off_keeps_its_finished_cells_and_goes_on(made: Path, tm
 
     with pytest.raises(KeyboardInterrupt):
         measure(folder, grid(), watch=Watch(titles.append, cut_off))
-    assert {line["split_method"] for line in read_lines(folder / "results.jsonl")} == {"leave_one_out"}
+    assert {line.split_method for line in read_lines(folder / "results.jsonl")} == {"leave_one_out"}
     assert measure(folder, grid(), resume=True)
     ours, theirs = (read_lines(path / "results.jsonl") for path in (folder, made))
-    assert [line["metrics"] for line in ours] == [line["metrics"] for line in theirs]
+    assert [line.metrics for line in ours] == [line.metrics for line in theirs]
 
 
 def test_lines_are_appended_to_a_file_of_results(made: Path, tmp_path: Path) -> None:
@@ -146,23 +128,23 @@ def test_lines_are_appended_to_a_file_of_results(made: Path, tmp_path: Path) -> 
     file.write_text(old)  # without a line break at its end
     assert measure(made, grid(), resume=True, results=file)
     assert len(read_lines(file)) == 1 + 6
-    assert read_lines(file)[0]["command"] == "an earlier command"
+    assert read_lines(file)[0].origin.command == "an earlier command"
 
 
 def test_other_threads_or_more_cells_leave_the_lines_of_finished_cells_as_they_are(made: Path, tmp_path: Path) -> None:
     folder = tmp_path / "more"
     assert measure(folder, grid(split_methods=BOTH[:1]))
     before = read_lines(folder / "results.jsonl")
-    options = FitOptions(output=folder, resume=True)
+    options = FitOptions(output=folder, resume=True, report=False)
     assert run_benchmark(LOG, grid(), options, {**SETTINGS, "threads": 2}, command="another command")
     after = read_lines(folder / "results.jsonl")
     assert after[:3] == before
-    assert [line["command"] for line in after[3:]] == ["another command"] * 3
+    assert [line.origin.command for line in after[3:]] == ["another command"] * 3
 
 
 def test_protocols_choose_the_test_lines(made: Path) -> None:
     only = lines_of(made, grid(protocols=("full",)))
-    assert {(line["split"], line["protocol"]) for line in only} == {("valid", "sampled"), ("test", "full")}
+    assert {(line.split, line.protocol) for line in only} == {("valid", "sampled"), ("test", "full")}
 
 
 def test_a_log_without_times_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
@@ -186,66 +168,6 @@ def test_grids_are_checked(changes: dict[str, Any], message: str) -> None:
         grid(**changes)
 
 
-def test_damaged_files_say_which(made: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="cannot read the results file"):
-        read_lines(tmp_path / "none.jsonl")
-    (tmp_path / "bad.jsonl").write_text((made / "results.jsonl").read_text() + "{}\n")
-    with pytest.raises(DataError, match=r"line 7 of .*bad\.jsonl is not a result"):
-        read_lines(tmp_path / "bad.jsonl")
+def test_there_must_be_a_benchmark_to_go_on_with(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="holds no benchmark to go on with"):
         measure(tmp_path, grid(), resume=True)
-
-
-def line(**changes: Any) -> dict[str, Any]:
-    told = {
-        "split": "test", "split_method": "leave_one_out", "protocol": "full", "n_users": 9, "preset": "paper",
-        "overrides": {}, "seeds": [0, 1], "best_epochs": [3, 5], "train_seconds": 61.5, "commit": "abc",
-        "metrics": {"ndcg@10": {"mean": 0.5, "std": 0.01, "users_stderr": 0.03}, "hr@10": {"mean": 0.75, "std": None}},
-        "baselines": {"popularity": {"ndcg@10": 0.25, "hr@10": 0.5}},
-    }  # fmt: skip
-    return told | changes
-
-
-def test_the_table_sets_both_protocols_side_by_side() -> None:
-    sampled = {"protocol": "sampled", "metrics": {"ndcg@10": {"mean": 0.9, "std": 0.02}}}
-    rows = table_rows([line(split="valid"), line(), line(**sampled), line(overrides={"dropout": 0.1})])
-    assert rows == [
-        [
-            "",
-            "full NDCG@10",
-            "full HR@10",
-            "sampled NDCG@10",
-            "users' error of full NDCG@10",
-            "seeds",
-            "best epochs",
-            "training",
-        ],
-        ["paper", "0.5000 ± 0.0100", "0.7500", "0.9000 ± 0.0200", "0.0300", "2", "3, 5", "62 s"],
-        ["paper, dropout=0.1", "0.5000 ± 0.0100", "0.7500", "-", "0.0300", "2", "3, 5", "62 s"],
-        ["popularity", "0.2500", "0.5000", "0.2500", "", "", "", ""],
-    ]
-
-
-def test_why_protocols_disagree_is_said_where_both_stand() -> None:
-    both = [line(), line(protocol="sampled")]
-    assert "Krichene & Rendle 2020" in benchmark_text(both)
-    assert "Krichene" not in benchmark_text([line()])
-    page = benchmark_page("made", [*both, line(split_method="temporal")])
-    assert page.startswith("# made\n")
-    assert "## test, temporal, 9 users" in page
-    assert "8 users" not in benchmark_text([line(split="valid", n_users=8), line()])
-
-
-def test_settings_of_earlier_lines_are_told_by_their_command() -> None:
-    old = line(command="python benchmarks/quality.py --data a.txt --set block=pre_norm --json --set patience=0")
-    del old["overrides"]
-    assert overrides_of(old) == {"block": "pre_norm", "patience": "0"}
-    assert label(old) == "paper, block=pre_norm, patience=0"
-    assert label(line(overrides={"k": [5, 10]})) == "paper, k=5,10"
-
-
-@pytest.mark.parametrize("name", ["ml-1m", "Video"])
-def test_the_committed_results_can_be_read(name: str) -> None:
-    lines = read_lines(Path(__file__).resolve().parents[2] / "benchmarks" / "results" / f"{name}.jsonl")
-    assert {line["data"] for line in lines} == {name}
-    assert len(table_rows([line for line in lines if line["split_method"] == "leave_one_out"])) > 3

@@ -1,53 +1,33 @@
-"""Several seeds: a run folder each, a summary by hand, and no difference after a cut-off."""
+"""Several seeds: a run folder each, a summary, and no difference after a cut-off."""
 
 from __future__ import annotations
 
 import json
 import logging
 import math
-import shutil
-from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import make_markov_log
-from made import OVERRIDES, SETTINGS
+from made import SETTINGS
 
 import sasrec
 from sasrec.core.errors import CheckpointError, ConfigError
 from sasrec.data.logs import Log
 from sasrec.data.sequences import build_sequences
-from sasrec.experiments.seeds import (
-    Watch,
-    load_summary,
-    over_seeds,
-    read_runs,
-    result_lines,
-    run_folders,
-    run_study,
-    summarise,
-    summary_page,
-    summary_text,
-)
-from sasrec.fitting import FitOptions
+from sasrec.experiments.seeds import Watch, read_runs, run_folders, run_study
+from sasrec.experiments.summary import summarise, summary_page
+from sasrec.fitting import FitOptions, fit_log
 from sasrec.runs.folder import RunFolder
 from sasrec.training.trainer import Progress
 
 LOG = Log(*build_sequences(make_markov_log(60)), "made")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _without_reports() -> Iterator[None]:
-    """Drawing takes most of the time of such small runs."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sasrec.recommender.Recommender.write_report", lambda recommender, folder: None)
-        yield
-
-
 def study(folder: Path, seeds: list[int], *, resume: bool = False, overwrite: bool = False, **settings: Any) -> bool:
-    options = FitOptions(output=folder, resume=resume, overwrite=overwrite)
+    options = FitOptions(output=folder, resume=resume, overwrite=overwrite, report=False)
     return run_study(LOG, options, {**SETTINGS, **settings}, seeds, "sasrec train made")
 
 
@@ -59,12 +39,17 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def load_summary(folder: Path) -> dict[str, Any]:
+    summary: dict[str, Any] = json.loads((folder / "summary.json").read_text())
+    return summary
+
+
 def weights(folder: Path) -> dict[str, bytes]:
     return {path.parent.name: path.read_bytes() for path in sorted(folder.glob("*/model.safetensors"))}
 
 
 def test_each_seed_is_the_run_that_it_would_be_alone(made: Path, tmp_path: Path) -> None:
-    alone = sasrec.fit(make_markov_log(60), output=tmp_path / "alone", **{**SETTINGS, "seed": 4})
+    alone = fit_log(LOG, FitOptions(output=tmp_path / "alone", report=False), {**SETTINGS, "seed": 4})
     assert (tmp_path / "alone" / "model.safetensors").read_bytes() == weights(made)["seed-4"]
     assert sasrec.load(made / "seed-4").evaluate().metrics == alone.evaluate().metrics
     assert weights(made)["seed-3"] != weights(made)["seed-4"]
@@ -74,40 +59,22 @@ def test_the_summary_is_what_the_runs_say(made: Path) -> None:
     summary = load_summary(made)
     assert summary["seeds"] == [3, 4]
     assert [run["folder"] for run in summary["runs"]] == ["seed-3", "seed-4"]
-    metrics = [RunFolder(made / f"seed-{seed}").load_metrics() for seed in (3, 4)]
-    assert [(r["split"], r["protocol"]) for r in summary["results"]] == [
-        (r["split"], r["protocol"]) for r in metrics[0]
-    ]
-    for i, result in enumerate(summary["results"]):
+    first, second = (RunFolder(made / f"seed-{seed}").load_metrics() for seed in (3, 4))
+    assert [(r["split"], r["protocol"]) for r in summary["results"]] == [(r.split, r.protocol) for r in first]
+    for result, a, b in zip(summary["results"], first, second, strict=True):
+        assert result["metrics"].keys() == a.metrics.keys()
         for name, spread in result["metrics"].items():
-            values = [m[i]["metrics"][name]["value"] for m in metrics]
+            values = [a.metrics[name]["value"], b.metrics[name]["value"]]
             assert spread["values"] == values
             assert spread["mean"] == pytest.approx(sum(values) / 2)
             assert spread["std"] == pytest.approx(abs(values[0] - values[1]) / math.sqrt(2))
             assert spread["stderr"] == pytest.approx(abs(values[0] - values[1]) / 2)
-        assert (
-            result["baselines"]["popularity"]["ndcg@10"] == metrics[1][i]["baselines"]["popularity"]["ndcg@10"]["value"]
-        )
-
-
-def result(value: float, stderr: float | None = 0.25) -> dict[str, Any]:
-    return {
-        "split": "test", "protocol": "full", "metrics": {"ndcg@10": {"value": value, "stderr": stderr}},
-        "baselines": {"popularity": {"ndcg@10": {"value": 0.5, "stderr": 0.1}}}, "warnings": ["few"],
-    }  # fmt: skip
-
-
-def test_spread_over_seeds_by_hand() -> None:
-    spread = over_seeds([result(1.0), result(2.0, 0.75), result(6.0, 0.5)])["metrics"]["ndcg@10"]
-    assert spread == {
-        "mean": 3.0, "std": pytest.approx(math.sqrt(7)), "stderr": pytest.approx(math.sqrt(7 / 3)), "users_stderr": 0.5,
-        "values": [1.0, 2.0, 6.0],
-    }  # fmt: skip
-
-
-def test_one_seed_has_no_spread() -> None:
-    spread = over_seeds([result(1.0, None)])["metrics"]["ndcg@10"]
-    assert (spread["mean"], spread["std"], spread["stderr"], spread["users_stderr"]) == (1.0, None, None, None)
+        assert result["baselines"]["popularity"]["ndcg@10"] == b.baselines["popularity"]["ndcg@10"]["value"]
+    facts = RunFolder(made / "seed-4").load_training()
+    assert facts is not None
+    assert summary["runs"][1] == {"seed": 4, "folder": "seed-4", **asdict(facts)}
+    page = summary_page("made", summarise(read_runs(made)))
+    assert (made / "summary.md").read_text() == page
 
 
 def test_a_study_cut_off_and_resumed_ends_as_if_it_had_not_been(
@@ -119,7 +86,7 @@ def test_a_study_cut_off_and_resumed_ends_as_if_it_had_not_been(
         if progress.epoch == 1 and next(at) == 1:  # in the first epoch of the second seed
             raise KeyboardInterrupt
 
-    options = FitOptions(output=folder)
+    options = FitOptions(output=folder, report=False)
     with pytest.raises(KeyboardInterrupt):
         run_study(LOG, options, SETTINGS, [3, 4], "sasrec train made", Watch(lambda title: None, cut_off))
     assert not (folder / "summary.json").exists()
@@ -161,12 +128,12 @@ def test_measured_before_more_epochs_is_not_taken_for_measured_after_them(tmp_pa
     def cut_off(progress: Progress) -> None:
         raise KeyboardInterrupt
 
-    options = FitOptions(output=folder, resume=True)
+    options = FitOptions(output=folder, resume=True, report=False)
     with pytest.raises(KeyboardInterrupt):
         run_study(LOG, options, SETTINGS, [3], "", Watch(lambda title: None, cut_off))
     assert read_runs(folder) == []
     assert study(folder, [3], resume=True)
-    assert read_runs(folder)[0].training["epochs"] == 2
+    assert read_runs(folder)[0].training.epochs == 2
 
 
 def test_other_settings_are_refused_before_any_run_is_touched(made: Path) -> None:
@@ -190,8 +157,9 @@ def test_folders_are_guarded(made: Path, tmp_path: Path) -> None:
     (tmp_path / "study.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"study\.json is missing or damaged"):
         read_runs(tmp_path)
-    with pytest.raises(CheckpointError, match=r"summary\.json is missing or damaged"):
-        load_summary(tmp_path)
+    (tmp_path / "study.json").write_text('{"format": 2}')
+    with pytest.raises(CheckpointError, match="has format 2, and this version reads format 1; update sasrec"):
+        read_runs(tmp_path)
 
 
 def test_overwrite_replaces_a_study(tmp_path: Path) -> None:
@@ -207,51 +175,3 @@ def test_run_folders_are_found_in_the_order_of_seeds(made: Path, tmp_path: Path)
     assert [path.name for path in run_folders(tmp_path)] == ["seed-1", "seed-9", "seed-10"]
     assert run_folders(made / "seed-3") == [made / "seed-3"]
     assert run_folders(tmp_path / "none") == [tmp_path / "none"]
-
-
-def test_lines_have_what_result_files_promise(made: Path) -> None:
-    lines = result_lines(made)
-    assert [(line["split"], line["protocol"]) for line in lines] == [
-        ("valid", "full"), ("test", "full"), ("test", "sampled")
-    ]  # fmt: skip
-    for line in lines:
-        assert {
-            "data", "preset", "engine", "split", "split_method", "protocol", "seeds", "metrics", "train_seconds",
-            "command", "commit", "machine",
-        } <= set(line)  # fmt: skip
-        assert (line["data"], line["seeds"], line["overrides"]) == ("made", [3, 4], OVERRIDES)
-        assert {"mean", "std"} <= set(line["metrics"]["ndcg@10"])
-        assert line["machine"]
-        assert line["train_seconds"] > 0
-    json.dumps(lines, allow_nan=False)
-
-
-def test_what_differs_between_runs_is_all_told(made: Path, tmp_path: Path) -> None:
-    shutil.copytree(made, tmp_path / "moved")
-    metrics = tmp_path / "moved" / "seed-4" / "metrics.json"
-    told = json.loads(metrics.read_text())
-    first = told["training"]["machine"]
-    told["training"]["machine"] = "another"
-    metrics.write_text(json.dumps(told))
-    line = result_lines(tmp_path / "moved")[0]
-    assert line["machine"] == f"{first}; another"
-    assert line["engine"] == told["training"]["engine"]
-
-
-def test_there_are_no_lines_before_all_runs_have_ended(made: Path, tmp_path: Path) -> None:
-    shutil.copytree(made, tmp_path / "half")
-    (tmp_path / "half" / "seed-4" / "metrics.json").unlink()
-    assert result_lines(tmp_path / "half") == []
-
-
-def test_the_summary_reads_well_as_text_and_as_markdown(made: Path) -> None:
-    summary = summarise(read_runs(made))
-    text, page = summary_text(summary), summary_page("made", summary)
-    assert "over 2 seeds" in text
-    assert "Krichene & Rendle 2020" in text
-    for name in ("ndcg@10", "coverage@10", "serendipity@10"):
-        assert any(line.startswith(name) for line in text.splitlines())
-        assert f"| {name} |" in page
-    assert "| 3 | " in page
-    assert "seed-4" in page
-    assert (made / "summary.md").read_text() == page

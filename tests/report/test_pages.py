@@ -15,32 +15,46 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from made import ML_1M, SAMPLED, estimate, make_result
+from made import ML_1M, SAMPLED, estimate, make_epoch, make_result
 
 from sasrec.core.config import EvalConfig, ModelConfig, TrainConfig
 from sasrec.core.errors import CheckpointError
 from sasrec.data.readers import read_interactions
 from sasrec.data.sequences import LogFacts, build_sequences
+from sasrec.report.examples import Example, Recommended, ShownItem
 from sasrec.report.model_card import model_card
 from sasrec.report.pages import report_page, write_report
 from sasrec.report.run_facts import RunFacts
 from sasrec.runs.folder import RunConfig
+from sasrec.runs.record import EpochLine
 
 VOID = {"meta", "br", "hr", "img", "input", "link", "path", "use", "rect"}
 SMALL = LogFacts(60, 5, 12, 0.1, 0.0, 0, True, "0" * 32)
 
 
-def make_example(**changes: Any) -> dict[str, Any]:
-    example = {
-        "user_id": 7,
-        "history": ["Alien (1979)", "Heat (1995)"],
-        "target": "Fargo (1996)",
-        "recommendations": [
-            {"rank": 1, "title": "Vertigo (1958)", "score": 3.5},
-            {"rank": 2, "title": "Fargo (1996)", "score": 2.25},
-        ],
-    }
-    return example | changes
+UNDRAWN: dict[str, Any] = {  # a run without anything to draw: its page takes no time
+    "history": [], "lengths": np.zeros(0, np.int64), "item_counts": np.zeros(12, np.int64),
+}  # fmt: skip
+
+
+def items(*titles: str) -> list[ShownItem]:
+    return [ShownItem(title, title) for title in titles]
+
+
+def recommended(*items: ShownItem) -> list[Recommended]:
+    return [Recommended(item, rank, 4.75 - 1.25 * rank) for rank, item in enumerate(items, 1)]
+
+
+def make_example(**changes: Any) -> Example:
+    listed = recommended(*items("Vertigo (1958)", "Fargo (1996)"))
+    example = Example(7, items("Alien (1979)", "Heat (1995)"), items("Fargo (1996)")[0], listed)
+    return replace(example, **changes)
+
+
+def make_line(epoch: int, train_loss: float, valid: float | None = None, test: float | None = None) -> EpochLine:
+    metrics = {"valid": valid, "test": test}
+    measured = {part: {"ndcg@10": value} for part, value in metrics.items() if value is not None}
+    return make_epoch(epoch, train_loss=train_loss, **measured)
 
 
 def make_config(data: LogFacts = SMALL, **changes: Any) -> RunConfig:
@@ -50,15 +64,11 @@ def make_config(data: LogFacts = SMALL, **changes: Any) -> RunConfig:
 
 def make_facts(**changes: Any) -> RunFacts:
     """A small run of three epochs, the second the best."""
-    history = [
-        {"epoch": epoch, "train_loss": 2.0 / epoch, "valid": {"ndcg@10": value}, "seconds": 1.0}
-        for epoch, value in ((1, 0.2), (2, 0.4), (3, 0.3))
-    ]
     facts = RunFacts(
         config=make_config(),
         lengths=np.array([5, 8, 10, 12, 25]),
         item_counts=np.arange(1, 13),
-        history=history,
+        history=[make_line(epoch, 2.0 / epoch, valid) for epoch, valid in ((1, 0.2), (2, 0.4), (3, 0.3))],
         results=[make_result()],
         examples=[make_example()],
         environment={"sasrec": "0.1.0", "machine": "x86_64", "cpus": 2},
@@ -67,6 +77,24 @@ def make_facts(**changes: Any) -> RunFacts:
         stopped="patience",
     )
     return replace(facts, **changes)
+
+
+def text_of(**changes: Any) -> str:
+    """What the page of a run says, its charts apart."""
+    return Page(report_page(make_facts(**UNDRAWN, **changes))).text
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pages of a small run."""
+    folder = tmp_path_factory.mktemp("pages")
+    write_report(folder, make_facts(results=[make_result(warnings=("users are few",))]))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def html(written: Path) -> str:
+    return (written / "report.html").read_text(encoding="utf-8")
 
 
 class Page(HTMLParser):
@@ -105,28 +133,23 @@ class Page(HTMLParser):
         return [value or "" for _, attributes in self.tags for key, value in attributes.items() if key == name]
 
 
-def test_write_report_writes_three_files_and_nothing_else(tmp_path: Path) -> None:
-    write_report(tmp_path, make_facts())
-    assert {path.name for path in tmp_path.iterdir()} == {"report.html", "curve.png", "README.md"}
-    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
-    assert (tmp_path / "report.html").read_text(encoding="utf-8") == report_page(make_facts())
+def test_write_report_writes_three_files_and_nothing_else(written: Path) -> None:
+    assert {path.name for path in written.iterdir()} == {"report.html", "curve.png", "README.md"}
+    assert (written / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_write_report_into_a_missing_folder_says_so(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="cannot write"):
-        write_report(tmp_path / "gone", make_facts())
+        write_report(tmp_path / "gone", make_facts(**UNDRAWN))
 
 
-def test_report_is_the_same_each_time(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-        write_report(tmp_path / name, make_facts())
-    for path in (tmp_path / "a").iterdir():
-        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+def test_report_is_the_same_each_time(written: Path, tmp_path: Path) -> None:
+    write_report(tmp_path, make_facts(results=[make_result(warnings=("users are few",))]))
+    for path in written.iterdir():
+        assert path.read_bytes() == (tmp_path / path.name).read_bytes()
 
 
-def test_report_needs_no_other_host_file_or_script() -> None:
-    html = report_page(make_facts())
+def test_report_needs_no_other_host_file_or_script(html: str) -> None:
     page = Page(html)
     assert not {"script", "link", "img", "iframe", "object", "embed", "base"} & {tag for tag, _ in page.tags}
     assert "http" not in html
@@ -135,8 +158,7 @@ def test_report_needs_no_other_host_file_or_script() -> None:
     assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on") or name == "src"]
 
 
-def test_report_has_unique_ids_and_every_reference_lands() -> None:
-    html = report_page(make_facts())
+def test_report_has_unique_ids_and_every_reference_lands(html: str) -> None:
     page = Page(html)
     ids = Counter(page.attributes("id"))
     assert max(ids.values()) == 1
@@ -145,8 +167,7 @@ def test_report_has_unique_ids_and_every_reference_lands() -> None:
     assert references <= set(ids)
 
 
-def test_charts_take_their_colours_from_the_page_so_that_dark_stays_legible() -> None:
-    html = report_page(make_facts())
+def test_charts_take_their_colours_from_the_page_so_that_dark_stays_legible(html: str) -> None:
     assert "prefers-color-scheme: dark" in html
     charts = re.findall(r"<svg.*?</svg>", html, re.DOTALL)
     assert len(charts) == 4
@@ -155,8 +176,8 @@ def test_charts_take_their_colours_from_the_page_so_that_dark_stays_legible() ->
         assert all("fill: var(--" in text for text in re.findall(r"<text[^>]*>", chart))
 
 
-def test_report_is_accessible() -> None:
-    page = Page(report_page(make_facts()))
+def test_report_is_accessible(html: str) -> None:
+    page = Page(html)
     assert ("html", {"lang": "en"}) in page.tags
     assert all(a.get("role") == "img" and a.get("aria-label") for tag, a in page.tags if tag == "svg")
     assert all(a.get("scope") in ("col", "row") for tag, a in page.tags if tag == "th")
@@ -166,10 +187,10 @@ def test_report_is_accessible() -> None:
     assert all(after - before <= 1 for before, after in pairwise(levels))
 
 
-def test_report_tells_results_curve_data_settings_and_protocol() -> None:
-    text = Page(report_page(make_facts(warnings=["users are few"]))).text
+def test_report_tells_results_curve_data_settings_and_protocol(html: str) -> None:
+    text = Page(html).text
     for part in (
-        "films", "users are few", "0.5000 ±0.0196", "0.7500", "popularity", "last_item", "all 12 items",
+        "films", "test: users are few", "0.5000 ±0.0196", "0.7500", "popularity", "last_item", "all 12 items",
         "3 epochs in 1.5 minutes", "0.4000 at epoch 2", "2.0000 in epoch 1, 0.6667 in epoch 3",
         "60 events of 5 users on 12 items", "12.0 events a user on average, 10 at the median, at most 25",
         "max_seq_len", "learning_rate", "x86_64", "How it was measured",
@@ -177,10 +198,15 @@ def test_report_tells_results_curve_data_settings_and_protocol() -> None:
         assert part in text
 
 
+def test_a_warning_of_all_results_is_told_once_and_without_a_split() -> None:
+    both = [make_result(warnings=("few", "cold")), make_result(split="valid", warnings=("few",))]
+    assert make_facts(results=both).warnings == ["test: cold", "few"]
+
+
 @pytest.mark.parametrize("counts", [[91, *[1] * 9], [91, 9], [80, 11, *[1] * 9]])
 def test_popularity_is_told_as_the_share_of_the_top_tenth(counts: list[int]) -> None:
-    text = Page(report_page(make_facts(item_counts=np.array(counts)))).text
-    assert "tenth of the items has 91 % of the events" in text
+    facts = make_facts(**{**UNDRAWN, "item_counts": np.array(counts)})
+    assert "tenth of the items has 91 % of the events" in Page(report_page(facts)).text
 
 
 @pytest.mark.parametrize(
@@ -188,50 +214,42 @@ def test_popularity_is_told_as_the_share_of_the_top_tenth(counts: list[int]) -> 
     [(0.9, "above the best baseline, last_item"), (0.41, "overlaps with"), (0.1, "below the best baseline, last_item")],
 )
 def test_headline_compares_the_model_with_its_best_baseline(value: float, words: str) -> None:
-    metrics = {"ndcg@10": estimate(value)}
-    assert words in Page(report_page(make_facts(results=[make_result(metrics=metrics)]))).text
+    assert words in text_of(results=[make_result(metrics={"ndcg@10": estimate(value)})])
 
 
 def test_headline_without_intervals_gives_no_verdict() -> None:
-    result = make_result(metrics={"ndcg@10": estimate(0.9, None)})
-    text = Page(report_page(make_facts(results=[result]))).text
-    assert "nothing to judge by" in text
+    text = text_of(results=[make_result(metrics={"ndcg@10": estimate(0.9, None)})])
+    assert "no intervals to compare" in text
     assert "above the best baseline" not in text
 
 
 def test_headline_takes_the_first_cutoff_when_ten_is_missing() -> None:
     metrics = {"ndcg@5": estimate(0.5), "ndcg@20": estimate(0.6)}
-    assert "test NDCG@5" in Page(report_page(make_facts(results=[make_result(metrics=metrics)]))).text
+    assert "test NDCG@5" in text_of(results=[make_result(metrics=metrics)])
 
 
-def test_hit_is_marked_and_a_miss_is_said() -> None:
-    page = report_page(make_facts())
-    assert re.findall(r'<li value="(\d+)" class=hit>', page) == ["2"]
-    missed = Page(report_page(make_facts(examples=[make_example(target="Ran (1985)")]))).text
+def test_hit_is_marked_and_a_miss_is_said(html: str) -> None:
+    assert re.findall(r'<li value="(\d+)" class=hit>', html) == ["2"]
+    missed = text_of(examples=[make_example(target=items("Ran (1985)")[0])])
     assert "It is not among these 2." in missed
     assert "✓" not in missed
 
 
 def test_hit_is_told_by_item_id_where_titles_repeat() -> None:
-    same = [{"rank": rank, "title": "Hamlet", "item_id": item, "score": 1.0} for rank, item in ((1, 40), (2, 41))]
-    page = report_page(make_facts(examples=[make_example(target="Hamlet", target_id=41, recommendations=same)]))
+    same = [ShownItem(item_id, "Hamlet") for item_id in (40, 41)]
+    example = make_example(target=same[1], recommended=recommended(*same))
+    page = report_page(make_facts(**UNDRAWN, examples=[example]))
     assert re.findall(r'<li value="(\d+)" class=hit>', page) == ["2"]
-
-
-def test_item_without_a_title_shows_its_id() -> None:
-    untitled = [{"rank": 1, "title": None, "item_id": "B0001", "score": 1.0}]
-    assert "B0001" in Page(report_page(make_facts(examples=[make_example(recommendations=untitled)]))).text
 
 
 EVIL = "<script>alert('x')</script> & \"quoted\" | `code` [link](x) $name"
 
 
 def test_foreign_text_cannot_become_markup() -> None:
-    example = make_example(
-        user_id=EVIL, history=[EVIL], target=EVIL, recommendations=[{"rank": 1, "title": EVIL, "score": 1.0}]
-    )
-    config = make_config(data_name=EVIL)
-    facts = make_facts(config=config, examples=[example], warnings=[EVIL], environment={EVIL: EVIL})
+    (evil,) = items(EVIL)
+    example = make_example(user_id=EVIL, history=[evil], target=evil, recommended=recommended(evil))
+    config, results = make_config(data_name=EVIL), [make_result(warnings=(EVIL,))]
+    facts = make_facts(**UNDRAWN, config=config, examples=[example], results=results, environment={EVIL: EVIL})
     page = Page(report_page(facts))
     assert "script" not in {tag for tag, _ in page.tags}
     assert page.text.count("<script>alert('x')</script> & \"quoted\"") >= 7
@@ -243,53 +261,70 @@ def test_foreign_text_cannot_become_markup() -> None:
 
 def test_unicode_line_breaks_and_broken_text_survive(tmp_path: Path) -> None:
     titles = ["千と千尋の神隠し", "Amélie\n(2001)", "قصة", "half \ud83d a pair"]
-    write_report(tmp_path, make_facts(examples=[make_example(history=titles)], config=make_config(data_name=titles[3])))
+    write_report(
+        tmp_path,
+        make_facts(**UNDRAWN, examples=[make_example(history=items(*titles))], config=make_config(data_name=titles[3])),
+    )
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
     for shown in ("千と千尋の神隠し", "Amélie (2001)", "قصة", "half ? a pair"):
         assert f"<li>{shown}</li>" in html
 
 
 def test_long_titles_are_cut() -> None:
-    html = report_page(make_facts(examples=[make_example(history=["word " * 200])]))
+    html = report_page(make_facts(**UNDRAWN, examples=[make_example(history=items("word " * 200))]))
     assert "word…</li>" in html
     assert "word " * 40 not in html
+
+
+def assert_without_nan(html: str, card: str) -> None:
+    page = Page(html)
+    for text in (page.text, *page.attributes("style"), *page.attributes("d"), *page.attributes("aria-label"), card):
+        assert not re.search(r"\b(nan|inf)\b", text, re.IGNORECASE)
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"history": []},
-        {"history": [{"epoch": 1, "train_loss": 0.7, "valid": {"ndcg@10": 0.1}}], "best_epoch": 1},
-        {"history": [{"epoch": 1, "train_loss": 0.7}], "best_epoch": 1},
-        {"history": [{"epoch": 1, "train_loss": float("nan")}, {"epoch": 2, "train_loss": float("inf")}]},
-        {"history": [{"epoch": 1, "train_loss": 0.7, "valid": {"ndcg@10": 0.1}, "test": {"ndcg@10": 0.1}}]},
+        UNDRAWN,
+        {"history": [make_line(1, 0.7, 0.1)], "best_epoch": 1},
+        {"history": [make_line(1, 0.7)], "best_epoch": 1},
+        {"history": [make_line(1, float("nan")), make_line(2, float("inf"))]},
+        {"history": [make_line(1, 0.7, 0.1, test=0.1)]},
+        {"lengths": np.array([3]), "item_counts": np.array([3])},
+        {"lengths": np.array([1] * 1000 + [100_000]), "item_counts": np.array([1, 0, 0])},
+    ],
+    ids=lambda changes: "-".join(changes),
+)
+def test_odd_runs_are_drawn_without_nan(changes: dict[str, Any], tmp_path: Path) -> None:
+    write_report(tmp_path, make_facts(**{**UNDRAWN, **changes}))
+    html, card = ((tmp_path / name).read_text(encoding="utf-8") for name in ("report.html", "README.md"))
+    assert_without_nan(html, card)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
         {"results": []},
         {"results": [make_result(baselines={})]},
         {"results": [make_result(metrics={"ndcg@10": estimate(0.0, 0.0)}, baselines={})]},
         {"results": [make_result(split="valid"), make_result(**SAMPLED)]},
         {"examples": []},
-        {"examples": [make_example(target=None, history=[], recommendations=[])]},
+        {"examples": [make_example(history=[], recommended=[])]},
         {"environment": {}},
-        {"lengths": np.array([3]), "item_counts": np.array([3])},
-        {"lengths": np.array([1] * 1000 + [100_000]), "item_counts": np.array([1, 0, 0])},
-        {"lengths": np.zeros(0, np.int64), "item_counts": np.zeros(4, np.int64)},
         {"config": make_config(refit_epochs=4, layout="pmixer-2021"), "stopped": "something else"},
     ],
     ids=lambda changes: "-".join(changes),
 )
-def test_odd_runs_are_told_without_nan(changes: dict[str, Any], tmp_path: Path) -> None:
-    write_report(tmp_path, make_facts(**changes))
-    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
-    card = (tmp_path / "README.md").read_text(encoding="utf-8")
-    for text in (page.text, *page.attributes("style"), *page.attributes("d"), *page.attributes("aria-label"), card):
-        assert not re.search(r"\b(nan|inf)\b", text, re.IGNORECASE)
+def test_odd_runs_are_told_without_nan(changes: dict[str, Any]) -> None:
+    facts = make_facts(**UNDRAWN, **changes)
+    assert_without_nan(report_page(facts), model_card(facts))
 
 
 @pytest.mark.slow
 def test_million_items_users_and_epochs_keep_the_report_small(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     noise = rng.random(20_001)
-    history = [{"epoch": e, "train_loss": noise[e], "valid": {"ndcg@10": noise[e]}} for e in range(1, 20_001)]
+    history = [make_line(epoch, noise[epoch], noise[epoch]) for epoch in range(1, 20_001)]
     facts = make_facts(
         lengths=rng.geometric(0.02, 1_000_000), item_counts=rng.zipf(1.5, 1_000_000), history=history, best_epoch=20_000
     )
@@ -298,7 +333,7 @@ def test_million_items_users_and_epochs_keep_the_report_small(tmp_path: Path) ->
 
 
 def test_refit_and_conversion_are_told() -> None:
-    facts = make_facts(config=make_config(refit_epochs=4, layout="pmixer-2021"))
+    facts = make_facts(**UNDRAWN, config=make_config(refit_epochs=4, layout="pmixer-2021"))
     for text in (Page(report_page(facts)).text, model_card(facts)):
         assert "trained again on all events, for 4 epochs" in text
         assert "converted from a pmixer-2021 checkpoint" in text
@@ -316,7 +351,7 @@ def test_refit_and_conversion_are_told() -> None:
     ],
 )
 def test_published_figures_stand_only_beside_a_comparable_result(changes: dict[str, Any], shown: list[str]) -> None:
-    facts = make_facts(config=make_config(ML_1M), results=[make_result(**changes)])
+    facts = make_facts(**UNDRAWN, config=make_config(ML_1M), results=[make_result(**changes)])
     html, card = report_page(facts), model_card(facts)
     assert all(value in html and value in card for value in shown)
     assert ('class="published"' in html) == ("as published" in html) == ("published:" in card) == bool(shown)
@@ -324,23 +359,24 @@ def test_published_figures_stand_only_beside_a_comparable_result(changes: dict[s
 
 def test_both_protocols_stand_side_by_side_with_the_reason_why_they_may_disagree() -> None:
     both = [make_result(), make_result(**SAMPLED)]
-    html, card = report_page(make_facts(results=both)), model_card(make_facts(results=both))
+    facts = make_facts(**UNDRAWN, results=both)
+    html, card = report_page(facts), model_card(facts)
     assert "Both protocols side by side" in Page(html).text
     for text in (Page(html).text, card):
         assert "Krichene & Rendle 2020" in text
         assert "full NDCG@10" in text
         assert "sampled HR@10" in text
     for results in (both[:1], [both[0], make_result(**SAMPLED, split="valid")]):
-        facts = make_facts(results=results)
+        facts = make_facts(**UNDRAWN, results=results)
         assert "side by side" not in report_page(facts) + model_card(facts)
 
 
 def test_model_card_says_what_data_how_trained_how_good_and_how_to_load() -> None:
-    card = model_card(make_facts(warnings=["users are few"]))
+    card = model_card(make_facts(results=[make_result(warnings=("users are few",))]))
     for part in (
         "# films: a SASRec model", 'sasrec.load("path/to/this/folder")', "sasrec recommend", "## Intended use",
         "60 events of 5 users on 12 items, ordered by timestamp", "licence", "Epoch 2 of 3 was kept, by NDCG@10",
-        "| model | 0.5000 ±0.0196 | 0.7500 ±0.0196 | 0.6250 |", "## Limits\n\n- users are few\n",
+        "| model | 0.5000 ±0.0196 | 0.7500 ±0.0196 | 0.6250 |", "## Limits\n\n- test: users are few\n",
     ):  # fmt: skip
         assert part in card
     assert "$" not in card
@@ -368,7 +404,7 @@ def test_report_of_ml_1m_shows_titles_and_published_figures(shared: Path, tmp_pa
         lengths=np.diff(sequences.offsets),
         item_counts=vocabulary.counts,
         results=[make_result(), make_result(**SAMPLED)],
-        examples=[make_example(user_id=1, history=shown)],
+        examples=[make_example(user_id=1, history=items(*shown))],
     )
     write_report(tmp_path, facts)
     text = Page((tmp_path / "report.html").read_text(encoding="utf-8")).text

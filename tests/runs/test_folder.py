@@ -11,12 +11,13 @@ import resource
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
+from made import SAMPLED, make_epoch, make_result, make_training
 from safetensors.numpy import save_file
 from safetensors.torch import save_file as torch_save_file
 
@@ -25,6 +26,7 @@ from sasrec.core.errors import CheckpointError, ConfigError
 from sasrec.core.files import atomic_write
 from sasrec.data.sequences import LogFacts, build_sequences
 from sasrec.runs.folder import MAY_CHANGE_ON_RESUME, RunConfig, RunFolder, check_resumable, resumed_config
+from sasrec.runs.record import State
 
 FACTS = LogFacts(10, 2, 3, 0.0, 0.0, 0, False, "abc")
 CONFIG = RunConfig(ModelConfig(), TrainConfig(), EvalConfig(k=(5, 10)), "paper", "log", FACTS, "0")
@@ -50,19 +52,20 @@ def test_weights_and_state_round_trips_are_bit_exact(run: RunFolder) -> None:
     run.save_weights(WEIGHTS, 7)
     weights, epoch = run.load_weights()
     assert epoch == 7
-    run.save_state(WEIGHTS, {"exp_avg/a": WEIGHTS["a"] * 2}, {"epoch": 3, "best_value": 0.1 + 0.2})
+    state = State(epoch=3, best_value=0.1 + 0.2, best_metrics={"ndcg@10": 1 / 3})
+    run.save_state(WEIGHTS, {"exp_avg/a": WEIGHTS["a"] * 2}, state)
     loaded = run.load_state()
     assert loaded is not None
     for found in (weights, loaded[0]):
         assert {k: v.tobytes() for k, v in found.items()} == {k: v.tobytes() for k, v in WEIGHTS.items()}
     assert loaded[1]["exp_avg/a"].tobytes() == (WEIGHTS["a"] * 2).tobytes()
-    assert loaded[2] == {"epoch": 3, "best_value": 0.1 + 0.2}
+    assert loaded[2] == state
 
 
 def test_nothing_saved_is_told_from_something_damaged(run: RunFolder) -> None:
     assert run.load_state() is None
     assert run.load_metrics() == []
-    assert run.load_training() == {}
+    assert run.load_training() is None
     assert run.load_sequences() is None
     with pytest.raises(CheckpointError, match=r"there is no .*model\.safetensors"):
         run.load_weights()
@@ -81,17 +84,19 @@ def test_foreign_or_truncated_file_is_refused_by_name(run: RunFolder, name: str,
 
 @pytest.mark.parametrize("content", [b"", b"\x80\x04pickled", b"{}", NOISE])
 def test_foreign_or_truncated_training_state_is_refused_by_name(run: RunFolder, content: bytes) -> None:
-    run.save_state(WEIGHTS, {}, {"epoch": 1})
+    run.save_state(WEIGHTS, {}, State(epoch=1))
     (run.path / "training" / "state.safetensors").write_bytes(content)
     with pytest.raises(CheckpointError, match=r"state\.safetensors is damaged"):
         run.load_state()
 
 
-@pytest.mark.parametrize("metadata", [None, {"epoch": "1"}, {"state": "{"}, {"state": "3"}])
+@pytest.mark.parametrize(
+    "metadata", [None, {"epoch": "1"}, {"state": "{"}, {"state": "3"}, {"state": '{"epoch": "2"}'}]
+)
 def test_tensors_without_the_position_of_a_run_are_no_training_state(
     run: RunFolder, metadata: dict[str, str] | None
 ) -> None:
-    run.save_state(WEIGHTS, {}, {})
+    run.save_state(WEIGHTS, {}, State())
     save_file(WEIGHTS, run.path / "training" / "state.safetensors", metadata)
     with pytest.raises(CheckpointError, match="is damaged; start again with --overwrite"):
         run.load_state()
@@ -172,14 +177,44 @@ def test_table_of_other_columns_or_without_an_id_is_no_vocabulary(run: RunFolder
 
 
 def test_metrics_round_trip(run: RunFolder) -> None:
-    results = [{"split": "test", "seed": None, "metrics": {"ndcg@10": {"value": 0.1 + 0.2}}}]
+    results, training = [make_result(cold_share=0.1 + 0.2), make_result(**SAMPLED)], make_training(seconds=0.1 + 0.2)
     run.save_metrics(results)
-    assert (run.load_metrics(), run.load_training()) == (results, {})
-    run.save_metrics(results, {"best_epoch": 3, "seconds": 0.1 + 0.2})
-    assert (run.load_metrics(), run.load_training()) == (results, {"best_epoch": 3, "seconds": 0.1 + 0.2})
-    (run.path / "metrics.json").write_text('{"results": 5}')
-    with pytest.raises(CheckpointError, match="delete it and evaluate again"):
-        run.load_metrics()
+    assert (run.load_metrics(), run.load_training()) == (results, None)
+    run.save_metrics(results, training)
+    assert (run.load_metrics(), run.load_training()) == (results, training)
+    told = json.loads((run.path / "metrics.json").read_text())
+    assert told == {"results": [result.to_dict() for result in results], "training": dataclasses.asdict(training)}
+
+
+def test_metrics_of_a_later_version_are_read_without_what_is_new(run: RunFolder) -> None:
+    run.save_metrics([make_result()], make_training())
+    told = json.loads((run.path / "metrics.json").read_text())
+    told["results"][0] |= {"groups": {"warm": {}}, "sampled_users": 5}
+    told["results"][0]["metrics"]["ndcg@10"]["median"] = 0.5
+    told["training"]["gpu"] = "none"
+    (run.path / "metrics.json").write_text(json.dumps({**told, "more": 1}))
+    assert (run.load_metrics(), run.load_training()) == ([make_result()], make_training())
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda told: told.update(results=5),
+        lambda told: told.update(training=[]),
+        lambda told: told["results"][0].pop("protocol"),
+        lambda told: told["results"][0].update(k=["ten"]),
+        lambda told: told["results"][0]["metrics"].update({"hr@10": 0.5}),
+        lambda told: told["training"].pop("seconds"),
+    ],
+)
+def test_damaged_metrics_are_refused_in_one_sentence(run: RunFolder, damage: Callable[[Any], object]) -> None:
+    run.save_metrics([make_result()], make_training())
+    told = json.loads((run.path / "metrics.json").read_text())
+    damage(told)
+    (run.path / "metrics.json").write_text(json.dumps(told))
+    for load in (run.load_metrics, run.load_training):
+        with pytest.raises(CheckpointError, match=r"metrics\.json is damaged \(.*\); delete it and evaluate again"):
+            load()
 
 
 def test_a_folder_of_runs_says_which_runs_it_holds(run: RunFolder) -> None:
@@ -238,8 +273,8 @@ LONG_LOG = pl.DataFrame({"user_id": np.arange(5000) // 4, "item_id": np.random.d
     ("name", "save"),
     [
         ("model.safetensors", lambda run: run.save_weights(LONG_WEIGHTS, 2)),
-        ("training/state.safetensors", lambda run: run.save_state(LONG_WEIGHTS, {}, {"epoch": 2})),
-        ("metrics.json", lambda run: run.save_metrics([{"text": "x" * 5000}])),
+        ("training/state.safetensors", lambda run: run.save_state(LONG_WEIGHTS, {}, State(epoch=2))),
+        ("metrics.json", lambda run: run.save_metrics([make_result(candidates="x" * 5000)])),
         ("items.parquet", lambda run: run.save_data(build_sequences(LONG_LOG)[1], None)),
         ("sequences", lambda run: run.save_data(build_sequences(LOG)[1], build_sequences(LONG_LOG)[0])),
     ],
@@ -250,8 +285,8 @@ def test_write_that_fails_in_its_middle_keeps_what_was_there_and_leaves_no_tempo
     sequences, vocabulary = build_sequences(LOG)
     run.save_data(vocabulary, sequences)
     run.save_weights(WEIGHTS, 1)
-    run.save_state(WEIGHTS, {}, {"epoch": 1})
-    run.save_metrics([{"text": "old"}])
+    run.save_state(WEIGHTS, {}, State(epoch=1))
+    run.save_metrics([make_result()])
     before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
     message = f"cannot write .*{re.escape(name)}: .*; what was saved before is kept$"
     with pytest.raises(CheckpointError, match=message), nearly_full_disk():
@@ -318,22 +353,37 @@ def test_open_refuses_what_is_no_run_folder(tmp_path: Path) -> None:
         RunFolder.open(tmp_path)
 
 
+def test_lines_of_a_history_have_what_was_measured_in_the_order_of_reading(run: RunFolder) -> None:
+    run.append_history(make_epoch(1))
+    run.append_history(make_epoch(2, valid={"ndcg@10": 0.1 + 0.2}, test={"ndcg@10": 0.25}))
+    first, second = (run.path / "history.jsonl").read_text().splitlines()
+    assert first == (
+        '{"epoch": 1, "step": 7, "train_loss": 0.3333333333333333, "seconds": 0.5, "users_per_second": 400.0, '
+        '"learning_rate": 0.001, "total_seconds": 0.75}'
+    )
+    assert list(json.loads(second)) == [
+        "epoch", "step", "train_loss", "valid", "test", "seconds", "users_per_second", "learning_rate", "total_seconds"
+    ]  # fmt: skip
+    assert run.read_history() == [make_epoch(1), make_epoch(2, valid={"ndcg@10": 0.1 + 0.2}, test={"ndcg@10": 0.25})]
+
+
 def test_history_forgets_epochs_after_the_saved_one_and_lines_cut_by_a_crash(run: RunFolder) -> None:
     for epoch in (1, 2, 3):
-        run.append_history({"epoch": epoch})
+        run.append_history(make_epoch(epoch))
     with (run.path / "history.jsonl").open("a") as file:
         file.write('{"epoch": 4, "tr')
-    assert [line["epoch"] for line in run.read_history()] == [1, 2, 3]
+    assert [line.epoch for line in run.read_history()] == [1, 2, 3]
     run.rewind_history(2)
-    run.append_history({"epoch": 3})
-    assert [line["epoch"] for line in run.read_history()] == [1, 2, 3]
+    run.append_history(make_epoch(3))
+    assert [line.epoch for line in run.read_history()] == [1, 2, 3]
 
 
 @pytest.mark.parametrize("foreign", [b"\xff\xfe\x80", b"\0" * 50, b"{}", b"3", b'["epoch"]', b'{"epoch": 3, "trai'])
 def test_foreign_lines_of_a_history_are_left_out(run: RunFolder, foreign: bytes) -> None:
-    (run.path / "history.jsonl").write_bytes(b'{"epoch": 1}\n' + foreign + b'\n{"epoch": 2}\n' + foreign)
-    assert run.read_history() == [{"epoch": 1}, {"epoch": 2}]
-    assert run.read_history(1) == [{"epoch": 1}]
+    first, second = (json.dumps(make_epoch(epoch).to_dict()).encode() for epoch in (1, 2))
+    (run.path / "history.jsonl").write_bytes(first + b"\n" + foreign + b"\n" + second + b"\n" + foreign)
+    assert run.read_history() == [make_epoch(1), make_epoch(2)]
+    assert run.read_history(1) == [make_epoch(1)]
 
 
 def test_history_of_a_run_that_has_not_begun_is_empty(run: RunFolder) -> None:

@@ -101,7 +101,7 @@ def test_users_items_search_explanations_and_the_model_are_answered(app: Applica
     assert facts["n_items"] == 30
     assert facts["limits"]["max_k"] == 50
     assert facts["model_version"] == answer["model_version"]
-    assert facts["results"] == json.loads(json.dumps(recommender.results))
+    assert facts["results"] == json.loads(json.dumps([result.to_dict() for result in recommender.results]))
 
 
 def test_ids_in_paths_may_have_slashes_and_any_letter(markov_log: pl.DataFrame) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 import pytest
 from conftest import make_markov_log
+from made import make_epoch
 
 from sasrec.core.config import EvalConfig, ModelConfig, TrainConfig
 from sasrec.core.errors import TrainingError
@@ -69,7 +70,7 @@ def test_history_has_a_line_an_epoch_with_loss_and_valid_metrics(markov_log: pl.
     assert lines[-1]["train_loss"] < lines[0]["train_loss"]
     assert all(set(line["valid"]) >= {"ndcg@10", "hr@10", "mrr@10"} for line in lines)
     assert "test" not in lines[0]
-    assert result.history == lines
+    assert [line.to_dict() for line in result.history] == lines
 
 
 def test_epoch_is_chosen_by_valid_alone(markov_log: pl.DataFrame) -> None:
@@ -88,7 +89,7 @@ def test_epoch_is_chosen_by_valid_alone(markov_log: pl.DataFrame) -> None:
 
 def test_best_epoch_is_the_one_with_the_highest_valid_metric(markov_log: pl.DataFrame) -> None:
     result = run_training(split_of(markov_log), replace(TRAIN, max_epochs=8, valid_metric="hr@5"))
-    values = [line["valid"]["hr@5"] for line in result.history]
+    values = [line.valid["hr@5"] for line in result.history if line.valid]
     assert result.best_epoch == int(np.argmax(values)) + 1
     assert result.valid["hr@5"] == max(values)
 
@@ -107,7 +108,7 @@ def test_training_stops_after_max_minutes(markov_log: pl.DataFrame) -> None:
 
 def test_validation_happens_every_valid_every_epochs_and_at_the_end(markov_log: pl.DataFrame) -> None:
     result = run_training(split_of(markov_log), replace(TRAIN, max_epochs=5, valid_every=2))
-    assert ["valid" in line for line in result.history] == [False, True, False, True, True]
+    assert [line.valid is not None for line in result.history] == [False, True, False, True, True]
 
 
 def test_split_without_valid_targets_keeps_the_last_epoch(markov_log: pl.DataFrame) -> None:
@@ -130,21 +131,21 @@ def test_interrupted_and_resumed_run_equals_an_uninterrupted_one(markov_log: pl.
     resumed = run_training(split, run=run, resume=True)
     assert resumed.epochs == 3
     assert_same_weights(whole, resumed)
-    losses = [[line["train_loss"] for line in result.history] for result in (resumed, whole)]
+    losses = [[line.train_loss for line in result.history] for result in (resumed, whole)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-12)
 
 
 def test_model_of_an_epoch_is_the_average_where_there_is_one(markov_log: pl.DataFrame) -> None:
     split = split_of(markov_log)
     plain, averaged = (run_training(split, replace(TRAIN, ema_decay=decay)) for decay in (0.0, 0.9))
-    assert [line["train_loss"] for line in plain.history] == [line["train_loss"] for line in averaged.history]
-    assert plain.history[-1]["valid"] != averaged.history[-1]["valid"]
+    assert [line.train_loss for line in plain.history] == [line.train_loss for line in averaged.history]
+    assert plain.history[-1].valid != averaged.history[-1].valid
     assert any((plain.weights[name] != averaged.weights[name]).any() for name in plain.weights)
 
 
 def test_learning_rate_of_an_epoch_is_written_to_its_line(markov_log: pl.DataFrame) -> None:
     config = replace(TRAIN, max_epochs=4, schedule="cosine", warmup_steps=2)
-    rates = [line["learning_rate"] for line in run_training(split_of(markov_log), config).history]
+    rates = [line.learning_rate for line in run_training(split_of(markov_log), config).history]
     assert rates == [config.learning_rate_at(step, 7) for step in (6, 13, 20, 27)]
 
 
@@ -188,14 +189,14 @@ def test_run_killed_in_the_middle_of_an_epoch_and_resumed_ends_in_the_same_weigh
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:  # until a state from the middle of the second epoch is on disk
         state = run.load_state() if folder.exists() else None
-        if state is not None and state[2]["epoch"] == 1 and state[2]["step"] > 0:
+        if state is not None and state[2].epoch == 1 and state[2].step > 0:
             break
         time.sleep(0.01)
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
     state = run.load_state()
     assert state is not None
-    assert state[2]["epoch"] < 3
+    assert state[2].epoch < 3
     resumed = run_training(split_of(log), config, run=run, resume=True)
     assert_same_weights(whole, resumed)
 
@@ -233,12 +234,12 @@ def test_progress_estimates_the_time_left(markov_log: pl.DataFrame) -> None:
 
 def test_test_metrics_are_logged_only_on_request(markov_log: pl.DataFrame) -> None:
     result = run_training(split_of(markov_log), replace(TRAIN, max_epochs=1, log_test=True))
-    assert "ndcg@10" in result.history[0]["test"]
+    assert "ndcg@10" in (result.history[0].test or {})
 
 
 def test_resume_before_anything_was_saved_starts_the_history_anew(markov_log: pl.DataFrame, tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "run")
-    run.append_history({"epoch": 1, "train_loss": 9.0})  # killed before the state was saved
+    run.append_history(make_epoch(1, train_loss=9.0))  # killed before the state was saved
     result = run_training(split_of(markov_log), run=run, resume=True)
-    assert [line["epoch"] for line in run.read_history()] == [1, 2, 3]
+    assert [line.epoch for line in run.read_history()] == [1, 2, 3]
     assert run.read_history() == result.history

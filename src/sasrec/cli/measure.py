@@ -46,9 +46,9 @@ def evaluate(
         settings["eval_seed"] = seed
     if candidates is not None:
         settings["protocol"] = "sampled"
-    result = load(run).evaluate(split, candidates=candidates, **settings).to_dict()
+    result = load(run).evaluate(split, candidates=candidates, **settings)
     if json_:
-        print_json(result)
+        print_json(result.to_dict())
     else:
         typer.echo(metrics_table([result]))
 
@@ -91,7 +91,7 @@ def _check_same_log(runs: list[Path]) -> None:
 
 def info(run: Annotated[Path | None, typer.Argument(help="a run folder")] = None, json_: Json = False) -> None:
     """Show versions, CPUs and engine; with a run folder, also its settings and its log."""
-    facts = environment()
+    facts: dict[str, Any] = dict(environment())
     if run is not None:
         facts["run"] = json.loads(RunFolder.open(run).load_config().to_json())
     if json_:

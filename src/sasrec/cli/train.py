@@ -26,14 +26,16 @@ from sasrec.core.presets import DEFAULT_PRESET, PRESETS
 from sasrec.core.provenance import command_line
 from sasrec.data.datasets import DATASETS
 from sasrec.data.logs import Log, load_log
-from sasrec.experiments.grid import Grid, benchmark_text, lines_of, run_benchmark
-from sasrec.experiments.seeds import Watch, load_summary, run_study, summary_text
+from sasrec.experiments.grid import Grid, lines_of, run_benchmark
+from sasrec.experiments.grid_tables import benchmark_text
+from sasrec.experiments.seeds import Watch, read_runs, run_study
+from sasrec.experiments.summary import summarise, summary_text
 from sasrec.fitting import FitOptions, fit_log
 from sasrec.recommender import Recommender
 from sasrec.report.text import metrics_table
 from sasrec.runs.folder import RunFolder
 
-PresetName = Annotated[str, typer.Option("--preset", help=", ".join(PRESETS))]
+PresetName = Annotated[str, typer.Option("--preset", help="settings for this log: " + ", ".join(PRESETS))]
 
 
 @with_flags(reading=True)
@@ -98,7 +100,7 @@ def train(
 
 
 def _say_interrupted(where: str) -> NoReturn:
-    text = f"{where}; everything so far is saved. Go on with: the same command with --resume in place of --overwrite"
+    text = f"{where}; all work so far is saved. To go on, run the same command with --resume in place of --overwrite"
     console.stderr.print(text, soft_wrap=True)
     raise typer.Exit(1)
 
@@ -119,12 +121,12 @@ def _train_seeds(
         done = run_study(log, options, settings, _seeds(settings, n), command_line("sasrec"), watch)
     if not done:
         _say_interrupted("stopped")
-    summary = load_summary(folder)
+    summary = summarise(read_runs(folder))
     if json_:
-        print_json(summary)
+        print_json(summary.to_dict())
         return
     typer.echo(summary_text(summary))
-    runs = ", ".join(run["folder"] for run in summary["runs"])
+    runs = ", ".join(run.folder for run in summary.runs)
     typer.echo(f"\nsummary: {folder / 'summary.md'}; each of {runs} in {folder} is a run folder of its own")
 
 
@@ -180,7 +182,7 @@ def benchmark_(
         _say_interrupted("stopped")
     lines = lines_of(output, grid)
     for line in lines if json_ else []:
-        print_json(line)
+        print_json(line.to_dict())
     if not json_:
         typer.echo(benchmark_text(lines))
 
@@ -195,7 +197,7 @@ def _training_summary(recommender: Recommender, output: Path) -> dict[str, Any]:
         "stopped": result.stopped,
         "seconds": result.seconds,
         "valid": result.valid,
-        "results": recommender.results,
+        "results": [result.to_dict() for result in recommender.results],
     }
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 import polars as pl
 
 from sasrec.core.errors import DataError
-from sasrec.data.downloads import Progress, download, extract, record, recorded, temporary_beside, verify
+from sasrec.data.downloads import OnBytes, download, extract, record, recorded, temporary_beside, verify
 from sasrec.data.ids import canonical_ids
 from sasrec.data.readers import read_interactions, read_titles
 
@@ -99,7 +99,7 @@ DATASETS: dict[str, Dataset] = {
 
 
 def load_dataset(
-    name: str, cache: Path | None = None, progress: Progress | None = None
+    name: str, cache: Path | None = None, progress: OnBytes | None = None
 ) -> tuple[pl.DataFrame, pl.DataFrame | None]:
     """The log of a named data set, and a frame item_id, title where it has titles.
 
@@ -127,7 +127,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sasrec"
 
 
-def fetch_dataset(name: str, folder: Path, progress: Progress | None = None) -> None:
+def fetch_dataset(name: str, folder: Path, progress: OnBytes | None = None) -> None:
     """Put the files of a data set into a folder unless they are there, and check them.
 
     Raises:
@@ -142,7 +142,7 @@ def fetch_dataset(name: str, folder: Path, progress: Progress | None = None) -> 
         _check_again(_present(folder, file), None if dataset.source.endswith(".zip") else dataset.checksum)
 
 
-def _fetch_any(name: str, folder: Path, progress: Progress | None) -> None:
+def _fetch_any(name: str, folder: Path, progress: OnBytes | None) -> None:
     """From the publisher, or from where else the data set can be had."""
     dataset = DATASETS[name]
     logger.info("fetching %s from %s (licence: %s)", name, dataset.source, dataset.licence)
@@ -180,7 +180,7 @@ def _check_again(path: Path, pinned: str | None) -> None:
             record(path)
 
 
-def _fetch_from_publisher(dataset: Dataset, folder: Path, progress: Progress | None) -> None:
+def _fetch_from_publisher(dataset: Dataset, folder: Path, progress: OnBytes | None) -> None:
     if not dataset.source.endswith(".zip"):
         download(dataset.source, folder / dataset.log, dataset.checksum, progress)
         return

@@ -17,12 +17,12 @@ from pathlib import Path
 
 from sasrec.core.errors import DataError
 
-Progress = Callable[[int, int | None], None]  # bytes fetched, bytes in all
+OnBytes = Callable[[int, int | None], None]  # bytes fetched, bytes in all
 TIMEOUT_SECONDS = 10.0
 BLOCK = 1 << 18
 
 
-def download(url: str, target: Path, checksum: str | None = None, progress: Progress | None = None) -> None:
+def download(url: str, target: Path, checksum: str | None = None, progress: OnBytes | None = None) -> None:
     """Fetch a file; an interrupted fetch goes on where it stopped.
 
     Args:
@@ -52,7 +52,7 @@ def download(url: str, target: Path, checksum: str | None = None, progress: Prog
         record(target)
 
 
-def _fetch(url: str, part: Path, progress: Progress | None) -> None:
+def _fetch(url: str, part: Path, progress: OnBytes | None) -> None:
     """Fetch into `part`, from its end on when the server can."""
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"User-Agent": "sasrec", **_range(have)})

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import platform
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 from sasrec.core.arrays import Float32
 from sasrec.core.config import ModelConfig, TrainConfig
@@ -122,7 +122,7 @@ def _require_torch(model: ModelConfig, train: TrainConfig) -> None:
         require("torch", "an installation without the compiled core", extra="torch", instead=HOW_TO_BUILD)
 
 
-def environment() -> dict[str, Any]:
+def environment() -> dict[str, str | int]:
     """Versions, machine and the engine in use, for reports and `sasrec info`."""
     native, installed = load_native(), versions()
     engine = f"native ({native.isa}: {native.why})"

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
 
 from sasrec.core.arrays import Float64, Int64
-from sasrec.core.errors import DataError
 from sasrec.evaluation.intervals import Metrics
 
 
@@ -42,14 +40,6 @@ class Result:
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.compare}
         return values | {"k": list(self.k), "warnings": list(self.warnings)}
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Result:
-        """Read back what `to_dict` gave.
-
-        Raises:
-            DataError: a key is missing or unknown.
-        """
-        try:
-            return cls(**{**values, "k": tuple(values["k"]), "warnings": tuple(values["warnings"])})
-        except (KeyError, TypeError) as error:
-            raise DataError(f"this is not a result of an evaluation: {error}") from error
+    def without_users(self) -> Result:
+        """The same without the figures per user, as a run folder keeps it."""
+        return replace(self, per_user={}, users=np.zeros(0, np.int64))

@@ -37,7 +37,7 @@ WRITERS: dict[str, Callable[[pl.DataFrame, Path], Any]] = {
     ".csv": lambda frame, path: frame.write_csv(path),
     ".jsonl": lambda frame, path: frame.write_ndjson(path),
 }
-Progress = Callable[[int, int], None]  # users done, users in all
+OnUsers = Callable[[int, int], None]  # users done, users in all
 
 
 def writer_of(path: Path) -> Callable[[pl.DataFrame, Path], Any]:
@@ -99,7 +99,7 @@ def recommend_all(
     allow: Iterable[Any] | None = None,
     deny: Iterable[Any] | None = None,
     keep_seen: bool | None = None,
-    progress: Progress | None = None,
+    progress: OnUsers | None = None,
     part_users: int | None = None,
     part_rows: int = PART_ROWS,
 ) -> Summary:
@@ -152,7 +152,7 @@ class _Job:
     recommender: Recommender
     folder: Path
     output: Path
-    progress: Progress
+    progress: OnUsers
     seconds: float = 0.0
     seconds_writing: float = 0.0
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,10 +17,37 @@ LAST_ITEMS = 8  # of their history
 K = 10
 
 
+@dataclass(frozen=True)
+class ShownItem:
+    """An item as people see it."""
+
+    item_id: int | str
+    title: str  # its id where it has none
+
+
+@dataclass(frozen=True)
+class Recommended:
+    """An item of a list."""
+
+    item: ShownItem
+    rank: int  # from 1
+    score: float
+
+
+@dataclass(frozen=True)
+class Example:
+    """A user: the last items before the target, the target, and what the model recommends in its place."""
+
+    user_id: int | str
+    history: list[ShownItem]  # oldest first
+    target: ShownItem
+    recommended: list[Recommended]  # best first
+
+
 def build_examples(
     split: Split, vocabulary: Vocabulary, top_k: Callable[[Ragged, int], tuple[Int32, Float32]]
-) -> list[dict[str, Any]]:
-    """A few users of the test part, evenly spread, with their last items, the target and what is recommended.
+) -> list[Example]:
+    """A few users of the test part, evenly spread.
 
     Args:
         split: the log, cut.
@@ -29,23 +56,22 @@ def build_examples(
     """
     rows = np.linspace(0, len(split.test) - 1, min(N_EXAMPLES, len(split.test))).astype(np.int64)
     chosen = Targets(split.test.users[rows], split.test.positions[rows])
-    histories, titles_of = chosen.histories(split.sequences), vocabulary.titles_of
+    histories, targets = chosen.histories(split.sequences), chosen.items(split.sequences)
     indices, scores = top_k(histories, K)
     examples = []
-    for i, target in enumerate(chosen.items(split.sequences)):
-        listed = indices[i][indices[i] > 0]
-        ids = vocabulary.ids_of(listed).to_list()
-        rows_ = zip(ids, titles_of(listed), scores[i].tolist(), strict=False)
+    for i, user in enumerate(chosen.users):
+        listed = zip(_shown(vocabulary, indices[i][indices[i] > 0]), scores[i].tolist(), strict=False)
         examples.append(
-            {
-                "user_id": split.sequences.user_ids[int(chosen.users[i])],
-                "history": titles_of(histories.row(i)[-LAST_ITEMS:]),
-                "target": titles_of(np.array([target], np.int32))[0],
-                "target_id": vocabulary.ids_of(np.array([target], np.int32))[0],
-                "recommendations": [
-                    {"rank": rank, "item_id": item_id, "title": title, "score": score}
-                    for rank, (item_id, title, score) in enumerate(rows_, 1)
-                ],
-            }
+            Example(
+                user_id=split.sequences.user_ids[int(user)],
+                history=_shown(vocabulary, histories.row(i)[-LAST_ITEMS:]),
+                target=_shown(vocabulary, targets[i : i + 1])[0],
+                recommended=[Recommended(item, rank, score) for rank, (item, score) in enumerate(listed, 1)],
+            )
         )
     return examples
+
+
+def _shown(vocabulary: Vocabulary, indices: Int32) -> list[ShownItem]:
+    ids, titles = vocabulary.ids_of(indices).to_list(), vocabulary.titles_of(indices)
+    return [ShownItem(item_id, title) for item_id, title in zip(ids, titles, strict=True)]

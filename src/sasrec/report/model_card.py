@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from sasrec.core.tables import markdown_table
 from sasrec.data.sequences import LogFacts
+from sasrec.evaluation.results import Result
+from sasrec.report.published_figures import comparable
 from sasrec.report.run_facts import MAX_TEXT, STOPPED, RunFacts, model_in_words, plain, refit_note, shown, template
 from sasrec.report.text import (
-    ResultDict,
     agreement,
     both_protocols,
     cell,
-    comparable,
     metric_title,
     pair_rows,
     percent,
     protocol_in_words,
     scorers_of,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 def model_card(facts: RunFacts) -> str:
@@ -61,7 +57,7 @@ def _markdown(value: object, limit: int | None = MAX_TEXT) -> str:
     return re.sub(r"([\\`*_\[\]<>|#~$])", r"\\\1", shown(value, limit))
 
 
-def _markdown_results(data: LogFacts, results: Sequence[ResultDict]) -> list[str]:
+def _markdown_results(data: LogFacts, results: Sequence[Result]) -> list[str]:
     parts, pair = [_markdown_result(data, result) for result in results], both_protocols(results)
     if pair:
         table = markdown_table([[_markdown(row[0]), *row[1:]] for row in pair_rows(pair)])
@@ -69,13 +65,13 @@ def _markdown_results(data: LogFacts, results: Sequence[ResultDict]) -> list[str
     return parts
 
 
-def _markdown_result(data: LogFacts, result: ResultDict) -> str:
-    names = list(result["metrics"])
+def _markdown_result(data: LogFacts, result: Result) -> str:
+    names = list(result.metrics)
     rows = [[scorer, *(cell(metrics.get(name)) for name in names)] for scorer, metrics in scorers_of(result)]
     rows += [
         [f"published: {p.source}", *(f"{p.metrics[name]:.4f}" if name in p.metrics else "-" for name in names)]
         for p in comparable(data, result)
     ]
     table = markdown_table([["", *map(metric_title, names)], *([_markdown(r[0]), *r[1:]] for r in rows)])
-    title = f"### {result['split'].capitalize()}, {result['protocol']} protocol"
+    title = f"### {result.split.capitalize()}, {result.protocol} protocol"
     return f"{title}\n\n{_markdown(protocol_in_words(result), None)}.\n\n{table}"

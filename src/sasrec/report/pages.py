@@ -6,11 +6,11 @@ so that they follow light and dark. Comparisons are tables with a drawn column, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from html import escape
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,16 +18,17 @@ from sasrec.core.arrays import Int64
 from sasrec.core.config import EvalConfig, ModelConfig, TrainConfig, to_dict
 from sasrec.core.files import atomic_write
 from sasrec.data.sequences import LogFacts
+from sasrec.evaluation.intervals import Estimate, without_interval
+from sasrec.evaluation.results import Result
 from sasrec.report import charts
+from sasrec.report.examples import Example
 from sasrec.report.model_card import model_card
+from sasrec.report.published_figures import PublishedFigure, comparable
 from sasrec.report.run_facts import MAX_TEXT, STOPPED, RunFacts, model_in_words, plain, refit_note, shown, template
 from sasrec.report.text import (
-    PublishedFigure,
-    ResultDict,
     agreement,
     both_protocols,
     cell,
-    comparable,
     headline_metrics,
     metric_title,
     pair_rows,
@@ -35,14 +36,15 @@ from sasrec.report.text import (
     protocol_in_words,
     scorers_of,
 )
+from sasrec.runs.record import EpochLine
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Row = tuple[str, Sequence[Any]]  # a class of report.html.template ("" for none) and the cells of a table's row
+Row = tuple[str, Sequence[str]]  # a class of report.html.template ("" for none) and the cells of a table's row
 PUBLISHED_NOTE = (
-    '<p class="soft">○ as published. Sources differ in details: ties, drawn items, how the epoch was chosen, often the '
-    "size of the model. They show the range to expect.</p>"
+    '<p class="soft">○ as published. Sources differ in ties, sampled items, choice of the epoch and often in model '
+    "size: expect figures near these, not the same.</p>"
 )
 
 
@@ -101,39 +103,38 @@ def _cards(facts: RunFacts) -> str:
     """The figures to read first: NDCG and HR of each result on test, and whether they are above the baselines."""
     cards = []
     for result in facts.results:
-        for name in headline_metrics(result) if result["split"] == "test" else []:
-            estimate = result["metrics"][name]
+        for name in headline_metrics(result.metrics) if result.split == "test" else []:
+            estimate = result.metrics[name]
             kind, verdict = _verdict(result, name)
             cards.append(
-                f'<div class="card"><div>test {metric_title(name)} <span class="soft">{result["protocol"]}</span></div>'
+                f'<div class="card"><div>test {metric_title(name)} <span class="soft">{result.protocol}</span></div>'
                 f'<div class="value">{estimate["value"]:.4f}</div><div class="soft">{_interval(estimate)}</div>'
                 f'<div class="{kind}">{_html(verdict)}</div></div>'
             )
     return f'<div class="cards">{"".join(cards)}</div>' if cards else ""
 
 
-def _interval(estimate: Mapping[str, Any]) -> str:
+def _interval(estimate: Estimate) -> str:
     low, high = _bounds(estimate)
     return f"{low:.4f} to {high:.4f} (95 %)" if low < high else "no interval"
 
 
-def _bounds(estimate: Mapping[str, Any]) -> tuple[float, float]:
+def _bounds(estimate: Estimate) -> tuple[float, float]:
     """The 95 % interval; the value itself where there is none."""
-    value = estimate["value"]
-    low, high = estimate.get("low"), estimate.get("high")
+    value, low, high = estimate["value"], estimate["low"], estimate["high"]
     return (value if low is None else low), (value if high is None else high)
 
 
-def _verdict(result: ResultDict, name: str) -> tuple[str, str]:
+def _verdict(result: Result, name: str) -> tuple[str, str]:
     """Whether the model is above its best baseline, by their intervals: a class and a sentence."""
-    baselines = {scorer: metrics[name] for scorer, metrics in result["baselines"].items() if name in metrics}
+    baselines = {scorer: metrics[name] for scorer, metrics in result.baselines.items() if name in metrics}
     if not baselines:
         return "soft", "no baseline was measured"
-    best = max(baselines, key=lambda scorer: float(baselines[scorer]["value"]))
-    mine, theirs = result["metrics"][name], baselines[best]
+    best = max(baselines, key=lambda scorer: baselines[scorer]["value"])
+    mine, theirs = result.metrics[name], baselines[best]
     beside = f"{best} {theirs['value']:.4f}"
-    if mine.get("stderr") is None or theirs.get("stderr") is None:
-        return "soft", f"nothing to judge by; the best baseline is {beside}"
+    if mine["stderr"] is None or theirs["stderr"] is None:
+        return "soft", f"no intervals to compare; the best baseline is {beside}"
     if _bounds(mine)[0] > _bounds(theirs)[1]:
         return "good", f"▲ above the best baseline, {beside}"
     if _bounds(mine)[1] < _bounds(theirs)[0]:
@@ -144,11 +145,11 @@ def _verdict(result: ResultDict, name: str) -> tuple[str, str]:
 def _results(facts: RunFacts) -> str:
     if not facts.results:
         return "<p>Nothing has been evaluated.</p>"
-    in_order = sorted(facts.results, key=lambda result: result["split"] != "test")
+    in_order = sorted(facts.results, key=lambda result: result.split != "test")
     return _side_by_side(facts.results) + "".join(_result(facts.config.data, result) for result in in_order)
 
 
-def _side_by_side(results: Sequence[ResultDict]) -> str:
+def _side_by_side(results: Sequence[Result]) -> str:
     """NDCG and HR by both protocols in one table, and why they may disagree."""
     pair = both_protocols(results)
     if not pair:
@@ -158,15 +159,15 @@ def _side_by_side(results: Sequence[ResultDict]) -> str:
     return f'<h3>Both protocols side by side</h3>{table}<p class="soft">{_html(agreement(pair), None)}</p>'
 
 
-def _result(data: LogFacts, result: ResultDict) -> str:
+def _result(data: LogFacts, result: Result) -> str:
     """One result with its protocol; on test the headline metrics stand beside baselines and published figures."""
-    title = f"{result['split']}, {result['protocol']} protocol"
-    drawn = headline_metrics(result) if result["split"] == "test" else []
+    title = f"{result.split}, {result.protocol} protocol"
+    drawn = headline_metrics(result.metrics) if result.split == "test" else []
     published, scorers = comparable(data, result), scorers_of(result)
     dots = "".join(_dot_table(name, result, published) for name in drawn)
     rows: list[Row] = [
         ("", [metric_title(name), *(cell(metrics.get(name)) for _, metrics in scorers)])
-        for name in result["metrics"] if name not in drawn
+        for name in result.metrics if name not in drawn
     ]  # fmt: skip
     caption = f"{'Other metrics' if drawn else 'Metrics'}: {title}"
     table = _table(["metric", *(scorer for scorer, _ in scorers)], rows, caption)
@@ -176,13 +177,13 @@ def _result(data: LogFacts, result: ResultDict) -> str:
     )
 
 
-def _dot_table(name: str, result: ResultDict, published: Sequence[PublishedFigure]) -> str:
+def _dot_table(name: str, result: Result, published: Sequence[PublishedFigure]) -> str:
     """A metric of the model, its baselines and published figures, each with a dot and its interval on a line from 0."""
     rows = [
         ("model" if scorer == "model" else "baseline", scorer, metrics[name])
         for scorer, metrics in scorers_of(result) if name in metrics
     ]  # fmt: skip
-    rows += [("published", p.source, {"value": p.metrics[name]}) for p in published if name in p.metrics]
+    rows += [("published", p.source, without_interval(p.metrics[name])) for p in published if name in p.metrics]
     scale = 100 / (max(_bounds(estimate)[1] for _, _, estimate in rows) or 1.0)
     body = []
     for kind, label, estimate in rows:
@@ -227,7 +228,7 @@ def _learning_curve(facts: RunFacts) -> str:
 
 
 def _curve(facts: RunFacts) -> charts.LearningCurve:
-    kept = facts.best_epoch if any(line["epoch"] == facts.best_epoch for line in facts.history) else None
+    kept = facts.best_epoch if any(line.epoch == facts.best_epoch for line in facts.history) else None
     loss, valid, test = (_series(facts, of) for of in (_loss, _valid, _test))
     return charts.LearningCurve(loss, valid, test, kept, _best_value(facts))
 
@@ -249,55 +250,42 @@ def _best_value(facts: RunFacts) -> float | None:
     return dict(zip(*_series(facts, _valid), strict=True)).get(facts.best_epoch)
 
 
-def _series(facts: RunFacts, of: Callable[[RunFacts, Mapping[str, Any]], Any]) -> charts.Series:
+def _series(facts: RunFacts, of: Callable[[RunFacts, EpochLine], float | None]) -> charts.Series:
     """Epochs and a figure of each, where there is one."""
-    points = [(line["epoch"], of(facts, line)) for line in facts.history]
-    points = [(epoch, value) for epoch, value in points if value is not None and isfinite(value)]
+    values = [(line.epoch, of(facts, line)) for line in facts.history]
+    points = [(epoch, value) for epoch, value in values if value is not None and isfinite(value)]
     return [epoch for epoch, _ in points], [value for _, value in points]
 
 
-def _loss(facts: RunFacts, line: Mapping[str, Any]) -> Any:
-    return line.get("train_loss")
+def _loss(facts: RunFacts, line: EpochLine) -> float | None:
+    return line.train_loss
 
 
-def _valid(facts: RunFacts, line: Mapping[str, Any]) -> Any:
-    return line.get("valid", {}).get(facts.config.train.valid_metric)
+def _valid(facts: RunFacts, line: EpochLine) -> float | None:
+    return (line.valid or {}).get(facts.config.train.valid_metric)
 
 
-def _test(facts: RunFacts, line: Mapping[str, Any]) -> Any:
-    return line.get("test", {}).get(facts.config.train.valid_metric)
+def _test(facts: RunFacts, line: EpochLine) -> float | None:
+    return (line.test or {}).get(facts.config.train.valid_metric)
 
 
-def _example(example: Mapping[str, Any]) -> str:
+def _example(example: Example) -> str:
     """What one user had, what the model recommends, and what came next."""
-    listed = [(r, _is_target(r, example)) for r in example["recommendations"]]
-    target = example.get("target")
+    listed = [(r, r.item.item_id == example.target.item_id) for r in example.recommended]
     tag = ' <span class="tag">✓ came next</span>'
     items = "".join(
-        f'<li value="{int(r["rank"])}"{" class=hit" if hit else ""}><span>{_html(_title(r))}{tag if hit else ""}</span>'
-        f'<span class="score">{r["score"]:.2f}</span></li>'
+        f'<li value="{r.rank}"{" class=hit" if hit else ""}><span>{_html(r.item.title)}{tag if hit else ""}</span>'
+        f'<span class="score">{r.score:.2f}</span></li>'
         for r, hit in listed
     )
-    history = "".join(f"<li>{_html(title)}</li>" for title in example["history"])
+    history = "".join(f"<li>{_html(item.title)}</li>" for item in example.history)
     missed = f" It is not among these {len(listed)}." if not any(hit for _, hit in listed) else ""
-    came_next = "" if target is None else f"<p>Came next: <strong>{_html(target)}</strong>.{missed}</p>"
     return (
-        f'<article class="example"><h3>User {_html(example["user_id"])}</h3><div class="pair">'
-        f'<div><h4>Last items, oldest first</h4><ul class="history">{history}</ul>{came_next}</div>'
+        f'<article class="example"><h3>User {_html(example.user_id)}</h3><div class="pair">'
+        f'<div><h4>Last items, oldest first</h4><ul class="history">{history}</ul>'
+        f"<p>Came next: <strong>{_html(example.target.title)}</strong>.{missed}</p></div>"
         f'<div><h4>Recommended next, with scores</h4><ol class="ranking">{items}</ol></div></div></article>'
     )
-
-
-def _is_target(recommendation: Mapping[str, Any], example: Mapping[str, Any]) -> bool:
-    if example.get("target_id") is not None and "item_id" in recommendation:
-        return bool(recommendation["item_id"] == example["target_id"])
-    return example.get("target") is not None and bool(recommendation["title"] == example["target"])
-
-
-def _title(recommendation: Mapping[str, Any]) -> Any:
-    """The title or, without one, the id."""
-    title = recommendation.get("title")
-    return recommendation.get("item_id", "?") if title is None else title
 
 
 def _data(facts: RunFacts) -> str:
@@ -324,7 +312,7 @@ def _lengths(lengths: Int64, max_seq_len: int) -> str:
     told = (
         f"{lengths.mean():,.1f} events a user on average, {np.median(lengths):,.0f} at the median, at most "
         f"{lengths.max():,}. {percent(float((lengths > max_seq_len).mean()))} of users have more than max_seq_len, "
-        f"{max_seq_len:,} (dashed): of these the model sees only the newest."
+        f"{max_seq_len:,} (dashed); the model sees only their newest events."
     )
     return _chart(charts.length_chart(lengths, max_seq_len), "Users by number of events", told)
 

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.resources import files
 from string import Template
-from typing import TYPE_CHECKING, Any
 
 from sasrec.core.arrays import Int64
-from sasrec.report.text import (
-    ResultDict,
-)
+from sasrec.evaluation.results import Result
+from sasrec.report.examples import Example
 from sasrec.runs.folder import RunConfig
-
-if TYPE_CHECKING:
-    pass
+from sasrec.runs.record import EpochLine
 
 MAX_TEXT = 160  # characters of a title or an id that are shown
 STOPPED = {
@@ -28,32 +24,26 @@ STOPPED = {
 
 @dataclass(frozen=True)
 class RunFacts:
-    """Everything that the pages show.
-
-    An example has user_id, history (titles, oldest first), target (a title or None) and recommendations, each with
-    rank, title and score. Where target_id and the recommendations' item_id are given, they decide what is a hit; else
-    titles do.
-    """
+    """Everything that the pages show."""
 
     config: RunConfig
     lengths: Int64  # (n_users,) events per user
     item_counts: Int64  # (n_items,) events per item
-    history: Sequence[Mapping[str, Any]]  # lines of history.jsonl
-    results: Sequence[ResultDict]
-    examples: Sequence[Mapping[str, Any]]
-    environment: Mapping[str, Any]
+    history: Sequence[EpochLine]
+    results: Sequence[Result]
+    examples: Sequence[Example]
+    environment: Mapping[str, str | int]
     best_epoch: int
     seconds: float
     stopped: str
-    warnings: Sequence[str] = field(default_factory=tuple)
 
-
-def warnings_of(results: Sequence[ResultDict]) -> list[str]:
-    """The warnings of results, each once; a warning of one split only begins with the split's name."""
-    by_split = sorted({(result["split"], text) for result in results for text in result["warnings"]})
-    texts = [text for _, text in by_split]
-    told = [text if texts.count(text) > 1 else f"{split}: {text}" for split, text in by_split]
-    return list(dict.fromkeys(told))
+    @property
+    def warnings(self) -> list[str]:
+        """The warnings of results, each once; a warning of one split only begins with the split's name."""
+        by_split = sorted({(result.split, text) for result in self.results for text in result.warnings})
+        texts = [text for _, text in by_split]
+        told = [text if texts.count(text) > 1 else f"{split}: {text}" for split, text in by_split]
+        return list(dict.fromkeys(told))
 
 
 def template(name: str) -> Template:
@@ -85,7 +75,7 @@ def refit_note(config: RunConfig) -> str:
     )
 
 
-def plain(value: Any) -> str:
+def plain(value: object) -> str:
     """A setting in words: yes and no, lists with commas."""
     if isinstance(value, bool):
         return "yes" if value else "no"

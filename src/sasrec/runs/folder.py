@@ -1,4 +1,4 @@
-"""The run folder. In: configs, vocabulary, sequences, weights; out: files, each written whole or not at all.
+"""The run folder: all that a training run leaves on disk, each file written whole or not at all.
 
 RUN/config.json          model, train and eval settings, preset, data facts, package version
 RUN/model.safetensors    weights of the best epoch so far
@@ -14,11 +14,11 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
+import msgspec
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_safetensors
 
@@ -29,7 +29,9 @@ from sasrec.core.files import atomic_write, disk_errors
 from sasrec.data.prepared import load_sequences, load_vocabulary, save_sequences, save_vocabulary
 from sasrec.data.sequences import LogFacts, Sequences
 from sasrec.data.vocabulary import Vocabulary
+from sasrec.evaluation.results import Result
 from sasrec.model.weights import Weights
+from sasrec.runs.record import EpochLine, State, TrainingFacts
 
 FORMAT = 1
 MAY_CHANGE_ON_RESUME = {
@@ -80,6 +82,14 @@ class RunConfig:
             )
         except (KeyError, TypeError, AttributeError, ConfigError) as error:
             raise CheckpointError(f"{where} does not fit this version: {error}") from error
+
+
+@dataclass(frozen=True)
+class _Metrics:
+    """What metrics.json holds."""
+
+    results: list[Result]
+    training: TrainingFacts | None = None
 
 
 class RunFolder:
@@ -179,13 +189,13 @@ class RunFolder:
         except ValueError as error:
             raise CheckpointError(f"{path} is damaged: its epoch is {metadata['epoch']!r}") from error
 
-    def save_state(self, weights: Weights, optimizer: Weights, state: Mapping[str, Any]) -> None:
+    def save_state(self, weights: Weights, optimizer: Weights, state: State) -> None:
         """Write training/state.safetensors: one file, so that it is always of one moment."""
         (self.path / "training").mkdir(exist_ok=True)
         arrays = {f"weights/{k}": v for k, v in weights.items()} | {f"adam/{k}": v for k, v in optimizer.items()}
-        atomic_write(self._state_path, to_safetensors(arrays, {"state": json.dumps(state)}))
+        atomic_write(self._state_path, to_safetensors(arrays, {"state": json.dumps(asdict(state))}))
 
-    def load_state(self) -> tuple[Weights, Weights, dict[str, Any]] | None:
+    def load_state(self) -> tuple[Weights, Weights, State] | None:
         """Weights, optimizer state and position; None when nothing has been saved yet.
 
         Raises:
@@ -195,8 +205,8 @@ class RunFolder:
             return None
         arrays, metadata = _read_safetensors(self._state_path)
         try:
-            state = dict(json.loads(metadata["state"]))
-        except (KeyError, ValueError, TypeError) as error:
+            state = msgspec.convert(json.loads(metadata["state"]), State)
+        except (KeyError, ValueError, msgspec.ValidationError) as error:
             raise CheckpointError(f"{self._state_path} is damaged; start again with --overwrite") from error
         weights = {k.removeprefix("weights/"): v for k, v in arrays.items() if k.startswith("weights/")}
         optimizer = {k.removeprefix("adam/"): v for k, v in arrays.items() if k.startswith("adam/")}
@@ -206,56 +216,55 @@ class RunFolder:
     def _state_path(self) -> Path:
         return self.path / "training" / "state.safetensors"
 
-    def append_history(self, line: Mapping[str, Any]) -> None:
+    def append_history(self, line: EpochLine) -> None:
         """Add an epoch to history.jsonl."""
         with disk_errors(self.path / "history.jsonl"), (self.path / "history.jsonl").open("a") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(_text_of(line))
 
-    def read_history(self, last_epoch: int | None = None) -> list[dict[str, Any]]:
+    def read_history(self, last_epoch: int | None = None) -> list[EpochLine]:
         """The epochs written so far, up to last_epoch; a line cut off by a crash, or foreign, is left out."""
         path = self.path / "history.jsonl"
         lines = []
         for text in path.read_text(errors="replace").splitlines() if path.exists() else []:
-            with contextlib.suppress(ValueError):
-                lines.append(json.loads(text))
-        lines = [line for line in lines if isinstance(line, dict) and "epoch" in line]
-        return [line for line in lines if last_epoch is None or line["epoch"] <= last_epoch]
+            with contextlib.suppress(ValueError, msgspec.ValidationError):
+                lines.append(msgspec.convert(json.loads(text), EpochLine))
+        return [line for line in lines if last_epoch is None or line.epoch <= last_epoch]
 
     def rewind_history(self, last_epoch: int) -> None:
         """Drop epochs after last_epoch: a resumed run writes them again."""
         lines = self.read_history(last_epoch)
-        atomic_write(self.path / "history.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+        atomic_write(self.path / "history.jsonl", "".join(map(_text_of, lines)))
 
-    def save_metrics(self, results: list[dict[str, Any]], training: Mapping[str, Any] | None = None) -> None:
+    def save_metrics(self, results: Sequence[Result], training: TrainingFacts | None = None) -> None:
         """Write metrics.json: results and, of a run that was trained here, how training went and on what."""
-        told = {} if training is None else {"training": dict(training)}
-        atomic_write(self.path / "metrics.json", json.dumps({"results": results, **told}, indent=1))
+        told = {} if training is None else {"training": asdict(training)}
+        values = {"results": [result.to_dict() for result in results], **told}
+        atomic_write(self.path / "metrics.json", json.dumps(values, indent=1))
 
-    def load_metrics(self) -> list[dict[str, Any]]:
-        """The results in metrics.json; none when nothing has been evaluated.
-
-        Raises:
-            CheckpointError: damaged.
-        """
-        return self._read_metrics()[0]
-
-    def load_training(self) -> dict[str, Any]:
-        """How training went, as metrics.json tells; empty when it has not ended.
+    def load_metrics(self) -> list[Result]:
+        """The results in metrics.json, without figures per user; none when nothing has been evaluated.
 
         Raises:
             CheckpointError: damaged.
         """
-        return self._read_metrics()[1]
+        return self._read_metrics().results
 
-    def _read_metrics(self) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    def load_training(self) -> TrainingFacts | None:
+        """How training went, as metrics.json tells; None when it has not ended.
+
+        Raises:
+            CheckpointError: damaged.
+        """
+        return self._read_metrics().training
+
+    def _read_metrics(self) -> _Metrics:
         path = self.path / "metrics.json"
         if not path.exists():
-            return [], {}
+            return _Metrics([])
         try:
-            told = json.loads(_read_text(path))
-            return [dict(result) for result in told["results"]], dict(told.get("training", {}))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"{path} is damaged; delete it and evaluate again") from error
+            return msgspec.convert(json.loads(_read_text(path)), _Metrics)
+        except (ValueError, msgspec.ValidationError) as error:
+            raise CheckpointError(f"{path} is damaged ({error}); delete it and evaluate again") from error
 
 
 def check_resumable(saved: RunConfig, now: RunConfig) -> None:
@@ -286,6 +295,10 @@ def resumed_config(saved: RunConfig, now: RunConfig) -> RunConfig:
     """The saved run's settings with those of `now` that may change."""
     train = to_dict(now.train)
     return replace(saved, train=replace(saved.train, **{k: train[k] for k in MAY_CHANGE_ON_RESUME}))
+
+
+def _text_of(line: EpochLine) -> str:
+    return json.dumps(line.to_dict()) + "\n"
 
 
 def _read_text(path: Path) -> str:

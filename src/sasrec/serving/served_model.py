@@ -269,7 +269,7 @@ class ServedModel:
             "isa": getattr(self.engine, "isa", None),
             "trained_with": config.package_version,
             "package_version": __version__,
-            "results": self.recommender.results,
+            "results": [result.to_dict() for result in self.recommender.results],
         }
 
 

@@ -1,4 +1,4 @@
-"""The training loop. In: an engine, a split, settings, perhaps a run folder; out: the weights of the best epoch.
+"""The training loop: goes over epochs, validates, and ends with the weights of the best epoch.
 
 Selection and early stopping look at valid only. Everything random is keyed by (seed, step), so a run that was
 killed at any moment and resumed ends in the same weights as one that never stopped.
@@ -13,8 +13,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -30,27 +29,13 @@ from sasrec.evaluation.protocols import evaluate
 from sasrec.model.weights import Weights
 from sasrec.ranking.scorers import ModelScorer
 from sasrec.runs.folder import RunFolder
+from sasrec.runs.record import EpochLine, State, TrainingFacts
 
 logger = logging.getLogger(__name__)
 
 REPORT_SECONDS = 0.5  # how often progress is reported inside an epoch
 SAVE_SECONDS = 5.0  # epochs shorter than this do not each save the state to resume from
 ESTIMATE_SECONDS = 2.0  # how long to train before the time that is left is estimated
-
-
-@dataclass
-class State:
-    """Where a run is; saved with the weights."""
-
-    epoch: int = 0  # epochs completed
-    step: int = 0  # steps completed in the epoch under way
-    best_epoch: int = 0
-    best_value: float = -1.0
-    best_metrics: dict[str, float] = field(default_factory=dict)
-    loss_sum: float = 0.0  # of the epoch under way
-    n_positions: int = 0
-    epoch_seconds: float = 0.0  # of the epoch under way
-    seconds: float = 0.0  # trained so far, validation included
 
 
 @dataclass(frozen=True)
@@ -79,7 +64,7 @@ class TrainResult:
     epochs: int
     seconds: float
     stopped: str  # "max_epochs", "patience", "max_minutes" or "interrupted"
-    history: list[dict[str, Any]]
+    history: list[EpochLine]
 
 
 def train(
@@ -138,7 +123,7 @@ class _Loop:
         self.eval_config = replace(eval_config, k=cutoffs, protocol=train_config.valid_protocol)
         self.candidates: dict[str, Int32 | None] = {}
         self.state = State()
-        self.history: list[dict[str, Any]] = []
+        self.history: list[EpochLine] = []
         self.best_weights: Weights | None = None
         self.last_save = time.monotonic()
         self.pending_positions = 0  # whose loss the engine still holds
@@ -152,10 +137,9 @@ class _Loop:
             logger.info("nothing has been saved yet; training starts at the first epoch")
             self.run.rewind_history(0)
             return
-        weights, optimizer, state = saved
+        weights, optimizer, self.state = saved
         self.engine.load_weights(weights)
         self.engine.load_optimizer_state(optimizer)
-        self.state = State(**state)
         self.run.rewind_history(self.state.epoch)
         self.history = self.run.read_history()
         if self.state.best_epoch:
@@ -248,46 +232,44 @@ class _Loop:
         """Validate, keep the best, write the epoch's line."""
         state, began = self.state, time.monotonic()
         steps = (state.epoch + 1) * self.batches.steps_per_epoch
-        line: dict[str, Any] = {
-            "epoch": state.epoch + 1,
-            "step": steps,
-            "train_loss": state.loss_sum / max(state.n_positions, 1),
-        }
         with self._averaged():
             weights = self.engine.weights()
             if not all(np.isfinite(w).all() for w in weights.values()):
                 self._fail("a weight became infinite or not a number")
-            valid = self._validate(weights, line)
-        n_users = len(self.batches.users)
-        line |= {
-            "seconds": state.epoch_seconds,
-            "users_per_second": n_users / max(state.epoch_seconds, 1e-9),
-            "learning_rate": self._learning_rate(steps - 1),
-        }
+            valid, test = self._validate(weights)
         state.seconds += state.epoch_seconds + time.monotonic() - began
-        line["total_seconds"] = state.seconds
+        line = EpochLine(
+            epoch=state.epoch + 1,
+            step=steps,
+            train_loss=state.loss_sum / max(state.n_positions, 1),
+            valid=valid,
+            test=test,
+            seconds=state.epoch_seconds,
+            users_per_second=len(self.batches.users) / max(state.epoch_seconds, 1e-9),
+            learning_rate=self._learning_rate(steps - 1),
+            total_seconds=state.seconds,
+        )
         self.history.append(line)
         if self.run:
             self.run.append_history(line)
         state.epoch, state.step = state.epoch + 1, 0
-        self._report(line, valid)
+        self._report(line)
         state.loss_sum, state.n_positions, state.epoch_seconds = 0.0, 0, 0.0
 
-    def _validate(self, weights: Weights, line: dict[str, Any]) -> dict[str, float] | None:
-        state, epoch = self.state, self.state.epoch + 1
+    def _validate(self, weights: Weights) -> tuple[dict[str, float] | None, dict[str, float] | None]:
+        """Keep the weights if they are the best so far; the metrics of valid and of test, where they were taken."""
+        state, config, epoch = self.state, self.config, self.state.epoch + 1
         if not len(self.split.valid):
             self._keep(weights, epoch)
-            return None
-        last = epoch >= self.config.max_epochs
-        if epoch % self.config.valid_every and not last:
-            return None
-        valid = line["valid"] = self._metrics("valid")
-        if self.config.log_test:
-            line["test"] = self._metrics("test")
-        if valid[self.config.valid_metric] > state.best_value:
-            state.best_value, state.best_metrics = valid[self.config.valid_metric], valid
+            return None, None
+        if epoch % config.valid_every and epoch < config.max_epochs:
+            return None, None
+        valid = self._metrics("valid")
+        test = self._metrics("test") if config.log_test else None
+        if valid[config.valid_metric] > state.best_value:
+            state.best_value, state.best_metrics = valid[config.valid_metric], valid
             self._keep(weights, epoch)
-        return valid
+        return valid, test
 
     def _metrics(self, part: str) -> dict[str, float]:
         config = self.eval_config
@@ -312,9 +294,9 @@ class _Loop:
     def _save_state(self) -> None:
         self.last_save = time.monotonic()
         if self.run:
-            self.run.save_state(self.engine.weights(), self.engine.optimizer_state(), asdict(self.state))
+            self.run.save_state(self.engine.weights(), self.engine.optimizer_state(), self.state)
 
-    def _report(self, line: dict[str, Any] | None = None, valid: dict[str, float] | None = None) -> None:
+    def _report(self, line: EpochLine | None = None) -> None:
         """Tell `progress` how the epoch under way, or the one just ended, stands."""
         if self.progress is None:
             return
@@ -331,7 +313,7 @@ class _Loop:
                 seconds=state.seconds + (0.0 if line else state.epoch_seconds),
                 seconds_left=self._seconds_left(),
                 best_epoch=state.best_epoch,
-                valid=valid,
+                valid=line.valid if line else None,
             )
         )
 
@@ -366,17 +348,20 @@ class _Loop:
         )
 
 
-def training_facts(result: TrainResult, engine: Engine) -> dict[str, Any]:
-    """How training went and on what, ready for JSON."""
-    return {
-        **{name: getattr(result, name) for name in ("best_epoch", "epochs", "seconds", "stopped")},
-        "engine": engine.name,
-        "isa": isa_of(engine),
-        "threads": engine.threads,
-        "machine": machine(),
-        "versions": versions(),
-        "commit": commit(),
-    }
+def training_facts(result: TrainResult, engine: Engine) -> TrainingFacts:
+    """How training went and on what."""
+    return TrainingFacts(
+        best_epoch=result.best_epoch,
+        epochs=result.epochs,
+        seconds=result.seconds,
+        stopped=result.stopped,
+        engine=engine.name,
+        isa=isa_of(engine),
+        threads=engine.threads,
+        machine=machine(),
+        versions=versions(),
+        commit=commit(),
+    )
 
 
 @contextlib.contextmanager

@@ -1,0 +1,56 @@
+"""What a run records of its training: a line an epoch, the state to resume from, and the facts at its end."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochLine:
+    """A line of history.jsonl."""
+
+    epoch: int  # from 1
+    step: int  # steps of the whole training so far
+    train_loss: float
+    valid: dict[str, float] | None = None  # None where the epoch was not validated
+    test: dict[str, float] | None = None  # None unless log_test; never used to choose
+    seconds: float  # of training, without validation
+    users_per_second: float
+    learning_rate: float  # of the last step
+    total_seconds: float  # since the start, validation included
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON; what was not measured is left out."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@dataclass
+class State:
+    """Where a training run is."""
+
+    epoch: int = 0  # epochs completed
+    step: int = 0  # steps completed in the epoch under way
+    best_epoch: int = 0
+    best_value: float = -1.0
+    best_metrics: dict[str, float] = field(default_factory=dict)
+    loss_sum: float = 0.0  # of the epoch under way
+    n_positions: int = 0
+    epoch_seconds: float = 0.0  # of the epoch under way
+    seconds: float = 0.0  # trained so far, validation included
+
+
+@dataclass(frozen=True)
+class TrainingFacts:
+    """How training went and on what."""
+
+    best_epoch: int  # from 1; 0 = nothing was trained
+    epochs: int
+    seconds: float
+    stopped: str  # "max_epochs", "patience", "max_minutes" or "interrupted"
+    engine: str
+    isa: str
+    threads: int
+    machine: str
+    versions: dict[str, str]
+    commit: str
