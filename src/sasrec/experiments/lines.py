@@ -31,9 +31,7 @@ class Origin:
     train_seconds: float  # the mean of the runs
     best_epochs: list[int]
     preset: str
-    overrides: dict[str, Any] | None = (
-        None  # settings on top of the preset; None: an early line, whose command has them
-    )
+    overrides: dict[str, Any] | None = None  # settings on top of the preset; None: an early line, see `overrides_of`
     settings: dict[str, Any]  # all of them
     fingerprint: str = ""  # of the log; early lines have none
     engine: str
