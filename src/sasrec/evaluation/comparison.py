@@ -1,4 +1,4 @@
-"""Whether one model is better than another. In: results on the same targets; out: differences paired per user.
+"""Whether one model is better than another: differences of two results on the same targets, paired per user.
 
 A side is one run, or several that differ in their seed only: its figure per target is the mean over those runs.
 """

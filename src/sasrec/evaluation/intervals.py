@@ -1,4 +1,4 @@
-"""Means with their uncertainty. In: a figure per target, and whose target it is; out: an Estimate with its interval."""
+"""Means over targets with their standard error and 95 % interval."""
 
 from __future__ import annotations
 

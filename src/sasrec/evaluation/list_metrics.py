@@ -1,4 +1,4 @@
-"""What recommended lists are like beyond their accuracy. In: top-k lists and what was known before; out: metrics.
+"""What top-k lists are like beyond their accuracy: coverage, popularity, novelty, serendipity.
 
 coverage         share of the catalogue that is recommended at all
 gini             how unequally the places in the lists are shared among the items

@@ -1,4 +1,4 @@
-"""The protocols and the metric formulas. In: a scorer and a split; out: a Result that carries its protocol.
+"""The protocols and the metric formulas: `evaluate` measures a scorer on a split and gives a Result.
 
 full     the rank of each target among all items but those the user had before it
 sampled  its rank among negatives drawn outside the user's train items, as the paper and the published code do

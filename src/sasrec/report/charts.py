@@ -1,6 +1,6 @@
-"""Figures of a run as charts. In: series and counts; out: inline SVG in the page's own colours, or PNG.
+"""Figures of a run as charts, in inline SVG with the page's own colours, or in PNG.
 
-No chart touches pyplot's state, and none knows what a run is: `reports` says what is drawn.
+No chart touches pyplot's state, and none knows what a run is: `pages.py` says what is drawn.
 """
 
 from __future__ import annotations
