@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -58,12 +59,24 @@ def log_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def trained(log_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder made by `sasrec train`."""
+def training(log_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
+    """A run folder made by `sasrec train --json` in a process of its own, and what that printed."""
     folder = tmp_path_factory.mktemp("runs") / "run"
-    arguments = [sys.executable, "-m", "sasrec", "train", str(log_file), "--output", str(folder), *SMALL]
-    subprocess.run(arguments, check=True, capture_output=True)
-    return folder
+    command = [sys.executable, "-m", "sasrec", "train", str(log_file), "--output", str(folder), *SMALL, "--json"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return folder, Outcome(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture(scope="session")
+def trained(training: tuple[Path, Outcome]) -> Path:
+    """A run folder made by `sasrec train`; tests copy it to change it."""
+    return training[0]
+
+
+@pytest.fixture
+def without_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes most of the time of such small runs."""
+    monkeypatch.setattr("sasrec.recommender.write_report", lambda folder, facts: None)
 
 
 def test_train_writes_the_whole_run_folder(trained: Path) -> None:
@@ -74,10 +87,11 @@ def test_train_writes_the_whole_run_folder(trained: Path) -> None:
     assert {path.name for path in trained.iterdir()} == expected
 
 
-def test_train_prints_metrics_and_json_on_stdout_only(run: Run, log_file: Path, tmp_path: Path) -> None:
-    outcome = run("train", log_file, "--output", tmp_path / "run", *SMALL, "--json")
-    assert outcome.code == 0
+def test_train_prints_metrics_and_json_on_stdout_only(training: tuple[Path, Outcome]) -> None:
+    folder, outcome = training
     summary = json.loads(outcome.out)
+    assert summary["run"] == str(folder)
+    assert summary["results"] == json.loads((folder / "metrics.json").read_text())["results"]
     assert summary["epochs"] == 3
     assert [r["split"] for r in summary["results"]] == ["valid", "test", "test"]
     assert "epoch 1/3" in outcome.err
@@ -175,6 +189,7 @@ def test_titles_are_shown(run: Run, log_file: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_reports")
 def test_compare_pairs_two_runs(run: Run, trained: Path, log_file: Path, tmp_path: Path) -> None:
     run("train", log_file, "--output", tmp_path / "b", *SMALL, "--seed", 3)
     comparison = json.loads(run("compare", trained, tmp_path / "b", "--json").out)
@@ -213,6 +228,7 @@ def test_several_seeds_are_run_folders_with_a_summary(run: Run, log_file: Path, 
     assert all(c["metrics"]["ndcg@10"]["p_holm"] is not None for c in sides["comparisons"])
 
 
+@pytest.mark.usefixtures("without_reports")
 def test_benchmark_prints_a_table_or_its_lines(run: Run, log_file: Path, tmp_path: Path) -> None:
     arguments = ["benchmark", log_file, "-o", tmp_path / "b", *SMALL, "--seeds", 1, "--max-epochs", 1]
     outcome = run(*arguments, "--protocols", "full")
@@ -227,6 +243,7 @@ def test_benchmark_prints_a_table_or_its_lines(run: Run, log_file: Path, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_reports")
 def test_run_becomes_a_published_checkpoint_and_comes_back(run: Run, log_file: Path, tmp_path: Path) -> None:
     run("train", log_file, "-o", tmp_path / "run", *SMALL, "--block", "post_norm", "--max-epochs", 1)
     layout = ["--layout", "pmixer-2025"]
@@ -240,6 +257,7 @@ def test_run_becomes_a_published_checkpoint_and_comes_back(run: Run, log_file: P
     assert json.loads(run("info", tmp_path / "back", "--json").out)["run"]["layout"] == "pmixer-2025"
 
 
+@pytest.mark.usefixtures("without_reports")
 def test_prepared_folder_trains_like_the_log(run: Run, log_file: Path, trained: Path, tmp_path: Path) -> None:
     assert run("prepare", log_file, "--output", tmp_path / "data").code == 0
     run("train", tmp_path / "data", "--output", tmp_path / "run", *SMALL)
@@ -253,6 +271,7 @@ def test_prepare_filters_repeats_and_cores(run: Run, tmp_path: Path) -> None:
     assert (facts["n_users"], facts["n_items"], facts["n_events"]) == (4, 3, 12)
 
 
+@pytest.mark.usefixtures("without_reports")
 def test_settings_file_is_read_and_flags_win(run: Run, log_file: Path, tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text("embedding_dim: 8\nn_blocks: 1\nmax_epochs: 7\n")
     run("train", log_file, "-o", tmp_path / "run", "--config", tmp_path / "s.yaml", "--max-epochs", 1)
@@ -339,8 +358,6 @@ def test_bad_input_gives_one_sentence_and_its_exit_code(
 
 
 def test_damaged_run_folder_is_refused(run: Run, trained: Path, tmp_path: Path) -> None:
-    import shutil
-
     for name in ("model.safetensors", "items.parquet", "config.json"):
         broken = tmp_path / name
         shutil.copytree(trained, broken)
@@ -352,10 +369,10 @@ def test_damaged_run_folder_is_refused(run: Run, trained: Path, tmp_path: Path) 
 
 
 def test_resume_with_another_configuration_or_log_is_refused_and_nothing_is_lost(
-    run: Run, log_file: Path, tmp_path: Path
+    run: Run, log_file: Path, trained: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
-    run("train", log_file, "-o", folder, *SMALL)
+    shutil.copytree(trained, folder)
     before = (folder / "model.safetensors").read_bytes()
     outcome = run("train", log_file, "-o", folder, *SMALL, "--resume", "--dropout", 0.4)
     assert outcome.code == 2
@@ -369,17 +386,20 @@ def test_resume_with_another_configuration_or_log_is_refused_and_nothing_is_lost
 
 
 @pytest.mark.slow
-def test_resume_trains_on_to_more_epochs(run: Run, log_file: Path, tmp_path: Path) -> None:
-    run("train", log_file, "-o", tmp_path / "a", *SMALL)
+@pytest.mark.usefixtures("without_reports")
+def test_resume_trains_on_to_more_epochs(run: Run, log_file: Path, trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "a")
     assert run("train", log_file, "-o", tmp_path / "a", *SMALL, "--max-epochs", 5, "--resume").code == 0
     run("train", log_file, "-o", tmp_path / "b", *SMALL, "--max-epochs", 5)
     assert (tmp_path / "a" / "model.safetensors").read_bytes() == (tmp_path / "b" / "model.safetensors").read_bytes()
 
 
 @pytest.mark.slow
-def test_ctrl_c_saves_and_says_how_to_resume(log_file: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "sasrec", "train", str(log_file), "-o", str(tmp_path / "run"), *SMALL]
-    child = subprocess.Popen([*command, "--max-epochs", "100000", "--patience", "0"], stderr=subprocess.PIPE, text=True)
+@pytest.mark.usefixtures("without_reports")
+def test_ctrl_c_saves_and_says_how_to_resume(run: Run, log_file: Path, tmp_path: Path) -> None:
+    command = ["train", str(log_file), "-o", str(tmp_path / "run"), *SMALL, "--patience", "0"]
+    endless = [sys.executable, "-m", "sasrec", *command, "--max-epochs", "100000"]
+    child = subprocess.Popen(endless, stderr=subprocess.PIPE, text=True)
     history = tmp_path / "run" / "history.jsonl"
     deadline = time.monotonic() + 60
     while not (history.exists() and history.read_text()) and time.monotonic() < deadline:
@@ -390,10 +410,7 @@ def test_ctrl_c_saves_and_says_how_to_resume(log_file: Path, tmp_path: Path) -> 
     assert "--resume" in err
     assert "Traceback" not in err
     epochs = len(history.read_text().splitlines())
-    resumed = subprocess.run(
-        [*command, "--resume", "--max-epochs", str(epochs + 2), "--patience", "0"], capture_output=True, text=True
-    )
-    assert resumed.returncode == 0
+    assert run(*command, "--resume", "--max-epochs", epochs + 2).code == 0
     assert len(history.read_text().splitlines()) == epochs + 2
 
 
