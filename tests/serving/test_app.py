@@ -1,19 +1,15 @@
-"""The HTTP contract, in this process: answers, errors, limits, keys, health, metrics, log, pages."""
+"""The HTTP contract, in this process: what each route answers."""
 
 import asyncio
-import io
 import json
-import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import polars as pl
 import pytest
-import schemathesis
-from hypothesis import HealthCheck, Phase, given, settings
+from served import SMALL, ask, post, quiet_app
 
 import sasrec
 from sasrec.core.config import ServerConfig
@@ -21,43 +17,6 @@ from sasrec.recommender import Recommender
 from sasrec.serving.app import Application, create_app
 from sasrec.serving.service import Service
 from sasrec.serving.telemetry import Metrics
-
-SMALL: dict[str, Any] = {
-    "embedding_dim": 8, "n_blocks": 1, "max_seq_len": 8, "threads": 1, "max_epochs": 1, "filter_seen": "yes",
-}  # fmt: skip
-TITLES = pl.DataFrame({"item_id": range(1, 31), "title": [f"Film {i}" for i in range(1, 31)]})
-FUZZ_CASES = int(os.environ.get("SASREC_FUZZ_CASES", "300"))  # more of them: docs/serving.md
-
-
-@pytest.fixture(scope="module")
-def recommender(markov_log: pl.DataFrame) -> Recommender:
-    return sasrec.fit(markov_log, titles=TITLES, **SMALL)
-
-
-def ask(app: Application, method: str, path: str, **request: Any) -> httpx.Response:
-    """One request, in an event loop of its own."""
-
-    async def main() -> httpx.Response:
-        transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-            return await client.request(method, path, **request)
-
-    return asyncio.run(main())
-
-
-def post(app: Application, path: str, body: Any, **request: Any) -> httpx.Response:
-    return ask(app, "POST", path, json=body, **request)
-
-
-@pytest.fixture(scope="module")
-def app(recommender: Recommender) -> Iterator[Application]:
-    made = create_app(recommender, ServerConfig(access_log=False, max_k=50, max_body_bytes=100_000))
-    yield made
-    made.close()
-
-
-def small_app(recommender: Recommender | None, **config: Any) -> Application:
-    return create_app(recommender, ServerConfig(**{"access_log": False, **config}))
 
 
 def test_a_history_gets_the_librarys_answer_by_http(app: Application, recommender: Recommender) -> None:
@@ -104,116 +63,53 @@ def test_users_items_search_explanations_and_the_model_are_answered(app: Applica
     assert facts["results"] == json.loads(json.dumps([result.to_dict() for result in recommender.results]))
 
 
+@pytest.mark.parametrize("history", [[1, 2], [], ["x"]], ids=["known", "empty", "unknown"])
+def test_unknown_ids_of_allow_and_deny_are_skipped_and_listed(app: Application, history: list[Any]) -> None:
+    def answered(**filters: Any) -> tuple[list[Any], list[Any]]:
+        reply = post(app, "/v1/recommend", {"history": history, "k": 4, **filters})
+        assert reply.status_code == 200
+        return [item["item_id"] for item in reply.json()["items"]], reply.json()["unknown_items"]
+
+    unknown = [i for i in history if i == "x"]
+    plain, _ = answered()
+    assert len(plain) == 4
+    few, listed = answered(allow=[plain[2], "a", str(plain[0]), plain[1], 99], deny=["d", plain[1]])
+    assert (few, listed) == ([plain[0], plain[2]], [*unknown, "a", 99, "d"])
+    assert answered(deny=["d", 99]) == (plain, [*unknown, "d", 99])
+    for allow in (["a", 99], []):  # nothing that is known is allowed, so nothing is given
+        assert answered(allow=allow) == ([], [*unknown, *allow])
+        assert answered(allow=allow, deny=["d"]) == ([], [*unknown, *allow, "d"])
+
+
+def test_unknown_ids_of_filters_in_the_query_string_are_skipped_and_listed(app: Application) -> None:
+    def answered(query: str) -> tuple[list[Any], list[Any]]:
+        reply = ask(app, "GET", f"/v1/users/17/recommendations?k=4{query}")
+        assert reply.status_code == 200
+        return [item["item_id"] for item in reply.json()["items"]], reply.json()["unknown_items"]
+
+    plain, _ = answered("")
+    filters = f"&allow={plain[2]}&allow=a&allow={plain[1]}&allow=99&deny=d&deny={plain[1]}"
+    assert answered(filters) == ([plain[2]], ["a", "99", "d"])
+    assert answered("&deny=d") == (plain, ["d"])
+    assert answered("&allow=a&allow=99") == ([], ["a", "99"])
+
+
+def test_a_filter_of_one_request_leaves_the_others_of_its_body_alone(app: Application) -> None:
+    alone = {"history": [1, 2], "k": 3}
+    requests = [alone, {**alone, "allow": ["a"]}, {**alone, "deny": [5, "d"]}, {"history": [], "allow": [7]}, alone]
+    results = post(app, "/v1/recommend", {"requests": requests}).json()["results"]
+    assert results == [post(app, "/v1/recommend", request).json() for request in requests]
+    assert results[0] == results[4]
+    assert [result["unknown_items"] for result in results] == [[], ["a"], ["d"], [], []]
+
+
 def test_ids_in_paths_may_have_slashes_and_any_letter(markov_log: pl.DataFrame) -> None:
     log = markov_log.with_columns(
         pl.format("a/b ü{}", "item_id").alias("item_id"), pl.format("u/{}", "user_id").alias("user_id")
     )
-    app = small_app(sasrec.fit(log, **SMALL))
+    app = quiet_app(sasrec.fit(log, **SMALL))
     assert ask(app, "GET", "/v1/items/a%2Fb%20%C3%BC5/similar").status_code == 200
     assert ask(app, "GET", "/v1/users/u%2F17/recommendations").status_code == 200
-    app.close()
-
-
-@pytest.mark.parametrize(
-    ("method", "path", "body", "status", "words"),
-    [
-        ("POST", "/v1/recommend", {"history": [1], "k": 51}, 422, "k is not a number of items from 1 to 50"),
-        ("POST", "/v1/recommend", {"history": "secret"}, 422, "expected array, got str"),
-        ("POST", "/v1/recommend", {"history": [1] * 10_001}, 422, "history has 10001 elements"),
-        ("POST", "/v1/recommend", {"history": ["secret" * 20_000]}, 422, "longer than 100000 bytes"),
-        ("POST", "/v1/explain", {"history": ["secret"], "item_id": 1}, 404, "nothing to explain"),
-        ("POST", "/v1/explain", {"history": [1], "item_id": "secret"}, 404, "this item is not in the log"),
-        ("GET", "/v1/users/secret/recommendations", None, 404, "this user is not in the log (200 users)"),
-        ("GET", "/v1/items/secret/similar", None, 404, "this item is not in the log"),
-        ("GET", "/v1/items/1/similar?k=secret", None, 422, "k is not a number"),
-        ("GET", "/v1/items?secret=1", None, 422, "a parameter is not one of query, k"),
-        ("GET", "/v1/model?x=1", None, 422, "those known (none)"),
-        ("GET", "/secret", None, 404, "there is nothing at this path"),
-        ("GET", "/static/../../secret", None, 404, "there is nothing at this path"),
-        ("GET", "/static/secret", None, 404, "there is nothing at this path"),
-        ("POST", "/v1/events", {"user_id": 1, "item_id": 1}, 404, "there is nothing at this path"),
-        ("GET", "/v1/recommend", None, 405, "this path takes POST only"),
-        ("DELETE", "/v1/model", None, 405, "this path takes GET, HEAD only"),
-    ],
-)  # fmt: skip
-def test_errors_are_a_sentence_in_json_without_the_clients_text(
-    app: Application, method: str, path: str, body: Any, status: int, words: str
-) -> None:
-    reply = ask(app, method, path, json=body) if body is not None else ask(app, method, path)
-    assert reply.status_code == status
-    assert set(reply.json()) == {"error"}
-    assert words in reply.json()["error"]
-    assert "secret" not in reply.text
-    if status == 405:
-        assert reply.headers["allow"]
-
-
-async def send_parts(app: Application, parts: list[bytes]) -> int:
-    """The status of a request whose body comes in these parts; 0 = no answer."""
-    statuses: list[int] = []
-    left = [{"type": "http.request", "body": part, "more_body": i + 1 < len(parts)} for i, part in enumerate(parts)]
-
-    async def receive() -> Any:
-        return left.pop(0) if left else {"type": "http.disconnect"}
-
-    async def send(message: Any) -> None:
-        statuses.append(message.get("status", 0))
-
-    scope = {"type": "http", "method": "POST", "path": "/v1/recommend", "query_string": b"", "headers": []}
-    await app({**scope, "client": None}, receive, send)
-    return statuses[0] if statuses else 0
-
-
-def test_a_body_in_pieces_is_read_whole_and_one_without_end_is_given_up(app: Application) -> None:
-    def status(parts: list[bytes]) -> int:
-        return asyncio.run(send_parts(app, parts))
-
-    assert status([b'{"his', b'tory": ', b"[1]}"]) == 200
-    assert status([b'{"his', b'tory": ']) == 422
-    assert status([b"x" * 60_000] * 3) == 422
-    assert status([b"x" * 60_000] * 10_000) == 422
-
-
-def test_a_client_that_goes_before_its_body_has_come_is_counted_and_not_answered(app: Application) -> None:
-    def gone() -> float:
-        labels = {"route": "/v1/recommend", "code": "499"}
-        return app.metrics.registry.get_sample_value("sasrec_requests_total", labels) or 0
-
-    before = gone()
-    assert asyncio.run(send_parts(app, [])) == 0
-    assert gone() == before + 1
-
-
-def test_a_failure_of_ours_is_a_500_that_tells_nothing_and_the_log_has_it(
-    recommender: Recommender, caplog: pytest.LogCaptureFixture
-) -> None:
-    app = small_app(recommender)
-
-    async def broken(call: Any) -> Any:
-        raise ZeroDivisionError("secret")
-
-    app._router.routes[0].app.handler = broken
-    reply = ask(app, "POST", "/v1/recommend", json={})
-    assert reply.status_code == 500
-    assert "secret" not in reply.text
-    assert reply.headers["x-request-id"] in caplog.text
-    app.close()
-
-
-def test_keys_open_the_api_and_nothing_else_needs_one(recommender: Recommender) -> None:
-    app = create_app(recommender, ServerConfig(access_log=False), keys=["first", "second"])
-    body = {"history": [1]}
-    for headers in ({}, {"X-API-Key": "third"}, {"X-API-Key": ""}, {"X-API-Key": "firs"}):
-        refused = post(app, "/v1/recommend", body, headers=headers)
-        assert refused.status_code == 401
-        assert "X-API-Key" in refused.json()["error"]
-        assert refused.headers["www-authenticate"] == "ApiKey"
-    for key in ("first", "second"):
-        assert post(app, "/v1/recommend", body, headers={"X-API-Key": key}).status_code == 200
-    for path in ("/", "/health/live", "/health/ready", "/metrics", "/openapi.json"):
-        assert ask(app, "GET", path).status_code == 200
-    app.set_keys(["fourth"])
-    assert post(app, "/v1/recommend", body, headers={"X-API-Key": "first"}).status_code == 401
     app.close()
 
 
@@ -225,7 +121,7 @@ def test_ready_only_with_a_model_and_not_while_draining(recommender: Recommender
     assert (loading.status_code, loading.json()["status"]) == (503, "loading")
     refused = post(app, "/v1/recommend", {"history": [1]})
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
-    service.serve(recommender)
+    service.use(recommender)
     assert ask(app, "GET", "/health/ready").json()["status"] == "ready"
     app.is_draining = True
     draining = ask(app, "GET", "/health/ready")
@@ -236,7 +132,7 @@ def test_ready_only_with_a_model_and_not_while_draining(recommender: Recommender
 
 
 def test_a_full_queue_is_503_with_retry_after_and_recovers(recommender: Recommender) -> None:
-    app = small_app(recommender, queue_size=2, max_requests=2)
+    app = quiet_app(recommender, queue_size=2, max_requests=2)
 
     async def main() -> list[httpx.Response]:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
@@ -253,7 +149,7 @@ def test_a_full_queue_is_503_with_retry_after_and_recovers(recommender: Recommen
 
 
 def test_metrics_tell_what_happened(recommender: Recommender) -> None:
-    app = small_app(recommender)
+    app = quiet_app(recommender)
     post(app, "/v1/recommend", {"history": [1, "x"]})
     post(app, "/v1/recommend", {"history": [], "k": 0})
     text = ask(app, "GET", "/metrics").text
@@ -273,41 +169,8 @@ def test_metrics_tell_what_happened(recommender: Recommender) -> None:
     app.close()
 
 
-def test_the_log_has_a_line_a_request_without_bodies_keys_and_query_strings(recommender: Recommender) -> None:
-    file = io.BytesIO()
-    app = create_app(recommender, ServerConfig(), keys=["sesame"], log_file=file)
-    headers = {"X-API-Key": "sesame", "X-Request-ID": "abc-1"}
-    post(app, "/v1/recommend", {"history": ["secret"]}, headers=headers)
-    ask(app, "GET", "/v1/items?query=secret", headers={**headers, "X-Request-ID": 'no "id'})
-    app.close()
-    first, second = map(json.loads, file.getvalue().splitlines())
-    assert set(first) == {
-        "time", "method", "route", "status", "ms", "bytes", "client", "request_id", "model_version",
-    }  # fmt: skip
-    assert (first["method"], first["route"], first["status"], first["request_id"]) == (
-        "POST", "/v1/recommend", 200, "abc-1",
-    )  # fmt: skip
-    assert second["request_id"] != 'no "id'
-    assert b"secret" not in file.getvalue()
-    assert b"sesame" not in file.getvalue()
-
-
-def test_pages_are_served_with_a_strict_policy_and_only_those(app: Application) -> None:
-    page = ask(app, "GET", "/")
-    assert page.status_code == 200
-    assert page.headers["content-type"].startswith("text/html")
-    policy = page.headers["content-security-policy"]
-    assert policy.startswith("default-src 'none';")
-    assert "http" not in policy
-    assert "unsafe" not in policy
-    assert not re.search(r"""(src|href)=["'](https?:)?//""", page.text)
-    again = ask(app, "GET", "/", headers={"If-None-Match": page.headers["etag"]})
-    assert (again.status_code, again.content) == (304, b"")
-    assert ask(app, "HEAD", "/").status_code == 200
-
-
 def test_events_reach_the_next_recommendation(recommender: Recommender, tmp_path: Path) -> None:
-    app = small_app(recommender, events=str(tmp_path / "events.db"), max_events=3)
+    app = quiet_app(recommender, events=str(tmp_path / "events.db"), max_events=3)
     before = ask(app, "GET", "/v1/users/17/recommendations").json()
     wanted = [item["item_id"] for item in before["items"][:2]]
     events = {"events": [{"user_id": "17", "item_id": wanted[0]}, {"user_id": 17, "item_id": "new"}]}
@@ -339,48 +202,3 @@ def test_only_http_is_spoken(app: Application) -> None:
 
     with pytest.raises(RuntimeError, match="lifespan off"):
         asyncio.run(app({"type": "lifespan"}, nothing, nothing))
-
-
-@pytest.mark.slow
-def test_the_description_is_valid_openapi_with_every_route(app: Application) -> None:
-    described = ask(app, "GET", "/openapi.json").json()
-    templates = {endpoint.path.replace(":path", "") for endpoint in app._router.routes}
-    assert set(described["paths"]) == templates - {"/", "/static/{name}", "/openapi.json"}
-    schemathesis.openapi.from_dict(described).validate()
-
-
-@pytest.fixture(scope="module")
-def fuzzed(recommender: Recommender, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    config = ServerConfig(access_log=False, max_k=50, events=str(tmp_path_factory.mktemp("events") / "e.db"))
-    made = create_app(recommender, config)
-    described = ask(made, "GET", "/openapi.json").json()
-    yield schemathesis.openapi.from_dict(described), made
-    made.close()
-
-
-@pytest.mark.slow
-def test_whatever_fits_the_description_or_not_is_answered_as_described(fuzzed: tuple[Any, Application]) -> None:
-    schema, app = fuzzed
-    operations = [result.ok() for result in schema.get_all_operations()]
-    plans = [
-        (operation, mode)
-        for operation in operations
-        for mode in schemathesis.GenerationMode
-        if mode.is_positive or operation.body or list(operation.iter_parameters())  # else nothing can be wrong
-    ]
-    bounded = settings(
-        max_examples=-(-FUZZ_CASES // len(plans)), deadline=None, database=None, derandomize=True,
-        phases=[Phase.generate], suppress_health_check=list(HealthCheck),
-    )  # fmt: skip
-    n_cases = 0
-
-    def check(case: Any) -> None:
-        nonlocal n_cases
-        n_cases += 1
-        reply = case.call(app=app)
-        assert reply.status_code < 500 or reply.status_code == 503, case.as_curl_command()
-        case.validate_response(reply)
-
-    for operation, mode in plans:
-        bounded(given(case=operation.as_strategy(generation_mode=mode))(check))()
-    assert n_cases > FUZZ_CASES / 2  # routes that take nothing have few cases

@@ -108,7 +108,9 @@ def test_any_bytes_are_read_or_refused(body: bytes) -> None:
 
 
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(), lambda inner: st.lists(inner, max_size=7)
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=7),
+    max_leaves=20,
 )
 FIELDS = st.sampled_from(["history", "k", "allow", "deny", "keep_seen", "requests", "other"])
 
@@ -184,14 +186,3 @@ def test_parameters_that_do_not_fit_get_a_sentence(query: str, words: str) -> No
         read()
     assert words in str(refused.value)
     assert "secret" not in str(refused.value)
-
-
-def test_the_description_has_the_limits_and_only_what_is_on() -> None:
-    plain = openapi(LIMITS, with_key=False, with_events=False)
-    assert plain["components"]["schemas"]["Query"]["properties"]["history"]["maxItems"] == 5
-    assert "/v1/events" not in plain["paths"]
-    assert "security" not in plain["paths"]["/v1/recommend"]["post"]
-    full = openapi(LIMITS, with_key=True, with_events=True)
-    assert full["paths"]["/v1/events"]["post"]["security"] == [{"key": []}]
-    assert "401" in full["paths"]["/v1/model"]["get"]["responses"]
-    assert "security" not in full["paths"]["/health/live"]["get"]

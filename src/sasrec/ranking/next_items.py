@@ -75,18 +75,21 @@ class NextItems:
 
     def top_k_of_groups(self, histories: Ragged, groups: Sequence[Group]) -> list[tuple[Int32, Float32]]:
         """As `top_k` for each group of rows; all histories are encoded at once."""
-        known = histories.lengths > 0  # (B,)
-        rows = np.flatnonzero(known)
-        features = self.engine.encode(histories if known.all() else histories.take(rows))  # (number known, D)
+        known = histories.offsets[1:] > histories.offsets[:-1]  # (B,)
+        if known.all():
+            features = self.engine.encode(histories)  # (B, D)
+            return [
+                self.index.top_k(features[group.rows], group.k, hidden=group.hidden, allowed=group.allowed)
+                for group in groups
+            ]
+        features = self.engine.encode(histories.take(np.flatnonzero(known)))  # (number known, D)
         place = np.cumsum(known) - 1  # (B,) of a known row in features
         return [self._rank(features, place, known, group) for group in groups]
 
     def _rank(self, features: Float32, place: Int64, known: Mask, group: Group) -> tuple[Int32, Float32]:
+        """The lists of a group in which some histories may be empty."""
         check_k(group.k)
         is_known = known[group.rows]  # (b,)
-        if is_known.all():
-            mine = features if isinstance(group.rows, slice) else features[place[group.rows]]
-            return self.index.top_k(mine, group.k, hidden=group.hidden, allowed=group.allowed)
         parts = []
         for rows in (np.flatnonzero(is_known), np.flatnonzero(~is_known)):
             hidden = None if group.hidden is None else group.hidden.take(rows)
@@ -105,11 +108,7 @@ class NextItems:
 
     def _popular_lists(self, n_rows: int, k: int, hidden: Ragged | None, allowed: Mask | None) -> tuple[Int32, Float32]:
         order = self.popular if allowed is None else self.popular[allowed[self.popular]]
-        if hidden is None:
-            best = [order[:k]] * n_rows
-        else:
-            most = k + int(hidden.lengths.max(initial=0))
-            best = [order[:most][~np.isin(order[:most], hidden.row(i))][:k] for i in range(n_rows)]
+        best = [order[:k]] * n_rows if hidden is None else [_first(order, k, hidden.row(i)) for i in range(n_rows)]
         indices = np.zeros((n_rows, max(map(len, best), default=0)), np.int32)
         for i, row in enumerate(best):
             indices[i, : len(row)] = row
@@ -140,6 +139,14 @@ class NextItems:
         contributions = (scores[0] - left_out).astype(np.float32)
         order = np.argsort(-contributions, kind="stable").astype(np.int32)
         return Reasons(float(scores[0]), history[order], order, contributions[order])
+
+
+def _first(order: Int32, k: int, hidden: Int32) -> Int32:
+    """The first k of an order that are not hidden."""
+    if not len(hidden):
+        return order[:k]
+    head = order[: k + len(hidden)]
+    return head[~np.isin(head, hidden)][:k]
 
 
 def _laid_together(parts: Sequence[tuple[Int64, Int32, Float32]], n_rows: int) -> tuple[Int32, Float32]:

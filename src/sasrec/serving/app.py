@@ -1,125 +1,34 @@
-"""The HTTP server. In: a recommender and its limits; out: an ASGI application, with the web page in web/ at "/".
+"""The HTTP server as an ASGI application: its routes and what each of them does.
 
-No model code: a request is checked (`api`), answered in a batch with others (`batching`, `serving`), counted and logged
-(`telemetry`). The routes are plain ASGI, so that a request costs little more than its parsing.
+No model code: a request is checked (`schemas`), answered in a batch with others (`batching`, `service`), counted and
+logged (`telemetry`). The routes are plain ASGI, so that a request costs little more than its parsing.
 """
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
-import hmac
-import itertools
-import logging
-import re
 import sys
-import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from importlib.resources import files
 from typing import IO, Any
 
 import msgspec
 from starlette.routing import Route, Router
 
 from sasrec.core.config import ServerConfig
-from sasrec.core.errors import RequestError, SASRecError
+from sasrec.core.errors import RequestError
 from sasrec.recommender import Recommender
 from sasrec.serving.batching import Batcher
-from sasrec.serving.endpoints import (
-    NEEDS_KEY,
-    Call,
-    ClientGoneError,
-    Handler,
-    Header,
-    Receive,
-    Reply,
-    Scope,
-    Send,
-    problem,
-)
+from sasrec.serving.endpoints import ANY_METHOD, READ, Call, Endpoint, Handler, Receive, Reply, Scope, Send, problem
 from sasrec.serving.events import EventStore
+from sasrec.serving.keys import Keys
 from sasrec.serving.openapi import openapi
-from sasrec.serving.schemas import (
-    Health,
-    ItemId,
-    Query,
-    Reader,
-    Stored,
-    encode,
-)
+from sasrec.serving.schemas import Health, ItemId, Query, Reader, Stored, encode
 from sasrec.serving.served_model import Row, ServedModel
 from sasrec.serving.service import Job, RecommendJob, Service
+from sasrec.serving.static_files import StaticFiles
 from sasrec.serving.telemetry import CONTENT_TYPE, AccessLog, Metrics
 
-logger = logging.getLogger(__name__)
-REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 CLIENT_GONE = 499  # what the log says when nobody waits for the answer any more
-PAGE_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
-PAGE_HEADERS: list[Header] = [
-    (b"content-security-policy", PAGE_POLICY.encode()),
-    (b"referrer-policy", b"no-referrer"),
-    (b"x-frame-options", b"DENY"),
-    (b"cache-control", b"no-cache"),
-]
-PAGE_TYPES = {
-    "html": b"text/html; charset=utf-8", "js": b"text/javascript; charset=utf-8", "css": b"text/css; charset=utf-8",
-    "svg": b"image/svg+xml", "png": b"image/png", "ico": b"image/x-icon",
-}  # fmt: skip
-
-
-class Endpoint:
-    """One route as an ASGI application: key, method, answer, error, metrics, log.
-
-    Args:
-        app: what all routes share.
-        name: of the route, in metrics and log.
-        handler: the answer to a request.
-        method: that it takes; GET also takes HEAD.
-        is_protected: whether an API key is needed, if there are any.
-    """
-
-    def __init__(self, app: Application, name: str, handler: Handler, method: str, is_protected: bool) -> None:
-        self.app, self.name, self.handler, self.is_protected = app, name, handler, is_protected
-        self.methods = ("GET", "HEAD") if method == "GET" else (method,)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request."""
-        app, began = self.app, time.perf_counter()
-        request_id, key = app.identify(scope)
-        app.in_flight += 1
-        try:
-            reply = await self._answer(Call(scope, receive, request_id), key)
-            if reply is not None:
-                await app.send(reply, request_id, began, send)
-        finally:
-            app.in_flight -= 1
-        app.record(self.name, scope, reply, request_id, time.perf_counter() - began)
-
-    async def _answer(self, call: Call, key: bytes | None) -> Reply | None:
-        """The reply, whatever happens; None when nobody waits for it."""
-        try:
-            return await self._reply(call, key)
-        except ClientGoneError:
-            return None
-        except asyncio.CancelledError:  # the deadline of a drain has come
-            return problem(503, "the server ends, and this request took too long; send it to another")
-        except SASRecError as error:
-            return problem(error.status if isinstance(error, RequestError) else 500, str(error))
-        except Exception:
-            logger.exception("request %s failed", call.request_id.decode())
-            return problem(500, "the server failed; its log has the reason under this answer's X-Request-ID")
-
-    async def _reply(self, call: Call, key: bytes | None) -> Reply:
-        if self.is_protected and not self.app.admits(key):
-            return problem(401, "the API key is missing or wrong; send it as X-API-Key", NEEDS_KEY)
-        if call.scope["method"] not in self.methods:
-            allowed = ", ".join(self.methods)
-            return problem(405, f"this path takes {allowed} only", ((b"allow", allowed.encode()),))
-        return await self.handler(call)
 
 
 class Application:
@@ -128,19 +37,18 @@ class Application:
     Args:
         config: limits and times.
         service: answers; it may still be without a model.
-        metrics: where requests are counted.
-        log: where they are written.
-        keys: API keys, any of which admits; none = everybody.
+        log: where requests are written.
+        keys: that admit to /v1/.
+        events: of users since training; None where the config has no file for them.
     """
 
     def __init__(
-        self, config: ServerConfig, service: Service, metrics: Metrics, log: AccessLog, keys: Iterable[str] = ()
+        self, config: ServerConfig, service: Service, log: AccessLog, keys: Keys, events: EventStore | None
     ) -> None:
-        self.config, self.service, self.metrics, self.log = config, service, metrics, log
-        self.events: EventStore | None = None
+        self.config, self.service, self.log, self.keys, self.events = config, service, log, keys, events
+        self.metrics = service.metrics
         self.is_draining = False
         self.in_flight = 0
-        self.set_keys(keys)
         self.reader = Reader(config)
         self.batcher: Batcher[Job, bytes] = Batcher(
             service.answer,
@@ -149,42 +57,37 @@ class Application:
             max_queued=config.queue_size,
             timeout=config.request_timeout,
             window=config.batch_window_ms / 1000,
-            observe=metrics.batch_rows.observe,
+            observe=self.metrics.batch_rows.observe,
         )
-        self._ids = itertools.count(1)
-        self._id_prefix = b"%x-" % time.time_ns()
         self._openapi = b""
-        self._pages = read_pages()
-        self._router = self._routes()
+        self._files = StaticFiles()
+        self.routes = self._routes()
+        unknown = Endpoint(self, "none", self.not_found, ANY_METHOD, False)
+        self._router = Router(self.routes, redirect_slashes=False, default=unknown)
 
-    def set_keys(self, keys: Iterable[str]) -> None:
-        """The API keys from now on."""
-        self._keys = [hashlib.sha256(key.encode()).digest() for key in keys]
-
-    def _routes(self) -> Router:
-        def route(method: str, path: str, handler: Handler) -> Route:
+    def _routes(self) -> list[Route]:
+        def route(methods: tuple[str, ...], path: str, handler: Handler) -> Route:
             name = path.replace(":path", "")
-            return Route(path, Endpoint(self, name, handler, method, path.startswith("/v1/")), methods=None)
+            return Route(path, Endpoint(self, name, handler, methods, path.startswith("/v1/")), methods=None)
 
-        unknown = Endpoint(self, "none", self.not_found, "GET", False)
-        unknown.methods = (*unknown.methods, "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
+        post = ("POST",)
         routes = [
-            route("POST", "/v1/recommend", self.recommend),
-            route("GET", "/v1/users/{user_id:path}/recommendations", self.recommend_user),
-            route("GET", "/v1/items/{item_id:path}/similar", self.similar),
-            route("GET", "/v1/items", self.search),
-            route("POST", "/v1/explain", self.explain),
-            route("GET", "/v1/model", self.model),
-            route("GET", "/health/live", self.live),
-            route("GET", "/health/ready", self.ready),
-            route("GET", "/metrics", self.exposition),
-            route("GET", "/openapi.json", self.openapi),
-            route("GET", "/", self.page),
-            route("GET", "/static/{name}", self.page),
+            route(post, "/v1/recommend", self.recommend),
+            route(READ, "/v1/users/{user_id:path}/recommendations", self.recommend_user),
+            route(READ, "/v1/items/{item_id:path}/similar", self.similar),
+            route(READ, "/v1/items", self.search),
+            route(post, "/v1/explain", self.explain),
+            route(READ, "/v1/model", self.model),
+            route(READ, "/health/live", self.live),
+            route(READ, "/health/ready", self.ready),
+            route(READ, "/metrics", self.exposition),
+            route(READ, "/openapi.json", self.openapi),
+            route(READ, "/", self.page),
+            route(READ, "/static/{name}", self.page),
         ]
         if self.config.events:
-            routes.append(route("POST", "/v1/events", self.add_events))
-        return Router(routes, redirect_slashes=False, default=unknown)
+            routes.append(route(post, "/v1/events", self.add_events))
+        return routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -192,61 +95,24 @@ class Application:
             raise RuntimeError(f"sasrec answers HTTP only, not {scope['type']}; run the server with lifespan off")
         await self._router(scope, receive, send)
 
-    def identify(self, scope: Scope) -> tuple[bytes, bytes | None]:
-        """The request's id, its own or a new one, and its API key."""
-        request_id = key = None
-        for name, value in scope["headers"]:
-            if name == b"x-request-id":
-                request_id = value
-            elif name == b"x-api-key":
-                key = value
-        if request_id is None or not REQUEST_ID.fullmatch(request_id):
-            request_id = self._id_prefix + b"%d" % next(self._ids)
-        return request_id, key
-
-    def admits(self, key: bytes | None) -> bool:
-        """Whether the key is one of ours, in a time that does not depend on how much of it is right."""
-        if not self._keys:
-            return True
-        digest = hashlib.sha256(key or b"").digest()
-        admitted = False
-        for own in self._keys:  # all of them, whichever fits
-            admitted |= hmac.compare_digest(digest, own)
-        return admitted
-
-    async def send(self, reply: Reply, request_id: bytes, began: float, send: Send) -> None:
-        """Send a reply, with the time it took; while draining, the last one on its connection."""
-        headers = [
-            (b"content-type", reply.content_type),
-            (b"content-length", b"%d" % len(reply.body)),
-            (b"x-content-type-options", b"nosniff"),
-            (b"x-request-id", request_id),
-            (b"server-timing", b"app;dur=%.3f" % (1000 * (time.perf_counter() - began))),
-            *reply.headers,
-        ]
-        if self.is_draining:
-            headers.append((b"connection", b"close"))
-        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-        await send({"type": "http.response.body", "body": reply.body})
-
-    def record(self, route: str, scope: Scope, reply: Reply | None, request_id: bytes, seconds: float) -> None:
-        """Count a request, and write it into the access log."""
+    def record(self, route: str, call: Call, reply: Reply | None, seconds: float) -> None:
+        """Count a request, and write it into the access log; reply None = nobody waited for it any more."""
         status = CLIENT_GONE if reply is None else reply.status
         self.metrics.request(route, status, seconds)
         if not self.log:
             return
-        client = scope.get("client")
+        client = call.scope.get("client")
         model = self.service.model
         self.log.write(
             {
                 "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-                "method": scope["method"],
+                "method": call.scope["method"],
                 "route": route,
                 "status": status,
                 "ms": round(1000 * seconds, 3),
                 "bytes": 0 if reply is None else len(reply.body),
                 "client": client[0] if client else None,
-                "request_id": request_id.decode(),
+                "request_id": call.request_id.decode(),
                 "model_version": model.version if model else None,
             }
         )
@@ -349,21 +215,14 @@ class Application:
         """GET /openapi.json."""
         call.parameters()
         if not self._openapi:
-            described = openapi(self.config, with_key=bool(self._keys), with_events=bool(self.config.events))
+            described = openapi(self.config, with_key=bool(self.keys), with_events=bool(self.config.events))
             self._openapi = msgspec.json.encode(described)
         return Reply(200, self._openapi)
 
     async def page(self, call: Call) -> Reply:
-        """GET / and /static/{name}: the files of web/, which never change while the server runs."""
+        """GET / and /static/{name}."""
         name = call.scope["path_params"].get("name", "index.html")
-        if name not in self._pages:
-            return await self.not_found(call)
-        body, etag = self._pages[name]
-        headers = [*PAGE_HEADERS, (b"etag", etag)]
-        kind = PAGE_TYPES.get(name.rpartition(".")[2], b"application/octet-stream")
-        if (b"if-none-match", etag) in call.scope["headers"]:
-            return Reply(304, b"", kind, headers)
-        return Reply(200, body, kind, headers)
+        return self._files.reply(name, call.scope["headers"]) or await self.not_found(call)
 
     async def not_found(self, call: Call) -> Reply:
         """Any other path."""
@@ -375,16 +234,6 @@ class Application:
         if self.events is not None:
             self.events.close()
         self.log.flush()
-
-
-def read_pages() -> dict[str, tuple[bytes, bytes]]:
-    """The files of web/ by name, each with its ETag."""
-    pages = {}
-    for file in files("sasrec.serving").joinpath("web").iterdir():
-        if file.is_file():
-            body = file.read_bytes()
-            pages[file.name] = body, b'"%s"' % hashlib.sha256(body).hexdigest()[:16].encode()
-    return pages
 
 
 def create_app(
@@ -409,13 +258,9 @@ def create_app(
         CheckpointError: the event file cannot be opened.
     """
     config = config or ServerConfig()
-    metrics = service.metrics if service else Metrics()
+    service = service or Service(Metrics())
+    service.events = store = EventStore.open(config, service.metrics) if config.events else None
     log = AccessLog((log_file or sys.stdout.buffer) if config.access_log else None)
-    store = EventStore.open(config, metrics) if config.events else None
-    service = service or Service(metrics)
-    service.events = store
-    app = Application(config, service, metrics, log, keys)
-    app.events = store
     if recommender is not None:
-        service.serve(recommender)
-    return app
+        service.use(recommender)
+    return Application(config, service, log, Keys(keys), store)

@@ -54,20 +54,26 @@ def let_no_more_begin(listener: socket.socket) -> None:
         listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
 
 
-class Protocol(HttpToolsProtocol):
-    """HTTP that knows since when a request has been arriving, and how long its head is."""
+class Connection(HttpToolsProtocol):
+    """An HTTP connection that knows since when a request has been arriving, and how long its head is.
 
-    reading_since: float | None = None
-    head_bytes = 0
-    in_head = False
+    Args:
+        server: that accepted it.
+    """
+
+    def __init__(self, server: Server) -> None:
+        super().__init__(server.config, server.server_state, {})
+        self.max_connections, self.refused = server.limits.max_connections, server.app.metrics.refused
+        self.reading_since: float | None = None
+        self.head_bytes = 0
+        self.in_head = False
 
     def connection_made(self, transport: Any) -> None:
         """Refuse a connection too many."""
         super().connection_made(transport)
         self.reading_since = self.loop.time()
-        state: Any = self.server_state
-        if len(self.connections) > state.max_connections:
-            state.metrics.refused.labels("too_many").inc()
+        if len(self.connections) > self.max_connections:
+            self.refused.labels("too_many").inc()
             transport.abort()
 
     def data_received(self, data: bytes) -> None:
@@ -101,14 +107,14 @@ class Server(uvicorn.Server):
 
     Args:
         app: the application.
-        config: its times.
+        config: its limits and times.
     """
 
     def __init__(self, app: Application, config: ServerConfig) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
-                http=Protocol,
+                http=Connection,
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -120,14 +126,12 @@ class Server(uvicorn.Server):
                 forwarded_allow_ips=config.trusted_proxies or None,
             )
         )
-        self.app, self.times = app, config
+        self.app, self.limits = app, config
         self._connecting: set[asyncio.Task[Any]] = set()
-        state: Any = self.server_state
-        state.max_connections, state.metrics = config.max_connections, app.metrics
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leave signals to `serve_run`."""
+        """Leave signals to the worker."""
         yield
 
     def stop(self) -> None:
@@ -145,7 +149,7 @@ class Server(uvicorn.Server):
             now = asyncio.get_running_loop().time()
             for connection in list(self.server_state.connections):
                 since = getattr(connection, "reading_since", None)
-                if since is not None and now - since > self.times.read_timeout:
+                if since is not None and now - since > self.limits.read_timeout:
                     self.app.metrics.refused.labels("slow").inc()
                     connection.transport.abort()
 
@@ -163,7 +167,7 @@ class Server(uvicorn.Server):
     def _accept(self, listener: socket.socket) -> None:
         """Take the connections that wait, up to a bound."""
         loop = asyncio.get_running_loop()
-        for _ in range(ACCEPTS if self.times.workers == 1 else SHARED_ACCEPTS):
+        for _ in range(ACCEPTS if self.limits.workers == 1 else SHARED_ACCEPTS):
             try:
                 connection, _ = listener.accept()
             except BlockingIOError:
@@ -173,7 +177,7 @@ class Server(uvicorn.Server):
                     loop.remove_reader(listener)
                     loop.call_later(SWEEP_SECONDS, self._accept_again, listener)
                 return
-            task = loop.create_task(loop.connect_accepted_socket(self._protocol, connection))
+            task = loop.create_task(loop.connect_accepted_socket(lambda: Connection(self), connection))
             self._connecting.add(task)
             task.add_done_callback(self._connecting.discard)
 
@@ -181,16 +185,13 @@ class Server(uvicorn.Server):
         if listener.fileno() >= 0:
             asyncio.get_running_loop().add_reader(listener, self._accept, listener)
 
-    def _protocol(self) -> Protocol:
-        return Protocol(self.config, self.server_state, {})
-
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop accepting, let connections end with the answers they wait for, and only then close the idle ones.
 
         A client that keeps its connection busy is told to close it by its next answer (`is_draining`), so that no
         request meets a closed connection.
         """
-        if self.times.workers == 1:  # else the supervisor does it for all
+        if self.limits.workers == 1:  # else the supervisor does it for all
             for listener in sockets or []:
                 let_no_more_begin(listener)
         await asyncio.sleep(HANDSHAKE_SECONDS)
@@ -201,7 +202,7 @@ class Server(uvicorn.Server):
                 n_accepted = len(self._connecting)
                 self._accept(listener)
             listener.close()
-        until = time.monotonic() + min(LINGER_SECONDS, self.times.drain_seconds)
+        until = time.monotonic() + min(LINGER_SECONDS, self.limits.drain_seconds)
         while (self._connecting or self.server_state.connections) and time.monotonic() < until and not self.force_exit:
             await asyncio.sleep(0.02)
         await super().shutdown([])

@@ -1,16 +1,23 @@
-"""A request and its reply, whatever the route: body, query string, errors as JSON."""
+"""One route as an ASGI application: the request is read, its handler asked, the reply sent, counted and logged.
+
+A handler sees a `Call` and returns a `Reply`; whatever it raises becomes an error in JSON here.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import itertools
+import logging
+import re
+import time
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
-from sasrec.core.errors import RequestError
-from sasrec.serving.schemas import (
-    Parameters,
-    Problem,
-    encode,
-)
+from sasrec.core.errors import RequestError, SASRecError
+from sasrec.serving.keys import Keys
+from sasrec.serving.schemas import Parameters, Problem, encode
+
+logger = logging.getLogger(__name__)
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -20,6 +27,10 @@ JSON = b"application/json"
 DISCARDED_BODIES = 8  # times the limit that is read of a body too long, so that the client sees the answer
 RETRY_AFTER: Header = (b"retry-after", b"1")
 NEEDS_KEY: list[Header] = [(b"www-authenticate", b"ApiKey")]
+READ = ("GET", "HEAD")
+ANY_METHOD = (*READ, "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
+REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
+_id_prefix, _ids = b"%x-" % time.time_ns(), itertools.count(1)  # of the ids that this process gives to requests
 
 
 class Reply(NamedTuple):
@@ -43,10 +54,19 @@ class Call:
         receive: of ASGI.
     """
 
-    __slots__ = ("receive", "request_id", "scope")
+    __slots__ = ("key", "receive", "request_id", "scope")
 
-    def __init__(self, scope: Scope, receive: Receive, request_id: bytes) -> None:
-        self.scope, self.receive, self.request_id = scope, receive, request_id
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        self.scope, self.receive = scope, receive
+        self.key: bytes | None = None  # the API key that came with it
+        self.request_id = b""  # the client's own if it is plain, else a new one
+        for name, value in scope["headers"]:
+            if name == b"x-request-id":
+                self.request_id = value
+            elif name == b"x-api-key":
+                self.key = value
+        if not REQUEST_ID.fullmatch(self.request_id):
+            self.request_id = _id_prefix + b"%d" % next(_ids)
 
     def parameters(self, *names: str) -> Parameters:
         """The query string, if it has no other names."""
@@ -92,3 +112,79 @@ Handler = Callable[[Call], Awaitable[Reply]]
 def problem(status: int, message: str, headers: Sequence[Header] = ()) -> Reply:
     """An error as JSON; 503 says when to come again."""
     return Reply(status, encode(Problem(message)), JSON, (*headers, RETRY_AFTER) if status == 503 else headers)
+
+
+class Host(Protocol):
+    """What the endpoints of an application share."""
+
+    keys: Keys
+    in_flight: int  # requests that are not answered yet
+    is_draining: bool  # then each reply is the last one on its connection
+
+    def record(self, route: str, call: Call, reply: Reply | None, seconds: float) -> None:
+        """Count and log a request; reply None = nobody waited for it any more."""
+
+
+class Endpoint:
+    """One route as an ASGI application: key, method, answer, error, metrics, log.
+
+    Args:
+        host: what all routes share.
+        name: of the route, in metrics and log.
+        handler: the answer to a request.
+        methods: that the route takes.
+        is_protected: whether an API key is needed, if there are any.
+    """
+
+    def __init__(self, host: Host, name: str, handler: Handler, methods: Sequence[str], is_protected: bool) -> None:
+        self.host, self.name, self.handler = host, name, handler
+        self.methods, self.is_protected = methods, is_protected
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        began, call = time.perf_counter(), Call(scope, receive)
+        self.host.in_flight += 1
+        try:
+            reply = await self._answer(call)
+            if reply is not None:
+                await self._send(reply, call.request_id, began, send)
+        finally:
+            self.host.in_flight -= 1
+        self.host.record(self.name, call, reply, time.perf_counter() - began)
+
+    async def _answer(self, call: Call) -> Reply | None:
+        """The reply, whatever happens; None when nobody waits for it."""
+        try:
+            return await self._reply(call)
+        except ClientGoneError:
+            return None
+        except asyncio.CancelledError:  # the deadline of a drain has come
+            return problem(503, "the server ends, and this request took too long; send it to another")
+        except SASRecError as error:
+            return problem(error.status if isinstance(error, RequestError) else 500, str(error))
+        except Exception:
+            logger.exception("request %s failed", call.request_id.decode())
+            return problem(500, "the server failed; its log has the reason under this answer's X-Request-ID")
+
+    async def _reply(self, call: Call) -> Reply:
+        if self.is_protected and not self.host.keys.admits(call.key):
+            return problem(401, "the API key is missing or wrong; send it as X-API-Key", NEEDS_KEY)
+        if call.scope["method"] not in self.methods:
+            allowed = ", ".join(self.methods)
+            return problem(405, f"this path takes {allowed} only", ((b"allow", allowed.encode()),))
+        return await self.handler(call)
+
+    async def _send(self, reply: Reply, request_id: bytes, began: float, send: Send) -> None:
+        """Send a reply, with the time it took."""
+        headers = [
+            (b"content-type", reply.content_type),
+            (b"content-length", b"%d" % len(reply.body)),
+            (b"x-content-type-options", b"nosniff"),
+            (b"x-request-id", request_id),
+            (b"server-timing", b"app;dur=%.3f" % (1000 * (time.perf_counter() - began))),
+            *reply.headers,
+        ]
+        if self.host.is_draining:
+            headers.append((b"connection", b"close"))
+        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+        await send({"type": "http.response.body", "body": reply.body})

@@ -1,4 +1,4 @@
-"""The HTTP API described. In: a server's limits; out: its OpenAPI document, of the classes that api.py checks by."""
+"""The HTTP API described. In: a server's limits; out: its OpenAPI document, of the classes that check requests."""
 
 from __future__ import annotations
 
@@ -60,6 +60,10 @@ OPERATIONS = [
     Operation("get", "/health/ready", "Whether requests are answered", Health, codes=(503,)),
     Operation("get", "/metrics", "Metrics in Prometheus' text format", None),
 ]  # fmt: skip
+FILTER_RULES = {
+    "allow": "Only these items, once for each; ids not known are skipped, and without any known id no item is left",
+    "deny": "None of these items, once for each; ids not known are skipped",
+}
 MEANINGS = {
     401: "The API key is missing or wrong",
     404: "No such user or item",
@@ -148,9 +152,10 @@ def _parameter(name: str, limits: ServerConfig) -> dict[str, Any]:
         "deny": {"type": "array", "items": {"type": "string"}, "maxItems": limits.max_filter},
     }
     where = "path" if name.endswith("_id") else "query"
-    return {
+    described = {
         "name": name,
         "in": where,
         "required": where == "path",
         "schema": schemas.get(name, {"type": "string", "minLength": 1}),
     }
+    return described | ({"description": FILTER_RULES[name]} if name in FILTER_RULES else {})

@@ -24,7 +24,11 @@ TRUTH = {"true": True, "1": True, "false": False, "0": False}
 
 
 class Query(Struct, forbid_unknown_fields=True):
-    """One history, and what to recommend after it."""
+    """One history, and what to recommend after it.
+
+    `allow`: only these items; `deny`: none of these. Ids that the model does not know are skipped and listed in the
+    answer; where it knows no id of `allow`, the answer has no items.
+    """
 
     history: list[ItemId]
     k: int = DEFAULT_K
@@ -69,7 +73,11 @@ class Recommendation(Struct, omit_defaults=True):
 
 
 class Answer(Struct):
-    """The best items. `fallback`: nothing of the history was known, so these are popular items (scores are counts)."""
+    """The best items.
+
+    `unknown_items`: the ids of the history, of `allow` and of `deny`, in this order, that the model does not know.
+    `fallback`: nothing of the history was known, so these are popular items (scores are counts).
+    """
 
     items: list[Recommendation]
     unknown_items: list[ItemId]

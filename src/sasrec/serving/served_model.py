@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import time
-import unicodedata
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-import polars as pl
 
 from sasrec import __version__
 from sasrec.core.arrays import Int32
@@ -18,6 +15,7 @@ from sasrec.data.sequences import Ragged, Sequences
 from sasrec.ranking.item_filter import ItemFilter
 from sasrec.ranking.next_items import ALL_ROWS, Group
 from sasrec.recommender import Recommender
+from sasrec.serving.item_search import ItemSearch
 from sasrec.serving.schemas import (
     Answer,
     Explanation,
@@ -77,6 +75,9 @@ class ServedModel:
         if recommender.vocabulary.titles is not None:
             self._titles = recommender.vocabulary.titles.to_list()
         self.next_items = recommender.next_items
+        self._hides_seen = recommender.hides_seen
+        self._no_filter = ItemFilter.of(self.vocabulary, None, None)
+        self._item_search = ItemSearch(self.vocabulary, self.next_items.popular)
 
     def warm_up(self) -> None:
         """Answer once in each way, so that the first client does not wait, and a model that cannot answer is found.
@@ -93,7 +94,6 @@ class ServedModel:
                 if isinstance(answer, Exception):
                     raise answer
                 encode(answer)
-        self.search("a", 1)
 
     def answer(self, rows: Sequence[Row]) -> list[Answer | RequestError]:
         """An answer to each row, computed together; an error for a row that has none."""
@@ -110,7 +110,9 @@ class ServedModel:
     def _wanted(self, row: Row) -> _Wanted:
         query = row.query
         history, unknown = self.vocabulary.split_known(query.history if row.user is None else self.history_of(row.user))
-        items = ItemFilter.of(self.vocabulary, query.allow, query.deny)
+        items = self._no_filter
+        if query.allow is not None or query.deny is not None:
+            items = ItemFilter.of(self.vocabulary, query.allow, query.deny)
         return _Wanted(query, history, items, unknown + items.unknown_allow + items.unknown_deny)
 
     def history_of(self, user: ItemId) -> list[ItemId]:
@@ -125,7 +127,7 @@ class ServedModel:
         history = [ids[index - 1] for index in self.sequences.history(self._row_of(user, self.sequences)).tolist()]
         if self.events is None:
             return history
-        return history + _not_yet_in(history, self.events.events_of(user), self.vocabulary.indices_of)
+        return history + not_yet_in(history, self.events.events_of(user), self.vocabulary.indices_of)
 
     def knows_user(self, user: ItemId) -> bool:
         """Whether the log has this user."""
@@ -149,7 +151,8 @@ class ServedModel:
         """The answers to queries, in their order."""
         histories = Ragged.from_lists([one.history for one in wanted])
         members = _ranked_together([one.query for one in wanted])
-        lists = self.next_items.top_k_of_groups(histories, [self._group(wanted, rows) for rows in members])
+        groups = [self._group(wanted, histories, rows) for rows in members]
+        lists = self.next_items.top_k_of_groups(histories, groups)
         answers: dict[int, Answer] = {}
         for rows, (indices, scores) in zip(members, lists, strict=True):
             for place, best, values in zip(rows, indices.tolist(), scores.tolist(), strict=True):
@@ -158,18 +161,23 @@ class ServedModel:
                 answers[place] = Answer(listed, one.unknown, not len(one.history), self.version)
         return [answers[place] for place in range(len(wanted))]
 
-    def _group(self, wanted: Sequence[_Wanted], rows: Sequence[int]) -> Group:
+    def _group(self, wanted: Sequence[_Wanted], histories: Ragged, rows: Sequence[int]) -> Group:
+        is_whole = len(rows) == len(wanted)
         hidden = [self._hidden(wanted[row]) for row in rows]
+        if is_whole and all(items is one.history for items, one in zip(hidden, wanted, strict=True)):
+            ragged: Ragged | None = histories
+        else:
+            ragged = Ragged.from_lists(hidden) if any(map(len, hidden)) else None
         return Group(
-            ALL_ROWS if len(rows) == len(wanted) else np.array(rows),
+            ALL_ROWS if is_whole else np.array(rows),
             max(wanted[row].query.k for row in rows),
-            Ragged.from_lists(hidden) if any(map(len, hidden)) else None,
+            ragged,
             wanted[rows[0]].items.allow_mask(),  # who has one is ranked alone
         )
 
     def _hidden(self, one: _Wanted) -> Int32:
         """What the row must not get: the items of its history, if they are hidden, and those it denies."""
-        hides_seen = self.recommender.hides_seen if one.query.keep_seen is None else not one.query.keep_seen
+        hides_seen = self._hides_seen if one.query.keep_seen is None else not one.query.keep_seen
         if not len(one.items.denied):
             return one.history if hides_seen else one.items.denied
         return np.concatenate([one.history, one.items.denied]) if hides_seen else one.items.denied
@@ -222,26 +230,8 @@ class ServedModel:
         return Explanation(self._item(target), score, reasons, unknown, self.version)
 
     def search(self, text: str, k: int) -> Items:
-        """The items whose title or id has all of these words, those that begin with them first, then by popularity."""
-        words = _folded(text).split()
-        if not words:
-            return Items([self._item(index) for index in self.next_items.popular[:k].tolist()], self.version)
-        texts = self._search_texts
-        found = np.logical_and.reduce([texts.str.contains(word, literal=True).to_numpy() for word in words])
-        rows = np.flatnonzero(found)
-        phrase = " ".join(words)
-        candidates = texts.gather(rows)
-        begins = candidates.str.starts_with(phrase).to_numpy()
-        at_word = candidates.str.contains(" " + words[0], literal=True).to_numpy()
-        order = np.lexsort((rows, -self.vocabulary.counts[rows], ~at_word, ~begins))
-        return Items([self._item(index) for index in (rows[order[:k]] + 1).tolist()], self.version)
-
-    @cached_property
-    def _search_texts(self) -> pl.Series:
-        """(n_items,) title and id of each item, folded; made with the first search."""
-        titles = self._titles or [None] * len(self.vocabulary)
-        pairs = zip(self.vocabulary.ids, titles, strict=True)
-        return pl.Series([_folded(str(i) if title is None else f"{title} {i}") for i, title in pairs])
+        """The items whose title or id has all of these words; without any word, the most popular ones."""
+        return Items([self._item(index) for index in self._item_search.find(text, k).tolist()], self.version)
 
     def facts(self) -> dict[str, Any]:
         """What there is to know about the model."""
@@ -289,18 +279,10 @@ def _in_memory(sequences: Sequences | None) -> Sequences | None:
     return Sequences(sequences.user_ids, np.array(sequences.items), np.array(sequences.offsets), sequences.facts)
 
 
-def _not_yet_in(
+def not_yet_in(
     history: Sequence[ItemId], events: Sequence[ItemId], indices_of: Callable[[Sequence[ItemId]], Int32]
 ) -> list[ItemId]:
     """The events after those that the history ends with: a model trained on a newer log has the first ones already."""
     log, new = indices_of(history[-len(events) :]).tolist() if events else [], indices_of(events).tolist()
     n = next((n for n in range(min(len(log), len(new)), 0, -1) if log[-n:] == new[:n]), 0)
     return list(events[n:])
-
-
-def _folded(text: str) -> str:
-    """Without case and accents."""
-    text = text.casefold()
-    if text.isascii():
-        return text
-    return "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))

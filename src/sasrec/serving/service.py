@@ -1,13 +1,13 @@
-"""A model that answers. In: checked requests in your own ids; out: answers ready to be encoded.
+"""The model that answers now. In: jobs of checked requests; out: encoded answers, all of a batch by the same model.
 
-`ServedModel` is one model, never changed; `Service` holds the one that answers now, and puts another in its place.
+A `ServedModel` never changes: a reload loads another one beside it, warms it up and puts it in its place.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,16 +15,22 @@ import numpy as np
 
 from sasrec.core.errors import CheckpointError, RequestError, SASRecError
 from sasrec.recommender import Recommender, load
-from sasrec.serving.schemas import (
-    Answer,
-    Answers,
-    encode,
-)
+from sasrec.serving.schemas import Answer, Answers, encode
 from sasrec.serving.served_model import EventReader, Row, ServedModel
 from sasrec.serving.telemetry import Metrics
 
 logger = logging.getLogger(__name__)
 KEPT_SHARE = 0.5  # of the items: a new model that knows less of them is of another catalogue
+
+
+class RecommendJob(NamedTuple):
+    """Rows to recommend for; `is_list`: the answer is a list even of one."""
+
+    rows: list[Row]
+    is_list: bool = False
+
+
+Job = RecommendJob | Callable[[ServedModel], Any]  # the latter: any other question to the model
 
 
 class Service:
@@ -33,7 +39,7 @@ class Service:
     Args:
         metrics: told about batches and models.
         events: of users since training, or None.
-        path: the run folder, or a link to one, to load from; None = only what is given to `serve`.
+        path: the run folder, or a link to one, to load from; None = only what is given to `use`.
         threads: of the engine.
     """
 
@@ -46,7 +52,7 @@ class Service:
         self._loading = threading.Lock()
         self._loaded_from: tuple[str, int, int] | None = None
 
-    def serve(self, recommender: Recommender) -> None:
+    def use(self, recommender: Recommender) -> None:
         """Warm a model up and let it answer from now on.
 
         Raises:
@@ -55,7 +61,7 @@ class Service:
         model = ServedModel(recommender, self.events)
         model.warm_up()
         self.model = model
-        self.metrics.serving(model.version)
+        self.metrics.model_changed(model.version)
 
     def load(self) -> None:
         """Load the run folder for the first time.
@@ -65,10 +71,10 @@ class Service:
         """
         assert self.path is not None
         self._loaded_from = self._place()
-        self.serve(load(self.path, threads=self.threads))
+        self.use(load(self.path, threads=self.threads))
 
     def reload(self) -> bool:
-        """Load the run folder again; on failure the model before it stays, and `reload_error` says why."""
+        """Load the run folder again and say whether it answers now; if not, `reload_error` has the reason."""
         if self.path is None or self.model is None:
             return False
         with self._loading:
@@ -76,7 +82,7 @@ class Service:
             try:
                 recommender = load(self.path, threads=self.threads)
                 self._check_catalogue(recommender)
-                self.serve(recommender)
+                self.use(recommender)
                 error = None
             except Exception as failure:  # whatever it is, the old model goes on
                 known = isinstance(failure, SASRecError)
@@ -121,11 +127,12 @@ class Service:
         answers = iter(model.answer([row for job in jobs if not callable(job) for row in job.rows]))
         return [_called(job, model) if callable(job) else self._encoded(job, answers) for job in jobs]
 
-    def _encoded(self, job: RecommendJob, answers: Any) -> bytes | Exception:
-        found = [next(answers) for _ in job.rows]
-        for answer in found:
-            if isinstance(answer, Exception):
+    def _encoded(self, job: RecommendJob, answers: Iterator[Answer | RequestError]) -> bytes | Exception:
+        found = []
+        for answer in [next(answers) for _ in job.rows]:
+            if isinstance(answer, RequestError):
                 return answer
+            found.append(answer)
         self._count(job, found)
         return encode(Answers(found) if job.is_list else found[0])
 
@@ -133,7 +140,7 @@ class Service:
         metrics = self.metrics
         metrics.answers.inc(len(answers))
         metrics.history_items.inc(sum(len(row.query.history) for row in job.rows))
-        unknown = sum(len(answer.unknown_items) for answer in answers)
+        unknown = sum(map(_unknown_in_history, job.rows, answers))
         if unknown:
             metrics.unknown_items.inc(unknown)
         fallbacks = sum(answer.fallback for answer in answers)
@@ -141,14 +148,12 @@ class Service:
             metrics.fallbacks.inc(fallbacks)
 
 
-class RecommendJob(NamedTuple):
-    """Rows to recommend for; `is_list`: the answer is a list even of one."""
-
-    rows: list[Row]
-    is_list: bool = False
-
-
-Job = RecommendJob | Callable[[ServedModel], Any]
+def _unknown_in_history(row: Row, answer: Answer) -> int:
+    """How many items of the history are unknown; the answer lists those of `allow` and `deny` beside them."""
+    if not answer.unknown_items:
+        return 0
+    unknown, query = set(answer.unknown_items), row.query
+    return len(answer.unknown_items) - sum(item in unknown for item in [*(query.allow or ()), *(query.deny or ())])
 
 
 def _called(call: Callable[[ServedModel], Any], model: ServedModel) -> bytes | Exception:

@@ -9,7 +9,6 @@ SIGHUP            load the run folder and the API keys again
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
@@ -25,13 +24,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prometheus_client.multiprocess import mark_process_dead
+
 from sasrec.core.config import ServerConfig, to_dict
 from sasrec.core.errors import CheckpointError, ConfigError
 from sasrec.runs.folder import RunFolder
 from sasrec.serving.connections import LINGER_SECONDS, let_no_more_begin
 from sasrec.serving.keys import read_keys
 from sasrec.serving.telemetry import SHARED_FOLDER
-from sasrec.serving.worker import serve_run
+from sasrec.serving.worker import run_worker
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ def serve(run: Path, config: ServerConfig) -> None:
     read_keys(config)
     with _listen(config) as listener:
         if config.workers == 1:
-            serve_run(run, config, listener)
+            run_worker(run, config, listener)
         else:
             Supervisor(run, config, listener).run()
 
@@ -96,6 +97,7 @@ class Supervisor:
     def __init__(self, run: Path, config: ServerConfig, listener: socket.socket) -> None:
         self.run_folder, self.config, self.listener = run, config, listener
         self._slots = [_Slot() for _ in range(config.workers)]
+        self._metrics_folder = ""
         self._wake = threading.Event()
         self._hang_up = self._stopping = False
 
@@ -109,10 +111,10 @@ class Supervisor:
         signal.signal(signal.SIGINT, self._on_stop)
         signal.signal(signal.SIGHUP, self._on_hang_up)
         with tempfile.TemporaryDirectory(prefix="sasrec-metrics-") as folder:
-            self._environment = {**os.environ, SHARED_FOLDER: folder}
+            self._metrics_folder = folder
             try:
                 while not self._stopping:
-                    self._tend(folder)
+                    self._tend()
                     self._wake.wait(TEND_SECONDS)
                     self._wake.clear()
                     if self._hang_up:
@@ -131,19 +133,19 @@ class Supervisor:
         self._hang_up = True
         self._wake.set()
 
-    def _tend(self, folder: str) -> None:
+    def _tend(self) -> None:
         """Start the workers that are missing and due."""
         for slot in self._slots:
             if slot.worker is not None:
                 slot.is_ready = slot.is_ready or _has_byte(slot.channel)
                 if slot.worker.poll() is not None:
-                    self._bury(slot, slot.worker, folder)
+                    self._bury(slot, slot.worker)
             if slot.worker is None and time.monotonic() >= slot.due:
                 self._start(slot)
 
-    def _bury(self, slot: _Slot, worker: subprocess.Popen[bytes], folder: str) -> None:
+    def _bury(self, slot: _Slot, worker: subprocess.Popen[bytes]) -> None:
         """Note a worker's death, and when its place is filled again."""
-        forget_worker(folder, worker.pid)
+        mark_process_dead(worker.pid, self._metrics_folder)  # type: ignore[no-untyped-call]  # its counts stay
         os.close(slot.channel)
         slot.failures = 0 if slot.is_ready else slot.failures + 1
         slot.worker, slot.is_ready = None, False
@@ -163,7 +165,7 @@ class Supervisor:
         slot.worker = subprocess.Popen(
             [sys.executable, "-m", "sasrec.serving.worker", json.dumps(told)],
             pass_fds=[listener, its_end],
-            env=self._environment,
+            env={**os.environ, SHARED_FOLDER: self._metrics_folder},
         )
         os.close(its_end)
 
@@ -192,10 +194,3 @@ class Supervisor:
 
 def _has_byte(channel: int) -> bool:
     return bool(select.select([channel], [], [], 0)[0]) and bool(os.read(channel, 1))
-
-
-def forget_worker(folder: str, process: int) -> None:
-    """Drop what a worker that died told about itself at this moment; its counts stay."""
-    for kind in ("livesum", "livemax", "livemin", "livemostrecent"):
-        with contextlib.suppress(FileNotFoundError):
-            (Path(folder) / f"gauge_{kind}_{process}.db").unlink()

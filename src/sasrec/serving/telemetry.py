@@ -81,8 +81,8 @@ class Metrics:
         pair[0].inc()
         pair[1].observe(seconds)
 
-    def serving(self, version: str) -> None:
-        """This model answers from now on."""
+    def model_changed(self, version: str) -> None:
+        """The model of this version answers from now on."""
         if self._version:
             self.model.labels(self._version).set(0)
         self.model.labels(version).set(1)

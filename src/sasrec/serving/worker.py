@@ -22,7 +22,7 @@ from sasrec.core.config import ServerConfig, from_dict
 from sasrec.core.errors import ConfigError, SASRecError
 from sasrec.serving.app import Application, create_app
 from sasrec.serving.connections import Server
-from sasrec.serving.keys import read_keys
+from sasrec.serving.keys import Keys, read_keys
 from sasrec.serving.service import Service
 from sasrec.serving.telemetry import Metrics
 
@@ -31,7 +31,7 @@ logger = logging.getLogger("sasrec.serving.worker")  # also when it runs as a mo
 SWITCH_SECONDS = 0.0005  # between threads of the interpreter: the model's must not wait 5 ms for the event loop
 
 
-def serve_run(run: Path, config: ServerConfig, listener: socket.socket, parent: Parent | None = None) -> None:
+def run_worker(run: Path, config: ServerConfig, listener: socket.socket, parent: Parent | None = None) -> None:
     """Answer at a socket that listens, in this process, until a signal.
 
     Args:
@@ -140,7 +140,7 @@ class _Reloading:
         while self._again:
             self._again = False
             try:
-                self.app.set_keys(read_keys(self.config))
+                self.app.keys = Keys(read_keys(self.config))
             except ConfigError as error:
                 logger.error("the API keys stay as they are: %s", error)
             await asyncio.to_thread(self.app.service.reload)
@@ -171,7 +171,7 @@ def main(text: str) -> int:
     config = from_dict(ServerConfig, told["config"])
     listener = socket.socket(fileno=told["listener"])
     try:
-        serve_run(Path(told["run"]), config, listener, Parent(os.getppid(), told["channel"]))
+        run_worker(Path(told["run"]), config, listener, Parent(os.getppid(), told["channel"]))
     except SASRecError as error:
         logger.error("%s", error)
         return 1
