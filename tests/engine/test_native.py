@@ -1,10 +1,13 @@
 """The compiled core: the same numbers as torch, whatever the shape; the same bits at every run."""
 
+import functools
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -17,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sasrec.core.config import ModelConfig, TrainConfig
-from sasrec.core.isa import load_native
+from sasrec.core.isa import load_float32, load_native
 from sasrec.data.batches import Batch, TrainBatches
 from sasrec.data.sampling import generator
 from sasrec.data.sequences import Ragged, build_sequences
@@ -27,13 +30,23 @@ from sasrec.engine.torch_engine import TorchEngine
 from sasrec.model.weights import Weights, initial_weights
 
 BLOCKS = ["sasrec", "post_norm", "pre_norm", "ligr"]
-LENGTHS = [1, 5, 33, 7, 60, 3, 2, 12, 1, 1]
+LENGTHS = (1, 5, 33, 7, 60, 3, 2, 12, 1, 1)
 
 pytestmark = pytest.mark.skipif(load_native().module is None, reason=load_native().why)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def torch_on_one_thread() -> Iterator[None]:
+    """Its tensors are so small here that threads cost more than they save."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@functools.cache
 def make_batch(
-    lengths: list[int],
+    lengths: tuple[int, ...],
     n_items: int,
     n_negatives: int = 1,
     seed: int = 0,
@@ -52,19 +65,84 @@ def make_batch(
     return Batch(np.arange(len(lengths)) * 7, inputs, targets, negatives, corrections, step, earlier)
 
 
-def engines(
-    config: ModelConfig, n_items: int, seed: int = 0, size: float = 0.3, **train: object
-) -> tuple[TorchEngine, NativeEngine]:
-    settings = TrainConfig(threads=2, **train)
-    weights = spread_weights(config, n_items, seed, size)
-    pair = TorchEngine(config, n_items, settings), NativeEngine(config, n_items, settings)
-    for engine in pair:
-        engine.load_weights(weights)
-    return pair
+LOSSES: dict[str, dict[str, Any]] = {
+    "bce_shared": {"loss": "bce", "n_negatives": 70, "shared_negatives": True},
+    "gbce": {"loss": "gbce", "n_negatives": 5, "gbce_t": 0.9},
+    "gbce_shared": {"loss": "gbce", "n_negatives": 33, "shared_negatives": True},
+    "sampled_softmax": {"loss": "sampled_softmax", "n_negatives": 1},
+    "sampled_softmax_many": {"loss": "sampled_softmax", "n_negatives": 37},
+    "sampled_softmax_shared": {"loss": "sampled_softmax", "n_negatives": 150, "shared_negatives": True},
+    "cross_entropy": {"loss": "cross_entropy"},
+    "bce_shared_unseen": {"loss": "bce", "n_negatives": 70, "shared_negatives": True, "mask_seen": True},
+    "sampled_softmax_shared_unseen": {
+        "loss": "sampled_softmax", "n_negatives": 150, "shared_negatives": True, "mask_seen": True
+    },
+    "cross_entropy_unseen": {"loss": "cross_entropy", "mask_seen": True},
+}  # fmt: skip
 
 
-def torch_gradients(engine: TorchEngine) -> Weights:
+def batch_for(train: TrainConfig, lengths: tuple[int, ...], n_items: int, seed: int = 0, step: int = 3) -> Batch:
+    return make_batch(lengths, n_items, train.negatives_drawn, seed, step, train.shared_negatives, train.mask_seen)
+
+
+@functools.cache
+def made_weights(config: ModelConfig, n_items: int) -> Weights:
+    return spread_weights(config, n_items)
+
+
+def engines(config: ModelConfig, n_items: int, **train: Any) -> tuple[TorchEngine, NativeEngine]:
+    settings, weights = TrainConfig(threads=2, **train), made_weights(config, n_items)
+    reference = TorchEngine(config, n_items, settings)
+    reference.load_weights(weights)
+    return reference, NativeEngine(config, n_items, settings, weights)
+
+
+def gradients_of(engine: TorchEngine | NativeEngine) -> Weights:
+    if isinstance(engine, NativeEngine):
+        return engine.gradients()
     return {name: p.grad.numpy().copy() for name, p in engine.model.named_parameters() if p.grad is not None}
+
+
+class Answer(NamedTuple):
+    """What an engine makes of a batch."""
+
+    loss: float
+    gradients: Weights
+    features: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Question:
+    """A model with made-up weights, and a batch."""
+
+    model: ModelConfig
+    train: TrainConfig
+    lengths: tuple[int, ...]
+    n_items: int
+    output_size: float = 0.0  # of the largest value of the output table; 0 = whatever was made up
+
+    def weights(self) -> Weights:
+        weights = made_weights(self.model, self.n_items)
+        if not self.output_size:
+            return weights
+        table = weights["output_embedding.weight"]
+        return {**weights, "output_embedding.weight": table * (self.output_size / np.abs(table).max())}
+
+    def put_to(self, engine: TorchEngine | NativeEngine) -> Answer:
+        batch = batch_for(self.train, self.lengths, self.n_items)
+        engine.load_weights(self.weights())
+        engine.forward_backward(batch)
+        return Answer(engine.pop_loss(), gradients_of(engine), engine.encode(batch.inputs))
+
+
+@functools.cache
+def answer_of_torch(question: Question) -> Answer:
+    """Computed once for all variants."""
+    return question.put_to(TorchEngine(question.model, question.n_items, question.train))
+
+
+def answer_of_core(question: Question) -> Answer:
+    return question.put_to(NativeEngine(question.model, question.n_items, question.train, question.weights()))
 
 
 def largest_errors(expected: Weights, got: Weights) -> dict[str, float]:
@@ -83,15 +161,13 @@ def without_key_biases(weights: Weights) -> Weights:
     }
 
 
-def compare_gradients(config: ModelConfig, batch: Batch, n_items: int, tolerance: float, **train: object) -> None:
-    reference, native = engines(config, n_items, **train)
-    reference.forward_backward(batch)
-    native.forward_backward(batch)
-    errors = largest_errors(torch_gradients(reference), native.gradients())
+def expect_the_answer_of_torch(question: Question, tolerance: float) -> None:
+    expected, got = answer_of_torch(question), answer_of_core(question)
+    errors = largest_errors(expected.gradients, got.gradients)
     assert max(errors.values()) < tolerance, max((error, name) for name, error in errors.items())
-    assert native.pop_loss() == pytest.approx(reference.pop_loss(), rel=max(tolerance, 1e-6))
-    expected, got = reference.encode(batch.inputs), native.encode(batch.inputs)
-    assert np.abs(expected - got).max() < max(tolerance, 2e-6) * np.abs(expected).max()
+    assert got.loss == pytest.approx(expected.loss, rel=max(tolerance, 1e-6))
+    difference = np.abs(expected.features - got.features).max()
+    assert difference < max(tolerance, 2e-6) * np.abs(expected.features).max()
 
 
 @pytest.mark.parametrize("block", BLOCKS)
@@ -100,19 +176,19 @@ def compare_gradients(config: ModelConfig, batch: Batch, n_items: int, tolerance
     [
         ({"embedding_dim": 50}, LENGTHS, 1),
         ({"embedding_dim": 24, "n_heads": 3, "ffn_dim": 40}, LENGTHS, 3),
-        ({"embedding_dim": 64, "n_heads": 2, "tied": False, "max_seq_len": 300}, [300, 250, 5, 17], 1),
+        ({"embedding_dim": 64, "n_heads": 2, "tied": False, "max_seq_len": 300}, (300, 250, 5, 17), 1),
         ({"embedding_dim": 16, "n_blocks": 3, "activation": "identity"}, LENGTHS, 2),
         ({"embedding_dim": 32, "n_blocks": 0}, LENGTHS, 1),
     ],
 )
 def test_gradients_and_features_are_those_of_torch(
-    isa: str, block: str, shape: dict[str, object], lengths: list[int], n_negatives: int
+    isa: str, block: str, shape: dict[str, Any], lengths: tuple[int, ...], n_negatives: int
 ) -> None:
     config = ModelConfig(**{"block": block, "max_seq_len": 70, "dropout": 0.0, **shape})
     if load_native().module.bf16:  # a value near zero falls on the other side of ReLU, and takes its gradient with it
         config = replace(config, activation="identity")
-    batch = make_batch(lengths, 97, n_negatives)
-    compare_gradients(config, batch, 97, 5e-2 if load_native().module.bf16 else 1e-5, n_negatives=n_negatives)
+    question = Question(config, TrainConfig(threads=2, n_negatives=n_negatives), lengths, 97)
+    expect_the_answer_of_torch(question, 5e-2 if load_native().module.bf16 else 1e-5)
 
 
 @settings(max_examples=40, deadline=None)
@@ -146,37 +222,13 @@ def test_any_shape_gives_the_gradients_of_torch(
         dropout=0.0,
         tied=tied,
     )
-    batch = make_batch([min(n, max_seq_len) for n in lengths], n_items)
-    reference, native = engines(config, n_items)
-    if load_native().module.bf16:
-        pytest.skip("the default variant rounds to bf16")
-    reference.forward_backward(batch)
-    native.forward_backward(batch)
-    expected, got = torch_gradients(reference), native.gradients()
+    question = Question(config, TrainConfig(threads=2), tuple(min(n, max_seq_len) for n in lengths), n_items)
+    reference = TorchEngine(config, n_items, question.train)
+    native = NativeEngine(config, n_items, question.train, question.weights(), load_float32())
+    expected, got = (question.put_to(engine).gradients for engine in (reference, native))
     largest = max(np.abs(g).max() for g in expected.values())
     for name in expected:
         assert np.abs(expected[name] - got[name]).max() < 2e-5 * max(np.abs(expected[name]).max(), 0.2 * largest), name
-
-
-LOSSES: dict[str, dict[str, object]] = {
-    "bce_shared": {"loss": "bce", "n_negatives": 70, "shared_negatives": True},
-    "gbce": {"loss": "gbce", "n_negatives": 5, "gbce_t": 0.9},
-    "gbce_shared": {"loss": "gbce", "n_negatives": 33, "shared_negatives": True},
-    "sampled_softmax": {"loss": "sampled_softmax", "n_negatives": 1},
-    "sampled_softmax_many": {"loss": "sampled_softmax", "n_negatives": 37},
-    "sampled_softmax_shared": {"loss": "sampled_softmax", "n_negatives": 150, "shared_negatives": True},
-    "cross_entropy": {"loss": "cross_entropy"},
-    "bce_shared_unseen": {"loss": "bce", "n_negatives": 70, "shared_negatives": True, "mask_seen": True},
-    "sampled_softmax_shared_unseen": {
-        "loss": "sampled_softmax", "n_negatives": 150, "shared_negatives": True, "mask_seen": True
-    },
-    "cross_entropy_unseen": {"loss": "cross_entropy", "mask_seen": True},
-}  # fmt: skip
-
-
-def batch_for(train: dict[str, object], lengths: list[int], n_items: int, seed: int = 0, step: int = 3) -> Batch:
-    config = TrainConfig(**train)
-    return make_batch(lengths, n_items, config.negatives_drawn, seed, step, config.shared_negatives, config.mask_seen)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -187,52 +239,58 @@ def test_every_loss_of_every_block_has_the_gradients_of_torch(isa: str, loss: st
     config = ModelConfig(block=block, embedding_dim=50, max_seq_len=70, dropout=0.0, tied=tied)
     if load_native().module.bf16:
         config = replace(config, activation="identity")
-    batch = batch_for(LOSSES[loss], LENGTHS, 211)
-    compare_gradients(config, batch, 211, 5e-2 if load_native().module.bf16 else 1e-5, **LOSSES[loss])
+    question = Question(config, TrainConfig(threads=2, **LOSSES[loss]), LENGTHS, 211)
+    expect_the_answer_of_torch(question, 5e-2 if load_native().module.bf16 else 1e-5)
 
 
 @pytest.mark.parametrize(
     "loss", ["sampled_softmax_shared", "cross_entropy", "sampled_softmax_shared_unseen", "cross_entropy_unseen"]
 )
 @pytest.mark.parametrize("n_items", [1, 2, 63, 64, 65, 1000, 40_000])  # of so many the scores are made again
-@pytest.mark.parametrize("lengths", [[1], [2, 1], [130, 130, 7]])
+@pytest.mark.parametrize("lengths", [(1,), (2, 1), (130, 130, 7)])
 def test_candidates_of_any_number_and_positions_of_any_number_give_the_gradients_of_torch(
-    isa: str, loss: str, n_items: int, lengths: list[int]
+    isa: str, loss: str, n_items: int, lengths: tuple[int, ...]
 ) -> None:
     config = ModelConfig(embedding_dim=24, max_seq_len=130, n_blocks=1, dropout=0.0, activation="identity")
-    batch = batch_for(LOSSES[loss], lengths, n_items)
-    reference, native = engines(config, n_items, **LOSSES[loss])
-    for engine in (reference, native):
-        engine.forward_backward(batch)
-    expected, got = torch_gradients(reference), native.gradients()
-    largest = max(np.abs(g).max() for g in expected.values())
+    question = Question(config, TrainConfig(threads=2, **LOSSES[loss]), lengths, n_items)
+    expected, got = answer_of_torch(question), answer_of_core(question)
+    largest = max(np.abs(g).max() for g in expected.gradients.values())
     tolerance = 5e-2 if load_native().module.bf16 else 2e-5
-    for name in expected:
-        bound = tolerance * max(np.abs(expected[name]).max(), 0.2 * largest, 0.05)  # of one item all are zero
-        assert np.abs(expected[name] - got[name]).max() < bound, name
-    assert native.pop_loss() == pytest.approx(reference.pop_loss(), rel=max(tolerance, 1e-6), abs=1e-6)
+    for name, gradient in expected.gradients.items():
+        bound = tolerance * max(np.abs(gradient).max(), 0.2 * largest, 0.05)  # of one item all are zero
+        assert np.abs(gradient - got.gradients[name]).max() < bound, name
+    assert got.loss == pytest.approx(expected.loss, rel=max(tolerance, 1e-6), abs=1e-6)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("size", [12.0, 300.0])
 def test_losses_are_those_of_torch_for_extreme_scores(isa: str, loss: str, size: float) -> None:
     config = ModelConfig(embedding_dim=20, max_seq_len=70, n_blocks=1, dropout=0.0, tied=False, activation="identity")
-    reference, native = engines(config, 211, **LOSSES[loss])
-    weights = reference.weights()
-    weights["output_embedding.weight"] *= size / np.abs(weights["output_embedding.weight"]).max()
-    batch = batch_for(LOSSES[loss], LENGTHS, 211)
-    for engine in (reference, native):
-        engine.load_weights(weights)
-        engine.forward_backward(batch)
-    features = reference.encode(batch.inputs)
-    assert np.abs(features @ reference.item_table().T).max() > 2 * size
+    question = Question(config, TrainConfig(threads=2, **LOSSES[loss]), LENGTHS, 211, output_size=size)
+    expected, got = answer_of_torch(question), answer_of_core(question)
+    assert np.abs(expected.features @ question.weights()["output_embedding.weight"].T).max() > 2 * size
     tolerance = 5e-2 if load_native().module.bf16 else 1e-5
-    assert native.pop_loss() == pytest.approx(reference.pop_loss(), rel=tolerance)
-    got = native.gradients()
-    assert all(np.isfinite(gradient).all() for gradient in got.values())
+    assert got.loss == pytest.approx(expected.loss, rel=tolerance)
+    assert all(np.isfinite(gradient).all() for gradient in got.gradients.values())
     if not load_native().module.bf16:
-        errors = largest_errors(torch_gradients(reference), got)
+        errors = largest_errors(expected.gradients, got.gradients)
         assert max(errors.values()) < 2e-5 * size, errors  # scores of hundreds have errors of size * 1e-7
+
+
+@functools.cache
+def trained_model(config: ModelConfig, train: TrainConfig, seed: int) -> tuple[Weights, Batch, Weights]:
+    """Weights that have been trained for eight epochs on floats, the next batch, and the gradients of torch there."""
+    log = make_markov_log(n_users=120, n_items=150, randomness=0.5, length=40, seed=seed)
+    batches = TrainBatches(split_leave_one_out(build_sequences(log)[0]), config, train)
+    engine, reference = NativeEngine(config, 150, train, native=load_float32()), TorchEngine(config, 150, train)
+    for epoch in range(8):
+        for batch in batches.epoch(epoch):
+            engine.forward_backward(batch)
+            engine.optimizer_step(train.learning_rate)
+    batch = next(iter(batches.epoch(8)))
+    reference.load_weights(engine.weights())
+    reference.forward_backward(batch)
+    return engine.weights(), batch, gradients_of(reference)
 
 
 @pytest.mark.parametrize("isa", [isa for isa in variants() if isa in ("amx", "avx512_bf16")], indirect=True)
@@ -243,20 +301,12 @@ def test_rounding_to_bf16_costs_a_trained_model_under_three_per_cent_of_any_grad
     isa: str, block: str, loss: str, seed: int
 ) -> None:
     """Without ReLU, where rounding moves values near zero to its other side (docs/engine.md, Faithfulness)."""
-    log = make_markov_log(n_users=120, n_items=150, randomness=0.5, length=40, seed=seed)
     config = ModelConfig(block=block, embedding_dim=50, max_seq_len=40, dropout=0.0, activation="identity")
-    reference, native = engines(config, 150, size=0.0, batch_size=40, learning_rate=3e-3, **LOSSES[loss])
-    split = split_leave_one_out(build_sequences(log)[0])
-    batches = TrainBatches(split, config, reference.train_config)
-    for epoch in range(8):
-        for batch in batches.epoch(epoch):
-            native.forward_backward(batch)
-            native.optimizer_step(3e-3)
-    reference.load_weights(native.weights())
-    batch = next(iter(batches.epoch(8)))
-    for engine in (reference, native):
-        engine.forward_backward(batch)
-    expected, got = without_key_biases(torch_gradients(reference)), without_key_biases(native.gradients())
+    train = TrainConfig(threads=2, batch_size=40, learning_rate=3e-3, **LOSSES[loss])
+    weights, batch, expected = trained_model(config, train, seed)
+    engine = NativeEngine(config, 150, train, weights)
+    engine.forward_backward(batch)
+    expected, got = without_key_biases(expected), without_key_biases(engine.gradients())
     errors = {name: np.linalg.norm(expected[name] - got[name]) / np.linalg.norm(expected[name]) for name in expected}
     assert max(errors.values()) < 0.03, max((error, name) for name, error in errors.items())
 
@@ -268,7 +318,7 @@ def test_every_loss_gives_the_same_bits_at_every_run(isa: str, loss: str, thread
         config = ModelConfig(embedding_dim=20, max_seq_len=70, dropout=0.3)
         engine = NativeEngine(config, 99, TrainConfig(threads=threads, **LOSSES[loss]))
         for step in range(3):
-            engine.forward_backward(batch_for(LOSSES[loss], LENGTHS * 4, 99, step, step))
+            engine.forward_backward(batch_for(engine.train_config, LENGTHS * 4, 99, step, step))
             engine.optimizer_step(engine.train_config.learning_rate)
         return engine.weights()
 
@@ -281,9 +331,9 @@ def test_another_number_of_threads_gives_the_gradients_to_rounding_for_every_los
     config = ModelConfig(embedding_dim=20, max_seq_len=70, dropout=0.3)
     gradients = []
     for threads in (1, 3):
-        engine = NativeEngine(config, 99, TrainConfig(threads=threads, **LOSSES[loss]))
-        engine.load_weights(spread_weights(config, 99))
-        engine.forward_backward(batch_for(LOSSES[loss], LENGTHS * 4, 99))
+        train = TrainConfig(threads=threads, **LOSSES[loss])
+        engine = NativeEngine(config, 99, train, made_weights(config, 99))
+        engine.forward_backward(batch_for(train, LENGTHS * 4, 99))
         gradients.append(without_key_biases(engine.gradients()))
     errors = largest_errors(*gradients)
     assert max(errors.values()) < (2e-2 if load_native().module.bf16 else 1e-5), errors
@@ -293,17 +343,16 @@ def test_another_number_of_threads_gives_the_gradients_to_rounding_for_every_los
 def test_a_loss_can_change_from_step_to_step() -> None:
     """What one loss keeps for the next step must not disturb another."""
     config = ModelConfig(embedding_dim=20, max_seq_len=70, dropout=0.0)
-    used = NativeEngine(config, 99, TrainConfig(threads=2))
-    used.load_weights(spread_weights(config, 99))
-    for train in [*LOSSES.values(), *reversed(LOSSES.values())]:
+    used = NativeEngine(config, 99, TrainConfig(threads=2), made_weights(config, 99))
+    for loss in [*LOSSES, *reversed(LOSSES)]:
+        train = TrainConfig(threads=2, **LOSSES[loss])
         batch = batch_for(train, LENGTHS, 99)
-        fresh = NativeEngine(config, 99, TrainConfig(threads=2, **train))
-        fresh.load_weights(used.weights())
-        used.train_config = fresh.train_config
+        fresh = NativeEngine(config, 99, train, used.weights())
+        used.train_config = train
         for engine in (used, fresh):
             engine.forward_backward(batch)
         expected, got = fresh.gradients(), used.gradients()
-        assert all(np.array_equal(expected[name], got[name]) for name in expected), train
+        assert all(np.array_equal(expected[name], got[name]) for name in expected), loss
 
 
 def mix(z: int) -> int:
@@ -358,20 +407,12 @@ class FedDropout(torch.nn.Module):
         return x * factor.view(x.shape)
 
 
-@pytest.mark.parametrize("block", BLOCKS)
-def test_gradients_with_dropout_are_those_of_torch_with_the_same_masks(isa: str, block: str) -> None:
-    n_items, length, p = 50, 21, 0.3
-    config = ModelConfig(
-        block=block,
-        embedding_dim=40,
-        n_heads=2,
-        ffn_dim=70,
-        max_seq_len=24,
-        dropout=p,
-        activation="identity",
-    )
-    batch = make_batch([length, length], n_items)
-    reference, native = engines(config, n_items)
+@functools.cache
+def gradients_of_torch_with_masks_of_the_core(question: Question) -> Weights:
+    """Both rows are as long, so that the plain engine keeps their order."""
+    config, (length, _) = question.model, question.lengths
+    batch, p = batch_for(question.train, question.lengths, question.n_items), config.dropout
+    reference = TorchEngine(config, question.n_items, question.train)
     step = step_key(0, batch.step)
     users = [int(user) for user in batch.users]
 
@@ -388,17 +429,33 @@ def test_gradients_with_dropout_are_those_of_torch_with_the_same_masks(isa: str,
             for head in range(2)
         ]
         fed.factors.append(np.stack(heads))
-        if block == "ligr":
+        if config.block == "ligr":
             fed.factors.append(rows(site, 40))
         fed.factors.append(rows(site + 1, 70))
         fed.factors.append(rows(site + 2, 40))
     for module in reference.model.modules():
         if hasattr(module, "dropout"):
             module.dropout = fed
+    reference.load_weights(question.weights())
     reference.forward_backward(batch)
     assert not fed.factors
-    native.forward_backward(batch)
-    errors = largest_errors(torch_gradients(reference), native.gradients())
+    return gradients_of(reference)
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_gradients_with_dropout_are_those_of_torch_with_the_same_masks(isa: str, block: str) -> None:
+    config = ModelConfig(
+        block=block,
+        embedding_dim=40,
+        n_heads=2,
+        ffn_dim=70,
+        max_seq_len=24,
+        dropout=0.3,
+        activation="identity",
+    )
+    question = Question(config, TrainConfig(threads=2), (21, 21), 50)
+    expected, got = gradients_of_torch_with_masks_of_the_core(question), answer_of_core(question).gradients
+    errors = largest_errors(expected, got)
     tolerance = 5e-2 if load_native().module.bf16 else 1e-5
     assert max(errors.values()) < tolerance, max((error, name) for name, error in errors.items())
 
@@ -411,6 +468,19 @@ def test_share_of_dropped_values_is_the_probability_and_neighbours_are_independe
     assert np.corrcoef(kept[..., :16].ravel(), kept[..., 16:32].ravel())[0, 1] == pytest.approx(0, abs=0.01)
 
 
+def weights_after_five_steps(engine: TorchEngine | NativeEngine) -> Weights:
+    engine.load_weights(made_weights(engine.config, 40))
+    for step in range(5):
+        engine.forward_backward(make_batch(LENGTHS, 40, seed=step, step=step))
+        engine.optimizer_step(engine.train_config.learning_rate)
+    return without_key_biases(engine.weights())
+
+
+@functools.cache
+def weights_of_torch_after_five_steps(config: ModelConfig, train: TrainConfig) -> Weights:
+    return weights_after_five_steps(TorchEngine(config, 40, train))
+
+
 @pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize(
     "train",
@@ -419,15 +489,11 @@ def test_share_of_dropped_values_is_the_probability_and_neighbours_are_independe
 @pytest.mark.parametrize("tied", [True, False])
 def test_steps_with_clipping_l2_and_decay_move_the_weights_as_torch_does(train: dict[str, float], tied: bool) -> None:
     config = ModelConfig(embedding_dim=20, n_heads=2, max_seq_len=70, dropout=0.0, tied=tied)
-    reference, native = engines(config, 40, learning_rate=0.01, **train)
-    for step in range(5):
-        batch = make_batch(LENGTHS, 40, seed=step, step=step)
-        for engine in (reference, native):
-            engine.forward_backward(batch)
-            engine.optimizer_step(engine.train_config.learning_rate)
+    settings = TrainConfig(threads=2, learning_rate=0.01, **train)
+    got = weights_after_five_steps(NativeEngine(config, 40, settings))
     if load_native().module.bf16:
         pytest.skip("this variant rounds to bf16")
-    expected, got = without_key_biases(reference.weights()), without_key_biases(native.weights())
+    expected = weights_of_torch_after_five_steps(config, settings)
     for name in expected:  # Adam's first steps are +- the learning rate, whatever the gradient, where it is nearly zero
         assert np.quantile(np.abs(expected[name] - got[name]), 0.98) < 2e-4, name
         assert np.abs(expected[name] - got[name]).max() < 0.02, name
@@ -438,7 +504,7 @@ def test_weight_decay_shrinks_the_matrices_of_blocks_and_nothing_else() -> None:
     config = ModelConfig(block="ligr", embedding_dim=20, n_heads=2, ffn_dim=24, max_seq_len=70, dropout=0.0)
     for kind in (TorchEngine, NativeEngine):
         decayed, plain = (weights_after_a_step(kind, config, decay) for decay in (2.0, 0.0))
-        before = spread_weights(config, 40)
+        before = made_weights(config, 40)
         for name in plain:
             is_matrix = name.startswith("blocks.") and "norm" not in name and plain[name].ndim == 2
             lost = 0.05 * 2.0 * before[name] if is_matrix else np.zeros_like(before[name])
@@ -447,7 +513,7 @@ def test_weight_decay_shrinks_the_matrices_of_blocks_and_nothing_else() -> None:
 
 def weights_after_a_step(kind: type[TorchEngine | NativeEngine], config: ModelConfig, weight_decay: float) -> Weights:
     engine = kind(config, 40, TrainConfig(threads=1, weight_decay=weight_decay))
-    engine.load_weights(spread_weights(config, 40))
+    engine.load_weights(made_weights(config, 40))
     engine.forward_backward(make_batch(LENGTHS, 40))
     engine.optimizer_step(0.05)
     return engine.weights()
@@ -549,7 +615,7 @@ def test_dropout_depends_on_seed_and_step_and_not_on_the_variant() -> None:
     losses = {}
     for seed, step in ((0, 3), (0, 4), (1, 3)):
         engine = NativeEngine(ModelConfig(embedding_dim=20, max_seq_len=70), 40, TrainConfig(threads=1, seed=seed))
-        engine.load_weights(spread_weights(engine.config, 40))
+        engine.load_weights(made_weights(engine.config, 40))
         engine.forward_backward(make_batch(LENGTHS, 40, step=step))
         losses[seed, step] = engine.pop_loss()
     assert len(set(losses.values())) == 3
@@ -558,7 +624,7 @@ def test_dropout_depends_on_seed_and_step_and_not_on_the_variant() -> None:
 def test_features_do_not_depend_on_what_else_is_encoded(isa: str) -> None:
     config = ModelConfig(embedding_dim=20, max_seq_len=70, dropout=0.5)
     engine = NativeEngine(config, 40, TrainConfig(threads=2))
-    histories = make_batch([*LENGTHS * 5, 300], 40).inputs
+    histories = make_batch((*LENGTHS * 5, 300), 40).inputs
     together = engine.encode(histories)
     for row in (0, 4, 17, 50):
         alone = engine.encode(Ragged.from_lists([histories.row(row)]))[0]
@@ -571,7 +637,7 @@ def test_one_block_gives_the_same_bits_whatever_else_is_encoded(isa: str, block:
     # Attention of the last block looks at one sequence at a time; nothing else may depend on a row's neighbours.
     config = ModelConfig(embedding_dim=dim, max_seq_len=70, n_blocks=1, block=block)
     engine = NativeEngine(config, 40, TrainConfig(threads=2))
-    histories = make_batch([*LENGTHS * 5, 300], 40).inputs
+    histories = make_batch((*LENGTHS * 5, 300), 40).inputs
     together = engine.encode(histories)
     for row in range(len(histories)):
         np.testing.assert_array_equal(engine.encode(Ragged.from_lists([histories.row(row)]))[0], together[row])
@@ -720,17 +786,26 @@ assert engine.name == "native" and "torch" not in sys.modules
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60, env={**os.environ, "SASREC_ISA": ""})
 
 
+@functools.cache
 def run_of_steps(
-    n_steps: int, n_items: int, lazy: bool, tied: bool = True, saves: bool = False, reads_more: bool = False
+    isa: str,
+    n_steps: int,
+    n_items: int,
+    lazy: bool,
+    tied: bool = True,
+    threads: int = 2,
+    saves: bool = False,
+    reads_more: bool = False,
 ) -> Weights:
     """Weights after steps that each touch few of many items; before each, others may be read and not trained on."""
     config = ModelConfig(embedding_dim=20, max_seq_len=70, dropout=0.0, tied=tied)
-    train = TrainConfig(threads=2, lazy_adam=lazy, learning_rate=0.003)
+    train = TrainConfig(threads=threads, lazy_adam=lazy, learning_rate=0.003)
     engine = NativeEngine(config, n_items, train)
+    assert engine.isa == isa
     for step in range(n_steps):
         if reads_more:
-            engine.forward_backward(make_batch([4, 4], n_items, seed=step % 23, step=step))
-        engine.forward_backward(make_batch([5, 3, 2], n_items, seed=step % 41, step=step))
+            engine.forward_backward(make_batch((4, 4), n_items, seed=step % 23, step=step))
+        engine.forward_backward(make_batch((5, 3, 2), n_items, seed=step % 41, step=step))
         engine.optimizer_step(engine.train_config.learning_rate)
         if saves and step == n_steps // 2:
             weights, state = engine.weights(), engine.optimizer_state()
@@ -740,29 +815,34 @@ def run_of_steps(
     return without_key_biases(engine.weights())
 
 
+@functools.cache
+def weights_and_state(isa: str, tied: bool, threads: int, n_steps: int, reads: str) -> tuple[Weights, Weights]:
+    """After steps that each touch few of many items."""
+    config = ModelConfig(embedding_dim=20, max_seq_len=70, dropout=0.2, tied=tied)
+    engine = NativeEngine(config, 2000, TrainConfig(threads=threads, learning_rate=0.003))
+    assert engine.isa == isa
+    for step in range(n_steps):
+        engine.forward_backward(make_batch((5, 3, 2), 2000, seed=step % 7, step=step))
+        engine.optimizer_step(0.003 if step % 2 else 0.001)
+        if reads == "an average each step":
+            engine.update_average(0.9)
+        elif reads == "weights at times" and step % 37 == 0:
+            engine.weights()
+        elif reads == "the optimizer's state at times" and step % 37 == 0:
+            engine.load_optimizer_state(engine.optimizer_state())
+    state = engine.optimizer_state()
+    return engine.weights(), {name: state[name] for name in state if not name.startswith("average")}
+
+
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize(
-    "reads", ["never", "an average each step", "weights at times", "the optimizer's state at times"]
-)
-def test_rows_that_wait_for_their_steps_end_with_the_same_bits(isa: str, tied: bool, reads: str) -> None:
+@pytest.mark.parametrize(("threads", "n_steps"), [(1, 600), (2, 300)])
+@pytest.mark.parametrize("reads", ["never", "weights at times", "the optimizer's state at times"])
+def test_rows_that_wait_for_their_steps_end_with_the_same_bits(
+    isa: str, tied: bool, threads: int, n_steps: int, reads: str
+) -> None:
     """An average reads all rows after every step, so none waits; more than 256 steps are kept for no row."""
-
-    def run(reads: str) -> tuple[Weights, Weights]:
-        config = ModelConfig(embedding_dim=20, max_seq_len=70, dropout=0.2, tied=tied)
-        engine = NativeEngine(config, 2000, TrainConfig(threads=2, learning_rate=0.003))
-        for step in range(600):
-            engine.forward_backward(make_batch([5, 3, 2], 2000, seed=step % 7, step=step))
-            engine.optimizer_step(0.003 if step % 2 else 0.001)
-            if reads == "an average each step":
-                engine.update_average(0.9)
-            elif reads == "weights at times" and step % 37 == 0:
-                engine.weights()
-            elif reads == "the optimizer's state at times" and step % 37 == 0:
-                engine.load_optimizer_state(engine.optimizer_state())
-        state = engine.optimizer_state()
-        return engine.weights(), {name: state[name] for name in state if not name.startswith("average")}
-
-    for expected, got in zip(run("an average each step"), run(reads), strict=True):
+    runs = [weights_and_state(isa, tied, threads, n_steps, how) for how in ("an average each step", reads)]
+    for expected, got in zip(*runs, strict=True):
         assert expected.keys() == got.keys()
         assert all(np.array_equal(expected[name], got[name]) for name in expected)
 
@@ -772,7 +852,7 @@ def test_average_begun_late_has_the_rows_that_waited() -> None:
     config = ModelConfig(embedding_dim=20, max_seq_len=70, dropout=0.0)
     engine = NativeEngine(config, 2000, TrainConfig(threads=2))
     for step in range(20):
-        engine.forward_backward(make_batch([5, 3, 2], 2000, seed=step, step=step))
+        engine.forward_backward(make_batch((5, 3, 2), 2000, seed=step, step=step))
         engine.optimizer_step(0.003)
     engine.update_average(0.9)
     engine.swap_average()
@@ -783,12 +863,14 @@ def test_average_begun_late_has_the_rows_that_waited() -> None:
 
 
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize(("n_steps", "n_items"), [(30, 60), (700, 40)])  # missing a few steps, and more than the window
-def test_lazy_adam_ends_near_dense_adam(isa: str, tied: bool, n_steps: int, n_items: int) -> None:
+@pytest.mark.parametrize(  # missing a few steps, and more than the window
+    ("n_steps", "n_items", "threads"), [(30, 60, 2), (700, 40, 1)]
+)
+def test_lazy_adam_ends_near_dense_adam(isa: str, tied: bool, n_steps: int, n_items: int, threads: int) -> None:
     if n_steps > 100 and load_native().module.bf16:
         pytest.skip("rounding to bf16 alone sends so long a run another way")
     start = initial_weights(ModelConfig(embedding_dim=20, max_seq_len=70, tied=tied), n_items, generator(0))
-    dense, lazy = (run_of_steps(n_steps, n_items, lazy, tied) for lazy in (False, True))
+    dense, lazy = (run_of_steps(isa, n_steps, n_items, lazy, tied, threads) for lazy in (False, True))
     for name in ("item_embedding.weight", "norm.weight", *([] if tied else ["output_embedding.weight"])):
         moved = np.linalg.norm(dense[name] - start[name])
         share = 0.02 if n_steps < 100 and not load_native().module.bf16 else 0.1
@@ -798,7 +880,7 @@ def test_lazy_adam_ends_near_dense_adam(isa: str, tied: bool, n_steps: int, n_it
 def test_lazy_adam_goes_on_after_a_save_as_if_there_had_been_none(isa: str) -> None:
     """A save makes rows catch up in two parts, which rounds otherwise; bf16 carries that much further."""
     start = without_key_biases(initial_weights(ModelConfig(embedding_dim=20, max_seq_len=70), 200, generator(0)))
-    plain, resumed = (run_of_steps(60, 200, lazy=True, saves=saves) for saves in (False, True))
+    plain, resumed = (run_of_steps(isa, 60, 200, lazy=True, saves=saves) for saves in (False, True))
     for name in plain:
         if load_native().module.bf16:
             assert np.linalg.norm(plain[name] - resumed[name]) < 0.1 * np.linalg.norm(plain[name] - start[name]), name
@@ -809,7 +891,7 @@ def test_lazy_adam_goes_on_after_a_save_as_if_there_had_been_none(isa: str) -> N
 def test_lazy_adam_moves_rows_alike_that_were_read_in_between(isa: str) -> None:
     """A row that is read stands further than its moments, until a gradient reaches it."""
     start = without_key_biases(initial_weights(ModelConfig(embedding_dim=20, max_seq_len=70), 200, generator(0)))
-    plain, read = (run_of_steps(60, 200, lazy=True, reads_more=reads_more) for reads_more in (False, True))
+    plain, read = (run_of_steps(isa, 60, 200, lazy=True, reads_more=reads_more) for reads_more in (False, True))
     share = 0.1 if load_native().module.bf16 else 1e-3
     for name in plain:
         assert np.linalg.norm(plain[name] - read[name]) < share * np.linalg.norm(plain[name] - start[name]), name

@@ -1,6 +1,7 @@
 """The compiled core's ranks and lists against the plain ones, and against loops, for every variant and any shape."""
 
-from typing import Any
+import functools
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -67,47 +68,83 @@ class Case:
         return made
 
 
+def close(got: NDArray[np.float32], expected: NDArray[np.float32], rel: float, least: float) -> bool:
+    """What pytest.approx says of arrays, at once for all values; infinite ones must be the same."""
+    if got.shape != expected.shape or not np.array_equal(got[np.isinf(expected)], expected[np.isinf(expected)]):
+        return False
+    a, b = got[~np.isinf(expected)], expected[~np.isinf(expected)]
+    return bool((np.abs(a - b) <= np.maximum(rel * np.abs(b), least)).all())
+
+
+class Asked(NamedTuple):
+    """Arguments of a method, and what the plain index answers: computed once for all variants."""
+
+    arguments: dict[str, Any]
+    answer: Any
+
+
+@functools.cache
+def plain_ranks(n_items: int, dim: int, n_rows: int, size: int, hide: bool) -> tuple[Case, list[Asked]]:
+    case = Case(n_items, dim, n_rows, size)
+    hidden, k = case.hidden if hide else None, min(7, case.n_items)
+    common: dict[str, Any] = {"features": case.features, "targets": case.targets, "hidden": hidden, "k": k}
+    return case, [Asked(common | {"ties": ties}, case.plain.rank(**common, ties=ties)) for ties in RULES]
+
+
 @pytest.mark.parametrize(("n_items", "dim", "n_rows"), SHAPES)
 @pytest.mark.parametrize("size", [2, 30])
 @pytest.mark.parametrize("hide", [True, False])
 def test_full_ranks_and_lists_are_the_plain_ones(
     isa: str, n_items: int, dim: int, n_rows: int, size: int, hide: bool
 ) -> None:
-    case = Case(n_items, dim, n_rows, size)
-    hidden, k = case.hidden if hide else None, min(7, n_items)
-    for ties in RULES:
-        expected = case.plain.rank(case.features, case.targets, hidden, ties, k)
-        got = case.native().rank(case.features, case.targets, hidden, ties, k)
-        assert np.array_equal(got[0], expected[0])
-        assert np.array_equal(got[1], expected[1])
-        assert np.array_equal(case.native().rank(case.features, case.targets, hidden, ties)[0], expected[0])
+    case, asked = plain_ranks(n_items, dim, n_rows, size, hide)
+    index = case.native()
+    for arguments, (ranks, lists) in asked:
+        got = index.rank(**arguments)
+        assert np.array_equal(got[0], ranks)
+        assert np.array_equal(got[1], lists)
+        assert np.array_equal(index.rank(**arguments | {"k": 0})[0], ranks)
+
+
+@functools.cache
+def plain_ranks_among(n_items: int, dim: int, n_rows: int, size: int) -> tuple[Case, list[Asked]]:
+    case, asked = Case(n_items, dim, n_rows, size), []
+    for n in (1, 30):
+        candidates = np.column_stack([case.targets, case.items(n_rows * n).reshape(n_rows, n)])
+        candidates[::2, -1] = case.targets[::2]  # the target drawn again
+        common = {"features": case.features, "candidates": candidates}
+        asked += [Asked(common | {"ties": ties}, case.plain.rank_among(**common, ties=ties)) for ties in RULES]
+    return case, asked
 
 
 @pytest.mark.parametrize(("n_items", "dim", "n_rows"), SHAPES)
 @pytest.mark.parametrize("size", [2, 30])
 def test_sampled_ranks_are_the_plain_ones(isa: str, n_items: int, dim: int, n_rows: int, size: int) -> None:
+    case, asked = plain_ranks_among(n_items, dim, n_rows, size)
+    index = case.native()
+    for arguments, ranks in asked:
+        assert np.array_equal(index.rank_among(**arguments), ranks)
+
+
+@functools.cache
+def plain_lists(n_items: int, dim: int, n_rows: int, size: int, hide: bool) -> tuple[Case, list[Asked]]:
     case = Case(n_items, dim, n_rows, size)
-    for n in (1, 30):
-        candidates = np.column_stack([case.targets, case.items(n_rows * n).reshape(n_rows, n)])
-        candidates[::2, -1] = case.targets[::2]  # the target drawn again
-        for ties in RULES:
-            expected = case.plain.rank_among(case.features, candidates, ties)
-            assert np.array_equal(case.native().rank_among(case.features, candidates, ties), expected)
+    common: dict[str, Any] = {"features": case.features, "hidden": case.hidden if hide else None}
+    wanted = [(k, allowed) for k in (1, 10, 2 * case.n_items) for allowed in case.masks()]
+    asked = [common | {"k": k, "allowed": allowed} for k, allowed in wanted]
+    return case, [Asked(arguments, case.plain.top_k(**arguments)) for arguments in asked]
 
 
 @pytest.mark.parametrize(("n_items", "dim", "n_rows"), SHAPES)
 @pytest.mark.parametrize("size", [2, 30])
 @pytest.mark.parametrize("hide", [True, False])
 def test_top_k_is_the_plain_one(isa: str, n_items: int, dim: int, n_rows: int, size: int, hide: bool) -> None:
-    case = Case(n_items, dim, n_rows, size)
-    hidden = case.hidden if hide else None
-    for k in (1, 10, 2 * n_items):
-        for allowed in case.masks():
-            expected = case.plain.top_k(case.features, k, hidden=hidden, allowed=allowed)
-            got = case.native().top_k(case.features, k, hidden=hidden, allowed=allowed)
-            assert np.array_equal(got[0], expected[0])
-            assert got[1].shape == expected[1].shape
-            assert got[1] == pytest.approx(expected[1], rel=1e-4, abs=1e-4)
+    case, asked = plain_lists(n_items, dim, n_rows, size, hide)
+    index = case.native()
+    for arguments, (lists, scores) in asked:
+        got = index.top_k(**arguments)
+        assert np.array_equal(got[0], lists)
+        assert close(got[1], scores, 1e-4, 1e-4)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -189,7 +226,7 @@ def test_a_batch_gets_the_lists_that_are_made_from_floats_alone(isa: str, kind: 
             assert np.array_equal(best, expected)
             assert (np.diff(scores, axis=1) <= 0).all()
             products = np.einsum("bd,bkd->bk", case.features, case.table[best])
-            assert scores == pytest.approx(products, rel=1e-4, abs=1e-4 * float(np.abs(products).max()))
+            assert close(scores, products, 1e-4, 1e-4 * float(np.abs(products).max()))
 
 
 def test_threads_that_share_a_very_large_table_find_the_same_list(isa: str) -> None:

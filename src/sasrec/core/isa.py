@@ -110,6 +110,7 @@ def _forced(isa: str, cpu: Cpu, built: Variants) -> Native:
     return Native(isa, module, f"{SETTING} asks for it")
 
 
+@functools.cache
 def built_variants() -> Variants:
     """The variants of this installation, in the order of NEEDS."""
     names = {isa: f"sasrec.native_{isa}" for isa in NEEDS}
