@@ -193,4 +193,6 @@ class Supervisor:
 
 
 def _has_byte(channel: int) -> bool:
-    return bool(select.select([channel], [], [], 0)[0]) and bool(os.read(channel, 1))
+    ready = select.poll()  # select() knows no file beyond the 1,024th
+    ready.register(channel, select.POLLIN)
+    return bool(ready.poll(0)) and bool(os.read(channel, 1))
