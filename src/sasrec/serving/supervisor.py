@@ -149,7 +149,7 @@ class Supervisor:
         os.close(slot.channel)
         slot.failures = 0 if slot.is_ready else slot.failures + 1
         slot.worker, slot.is_ready = None, False
-        if all(other.worker is None and other.failures for other in self._slots):
+        if all(other.failures and not other.is_ready for other in self._slots):
             raise CheckpointError("no worker could serve the run folder; the lines above say why")
         first, most = RESTART_SECONDS
         pause = min(first * 2**slot.failures, most)
