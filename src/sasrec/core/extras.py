@@ -1,4 +1,4 @@
-"""Packages that only some uses need. In: a package and its user; out: nothing, or an error that names its extra."""
+"""Packages that only some uses need: imported when they are needed, else an error names the extra that has them."""
 
 from __future__ import annotations
 

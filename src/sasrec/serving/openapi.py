@@ -1,4 +1,4 @@
-"""The HTTP API described. In: a server's limits; out: its OpenAPI document, of the classes that check requests."""
+"""The OpenAPI document of a server, made of its limits and of the classes that check requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The model that answers now. In: jobs of checked requests; out: encoded answers, all of a batch by the same model.
+"""The model that answers now: jobs of checked requests become encoded answers, all of a batch by the same model.
 
 A `ServedModel` never changes: a reload loads another one beside it, warms it up and puts it in its place.
 """
