@@ -1,5 +1,7 @@
 """Shared fixtures: the real data beside the repository, when it is there, and small made logs."""
 
+import logging
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +28,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("outside")
         if parameters.get("isa", usual) != usual:
             item.add_marker("variant")
+
+
+@pytest.fixture(autouse=True)
+def one_thread_of_torch() -> None:
+    """Torch computes with one thread, whatever an earlier test set: tests run side by side, on small arrays."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def untouched_logger() -> None:
+    """The package's log as the library leaves it: a command, run in this process, sends it to stderr from then on."""
+    logger = logging.getLogger("sasrec")
+    logger.handlers, logger.propagate = [], True
+    logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")
