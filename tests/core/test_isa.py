@@ -6,13 +6,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from conftest import variants
 
 from sasrec.core import isa as isa_module
 from sasrec.core.errors import ConfigError
 from sasrec.core.isa import (
+    BF16,
     NEEDS,
     Cpu,
     Variants,
+    built_variants,
     choose,
     fastest_here,
     load_float32,
@@ -69,15 +72,21 @@ def test_a_cpu_of_which_nothing_is_known_gets_the_portable_variant() -> None:
         ("GenuineIntel", "portable", ["portable"]),
         ("GenuineIntel", "avx2", ["avx2"]),
         ("GenuineIntel", "avx512", ["avx512"]),
-        ("AuthenticAMD", "avx512_bf16", ["avx512_bf16"]),
-        ("GenuineIntel", "amx", ["amx", "avx512"]),  # the operating system may refuse the tiles
+        ("GenuineIntel", "avx512_bf16", ["avx512"]),
+        ("AuthenticAMD", "avx512_bf16", ["avx512_bf16", "avx512"]),
+        ("GenuineIntel", "amx", ["amx", "avx512"]),
     ],
 )
-def test_the_fastest_variant_is_built_and_another_where_it_may_be_refused(
+def test_the_fastest_variant_is_built_and_where_it_multiplies_bf16_one_that_multiplies_floats(
     vendor: str, needs: str, isa: list[str]
 ) -> None:
     features = frozenset() if needs == "portable" else NEEDS["avx2"] | NEEDS[needs]
     assert fastest_here(Cpu(vendor, features)) == isa
+
+
+@pytest.mark.parametrize("isa", variants())
+def test_what_multiplies_bf16_is_known_before_it_is_built(isa: str) -> None:
+    assert built_variants()[isa]().bf16 == (isa in BF16)
 
 
 def test_a_build_can_ask_before_anything_is_installed() -> None:

@@ -29,6 +29,7 @@ NEEDS: dict[str, frozenset[str]] = {  # the fastest first, but see fastest_first
     "avx2": frozenset({"avx2", "fma", "f16c", "bmi2", "movbe"}),
     "portable": frozenset(),
 }
+BF16 = {"amx", "avx512_bf16"}  # what multiplies bf16; the others multiply floats
 SETTING = "SASREC_ISA"
 
 Variants = Mapping[str, Callable[[], Any]]  # by name, what loads the module
@@ -127,9 +128,12 @@ def runnable(cpu: Cpu) -> list[str]:
 
 
 def fastest_here(cpu: Cpu | None = None) -> list[str]:
-    """The variant to build for one CPU alone, by default this one; with AMX two, as the system may refuse its tiles."""
+    """What to build for one CPU, by default this one: its fastest variant, and the fastest that multiplies floats.
+
+    Where the fastest multiplies bf16, exports are compared in floats, and the system may refuse AMX its tiles.
+    """
     found = runnable(cpu or this_cpu())
-    return found[: 2 if found[0] == "amx" else 1]
+    return list(dict.fromkeys([found[0], next(isa for isa in found if isa not in BF16)]))
 
 
 def fastest_first(vendor: str) -> list[str]:
