@@ -53,12 +53,21 @@ INSTALL = SASREC_NATIVE=$(NATIVE) $(BIN)/pip install --quiet --constraint constr
 BUILT_FROM = pyproject.toml constraints.txt CMakeLists.txt $(wildcard native/*.*)
 NO_CORE = (no $(CXX), no Python.h, or SASREC_NATIVE=0)
 WITH_CORE := $(filter-out 0,$(NATIVE))
+PRINT_DEPENDENCIES = import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")
 
+# Packages are fetched while the core is compiled; Python compiles those modules that are used, when they are.
 $(VENV)/.light: $(BUILT_FROM)
 	@echo "installing into $(VENV), a minute or two:" \
 	  "$(if $(WITH_CORE),the core is compiled for this CPU,torch takes the place of the compiled core $(NO_CORE))"
 	@$(PYTHON) -m venv $(VENV)
-	@SASREC_VARIANTS=fastest $(INSTALL) --editable ".$(if $(WITH_CORE),,[torch])"
+ifdef WITH_CORE
+	@$(BIN)/python -c '$(PRINT_DEPENDENCIES)' > $(VENV)/requirements.txt
+	@SASREC_VARIANTS=fastest $(INSTALL) --no-deps --editable . & core=$$!; \
+	  $(INSTALL) --no-compile --requirement $(VENV)/requirements.txt; packages=$$?; \
+	  wait $$core && exit $$packages
+else
+	@$(INSTALL) --editable ".[torch]"
+endif
 	@touch $@
 
 $(EVERYTHING): $(BUILT_FROM)

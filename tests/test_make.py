@@ -19,7 +19,8 @@ def plan(target: str, venv: Path, *variables: str) -> str:
 
 def test_the_demo_installs_no_torch_and_the_core_for_this_cpu_alone(tmp_path: Path) -> None:
     commands = plan("demo", tmp_path, "NATIVE=1")
-    assert re.search(r'SASREC_VARIANTS=fastest SASREC_NATIVE=1 \S+pip install .* --editable "\."', commands)
+    assert re.search(r"SASREC_VARIANTS=fastest SASREC_NATIVE=1 \S+pip install .* --no-deps --editable \.", commands)
+    assert "[torch]" not in commands
     assert commands.index("pip install") < commands.index("sasrec demo --preset fast")
 
 
