@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     )
     from sasrec.data.datasets import load_dataset
     from sasrec.data.filters import filter_k_core, filter_repeats
-    from sasrec.data.readers import read_interactions, read_titles
+    from sasrec.data.readers import read_interactions
+    from sasrec.data.titles import read_titles
     from sasrec.evaluation.comparison import compare
     from sasrec.evaluation.results import Result
     from sasrec.fitting import convert, fit
@@ -32,7 +33,8 @@ _HOMES = {
     "core.errors": ["CheckpointError", "ConfigError", "DataError", "SASRecError", "TrainingError", "UnknownItemError"],
     "evaluation.results": ["Result"],
     "data.filters": ["filter_k_core", "filter_repeats"],
-    "data.readers": ["read_interactions", "read_titles"],
+    "data.readers": ["read_interactions"],
+    "data.titles": ["read_titles"],
     "fitting": ["convert", "fit"],
     "recommender": ["Recommendations", "Recommender", "load"],
 }

@@ -1,27 +1,81 @@
-"""Find the user, item and time columns of a table by name, check their values, convert them. Errors name the row."""
+"""Find the user, item and time columns of a table: by the names asked for, by usual names, by what they hold.
+
+Names decide first. Among several columns that look like time, the one with the finest steps is read.
+"""
 
 from __future__ import annotations
 
+import bisect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import polars as pl
 
-from sasrec.core.errors import DataError
-from sasrec.data.ids import canonical_ids
-from sasrec.data.times import numbers_of
+from sasrec.core.errors import ConfigError, DataError
+from sasrec.data.notes import Notes
+from sasrec.data.times import is_calendar_day, numbers_of, unit_of
 
-Wanted = Mapping[str, str | None]  # role -> the column's name as the caller gave it
-KNOWN_NAMES = {  # as compared: lower case, letters and digits only
-    "user": ["userid", "user", "uid", "reviewerid", "customerid", "customer", "visitorid", "sessionid", "session"],
-    "item": [
-        "itemid", "item", "iid", "movieid", "movie", "asin", "parentasin", "productid", "product", "sku", "articleid",
-        "trackid", "songid", "bookid", "gameid", "newsid", "businessid",
-    ],
-    "timestamp": ["timestamp", "time", "ts", "unixreviewtime", "datetime", "date", "eventtime", "createdat"],
-    "title": ["title", "movietitle", "name", "itemname", "productname", "description"],
+POSITION_NAMES = {  # what --columns may say, and what the column is then called
+    "user": "user_id", "item": "item_id", "timestamp": "timestamp", "event": "event", "weight": "weight",
+    "rating": "rating",
 }  # fmt: skip
+KNOWN_NAMES = {  # as compared: lower case, letters and digits only; the earlier name wins
+    "user": [
+        "userid", "user", "uid", "reviewerid", "customerid", "customer", "visitorid", "username", "sessionid",
+        "session",
+    ],
+    "item": [
+        "itemid", "item", "iid", "movieid", "movie", "parentasin", "asin", "productid", "product", "sku", "articleid",
+        "trackid", "songid", "bookid", "gameid", "newsid", "businessid", "videoid", "artistid", "venueid", "isbn",
+        "aid",
+    ],
+    "timestamp": [
+        "timestamp", "time", "ts", "unixreviewtime", "datetime", "date", "eventtime", "createdat", "dateadded", "tdat",
+    ],
+    "title": [
+        "title", "movietitle", "name", "itemname", "productname", "prodname", "booktitle", "appname", "itemtitle",
+        "description",
+    ],
+}  # fmt: skip
+TIME_WORDS = re.compile(r"time|date|(?<![a-z])(ts|dt|day|epoch)(?![a-z])|(?<![a-z])at$")
+OTHER_TIMES = re.compile(  # times that are not those of the event
+    r"release|birth|publish|sign.?up|regist|expire|expiry|updat|deliver|ship|due|play|watch|stay|spent|life|run.?time|"
+    r"durat|zone|elapsed|since|valid|start|end"
+)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the caller says of a log; None = to be recognised."""
+
+    format: str | None = None
+    user: str | None = None
+    item: str | None = None
+    timestamp: str | None = None
+    positions: tuple[str, ...] = ()  # what the columns are, from left to right; "-" = not needed
+    encoding: str | None = None
+    drop_missing: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.positions:
+            return
+        for word in self.positions:
+            if word != "-" and word not in POSITION_NAMES:
+                raise ConfigError(f"--columns has {word!r}; use {', '.join(POSITION_NAMES)} or - for each column")
+        for role in POSITION_NAMES:
+            n = self.positions.count(role)
+            if n > 1 or (n == 0 and role in ("user", "item")):
+                raise ConfigError(
+                    f"--columns names {role!r} {n} times; it needs user and item once, others at most once"
+                )
+        if self.user or self.item or self.timestamp:
+            raise ConfigError("--columns says what each column is; leave out --user-column and the like")
+
+    @property
+    def position_names(self) -> list[str]:
+        """What the columns are called."""
+        return [POSITION_NAMES.get(word, f"column {j}") for j, word in enumerate(self.positions, 1)]
 
 
 @dataclass(frozen=True)
@@ -30,15 +84,57 @@ class SourceTable:
 
     frame: pl.DataFrame
     where: str  # "the frame" or the file
-    lines: pl.Series | int | None = None  # line of each row in the file, or of row 0; None = speak of 0-based rows
+    place: Callable[[int], str]  # how a message names a row
     is_text: bool = False  # spaces around values are padding
 
-    def row(self, index: int) -> str:
-        """How a message names a row."""
-        if self.lines is None:
-            return f"row {index} of {self.where}"
-        line = self.lines + index if isinstance(self.lines, int) else self.lines[index]
-        return f"line {line} of {self.where}"
+    @classmethod
+    def of_rows(cls, frame: pl.DataFrame, where: str) -> SourceTable:
+        """A table whose rows are counted from 0."""
+        return cls(frame, where, lambda row: f"row {row} of {where}")
+
+    @classmethod
+    def of_lines(cls, frame: pl.DataFrame, where: str, lines: pl.Series | int) -> SourceTable:
+        """A table read from text.
+
+        Args:
+            frame: the table.
+            where: the file.
+            lines: the line of each row, or that of row 0.
+        """
+
+        def place(row: int) -> str:
+            return f"line {lines + row if isinstance(lines, int) else lines[row]} of {where}"
+
+        return cls(frame, where, place, is_text=True)
+
+    def filter(self, keep: pl.Series) -> SourceTable:
+        """The rows that are kept, which messages still name as they were."""
+        rows = keep.arg_true()
+        return SourceTable(self.frame.filter(keep), self.where, lambda row: self.place(int(rows[row])), self.is_text)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The columns that are read."""
+
+    roles: dict[str, str]  # user, item and, if there is one, timestamp -> the column's name
+    left_alone: list[str]
+
+    @property
+    def needed(self) -> list[str]:
+        """Their names."""
+        return list(self.roles.values())
+
+    @property
+    def timestamp(self) -> str | None:
+        """The column of times; None = there is none."""
+        return self.roles.get("timestamp")
+
+
+def choice_of(columns: Sequence[str], user: str, item: str, timestamp: str | None) -> Choice:
+    """These columns, and all others left alone."""
+    roles = {"user": user, "item": item} | ({"timestamp": timestamp} if timestamp else {})
+    return Choice(roles, [column for column in columns if column not in roles.values()])
 
 
 def plain_name(name: str) -> str:
@@ -46,12 +142,35 @@ def plain_name(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
-def choose_columns(columns: Sequence[str], where: str, wanted: Wanted) -> dict[str, str | None]:
-    """The column for each role: the one asked for, else the first that has a usual name; only time may be absent."""
-    return {role: _find_column(columns, where, role, name) for role, name in wanted.items()}
+def choose_columns(columns: Sequence[str], sample: pl.DataFrame, where: str, wanted: Wanted, notes: Notes) -> Choice:
+    """The columns of users, items and times.
+
+    Args:
+        columns: the names there are.
+        sample: some rows with all columns.
+        where: how messages speak of the table.
+        wanted: names that were asked for.
+        notes: takes what the user should know.
+
+    Raises:
+        DataError: a column is not found, or two have its name.
+    """
+    user = find_column(columns, where, "user", wanted.user)
+    item = find_column(columns, where, "item", wanted.item)
+    if user == item:
+        raise DataError(f"column {user!r} of {where} cannot be both the user and the item; name two columns")
+    others = [column for column in columns if column not in (user, item)]
+    time = _choose_time(others, sample, where, wanted, notes)
+    _check_unique(columns, [name for name in (user, item, time) if name], where)
+    return choice_of(columns, user, item, time)
 
 
-def _find_column(columns: Sequence[str], where: str, role: str, name: str | None) -> str | None:
+def find_column(columns: Sequence[str], where: str, role: str, name: str | None) -> str:
+    """The column of a role: the one asked for, else the first that has a usual name.
+
+    Raises:
+        DataError: there is none.
+    """
     found = ", ".join(columns)
     if name is not None:
         if name not in columns:
@@ -61,59 +180,100 @@ def _find_column(columns: Sequence[str], where: str, role: str, name: str | None
     for known in KNOWN_NAMES[role]:
         if known in plain:
             return plain[known]
-    if role == "timestamp":
-        return None
-    raise DataError(f"{where} has no {role} column that is recognised (name it); its columns are: {found}")
+    raise DataError(
+        f"{where} has no {role} column that is recognised; its columns are: {found}; name it (--{role}-column)"
+    )
 
 
-def log_of(table: SourceTable, wanted: Wanted) -> pl.DataFrame:
-    """Pick, check and convert the columns."""
-    chosen = choose_columns(table.frame.columns, table.where, wanted)
-    user, item, time = chosen["user"], chosen["item"], chosen["timestamp"]
-    assert user is not None
-    assert item is not None
-    if user == item:
-        raise DataError(f"column {user!r} of {table.where} cannot be both the user and the item; name two columns")
-    columns = {"user_id": ids_in(table, user), "item_id": ids_in(table, item)}
-    if time is not None:
-        columns["timestamp"] = timestamps_in(table, time)
-    return pl.DataFrame(columns)
+def _check_unique(columns: Sequence[str], chosen: Sequence[str], where: str) -> None:
+    for name in chosen:
+        if list(columns).count(name) > 1:
+            raise DataError(f"{where} has two columns of the name {name!r}; rename one, or say --columns")
 
 
-def ids_in(table: SourceTable, column: str) -> pl.Series:
-    """A column of ids in their one type (see `ids.canonical_ids`).
+def _choose_time(columns: Sequence[str], sample: pl.DataFrame, where: str, wanted: Wanted, notes: Notes) -> str | None:
+    """The column of times: the one asked for, else the finest of those that look like it."""
+    if wanted.timestamp is not None:
+        return find_column([*columns], where, "timestamp", wanted.timestamp)
+    if wanted.positions:
+        return "timestamp" if "timestamp" in columns else None
+    known = {plain_name(column): column for column in reversed(columns)}
+    usual = [known[name] for name in KNOWN_NAMES["timestamp"] if name in known]
+    named = [c for c in columns if c not in usual and _is_named_like_time(c)]
+    steps = {c: _steps(sample[c]) for c in columns if c in sample.columns}
+    candidates = usual + [c for c in named if steps.get(c) and not OTHER_TIMES.search(c.lower())]
+    chosen = max(candidates, key=lambda c: steps.get(c, 0), default=None) if candidates else None
+    by_name = [*usual, *named] if chosen is None else usual  # beside times that are read only what holds times counts
+    unread = [c for c in columns if c != chosen and (c in by_name or steps.get(c))]
+    if unread:
+        instead = f"times are read from {chosen!r}" if chosen else "the order of the rows counts"
+        verbs = ("looks", "is") if len(unread) == 1 else ("look", "are")
+        notes.warn(
+            f"{where}: {_listed(unread)} {verbs[0]} like time and {verbs[1]} not read; {instead}",
+            "name the column of times with --timestamp-column if it is another",
+        )
+    return chosen
 
-    Raises:
-        DataError: an id is missing, or the column holds no ids.
-    """
-    values = table.frame[column]
-    if table.is_text and values.dtype == pl.String and values.cast(pl.Int64, strict=False).null_count():
-        values = values.str.strip_chars(" \t\r")
-    missing = values.is_null()
+
+def _listed(names: Sequence[str]) -> str:
+    return ("column " if len(names) == 1 else "columns ") + ", ".join(map(repr, names))
+
+
+def _is_named_like_time(column: str) -> bool:
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", column).lower()
+    return bool(TIME_WORDS.search(words))
+
+
+def _steps(values: pl.Series) -> int:
+    """How many different times a sample of a column holds; 0 = it does not look like times."""
+    values = values.drop_nulls()
     if values.dtype == pl.String:
-        missing = missing | (values == "")
-    elif values.dtype.is_float():
-        missing = missing | values.is_nan()
-    if missing.any():
-        row = int(missing.arg_true()[0])
-        raise DataError(f"{table.row(row)} has nothing in column {column!r}; every event needs a user and an item")
-    return canonical_ids(values)
+        values = values.filter(values.str.strip_chars() != "")
+    numbers = numbers_of(values) if len(values) else None
+    if numbers is None or not len(numbers.drop_nulls()) >= 0.9 * len(values):
+        return 0
+    numbers = numbers.drop_nulls()
+    if unit_of(numbers) is None and not is_calendar_day(numbers):
+        return 0
+    return int(numbers.n_unique())
 
 
-def timestamps_in(table: SourceTable, column: str) -> pl.Series:
-    """A column of times as numbers (see `times.numbers_of`).
+def joined(tables: Sequence[SourceTable], where: str) -> SourceTable:
+    """Tables one after the other, as one; columns of different types become one type.
 
     Raises:
-        DataError: a value is missing, or is not a number or a date.
+        DataError: one has times as dates where another has numbers.
     """
-    given = table.frame[column]
-    values = numbers_of(given)
-    if values is None:
-        raise DataError(f"column {column!r} of {table.where} holds {given.dtype}, not numbers or dates")
-    bad = values.is_null() if values.dtype.is_integer() else ~values.is_finite().fill_null(False)
-    if bad.any():
-        row = int(bad.arg_true()[0])
-        if given[row] is None:
-            raise DataError(f"{table.row(row)} has nothing in column {column!r}; every event needs a timestamp or none")
-        raise DataError(f"{table.row(row)} has {given[row]!r} in column {column!r}, which is not a number or a date")
-    return values
+    if len(tables) == 1:
+        return tables[0]
+    names = tables[0].frame.columns
+    columns = {name: _joined_column([table.frame[name] for table in tables], name, where) for name in names}
+    starts = [0]
+    for table in tables:
+        starts.append(starts[-1] + len(table.frame))
+
+    def place(row: int) -> str:
+        part = bisect.bisect_right(starts, row) - 1
+        return tables[part].place(row - starts[part])
+
+    return SourceTable(pl.DataFrame(columns), where, place, any(table.is_text for table in tables))
+
+
+def _joined_column(pieces: list[pl.Series], name: str, where: str) -> pl.Series:
+    pieces = [piece for piece in pieces if len(piece)] or pieces[:1]
+    types = {piece.dtype for piece in pieces}
+    if len(types) > 1:
+        if any(kind.is_temporal() for kind in types) and any(kind.is_numeric() for kind in types):
+            raise DataError(
+                f"column {name!r} of {where} has dates in one file and numbers in another; write them alike"
+            )
+        pieces = [_as_text(piece) for piece in pieces]
+    return pl.concat([piece.alias(name) for piece in pieces])
+
+
+def _as_text(values: pl.Series) -> pl.Series:
+    """Values of one type as text, whole floats as the integers they stand for, times as ISO texts in UTC."""
+    if values.dtype.is_temporal():
+        return values.cast(pl.Datetime("us")).dt.strftime("%Y-%m-%dT%H:%M:%S%.6fZ")
+    whole = values.dtype.is_float() and bool((values == values.round()).all())
+    return (values.cast(pl.Int64, strict=False) if whole else values).cast(pl.String)

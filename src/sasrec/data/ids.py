@@ -1,11 +1,16 @@
-"""Which ids are the same: "2969", 2969 and 2969.0 are one item, "02969" is another."""
+"""Which ids are the same: "2969", 2969, 2969.0 and "2969.0" are one item, "02969" is another."""
 
 from __future__ import annotations
+
+import re
 
 import numpy as np
 import polars as pl
 
 from sasrec.core.errors import DataError
+
+EXACT = {"Float64": 2**53, "Float32": 2**24}  # from here on floats stand for several integers
+WHOLE = r"^-?\d+\.0+$"  # as programs write integers that they keep as floats
 
 
 def canonical_id(value: object, integers: bool) -> int | str:
@@ -15,6 +20,8 @@ def canonical_id(value: object, integers: bool) -> int | str:
     text = "" if value is None else str(value)  # no id is empty, so nothing matches None
     if not integers:
         return text
+    if re.match(WHOLE, text):
+        text = text.partition(".")[0]
     try:
         number = int(text)
     except ValueError:
@@ -43,10 +50,11 @@ def canonical_ids(ids: pl.Series) -> pl.Series:
     """Ids in their one type: Int64 when all are integers or canonical integer text, else String.
 
     Args:
-        ids: any dtype, no nulls. "2969" is an integer, and so is the float 2969.0; "02969", "+1", "1.0" are texts.
+        ids: any dtype, no nulls. "2969" is an integer, and so is the float 2969.0; "02969", "+1" are texts. "2969.0" is
+            an integer where all ids of the column are whole numbers, as programs write them that keep them as floats.
 
     Raises:
-        DataError: an id is missing, or the column holds lists, structs or bytes.
+        DataError: an id is missing, the column holds lists, structs or bytes, or floats too large to tell apart.
     """
     if ids.null_count():
         raise DataError(f"an id is missing in row {int(ids.is_null().arg_true()[0])} of column {ids.name!r}")
@@ -63,9 +71,12 @@ def canonical_ids(ids: pl.Series) -> pl.Series:
         return ids.cast(pl.String) if fitting.null_count() else fitting
     texts = ids.cast(pl.String)
     numbers = texts.cast(pl.Int64, strict=False)
+    if numbers.null_count() and numbers.null_count() == int(texts.str.contains(WHOLE).sum()):
+        texts = texts.str.replace(r"\.0+$", "")
+        numbers = texts.cast(pl.Int64, strict=False)
     # Integers in another spelling ("02969", "+1") are longer than their canonical text, so equal sums mean none is.
     if numbers.null_count() or written_length(numbers) != written_length(texts):
-        return texts
+        return ids.cast(pl.String)
     return numbers
 
 
@@ -73,6 +84,13 @@ def _float_texts(ids: pl.Series) -> pl.Series:
     """Floats as ids: whole ones as the integers they stand for."""
     if ids.is_nan().any():
         raise DataError(f"an id is missing (NaN) in row {int(ids.is_nan().arg_true()[0])} of column {ids.name!r}")
-    whole = (ids == ids.round()) & (ids.abs() < 2**53)
+    inexact = ids.abs() >= EXACT.get(str(ids.dtype), 2**11)
+    if inexact.any():
+        row = int(inexact.arg_true()[0])
+        raise DataError(
+            f"column {ids.name!r} holds {ids[row]:.0f} as a float in row {row}, which stands for several ids; "
+            "give ids as integers or text"
+        )
     numbers = ids.cast(pl.Int64, strict=False)
+    whole = ids == ids.round()
     return numbers if whole.all() else numbers.cast(pl.String).zip_with(whole, ids.cast(pl.String))

@@ -1,163 +1,119 @@
-"""Read a text file whose form is known into columns, and remember the line of each row for messages."""
+"""Read a text log whose form is known into columns, and remember the line of each row for messages.
+
+Every line becomes a row, or is refused with its number: what was read is counted against the lines of the file.
+"""
 
 from __future__ import annotations
 
-import csv
 import itertools
-import logging
-import re
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Literal
 
 import polars as pl
 
 from sasrec.core.errors import DataError
-from sasrec.data.columns import SourceTable, Wanted, choose_columns
+from sasrec.data.columns import SourceTable
 from sasrec.data.ids import written_length
-from sasrec.data.sniffing import (
-    QUOTED,
-    TEXT_COLUMNS,
-    TextFile,
-    decoded,
-    find_header,
-    find_separator,
-    form_by_width,
-    split_lines,
-)
-
-logger = logging.getLogger(__name__)
+from sasrec.data.notes import Notes
+from sasrec.data.quoting import read_quoted, without_quotes
+from sasrec.data.sniffing import QUOTED, Form
+from sasrec.data.textfiles import TextFile
 
 
-def read_json_lines(text: TextFile) -> SourceTable:
-    """One object a line; all lines are looked at for their keys and types, as a late one may bring a new key."""
-    example = 'give one object a line, such as {"user_id": 1, "item_id": 2}'
-    if not text.head[0].lstrip().startswith("{"):
-        raise DataError(f"line {text.first_line} of {text.path} is not a JSON object; {example}")
-    content = text.path.read_bytes() if text.content is None else text.content
-    try:
-        frame = pl.read_ndjson(content.removeprefix(b"\xef\xbb\xbf"), infer_schema_length=None)
-    except pl.exceptions.PolarsError as error:
-        raise DataError(f"{text.path} is not JSON lines ({str(error).splitlines()[0]}); {example}") from error
-    return SourceTable(frame, str(text.path), text.first_line)
+def read_text(text: TextFile, form: Form, needed: Sequence[str], notes: Notes) -> SourceTable:
+    """The columns that are needed of a text file.
+
+    Args:
+        text: the file.
+        form: its form.
+        needed: names of columns; those of a sequence are user_id, item_id.
+        notes: takes what the user should know.
+
+    Raises:
+        DataError: a line does not have the fields of the form.
+    """
+    if form.name == "sequences":
+        return _read_sequences(text, form.separator, notes)
+    if not form.has_header:
+        integers = _read_integers(text, form)
+        if integers is not None:
+            return SourceTable.of_lines(integers.select(needed), text.name, 1)
+    if form.separator is None or form.separator == "::":
+        table = _read_lines(text, form)
+    else:
+        table = _read_delimited(text, form, needed)
+    table = SourceTable(table.frame.select(needed), table.where, table.place, is_text=True)
+    return _without_repeated_headers(table, notes) if form.has_header else table
 
 
-def read_text(text: TextFile, form: str | None, wanted: Wanted) -> SourceTable:
-    """The columns of a text file: those that its first line names, else those of its form; None = told by its lines."""
-    header = find_header(text, form, wanted)
-    if header is not None:
-        separator, names = header
-        logger.info("%s: read with the column names of its first line: %s", text.path, ", ".join(names))
-        needed = [name for name in choose_columns(names, str(text.path), wanted).values() if name is not None]
-        return _read_named(text, separator, names, needed)
-    separator = find_separator(text.head, form)
-    if form in (None, "csv", "tsv"):
-        form = form_by_width(text.path, split_lines(text.head, separator))
-    columns = TEXT_COLUMNS.get(str(form))
-    logger.info(
-        "%s: read as %s (%s)", text.path, form, " ".join(columns or ["one user a line, then the items in order"])
-    )
-    if columns is None:
-        return _read_sequences(text, separator)
-    return _read_headerless(text, separator, columns)
-
-
-def _read_named(text: TextFile, separator: str | None, names: list[str], needed: list[str]) -> SourceTable:
-    """A file whose first line names its columns, read as text; of a delimited one only the columns that are needed."""
-    if separator is None or separator == "::":
-        return _read_lines(text, separator, names, header=True)
-    return read_delimited(text, separator, names, needed, header=True)
-
-
-def _read_headerless(text: TextFile, separator: str | None, columns: list[str]) -> SourceTable:
-    """A file of bare values: integers at full speed when it is as regular as that, else as text."""
-    integers = _read_integers(text, separator, columns)
-    if integers is not None:
-        return SourceTable(integers, str(text.path), 1, is_text=True)
-    if separator in QUOTED:
-        return read_delimited(text, separator, columns, columns, header=False)
-    return _read_lines(text, separator, columns, header=False)
-
-
-def _read_integers(text: TextFile, separator: str | None, columns: list[str]) -> pl.DataFrame | None:
+def _read_integers(text: TextFile, form: Form) -> pl.DataFrame | None:
     """The columns as Int64, or None when the text is anything but canonical integers with single separators.
 
     The size of the file tells: integers written canonically, one separator between and one newline after, add up to it;
     a leading zero, a second space or a carriage return does not. ("::" is read as ":" with empty columns between; a
     rating may be a decimal.)
     """
+    columns, separator = form.columns, form.separator
     width = len(separator or " ")
     names = list(itertools.chain.from_iterable([name, *(f"_{name}" for _ in range(width - 1))] for name in columns))
     names = names[: len(names) - (width - 1)]
-    types = [pl.Int64 if name in columns and name != "rating" else pl.String for name in names]
+    integers = {"user_id", "item_id", "timestamp"}.intersection(columns)
+    types = [pl.Int64 if name in integers else pl.String for name in names]
     try:
         frame = pl.read_csv(
-            text.source, has_header=False, separator=(separator or " ")[0], quote_char=None, new_columns=names,
-            schema_overrides=types,
+            text.source, glob=False, has_header=False, separator=(separator or " ")[0], quote_char=None,
+            new_columns=names, schema_overrides=types,
         )  # fmt: skip
     except pl.exceptions.PolarsError:
         return None
     if frame.width != len(names) or sum(frame.select(columns).null_count().row(0)):
         return None
     written = len(frame) * (1 + width * (len(columns) - 1)) + sum(written_length(frame[name]) for name in columns)
-    return frame.select(columns) if text.size in (written, written - 1) else None
+    return frame.select(columns) if text.size == written - (not text.ends_with_newline) else None
 
 
-def _read_lines(text: TextFile, separator: str | None, columns: list[str], header: bool) -> SourceTable:
+def _read_lines(text: TextFile, form: Form) -> SourceTable:
     """A file without quotes, as text: blank lines, and for white space also uneven or trailing space, do not matter."""
-    regular = _read_regular(text, separator, columns) if separator != "::" else None
+    columns, header = form.columns, form.has_header
+    regular = _read_regular(text, form) if form.separator is None else None
     if regular is not None:
-        return SourceTable(regular[header:], str(text.path), 1 + header, is_text=True)
-    lines = _lines(text, separator)[header:]
-    line, split = pl.col("line"), separator or " "
+        return SourceTable.of_lines(regular[header:], text.name, 1 + header)
+    lines = _lines(text, form.separator)[header:]
+    line, split = pl.col("line"), form.separator or " "
     widths = lines.select(line.str.count_matches(split, literal=True))["line"] + 1
     wrong = (widths != len(columns)).arg_true()
     if len(wrong):
         row = int(wrong[0])
-        raise _irregular(text.path, lines["number"][row], widths[row], columns)
+        raise form.irregular(text.name, lines["number"][row], widths[row])
     parts = lines.select(line.str.split_exact(split, len(columns) - 1).struct.rename_fields(columns)).unnest("line")
-    return SourceTable(parts, str(text.path), lines["number"], is_text=True)
+    return SourceTable.of_lines(parts, text.name, lines["number"])
 
 
-def _irregular(path: Path, line: int, width: int, columns: Sequence[str]) -> DataError:
-    return DataError(
-        f"line {line} of {path} has {width} field{'s' * (width != 1)} in place of {len(columns)} ({' '.join(columns)})"
-    )
-
-
-def _read_regular(text: TextFile, separator: str | None, columns: list[str]) -> pl.DataFrame | None:
+def _read_regular(text: TextFile, form: Form) -> pl.DataFrame | None:
     """The columns as text; None when spacing is uneven, a field is missing or there are blank lines."""
     try:
         frame = pl.read_csv(
-            text.source, has_header=False, separator=separator or " ", quote_char=None, infer_schema=False
-        )
+            text.source, glob=False, has_header=False, separator=form.separator or " ", quote_char=None,
+            infer_schema=False,
+        )  # fmt: skip
     except pl.exceptions.PolarsError:
         return None
-    if frame.width != len(columns) or sum(frame.null_count().row(0)):
+    if frame.width != len(form.columns) or sum(frame.null_count().row(0)):
         return None
-    if separator is None and any(column.str.contains("\t", literal=True).any() for column in frame):
+    if any(column.str.contains("\t", literal=True).any() for column in frame):
         return None
-    frame.columns = columns
+    frame.columns = form.columns
     return frame
 
 
 def _lines(text: TextFile, separator: str | None) -> pl.DataFrame:
     """`line`s that are not blank, white space in them made one space, and their `number` in the file, from 1."""
-    try:
-        lines = pl.read_csv(  # NUL separates fields that do not exist in text
-            text.source, has_header=False, separator="\0", quote_char=None, infer_schema=False, new_columns=["line"]
-        )
-    except pl.exceptions.PolarsError as error:
-        content = text.path.read_bytes() if text.content is None else text.content
-        for number, line in enumerate(content.split(b"\n"), 1):
-            decoded(line, text.path, number)
-        raise DataError(f"{text.path} is a binary file, or damaged: it has NUL bytes; give a text log") from error
     stripped = pl.col("line").str.strip_chars(" \r" if separator == "\t" else " \t\r")
-    lines = lines.with_row_index("number", offset=1).with_columns(stripped).filter(pl.col("line") != "")
+    lines = text.lines().to_frame("line").with_row_index("number", offset=1)
+    lines = lines.with_columns(stripped).filter(pl.col("line") != "")
     return lines if separator else lines.with_columns(pl.col("line").str.replace_all("[ \t]+", " "))
 
 
-def _read_sequences(text: TextFile, separator: str | None) -> SourceTable:
+def _read_sequences(text: TextFile, separator: str | None, notes: Notes) -> SourceTable:
     """One user a line, then the items in order."""
     lines = _lines(text, separator)
     fields = lines["line"].str.split(separator or " ").list.eval(pl.element().filter(pl.element() != ""))
@@ -165,48 +121,67 @@ def _read_sequences(text: TextFile, separator: str | None) -> SourceTable:
     events = frame.filter(pl.col("item_id").list.len() > 0).explode("item_id")
     without = len(frame) - events["number"].n_unique()
     if without:
-        logger.warning("%s: %d of %d lines have a user and no items; they are left out", text.path, without, len(frame))
-    return SourceTable(events.drop("number"), str(text.path), events["number"], is_text=True)
+        notes.warn(f"{text.name}: {without} of {len(frame)} lines have a user and no items; they are left out")
+    return SourceTable.of_lines(events.drop("number"), text.name, events["number"])
 
 
-def read_delimited(text: TextFile, separator: str, columns: list[str], needed: list[str], header: bool) -> SourceTable:
-    """A file that may quote fields, as text; its last column is always read, so that too long a line is noticed."""
-    keep = sorted({columns.index(name) for name in needed} | {len(columns) - 1})
-    frame = _read_csv(text, separator, columns, keep, header)
-    lines = pl.int_range(text.first_line + header, text.first_line + header + len(frame), eager=True)
+def _read_delimited(text: TextFile, form: Form, needed: Sequence[str]) -> SourceTable:
+    """A file with single separators; quotes count where it has any, but in tab files no field spans lines."""
+    assert form.separator is not None
+    n_separators, n_quotes, n_nuls = text.counts(form.separator, '"', "\0")
+    if n_nuls:
+        raise DataError(f"{text.name} is a binary file, or damaged: it has NUL bytes; give a text log")
+    if n_quotes and form.separator in QUOTED and form.quotes:
+        return read_quoted(text, form, needed)
+    frame = _read_columns(text, form, needed)
+    lines = pl.Series(range(0)) if not len(frame) else pl.int_range(len(frame), eager=True)
+    lines += text.first_line + form.has_header
     blank = frame.select(pl.all_horizontal(pl.all().is_null())).to_series()
+    n_rows = len(frame) - int(blank.sum())
+    if n_separators != (n_rows + form.has_header) * (len(form.columns) - 1):
+        _check_widths(text, form)  # a blank line, or fields that are all empty, explain it, or a line that is refused
+        blank = blank & text.lines().gather(lines - 1).is_null()
     if blank.any():
-        every = _read_csv(text, separator, columns, list(range(len(columns))), header)
-        blank = every.select(pl.all_horizontal(pl.all().is_null())).to_series()
         frame, lines = frame.filter(~blank), lines.filter(~blank)
-    return SourceTable(frame, str(text.path), lines, is_text=True)
+    if n_quotes and form.quotes:
+        frame = frame.with_columns(without_quotes(pl.col(name)) for name in frame.columns)
+    return SourceTable.of_lines(frame, text.name, lines)
 
 
-def _read_csv(text: TextFile, separator: str, columns: list[str], keep: list[int], header: bool) -> pl.DataFrame:
-    """Some of the columns, named as given."""
-    quotes: list[str | None] = ['"'] if separator in QUOTED else ['"', None]  # a lone quote is usual in tab files
-    if re.search(r":(token|float)", text.head[0]):
-        quotes = [None]  # RecBole's files do not quote
-    for quote in quotes:
-        try:
-            frame = pl.read_csv(
-                text.source, separator=separator, has_header=header, columns=keep, infer_schema=False, quote_char=quote
-            )
-        except pl.exceptions.PolarsError as error:
-            failure = error
-            continue
-        frame.columns = [columns[j] for j in keep]
-        return frame
-    raise _csv_error(text, separator, columns, failure) from failure
+def _read_columns(text: TextFile, form: Form, needed: Sequence[str]) -> pl.DataFrame:
+    """The columns that are needed and the last one, whose reading refuses lines that are too long."""
+    keep = sorted({form.columns.index(name) for name in needed} | {len(form.columns) - 1})
+    try:
+        frame = pl.read_csv(
+            text.source, glob=False, separator=form.separator or " ", has_header=form.has_header, columns=keep,
+            infer_schema=False, quote_char=None,
+        )  # fmt: skip
+    except pl.exceptions.PolarsError as error:
+        text.check_encoding()
+        _check_widths(text, form)
+        raise DataError(f"cannot read {text.name}: {str(error).splitlines()[0]}") from error
+    frame.columns = [form.columns[j] for j in keep]
+    return frame
 
 
-def _csv_error(text: TextFile, separator: str, columns: list[str], error: Exception) -> DataError:
-    """Which line of a delimited file is the trouble."""
-    content = text.path.read_bytes() if text.content is None else text.content
-    lines = [decoded(line, text.path, number) for number, line in enumerate(content.split(b"\n"), 1)]
-    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if separator in QUOTED else csv.QUOTE_NONE
-    reader = csv.reader(lines, delimiter=separator, quoting=quoting)
-    for row in reader:
-        if len(row) > len(columns):
-            return _irregular(text.path, reader.line_num, len(row), columns)
-    return DataError(f"cannot read {text.path} ({str(error).splitlines()[0]}); check the quotes around its fields")
+def _check_widths(text: TextFile, form: Form) -> None:
+    """Refuse the first line that has another number of fields than the form."""
+    lines = text.lines().to_frame("line").with_row_index("number", offset=1)
+    lines = lines.filter(pl.col("line").str.strip_chars(" \r") != "")
+    width = pl.col("line").str.count_matches(str(form.separator), literal=True) + 1
+    wrong = lines.with_columns(width=width).filter(pl.col("width") != len(form.columns))
+    if len(wrong):
+        raise form.irregular(text.name, wrong["number"][0], wrong["width"][0])
+
+
+def _without_repeated_headers(table: SourceTable, notes: Notes) -> SourceTable:
+    """The rows that are no second header, as joined files have them in the middle."""
+    frame = table.frame
+    same = [pl.col(name).str.strip_chars('" ') == name for name in frame.columns]
+    repeated = frame.select(pl.all_horizontal(same).fill_null(False)).to_series()
+    n = int(repeated.sum())
+    if not n or frame.width < 2:
+        return table
+    first = table.place(int(repeated.arg_true()[0]))
+    notes.warn(f"{first} repeats the header{f', as do {n - 1} more lines' * (n > 1)}; they are left out")
+    return table.filter(~repeated)

@@ -63,7 +63,7 @@ def load_vocabulary(path: Path) -> Vocabulary:
     """
     file = path / ITEMS
     try:
-        return Vocabulary.from_frame(pl.read_parquet(file))
+        return Vocabulary.from_frame(pl.read_parquet(file, glob=False))
     except (OSError, pl.exceptions.PolarsError, DataError) as error:
         raise CheckpointError(f"{file} is missing or damaged") from error
 

@@ -1,21 +1,24 @@
-"""Recognise the form of a text file by its first lines: header or not, the separator, what each column is."""
+"""Recognise the form of a text log by its first lines: the separator, whether there is a header, what each column is.
+
+What nearly all lines say decides. A line that differs is an error with its number when the file is read.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import csv
-import gzip
-import io
-import itertools
+import logging
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from sasrec.core.errors import DataError
 from sasrec.data.columns import KNOWN_NAMES, Wanted, plain_name
+from sasrec.data.textfiles import SNIFFED_LINES
+from sasrec.data.times import is_time
 
-SNIFFED_LINES = 1000
-SNIFFED_BYTES = 1 << 16
+logger = logging.getLogger(__name__)
 TEXT_COLUMNS = {  # of files without a header
     "pairs": ["user_id", "item_id"],
     "triples": ["user_id", "item_id", "timestamp"],
@@ -23,101 +26,127 @@ TEXT_COLUMNS = {  # of files without a header
 }
 FORMAT_OF_WIDTH = {len(columns): name for name, columns in TEXT_COLUMNS.items()}
 QUOTED = (",", ";", "|")  # separators of files in which a quoted field may hold the separator
+NEARLY_ALL = 0.9
+TWO_EVENTS = 8  # fields: a longer line is not two events that lost the line end between them
+NAMES_OF_SEPARATORS = {"\t": "tabs", ",": "commas", ";": "semicolons", "|": "bars", "::": "::", None: "white space"}
 
 
 @dataclass(frozen=True)
-class TextFile:
-    """A text file, plain or gzipped: its first lines, and what Polars is to read."""
+class Form:
+    """How the lines of a text log are to be read."""
 
-    path: Path
-    content: bytes | None  # of a gzipped file, unpacked
-    head: list[str]  # the first lines that are not blank
-    first_line: int  # the number of head[0] in the file
-
-    @classmethod
-    def open(cls, path: Path) -> TextFile:
-        """Unpack if need be, and look at the first lines.
-
-        Raises:
-            DataError: the file is binary, is not UTF-8 or has no lines.
-        """
-        with path.open("rb") as file:
-            content = gzip.decompress(path.read_bytes()) if file.read(2) == b"\x1f\x8b" else None
-        with path.open("rb") if content is None else io.BytesIO(content) as stream:
-            if b"\0" in stream.read(SNIFFED_BYTES):
-                raise DataError(f"{path} is a binary file; give a text, CSV, JSON lines or Parquet log")
-            stream.seek(0)
-            filled = ((number, line) for number, line in enumerate(stream, 1) if line.strip(b" \t\r\n\xef\xbb\xbf"))
-            head = list(itertools.islice(filled, SNIFFED_LINES))
-        if not head:
-            raise DataError(f"{path} has only blank lines; it needs at least one line with a user and an item")
-        lines = [decoded(line, path, number) for number, line in head]
-        if "\r" in lines[0]:
-            raise DataError(f"{path} ends its lines with a bare carriage return; convert the file to newlines")
-        return cls(path, content, lines, head[0][0])
+    name: str  # pairs, triples, ratings, sequences, table (named or positioned columns), inter
+    separator: str | None  # None = white space
+    columns: list[str]  # of each field; of sequences, none
+    has_header: bool
 
     @property
-    def source(self) -> Path | bytes:
-        """What Polars reads from."""
-        return self.path if self.content is None else self.content
+    def quotes(self) -> bool:
+        """Whether a field may be in quotes: RecBole's files do not quote."""
+        return self.name != "inter"
 
-    @property
-    def size(self) -> int:
-        """Bytes of text."""
-        return self.path.stat().st_size if self.content is None else len(self.content)
+    def irregular(self, name: str, line: int, width: int) -> DataError:
+        """The error for a line of a file that has another number of fields."""
+        n = len(self.columns)
+        return DataError(
+            f"line {line} of {name} has {width} field{'s' * (width != 1)} in place of {n} ({' '.join(self.columns)}); "
+            "mend or remove it, or say --format if the file has another form"
+        )
 
 
-def decoded(line: bytes, path: Path, number: int) -> str:
-    """A line as text, without its end.
+def find_form(name: str, head: Sequence[str], wanted: Wanted) -> Form:
+    """The form of a file, or of several that are one log, by its first lines.
+
+    Args:
+        name: how messages speak of the file.
+        head: its first lines that are not blank.
+        wanted: what the caller asked for.
 
     Raises:
-        DataError: it is not UTF-8.
+        DataError: the lines have no form that is known, or two could be meant.
     """
-    try:
-        return line.decode("utf-8-sig").rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        raise DataError(f"line {number} of {path} is not UTF-8 text; convert the file to UTF-8") from error
+    form = wanted.format
+    header = find_header(head, wanted)
+    if header is not None:
+        separator, names = header
+        typed = form == "inter" or bool(re.search(r":(token|float)(_seq)?\b", head[0]))
+        return Form("inter" if typed else "table", separator, _positioned(name, names, wanted), True)
+    separator = find_separator(head, form, len(wanted.positions))
+    rows = split_lines(head, separator)
+    if form == "sequences":
+        return Form("sequences", separator, [], False)
+    if wanted.positions:
+        return Form("table", separator, _positioned(name, ["?"] * usual_width(rows)[0], wanted), False)
+    if form in (None, "csv", "tsv"):
+        form = _form_by_width(name, rows, separator)
+    return Form(str(form), separator, list(TEXT_COLUMNS.get(str(form), [])), False)
 
 
-def find_header(text: TextFile, form: str | None, wanted: Wanted) -> tuple[str | None, list[str]] | None:
+def _positioned(name: str, names: list[str], wanted: Wanted) -> list[str]:
+    """The names of the columns, by position where those were given."""
+    positions = wanted.positions
+    if not positions:
+        return names
+    if len(positions) != len(names):
+        raise DataError(
+            f"{name} has {len(names)} columns, and --columns names {len(positions)}; name each, '-' for those to skip"
+        )
+    return wanted.position_names
+
+
+def find_header(head: Sequence[str], wanted: Wanted) -> tuple[str | None, list[str]] | None:
     """The separator and the column names of the first line; None when it is a line of values.
 
     It names columns when it holds a name that was asked for, one that only a column has ("userId"), two usual names
-    ("user item"), or when it alone has no numbers where all other lines have them. Where the form asked for has
+    ("user item"), or when it alone has no numbers where nearly all other lines have them. Where the form asked for has
     no header, it must name both the user and the item.
     """
+    form = wanted.format
     if form == "sequences":
         return None
-    asked = {name for name in wanted.values() if name}
-    usual = {name for names in KNOWN_NAMES.values() for name in names}
+    asked = {name for name in (wanted.user, wanted.item, wanted.timestamp) if name}
     candidates = ["\t"] if form == "tsv" else ["\t", *QUOTED, "::", None]
-    for separator in (s for s in candidates if s is None or s in text.head[0]):
-        names = [column_name(field) for field in split_lines(text.head[:1], separator)[0]]
-        known = [plain for plain in map(plain_name, names) if plain in usual]
+    for separator in (s for s in candidates if s is None or s in head[0]):
+        names = [column_name(field) for field in split_lines(head[:1], separator)[0]]
         if form in TEXT_COLUMNS:
-            if all(set(known) & set(KNOWN_NAMES[role]) for role in ("user", "item")):
+            if _names_both(names):
                 return separator, names
-            continue
-        if asked & set(names) or len(known) >= 2 or any(len(k) > 3 and k.endswith("id") for k in known):
-            return separator, names
-        if form == "inter" and len(names) > 1:
+        elif asked & set(names) or are_names(names) or (form == "inter" and len(names) > 1):
             return separator, names
     if form in TEXT_COLUMNS:
         return None
-    separator = find_separator(text.head, form)
-    rows = split_lines(text.head, separator)
-    return (separator, [column_name(field) for field in rows[0]]) if _starts_with_names(rows) else None
+    separator = find_separator(head, form, len(wanted.positions))
+    rows = split_lines(head, separator)
+    return (separator, [column_name(field) for field in rows[0]]) if _starts_with_names(rows, wanted) else None
 
 
-def _starts_with_names(rows: Sequence[Sequence[str]]) -> bool:
-    """Whether the first row has no number, and some column has nothing else below it."""
-    first, others = rows[0], rows[1:]
-    if not others or any(map(_is_number, first)) or any(len(row) != len(first) for row in others):
+def are_names(fields: Sequence[str]) -> bool:
+    """Whether a line names columns: one that only a column has ("userId"), or two usual ones ("user item")."""
+    usual = {name for names in KNOWN_NAMES.values() for name in names}
+    known = [plain for plain in map(plain_name, fields) if plain in usual]
+    return len(known) >= 2 or any(len(k) > 3 and k.endswith("id") for k in known)
+
+
+def _names_both(names: Sequence[str]) -> bool:
+    plain = set(map(plain_name, names))
+    return all(plain & set(KNOWN_NAMES[role]) for role in ("user", "item"))
+
+
+def _starts_with_names(rows: Sequence[Sequence[str]], wanted: Wanted) -> bool:
+    """Whether the first row has no number, and some column has hardly anything else below it."""
+    first = rows[0]
+    others = [row for row in rows[1:] if len(row) == len(first)]
+    if not others or any(is_number(field) or is_time(field) for field in first):
         return False
-    return any(all(_is_number(row[j]) for row in others) for j in range(len(first)))
+    if wanted.positions and "timestamp" in wanted.positions:  # the column of times tells
+        place = wanted.positions.index("timestamp")
+        return place < len(first) and bool(first[place]) and any(is_time(row[place]) for row in others)
+    few = max(int((1 - NEARLY_ALL) * len(others)), 1 if len(others) > 2 else 0)
+    return any(sum(not is_number(row[j]) for row in others) <= few for j in range(len(first)))
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Whether a field is a number, of any spelling."""
     try:
         float(text)
     except ValueError:
@@ -127,71 +156,121 @@ def _is_number(text: str) -> bool:
 
 def column_name(field: str) -> str:
     """A name of a header without quotes and RecBole's type."""
-    return re.sub(r":(token|token_seq|float|float_seq)$", "", field.strip(' "'))
+    return re.sub(r":(token|token_seq|float|float_seq)$", "", field.strip(' "\ufeff'))
 
 
-def find_separator(head: Sequence[str], form: str | None) -> str | None:
-    """What stands between fields: the first candidate that every line has; None = white space.
+def find_separator(head: Sequence[str], form: str | None, width: int = 0) -> str | None:
+    """What stands between fields: the first candidate that gives nearly all lines as many fields; None = white space.
 
-    A form with a known number of fields takes the first candidate that gives that many.
+    A form with a known number of fields takes the candidate that gives most lines that many.
     Semicolons and bars count only where there is no white space, as they are also found inside ids. Tabs count as white
     space when they are doubled or irregular, or when they only set off the user of a sequence.
     """
     if form in ("tsv", "inter"):
         return "\t"
-    width = len(TEXT_COLUMNS.get(str(form), []))
-    for known in ("::", "\t", *QUOTED, None) if width else ():
-        if all(known is None or known in line for line in head) and {len(row) for row in split_lines(head, known)} == {
-            width
-        }:
-            return known
-    candidates = (*QUOTED, "\t") if form == "csv" else ("::", "\t", *QUOTED)
+    width = width or len(TEXT_COLUMNS.get(str(form), []))
+    if width:
+        candidates: tuple[str | None, ...] = ("::", "\t", *QUOTED, None)
+        return max(candidates, key=lambda s: _share_of(head, s, width))  # of equals the first
+    fitting = {s: _regularity(head, s) for s in _candidates(head, form)}
+    found = [s for s, share in fitting.items() if share >= NEARLY_ALL]
+    best = found[0] if found else max(fitting, key=lambda s: fitting[s], default=None)
+    if best != "\t" and best in QUOTED and form != "csv" and fitting[best] < NEARLY_ALL <= _regularity(head, None):
+        return None  # the ids hold it here and there
+    return None if best == "\t" and _tabs_are_space(head, form) else best
+
+
+def _candidates(head: Sequence[str], form: str | None) -> list[str]:
+    """Separators that more than half of the lines have."""
+    known = (*QUOTED, "\t") if form == "csv" else ("::", "\t", *QUOTED)
     lines = head[:1] if form == "csv" else head  # a quoted line break may leave a line without separators
-    for separator in candidates:
-        if not all(separator in line for line in lines):
-            continue
-        if separator in (";", "|") and form != "csv" and re.search(r"[ \t]", head[0]):
-            continue
-        return None if separator == "\t" and _tabs_are_space(head, form) else separator
-    return None
+    often = [s for s in known if sum(s in line for line in lines) > len(lines) / 2]
+    return [s for s in often if not (s in (";", "|") and form != "csv" and re.search(r"[ \t]", head[0]))]
+
+
+def _share_of(head: Sequence[str], separator: str | None, width: int) -> float:
+    rows = split_lines(head, separator)
+    return sum(len(row) == width for row in rows) / len(rows)
+
+
+def _regularity(head: Sequence[str], separator: str | None) -> float:
+    """The share of lines that have the usual number of fields, which must be above 1."""
+    width, share = usual_width(split_lines(head, separator))
+    return share if width > 1 else 0.0
 
 
 def _tabs_are_space(head: Sequence[str], form: str | None) -> bool:
     rows = split_lines(head, "\t")
-    widths = {len(row) for row in rows}
+    width, share = usual_width(rows)
     if form == "sequences":
-        return widths == {2}
-    regular = len(widths) == 1 and all(any(row[j] for row in rows) for j in range(len(rows[0])))
-    return not regular and len({len(row) for row in split_lines(head, None)}) == 1
+        return share >= NEARLY_ALL and width == 2
+    usual = [row for row in rows if len(row) == width]
+    regular = share >= NEARLY_ALL and all(any(row[j] for row in usual) for j in range(width))
+    return not regular and _regularity(head, None) >= NEARLY_ALL
+
+
+def usual_width(rows: Sequence[Sequence[str]]) -> tuple[int, float]:
+    """The number of fields that most lines have, and their share of the lines."""
+    width, times = Counter(map(len, rows)).most_common(1)[0]
+    return width, times / len(rows)
 
 
 def split_lines(lines: Sequence[str], separator: str | None) -> list[list[str]]:
     """The fields of lines, stripped."""
     if separator is None:
         return [re.split(r"[ \t]+", line.strip(" \t")) for line in lines]
-    if separator in QUOTED:
-        rows = [row for row in csv.reader(lines, delimiter=separator, skipinitialspace=True) if row]
-        rows = rows[:-1] if len(lines) == SNIFFED_LINES else rows  # a quoted field may go on beyond the last line
-    else:
-        rows = [line.split(separator) for line in lines]
+    rows = _split_quoted(lines, separator) if separator in QUOTED else [line.split(separator) for line in lines]
     return [[field.strip() for field in row] for row in rows]
 
 
-def form_by_width(path: Path, rows: Sequence[Sequence[str]]) -> str:
+def _split_quoted(lines: Sequence[str], separator: str) -> list[list[str]]:
+    """The fields of lines some of which may be in quotes, and go on in the next line."""
+    with contextlib.suppress(csv.Error):
+        rows = [row for row in csv.reader(lines, delimiter=separator, skipinitialspace=True) if row]
+        if len(rows) > len(lines) / 2:
+            return rows[:-1] if len(lines) >= SNIFFED_LINES else rows  # the last one may go on
+    return [next(csv.reader([line], delimiter=separator)) for line in lines]  # a lone quote took many lines
+
+
+def _form_by_width(name: str, rows: Sequence[Sequence[str]], separator: str | None) -> str:
     """The form of a file without a header, by how many fields its lines have.
 
     Raises:
-        DataError: no form has so many.
+        DataError: no form has so many, or the lines disagree and could mean two things.
     """
-    widths = {len(row) for row in rows}
-    if widths == {1, 2}:
-        return "pairs"  # in which some lines lack the item: an error with its line, rather than sequences of one
-    if len(widths) > 1:
-        return "sequences"
-    (width,) = widths
-    if width not in FORMAT_OF_WIDTH:
+    width, share = usual_width(rows)
+    if share > 0.5 or {len(row) for row in rows} == {1, 2}:
+        width = max(width, 2) if share < 1 else width
+        if width in FORMAT_OF_WIDTH:
+            _check_no_list_of_items(name, rows, separator)
+            return FORMAT_OF_WIDTH[width]
+        what = f"{width} field{'s' * (width != 1)}"
+        example = ",".join(["user", "item", "timestamp", *"-" * max(width - 3, 0)])
         raise DataError(
-            f"{path} has {width} field{'s' * (width != 1)} on each line and no known column names; it needs 2 (user "
-            "item), 3 (user item timestamp), 4 (user item rating timestamp) or a header; see --format and --user-column"
+            f"{name} has {what} on each line and no known column names; say which they are (such as --columns "
+            f"{example}), name those of its header (--user-column), or use --format sequences for one user a line"
         )
-    return FORMAT_OF_WIDTH[width]
+    undecided = share == 0.5 and max(map(len, rows)) <= TWO_EVENTS
+    if undecided or len({row[0] for row in rows}) < NEARLY_ALL * len(rows):
+        raise DataError(
+            f"{name} has lines of {len({len(r) for r in rows})} different numbers of fields, and none is that of most; "
+            "say --format sequences if each line is a user and their items, else mend it or separate its fields by tabs"
+        )
+    first = "; ".join(f"user {row[0]}: {', '.join(row[1:4])}{', ...' * (len(row) > 4)}" for row in rows[:2])
+    logger.warning(
+        "%s: its lines have different numbers of fields, so each is read as a user and their items in order (%s); "
+        "--format overrides", name, first,
+    )  # fmt: skip
+    return "sequences"
+
+
+def _check_no_list_of_items(name: str, rows: Sequence[Sequence[str]], separator: str | None) -> None:
+    """Refuse `user<tab>10 11 12`, which could mean one item with spaces or three items."""
+    if separator != "\t" or len(rows[0]) != 2:
+        return
+    lists = [row for row in rows if " " in row[-1] and all(map(is_number, row[-1].split()))]
+    if len(lists) > len(rows) / 2:
+        raise DataError(
+            f"{name} has fields such as {lists[0][-1]!r}, which could be one item or several; say --format sequences "
+            "if each line is a user and their items, else --format pairs"
+        )

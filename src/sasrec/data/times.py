@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import math
+import re
+from datetime import UTC, datetime
+
 import polars as pl
 
 ISO_TIME = (  # date, then optionally hour:minute[:second[.fraction]] and Z or an offset from UTC
-    r"^(\d{4}-\d{2}-\d{2})(?:[T ]([01]\d|2[0-3]):([0-5]\d)(?::([0-5]\d(?:\.\d+)?))?)?"
-    r" ?(?:Z|UTC|([+-])(\d{2}):?(\d{2}))?$"
+    r"^(\d{4}[-/]\d{2}[-/]\d{2})(?:[T ]([01]\d|2[0-3]):([0-5]\d)(?::([0-5]\d(?:[.,]\d+)?))?)?"
+    r" ?(?:Z|UTC|GMT|([+-])(\d{2}):?(\d{2}))?$"
 )
+OTHER_FORMS = {  # forms of public logs that read in one way only: a pattern, and its directives
+    r"^[A-Z][a-z]{2} [A-Z][a-z]{2} \d{1,2} \d{2}:\d{2}:\d{2} [+-]\d{4} \d{4}$": "%a %b %d %H:%M:%S %z %Y",
+    r"^[A-Z][a-z]{2}, \d{1,2} [A-Z][a-z]{2} \d{4} \d{2}:\d{2}:\d{2} [+-]\d{4}$": "%a, %d %b %Y %H:%M:%S %z",
+}
+UNITS = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
+EARLIEST, LATEST = 631_152_000, 4_102_444_800  # 1990 and 2100 in seconds since 1970
 
 
 def numbers_of(times: pl.Series) -> pl.Series | None:
@@ -29,8 +39,51 @@ def numbers_of(times: pl.Series) -> pl.Series | None:
     return values.cast(pl.Int64 if values.dtype.is_integer() else pl.Float64, strict=False)
 
 
+def holds_dates(times: pl.Series) -> bool:
+    """Whether a column holds dates rather than numbers."""
+    if times.dtype != pl.String:
+        return times.dtype.is_temporal()
+    return bool(len(times)) and is_date(str(times[0]))
+
+
+def is_date(text: str) -> bool:
+    """Whether a text is a date or a datetime of a form that is read."""
+    return any(re.match(form, text.strip()) for form in (ISO_TIME, *OTHER_FORMS))
+
+
+def is_time(text: str) -> bool:
+    """Whether a text is a date, or a number that can be one."""
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return is_date(text)
+
+
+def unit_of(values: pl.Series) -> str | None:
+    """The unit in which nearly all values are times from 1990 to 2100; None = they are no such times."""
+    for unit, scale in UNITS.items():
+        if len(values) and values.is_between(EARLIEST * scale, LATEST * scale).sum() >= 0.9 * len(values):
+            return unit
+    return None
+
+
+def is_calendar_day(values: pl.Series) -> bool:
+    """Whether nearly all values are days written as numbers, such as 20240131."""
+    day, month = values.cast(pl.Int64, strict=False) % 100, values.cast(pl.Int64, strict=False) // 100 % 100
+    fits = values.is_between(19_900_101, 21_001_231) & day.is_between(1, 31) & month.is_between(1, 12)
+    return bool(len(values)) and int(fits.sum()) >= 0.9 * len(values)
+
+
+def shown_time(value: float, unit: str | None) -> str:
+    """A time for people; a unit of None = a plain number."""
+    if unit is None or not math.isfinite(value):
+        return f"{value:g}" if isinstance(value, float) and not value.is_integer() else str(int(value))
+    moment = datetime.fromtimestamp(value / UNITS[unit], UTC)
+    return moment.strftime("%Y-%m-%d" if not value % (86_400 * UNITS[unit]) else "%Y-%m-%d %H:%M:%S")
+
+
 def _parse_times(texts: pl.Series) -> pl.Series:
-    """Text as integers, else as decimals or ISO dates, whichever more of it is; null where it is not."""
+    """Text as integers, else as decimals or dates, whichever more of it is; null where it is not."""
     integers = texts.cast(pl.Int64, strict=False)
     if not integers.null_count():
         return integers
@@ -40,17 +93,34 @@ def _parse_times(texts: pl.Series) -> pl.Series:
         return integers
     if decimals.null_count() <= len(texts) // 2:
         return decimals
-    seconds = _iso_seconds(texts)
+    seconds = _date_seconds(texts)
     return decimals if decimals.null_count() <= seconds.null_count() else seconds
+
+
+def _date_seconds(texts: pl.Series) -> pl.Series:
+    """Seconds since 1970 of dates and datetimes; without an offset they are in UTC; null where it is neither."""
+    seconds = _iso_seconds(texts)
+    for pattern, form in OTHER_FORMS.items():
+        if not seconds.null_count():
+            break
+        fitting = pl.when(texts.str.contains(pattern)).then(texts)
+        moments = texts.to_frame("text").select(fitting.str.to_datetime(form, time_unit="us", strict=False))
+        seconds = seconds.fill_null(moments.to_series().dt.epoch("us") / 1e6)
+    return seconds
 
 
 def _iso_seconds(texts: pl.Series) -> pl.Series:
     """Seconds since 1970 of ISO dates and datetimes; without an offset they are in UTC; null where it is neither."""
     names = ["date", "hour", "minute", "second", "sign", "offset_hour", "offset_minute"]
     groups = texts.str.extract_groups(ISO_TIME).struct.rename_fields(names).struct.unnest()
-    number = {name: pl.col(name).cast(pl.Float64).fill_null(0) for name in names if name not in ("date", "sign")}
+    number = {
+        name: pl.col(name).str.replace(",", ".", literal=True).cast(pl.Float64).fill_null(0)
+        for name in names
+        if name not in ("date", "sign")
+    }
     offset = number["offset_hour"] * 3600 + number["offset_minute"] * 60
-    days = pl.col("date").str.to_date("%Y-%m-%d", strict=False).cast(pl.Int32)
+    date = pl.col("date").str.replace_all("/", "-", literal=True)
+    days = date.str.to_date("%Y-%m-%d", strict=False).cast(pl.Int32)
     seconds = (
         days * 86400.0 + number["hour"] * 3600 + number["minute"] * 60 + number["second"]
         - pl.when(pl.col("sign") == "-").then(-offset).otherwise(offset)

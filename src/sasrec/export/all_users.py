@@ -229,7 +229,7 @@ def _join(parts: list[Path], output: Path) -> None:
     """One file of all parts, in their order, in bounded memory."""
     with atomic_file(output) as temporary:
         if output.suffix == ".parquet":
-            pl.scan_parquet(parts).sink_parquet(temporary, maintain_order=True)
+            pl.scan_parquet(parts, glob=False).sink_parquet(temporary, maintain_order=True)
             return
         with temporary.open("wb") as joined:
             for number, part in enumerate(parts):

@@ -1,0 +1,55 @@
+"""Columns of a log in their one type: ids, and times as numbers. Errors name the row."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from sasrec.core.errors import DataError
+from sasrec.data.columns import SourceTable
+from sasrec.data.ids import canonical_ids
+from sasrec.data.times import numbers_of
+
+
+def ids_in(table: SourceTable, column: str) -> pl.Series:
+    """A column of ids in their one type (see `ids.canonical_ids`).
+
+    Raises:
+        DataError: an id is missing, or the column holds no ids.
+    """
+    values = table.frame[column]
+    if table.is_text and values.dtype == pl.String and values.cast(pl.Int64, strict=False).null_count():
+        values = values.str.strip_chars(" \t\r")
+    missing = values.is_null()
+    if values.dtype == pl.String:
+        missing = missing | (values == "")
+    elif values.dtype.is_float():
+        missing = missing | values.is_nan()
+    if missing.any():
+        row = int(missing.arg_true()[0])
+        raise DataError(
+            f"{table.place(row)} has nothing in column {column!r}; every event needs a user and an item "
+            "(--drop-missing leaves such events out)"
+        )
+    return canonical_ids(values)
+
+
+def timestamps_in(table: SourceTable, column: str) -> pl.Series:
+    """A column of times as numbers (see `times.numbers_of`).
+
+    Raises:
+        DataError: a value is missing, or is not a number or a date.
+    """
+    given = table.frame[column]
+    values = numbers_of(given)
+    if values is None:
+        raise DataError(f"column {column!r} of {table.where} holds {given.dtype}, not numbers or dates")
+    bad = values.is_null() if values.dtype.is_integer() else ~values.is_finite().fill_null(False)
+    if bad.any():
+        row = int(bad.arg_true()[0])
+        if given[row] is None:
+            raise DataError(
+                f"{table.place(row)} has nothing in column {column!r}; every event needs a timestamp or none "
+                "(--drop-missing leaves such events out)"
+            )
+        raise DataError(f"{table.place(row)} has {given[row]!r} in column {column!r}, which is not a number or a date")
+    return values
