@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import polars as pl
 
@@ -95,9 +95,21 @@ def _suggested(columns: Sequence[Sequence[str]]) -> str:
     return ",".join(role or next(ids, "-") for role in roles)
 
 
-def note_odd_values(table: SourceTable, choice: Choice, times: pl.Series | None, notes: Notes) -> None:
-    """Warn of users and items that are words for nothing, and of times in two units or none."""
+def note_odd_values(
+    table: SourceTable, choice: Choice, ids: Mapping[str, pl.Series], times: pl.Series | None, notes: Notes
+) -> None:
+    """Warn of users and items that are words for nothing, and of times in two units or none.
+
+    Args:
+        table: as it was read.
+        choice: its columns.
+        ids: users and items, converted.
+        times: likewise; None = there are none.
+        notes: takes the warnings.
+    """
     for role in ("user", "item"):
+        if ids[role].dtype != pl.String:
+            continue
         words = missing_words(table, choice.roles[role])
         share = _true_share(words)
         if share:
@@ -114,7 +126,7 @@ def missing_words(table: SourceTable, column: str) -> pl.Series:
     """(n,) whether a column holds a word for a missing value."""
     values = table.frame[column]
     if values.dtype != pl.String:
-        return pl.Series(column, [False]).new_from_index(0, len(values))
+        return pl.repeat(False, len(values), dtype=pl.Boolean, eager=True)
     return values.is_in(MISSING_WORDS).fill_null(False)
 
 

@@ -177,6 +177,9 @@ def _check_widths(text: TextFile, form: Form) -> None:
 def _without_repeated_headers(table: SourceTable, notes: Notes) -> SourceTable:
     """The rows that are no second header, as joined files have them in the middle."""
     frame = table.frame
+    first_column = frame.columns[0]
+    if not (frame[first_column].str.contains(first_column, literal=True)).any():
+        return table
     same = [pl.col(name).str.strip_chars('" ') == name for name in frame.columns]
     repeated = frame.select(pl.all_horizontal(same).fill_null(False)).to_series()
     n = int(repeated.sum())

@@ -35,32 +35,28 @@ def read_quoted(text: TextFile, form: Form, needed: Sequence[str]) -> SourceTabl
     Raises:
         DataError: quotes are not closed, or close late; a line has too many or too few fields.
     """
-    lines = text.lines()
     separator = re.escape(str(form.separator))
-    plain, quoted = f'[^"{separator}]*', '"(?:[^"]|"")*"'
-    well_formed = f"^(?:{plain}|{quoted})(?:{separator}(?:{plain}|{quoted}))*\r?$"
-    if lines.drop_nulls().str.contains(well_formed).all():
-        return _read_line_by_line(text, form, needed, lines, quoted)
+    field = f'(?:[^"{separator}]*|"(?:[^"]|"")*")'
+    row = f"^{field}(?:{separator}{field}){{{len(form.columns) - 1}}}\r?$"  # well formed, with all its fields
+    lines = text.lines()
+    filled = lines.is_not_null()
+    if lines.str.contains(row).fill_null(True).all() and filled.any():
+        return _read_line_by_line(text, form, needed, lines, filled)
     return _read_strictly(text, form, needed)
 
 
-def _read_line_by_line(text: TextFile, form: Form, needed: Sequence[str], lines: pl.Series, quoted: str) -> SourceTable:
-    """A file of which each line is a row."""
-    filled = (lines.str.strip_chars(" \t\r") != "").fill_null(False)
-    rows, numbers = lines.filter(filled)[form.has_header :], (filled.arg_true() + 1)[form.has_header :]
-    widths = rows.str.replace_all(quoted, "").str.count_matches(str(form.separator), literal=True) + 1
-    wrong = (widths != len(form.columns)).arg_true()
-    if len(wrong):
-        raise form.irregular(text.name, int(numbers[wrong[0]]), int(widths[wrong[0]]))
-    if not len(rows):
-        return SourceTable.of_lines(pl.DataFrame(schema=dict.fromkeys(needed, pl.String)), text.name, numbers)
+def _read_line_by_line(
+    text: TextFile, form: Form, needed: Sequence[str], lines: pl.Series, filled: pl.Series
+) -> SourceTable:
+    """A file of which each line is a row or blank."""
+    numbers = (filled.arg_true() + 1)[form.has_header :].cast(pl.Int64)
     keep = sorted({form.columns.index(name) for name in needed} | {len(form.columns) - 1})
-    source = text.source if filled.all() else "\n".join(lines.filter(filled)).encode()
+    source = text.source if filled.all() else "\n".join(lines.drop_nulls()).encode()
     frame = pl.read_csv(
         source, glob=False, separator=str(form.separator), has_header=form.has_header, columns=keep, infer_schema=False
     )
-    if len(frame) != len(rows):
-        raise DataError(f"{text.name} has {len(rows)} lines of events, and {len(frame)} were read; check its quotes")
+    if len(frame) != len(numbers):
+        raise DataError(f"{text.name} has {len(numbers)} lines of events, and {len(frame)} were read; check its quotes")
     frame.columns = [form.columns[j] for j in keep]
     return SourceTable.of_lines(frame, text.name, numbers)
 

@@ -280,7 +280,7 @@ def _events(table: SourceTable, choice: Choice, wanted: Wanted, notes: Notes) ->
     columns = {"user_id": ids_in(table, choice.roles["user"]), "item_id": ids_in(table, choice.roles["item"])}
     times = None if choice.timestamp is None else timestamps_in(table, choice.timestamp)
     dates = choice.timestamp is not None and holds_dates(table.frame[choice.timestamp])
-    note_odd_values(table, choice, times, notes)
+    note_odd_values(table, choice, {"user": columns["user_id"], "item": columns["item_id"]}, times, notes)
     dropped = n - len(table.frame)
     if dropped:
         notes.warn(f"{table.where}: {dropped:,} of {n:,} events lack a user, an item or a time and are left out")

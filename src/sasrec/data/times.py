@@ -61,17 +61,27 @@ def is_time(text: str) -> bool:
 
 def unit_of(values: pl.Series) -> str | None:
     """The unit in which nearly all values are times from 1990 to 2100; None = they are no such times."""
+    if not len(values):
+        return None
+    low, high = values.min(), values.max()
     for unit, scale in UNITS.items():
-        if len(values) and values.is_between(EARLIEST * scale, LATEST * scale).sum() >= 0.9 * len(values):
+        first, last = EARLIEST * scale, LATEST * scale
+        if first <= low <= high <= last:  # type: ignore[operator]
             return unit
+        if not (high < first or low > last):  # type: ignore[operator]
+            inside = values.is_between(first, last).sum()
+            if inside >= 0.9 * len(values):
+                return unit
     return None
 
 
 def is_calendar_day(values: pl.Series) -> bool:
     """Whether nearly all values are days written as numbers, such as 20240131."""
+    if not len(values) or values.max() < 19_900_101 or values.min() > 21_001_231:  # type: ignore[operator]
+        return False
     day, month = values.cast(pl.Int64, strict=False) % 100, values.cast(pl.Int64, strict=False) // 100 % 100
     fits = values.is_between(19_900_101, 21_001_231) & day.is_between(1, 31) & month.is_between(1, 12)
-    return bool(len(values)) and int(fits.sum()) >= 0.9 * len(values)
+    return int(fits.sum()) >= 0.9 * len(values)
 
 
 def shown_time(value: float, unit: str | None) -> str:
