@@ -79,7 +79,8 @@ def _looks_like_times(values: Sequence[str]) -> bool:
 def _are_ratings(values: Sequence[str]) -> bool:
     """Whether all values are 0, 0.5, 1, ... 10."""
     numbers = [float(value) for value in values if is_number(value)]
-    return len(numbers) == len(values) and all(0 <= x <= 10 and 2 * x == int(2 * x) for x in numbers)
+    alike = all(0 <= x <= 10 and 2 * x == int(2 * x) for x in numbers)
+    return len(numbers) == len(values) and alike and len(set(numbers)) > 1
 
 
 def _suggested(columns: Sequence[Sequence[str]]) -> str:

@@ -14,7 +14,7 @@ import polars as pl
 
 from sasrec.core.errors import ConfigError, DataError
 from sasrec.data.notes import Notes
-from sasrec.data.times import is_calendar_day, numbers_of, unit_of
+from sasrec.data.times import UNITS, is_calendar_day, numbers_of, unit_of
 
 POSITION_NAMES = {  # what --columns may say, and what the column is then called
     "user": "user_id", "item": "item_id", "timestamp": "timestamp", "event": "event", "weight": "weight",
@@ -38,7 +38,7 @@ KNOWN_NAMES = {  # as compared: lower case, letters and digits only; the earlier
         "description",
     ],
 }  # fmt: skip
-TIME_WORDS = re.compile(r"time|date|(?<![a-z])(ts|dt|day|epoch)(?![a-z])|(?<![a-z])at$")
+TIME_WORDS = re.compile(r"time|date|(?<![a-z])(ts|dt|day|ms|millis|epoch|unix)(?![a-z])|(?<![a-z])at$")
 OTHER_TIMES = re.compile(  # times that are not those of the event
     r"release|birth|publish|sign.?up|regist|expire|expiry|updat|deliver|ship|due|play|watch|stay|spent|life|run.?time|"
     r"durat|zone|elapsed|since|valid|start|end"
@@ -202,7 +202,9 @@ def _choose_time(columns: Sequence[str], sample: pl.DataFrame, where: str, wante
     named = [c for c in columns if c not in usual and _is_named_like_time(c)]
     steps = {c: _steps(sample[c]) for c in columns if c in sample.columns}
     candidates = usual + [c for c in named if steps.get(c) and not OTHER_TIMES.search(c.lower())]
-    chosen = max(candidates, key=lambda c: steps.get(c, 0), default=None) if candidates else None
+    chosen = max(candidates, key=lambda c: steps.get(c, 0), default=None)
+    finer = [c for c in columns if chosen and steps.get(c, 0) > steps.get(chosen, 0) and c not in candidates]
+    chosen = next((c for c in finer if _same_days(sample[c], sample[chosen])), chosen)
     by_name = [*usual, *named] if chosen is None else usual  # beside times that are read only what holds times counts
     unread = [c for c in columns if c != chosen and (c in by_name or steps.get(c))]
     if unread:
@@ -236,6 +238,25 @@ def _steps(values: pl.Series) -> int:
     if unit_of(numbers) is None and not is_calendar_day(numbers):
         return 0
     return int(numbers.n_unique())
+
+
+def _same_days(finer: pl.Series, coarser: pl.Series) -> bool:
+    """Whether two columns of times mean the same days, wherever they count them from."""
+    days = [_days(values) for values in (finer, coarser)]
+    apart = (days[0] - days[1]).abs().fill_null(2)
+    return bool(len(apart)) and int((apart <= 1).sum()) >= 0.95 * len(apart)
+
+
+def _days(values: pl.Series) -> pl.Series:
+    """Days since 1970 of a column of times."""
+    numbers = numbers_of(values)
+    if numbers is None:
+        return pl.repeat(None, len(values), dtype=pl.Float64, eager=True)
+    unit = unit_of(numbers.drop_nulls())
+    if unit is None and is_calendar_day(numbers.drop_nulls()):
+        days = numbers.cast(pl.Int64).cast(pl.String).str.to_date("%Y%m%d", strict=False)
+        return days.cast(pl.Int32).cast(pl.Float64)
+    return (numbers / (86_400 * UNITS[unit or "seconds"])).floor()
 
 
 def joined(tables: Sequence[SourceTable], where: str) -> SourceTable:

@@ -48,7 +48,8 @@ def holds_dates(times: pl.Series) -> bool:
 
 def is_date(text: str) -> bool:
     """Whether a text is a date or a datetime of a form that is read."""
-    return any(re.match(form, text.strip()) for form in (ISO_TIME, *OTHER_FORMS))
+    text = text.strip()
+    return len(text) >= 10 and not text.isdigit() and any(re.match(form, text) for form in (ISO_TIME, *OTHER_FORMS))
 
 
 def is_time(text: str) -> bool:
