@@ -20,8 +20,8 @@ from sasrec.core.presets import PRESETS, LogStatistics
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 COMMANDS = [
-    "prepare", "train", "benchmark", "evaluate", "compare", "recommend", "score", "similar", "explain", "serve",
-    "convert", "export", "datasets", "info", "demo",
+    "prepare", "inspect", "train", "benchmark", "evaluate", "compare", "recommend", "score", "similar", "explain",
+    "serve", "convert", "export", "datasets", "info", "demo",
 ]  # fmt: skip
 TERMINAL = {"COLUMNS": "110", "NO_COLOR": "1", "TERM": "dumb"}
 CLI_TEXT = """\

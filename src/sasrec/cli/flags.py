@@ -22,8 +22,13 @@ from sasrec.data.logs import Reading
 PANELS = {"model": "Model", "train": "Training", "eval": "Evaluation", "server": "Server"}
 SHORT_FLAGS = {"k": ["-k"]}
 
-LogArgument = Annotated[
-    str, typer.Argument(help="a log file, a folder written by prepare or train, or the name of a data set")
+Logs = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="LOG...",
+        help="one or more log files, folders or patterns of one log, - for standard input; or one folder written by "
+        "prepare or train; or the name of a data set",
+    ),
 ]
 Run = Annotated[Path, typer.Argument(help="a run folder")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]

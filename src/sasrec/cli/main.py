@@ -18,6 +18,7 @@ from sasrec.core.errors import ConfigError, SASRecError
 
 COMMANDS: dict[str, Callable[..., None]] = {  # in the order of --help
     "prepare": train.prepare,
+    "inspect": train.inspect,
     "train": train.train,
     "benchmark": train.benchmark_,
     "evaluate": measure.evaluate,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +115,16 @@ class Reading:
         )
 
     @property
+    def flags(self) -> list[str]:
+        """The flags of a command that reads a log in this way."""
+        words: list[str] = []
+        for one in fields(self):
+            value, flag = getattr(self, one.name), "--" + one.name.replace("_", "-")
+            if value != one.default:
+                words += [flag] if value is True else [flag, str(value)]
+        return words
+
+    @property
     def filters(self) -> bool:
         """Whether events are left out."""
         return self.repeats != "keep" or self.k_core > 0
@@ -132,8 +142,9 @@ def load_log(source: Any, reading: Reading = AS_IT_IS) -> Log:
 
     Raises:
         DataError: it cannot be read, or nothing is left of it.
-        ConfigError: a prepared folder is to be filtered.
+        ConfigError: a prepared folder is to be filtered, or is one of several logs.
     """
+    source = _only(source)
     if isinstance(source, str | Path) and is_prepared(Path(source)):
         log = _load_prepared(Path(source), reading)
     else:
@@ -143,6 +154,30 @@ def load_log(source: Any, reading: Reading = AS_IT_IS) -> Log:
     if reading.titles is None:
         return log
     return log.with_titles(read_titles(reading.titles, reading.title_item_column, reading.title_column))
+
+
+def _only(source: Any) -> Any:
+    """The source itself where it is a list of one; several are files, folders of files and patterns.
+
+    Raises:
+        ConfigError: one of several is no file.
+    """
+    if not isinstance(source, list | tuple):
+        return source
+    if len(source) == 1:
+        return source[0]
+    for one in source:
+        if _is_dataset(one):
+            raise ConfigError(
+                f"{one} is the name of a data set, which is a log of its own; give it alone, or only files"
+            )
+        if isinstance(one, str | Path) and is_prepared(Path(one)):
+            raise ConfigError(f"{one} is a prepared folder, which is a log of its own; give it alone, or only files")
+    return source
+
+
+def _is_dataset(source: Any) -> bool:
+    return isinstance(source, str) and source in DATASETS and not Path(source).exists()
 
 
 def _load_prepared(folder: Path, reading: Reading) -> Log:
@@ -156,7 +191,7 @@ def _load_prepared(folder: Path, reading: Reading) -> Log:
 
 
 def _read(source: Any, reading: Reading) -> Log:
-    if isinstance(source, str) and source in DATASETS and not Path(source).exists():
+    if _is_dataset(source):
         (events, titles, understanding), name = load_dataset_log(source), source
     else:
         events, understanding = read_log(source, reading.wanted)
@@ -166,9 +201,16 @@ def _read(source: Any, reading: Reading) -> Log:
 
 
 def name_of(source: Any) -> str:
-    """What a log is called in results: its file or folder without suffixes; of several files the first."""
-    first = source[0] if isinstance(source, list | tuple) and source else source
-    name = Path(first).name.split(".")[0] if isinstance(first, str | Path) else ""
+    """What a log is called in results: its file or folder without suffixes; of several files what they have in common.
+
+    Such as `part` of part-1.csv and part-2.csv; the first one's name where they have nothing in common.
+    """
+    sources = source if isinstance(source, list | tuple) else [source]
+    names = [Path(one).name.split(".")[0] for one in sources if isinstance(one, str | Path)] or [""]
+    name, last = min(names), max(names)
+    if name != last:
+        n = next((j for j, pair in enumerate(zip(name, last, strict=False)) if pair[0] != pair[1]), len(name))
+        name = name[:n].rstrip("0123456789").rstrip("-_ ") or names[0]
     return name.strip("-*?") or "log"
 
 

@@ -6,7 +6,8 @@ Kept as log.json beside the sequences of a prepared folder or a run, shown in th
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
@@ -18,6 +19,7 @@ from sasrec.data.times import is_calendar_day, shown_time, unit_of
 LOG = "log.json"
 SHOWN_EVENTS = 5
 SHOWN_NAMES = 8
+SAMPLED_ROWS = 1000  # decide whether a pass over all rows could find them in order
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Understanding:
     unit: str | None = None  # of times, as far as it can be told: seconds, milliseconds, ...; days: 20240131
     first_time: float | None = None  # None = the log has no times
     last_time: float | None = None
+    row_order: str = ""  # how rows follow each other in time, such as "oldest first"; "" = no times, or not known
     first_events: list[list[int | float | str]] = field(default_factory=list)  # user, item[, time] in input order
     notes: list[Note] = field(default_factory=list)
 
@@ -51,6 +54,14 @@ class Understanding:
         counted = f"{self.source}: {n_events:,}{of_all} events of {n_users:,} users and {n_items:,} items{span}"
         read = ", ".join(f"{role} = {name}" for role, name in self.columns.items())
         return [counted, f"read as {self.form}: {read}; {self.time_line}{self._rest()}", *self._first()]
+
+    @property
+    def without_folders(self) -> Understanding:
+        """The same without the folders that the log lies in, and notes without its name: for pages that others see."""
+        folder = str(Path(self.source).parent)
+        texts = [_without_folders(note.text.removeprefix(f"{self.source}: "), folder) for note in self.notes]
+        notes = [replace(note, text=text) for note, text in zip(self.notes, texts, strict=True)]
+        return replace(self, source=Path(self.source).name, notes=notes)
 
     @property
     def span(self) -> str:
@@ -108,11 +119,36 @@ def understand(log: pl.DataFrame, source: str, form: str, **told: object) -> Und
             "unit": None if times is None or is_calendar_day(times) else unit_of(times),
             "first_time": span[0],
             "last_time": span[1],
+            "row_order": "" if times is None else _row_order(log["user_id"], times),
             "first_events": [list(row) for row in log.head(SHOWN_EVENTS).rows()],
             **told,
         },
         Understanding,
     )
+
+
+def _without_folders(text: str, folder: str) -> str:
+    text = text if folder == "." else text.replace(f"{folder}/", "")
+    return re.sub(r"(?<!\S)/\S*/", "", text)  # parts of a log may lie in other folders
+
+
+def _row_order(users: pl.Series, times: pl.Series) -> str:
+    """How rows follow each other in time."""
+    for order, newest_first in (("oldest first", False), ("newest first", True)):
+        if times.is_sorted(descending=newest_first):
+            return order
+        if all(_is_by_user(users.head(n), times.head(n), newest_first) for n in (SAMPLED_ROWS, len(users))):
+            return f"user by user, {order}"
+    return "not by time"
+
+
+def _is_by_user(users: pl.Series, times: pl.Series, newest_first: bool) -> bool:
+    """Whether each user's rows stand together, in order of time."""
+    run = users.rle_id()
+    step = times.diff() * (-1 if newest_first else 1)
+    in_order = ((step >= 0) | (run.diff() != 0)).fill_null(True)
+    n_runs = int(run[-1]) + 1
+    return bool(in_order.all()) and n_runs < len(users) and n_runs == users.n_unique()
 
 
 def save_understanding(folder: Path, understanding: Understanding) -> None:
