@@ -394,9 +394,8 @@ class Recommender:
         result, sequences = self.train_result, self.sequences
         assert result is not None
         assert sequences is not None
-        examples = []
-        if not self.config.refit_epochs:  # else the model has seen what comes next
-            examples = build_examples(self.split(), self.vocabulary, self.top_indices)
+        # After a refit the model has seen what comes next.
+        examples = [] if self.config.refit_epochs else build_examples(self.split(), self.vocabulary, self.top_indices)
         facts = RunFacts(
             config=self.config,
             lengths=np.diff(sequences.offsets),
@@ -408,6 +407,7 @@ class Recommender:
             best_epoch=result.best_epoch,
             seconds=result.seconds,
             stopped=result.stopped,
+            understanding=sequences.understanding,
         )
         write_report(folder, facts)
 

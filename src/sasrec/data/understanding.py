@@ -52,8 +52,19 @@ class Understanding:
         of_all = f" of {self.n_events:,}" if n_events != self.n_events else ""
         span = f", {self.span}" if self.span else ""
         counted = f"{self.source}: {n_events:,}{of_all} events of {n_users:,} users and {n_items:,} items{span}"
-        read = ", ".join(f"{role} = {name}" for role, name in self.columns.items())
-        return [counted, f"read as {self.form}: {read}; {self.time_line}{self._rest()}", *self._first()]
+        rest = f"; left alone: {self.left_alone_line}" if self.left_alone else ""
+        return [counted, f"read as {self.form}: {self.columns_line}; {self.time_line}{rest}", *self._first()]
+
+    @property
+    def columns_line(self) -> str:
+        """Which column is what."""
+        return ", ".join(f"{role} = {name}" for role, name in self.columns.items())
+
+    @property
+    def left_alone_line(self) -> str:
+        """The first columns that were not read, and how many more there are."""
+        more = len(self.left_alone) - SHOWN_NAMES
+        return ", ".join(self.left_alone[:SHOWN_NAMES]) + (f" and {more} more" if more > 0 else "")
 
     @property
     def without_folders(self) -> Understanding:
@@ -80,11 +91,6 @@ class Understanding:
         if self.dates:
             return "times from dates, in seconds since 1970"
         return f"times in {self.unit} since 1970" if self.unit else "times as numbers"
-
-    def _rest(self) -> str:
-        names = self.left_alone
-        more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
-        return f"; left alone: {', '.join(names[:SHOWN_NAMES])}{more}" if names else ""
 
     def _first(self) -> list[str]:
         if not self.first_events:
@@ -134,9 +140,11 @@ def _without_folders(text: str, folder: str) -> str:
 
 def _row_order(users: pl.Series, times: pl.Series) -> str:
     """How rows follow each other in time."""
-    for order, newest_first in (("oldest first", False), ("newest first", True)):
+    orders = {"oldest first": False, "newest first": True}
+    for order, newest_first in orders.items():
         if times.is_sorted(descending=newest_first):
             return order
+    for order, newest_first in orders.items():
         if all(_is_by_user(users.head(n), times.head(n), newest_first) for n in (SAMPLED_ROWS, len(users))):
             return f"user by user, {order}"
     return "not by time"

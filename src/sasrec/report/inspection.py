@@ -140,7 +140,7 @@ def _as_read(found: Inspection) -> str:
     rows = [
         ("log", read.source),
         ("read as", read.form),
-        ("columns", ", ".join(f"{role} = {name}" for role, name in read.columns.items())),
+        ("columns", read.columns_line),
         ("left alone", ", ".join(read.left_alone)),
         ("times", f"{read.span}; {read.time_line.removeprefix('times ')}" if read.span else read.time_line),
         ("order of rows", read.row_order),
