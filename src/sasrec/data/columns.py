@@ -203,8 +203,10 @@ def _choose_time(columns: Sequence[str], sample: pl.DataFrame, where: str, wante
     steps = {c: _steps(sample[c]) for c in columns if c in sample.columns}
     candidates = usual + [c for c in named if steps.get(c) and not OTHER_TIMES.search(c.lower())]
     chosen = max(candidates, key=lambda c: steps.get(c, 0), default=None)
-    finer = [c for c in columns if chosen and steps.get(c, 0) > steps.get(chosen, 0) and c not in candidates]
-    chosen = next((c for c in finer if _same_days(sample[c], sample[chosen])), chosen)
+    if chosen is not None:
+        coarse, n = sample[chosen], steps.get(chosen, 0)
+        finer = [c for c in columns if steps.get(c, 0) > n and c not in candidates and _same_days(sample[c], coarse)]
+        chosen = finer[0] if finer else chosen
     by_name = [*usual, *named] if chosen is None else usual  # beside times that are read only what holds times counts
     unread = [c for c in columns if c != chosen and (c in by_name or steps.get(c))]
     if unread:
