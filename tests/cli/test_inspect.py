@@ -11,6 +11,7 @@ import pytest
 from sasrec.cli import main as cli
 
 Run = Callable[..., tuple[int, str, str]]
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "data.md"
 LOG = """\
 userId,movieId,date,device
 ben,0113,2024-03-01 21:00,tv
@@ -89,6 +90,11 @@ def test_inspect_tells_all_of_a_log_on_stdout_and_writes_nothing(run: Run) -> No
     assert out.endswith("\nTo train on it\nsasrec train events.csv --output runs/events\n")
     assert max(map(len, out.splitlines())) <= 80
     assert files() == {"events.csv"}
+
+
+def test_the_page_on_data_shows_what_inspect_prints(run: Run) -> None:
+    shown = DOCS.read_text().partition("$ sasrec inspect events.csv\n")[2].partition("```")[0]
+    assert shown == run("inspect", "events.csv")[1]
 
 
 def test_a_warning_is_in_the_text_alone(run: Run) -> None:

@@ -25,7 +25,7 @@ SHORT_FLAGS = {"k": ["-k"]}
 Logs = Annotated[
     list[str],
     typer.Argument(
-        metavar="LOG...",
+        metavar="LOG",
         help="one or more log files, folders or patterns of one log, - for standard input; or one folder written by "
         "prepare or train; or the name of a data set",
     ),
