@@ -152,11 +152,12 @@ def _row_order(users: pl.Series, times: pl.Series) -> str:
 
 def _is_by_user(users: pl.Series, times: pl.Series, newest_first: bool) -> bool:
     """Whether each user's rows stand together, in order of time."""
-    run = users.rle_id()
+    begins = users != users.shift()  # null in the first row
     step = times.diff() * (-1 if newest_first else 1)
-    in_order = ((step >= 0) | (run.diff() != 0)).fill_null(True)
-    n_runs = int(run[-1]) + 1
-    return bool(in_order.all()) and n_runs < len(users) and n_runs == users.n_unique()
+    if not ((step >= 0) | begins).all():
+        return False
+    runs = users.filter(begins.fill_null(True))
+    return len(runs) < len(users) and runs.n_unique() == len(runs)
 
 
 def save_understanding(folder: Path, understanding: Understanding) -> None:
