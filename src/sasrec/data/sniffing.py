@@ -76,6 +76,8 @@ def find_form(name: str, head: Sequence[str], wanted: Wanted) -> Form:
     if form == "sequences":
         return Form("sequences", separator, [], False)
     if wanted.positions:
+        if usual_width(rows)[0] != len(wanted.positions):  # speak of the columns that there are
+            rows = split_lines(head, find_separator(head, form))
         return Form("table", separator, _positioned(name, ["?"] * usual_width(rows)[0], wanted), False)
     if form in (None, "csv", "tsv"):
         form = _form_by_width(name, rows, separator)
@@ -88,9 +90,8 @@ def _positioned(name: str, names: list[str], wanted: Wanted) -> list[str]:
     if not positions:
         return names
     if len(positions) != len(names):
-        raise DataError(
-            f"{name} has {len(names)} columns, and --columns names {len(positions)}; name each, '-' for those to skip"
-        )
+        n = f"{len(names)} column{'s' * (len(names) != 1)}"
+        raise DataError(f"{name} has {n}, and --columns names {len(positions)}; name each, '-' for those to skip")
     return wanted.position_names
 
 
@@ -229,7 +230,8 @@ def _split_quoted(lines: Sequence[str], separator: str) -> list[list[str]]:
         rows = [row for row in csv.reader(lines, delimiter=separator, skipinitialspace=True) if row]
         if len(rows) > len(lines) / 2:
             return rows[:-1] if len(lines) >= SNIFFED_LINES else rows  # the last one may go on
-    return [next(csv.reader([line], delimiter=separator)) for line in lines]  # a lone quote took many lines
+    # a lone quote took many lines, or a carriage return stands inside of one
+    return [next(csv.reader([line.replace("\r", " ")], delimiter=separator)) for line in lines]
 
 
 def _form_by_width(name: str, rows: Sequence[Sequence[str]], separator: str | None) -> str:
@@ -245,7 +247,8 @@ def _form_by_width(name: str, rows: Sequence[Sequence[str]], separator: str | No
             _check_no_list_of_items(name, rows, separator)
             return FORMAT_OF_WIDTH[width]
         what = f"{width} field{'s' * (width != 1)}"
-        example = ",".join(["user", "item", "timestamp", *"-" * max(width - 3, 0)])
+        more = ["-"] * max(min(width, 12) - 3, 0) + ["..."] * (width > 12)
+        example = ",".join(["user", "item", "timestamp", *more])
         raise DataError(
             f"{name} has {what} on each line and no known column names; say which they are (such as --columns "
             f"{example}), name those of its header (--user-column), or use --format sequences for one user a line"
