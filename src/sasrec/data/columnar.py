@@ -59,7 +59,7 @@ def read_tables(
     Raises:
         DataError: a file is damaged, lacks a column, or its columns do not fit those of the others.
     """
-    parts = []
+    parts: list[SourceTable] = []
     for file in files:
         with reading(f"{file.name} as {kind}"):
             wanted = None if columns is None else [name for name in columns if name not in file.partition]

@@ -39,6 +39,7 @@ KNOWN_NAMES = {  # as compared: lower case, letters and digits only; the earlier
     ],
 }  # fmt: skip
 TIME_WORDS = re.compile(r"time|date|(?<![a-z])(ts|dt|day|epoch|when)(?![a-z])|(?<![a-z])at$")
+QUICK_LOOK, SHORTEST_DATE, SMALLEST_TIME = 100, 4, 19_900_101  # rows; digits, as of 1/2/24; the day 1990-01-01
 OTHER_TIMES = re.compile(  # times that are not those of the event
     r"release|birth|publish|sign.?up|regist|expire|expiry|updat|deliver|ship|due|play|watch|stay|spent|life|run.?time|"
     r"durat|zone|elapsed|since|valid|start|end"
@@ -208,11 +209,14 @@ def _choose_time(columns: Sequence[str], sample: pl.DataFrame, where: str, wante
     known = {plain_name(column): column for column in reversed(columns)}
     usual = [known[name] for name in KNOWN_NAMES["timestamp"] if name in known]
     named = [c for c in columns if c not in usual and _is_named_like_time(c)]
-    steps = {c: _steps(sample[c]) for c in columns if c in sample.columns}
+    values = {series.name: series for series in sample}
+    steps = {c: _steps(values[c]) for c in columns if c in values}
     candidates = usual + [c for c in named if steps.get(c) and not OTHER_TIMES.search(c.lower())]
     chosen = max(candidates, key=lambda c: steps.get(c, 0), default=None) if candidates else None
     by_name = [*usual, *named] if chosen is None else usual  # beside times that are read only what holds times counts
-    unread = [c for c in columns if c != chosen and (c in by_name or steps.get(c) or _are_dates(sample, c))]
+    unread = [
+        c for c in columns if c != chosen and (c in by_name or steps.get(c) or (c in values and _are_dates(values[c])))
+    ]
     if unread:
         instead = f"times are read from {chosen!r}" if chosen else "the order of the rows counts"
         verbs = ("looks", "is") if len(unread) == 1 else ("look", "are")
@@ -223,10 +227,10 @@ def _choose_time(columns: Sequence[str], sample: pl.DataFrame, where: str, wante
     return chosen
 
 
-def _are_dates(sample: pl.DataFrame, column: str) -> bool:
+def _are_dates(values: pl.Series) -> bool:
     """Whether a column holds text that is mostly dates of forms which are not read, such as 31/01/2024."""
-    values = sample[column].drop_nulls() if column in sample.columns else pl.Series(dtype=pl.Null)
-    if values.dtype != pl.String or not len(values):
+    values = values.drop_nulls()
+    if values.dtype != pl.String or not len(values) or not _may_be_times(values):
         return False
     return int(values.str.contains(OTHER_DATES).sum()) >= 0.9 * len(values)
 
@@ -240,8 +244,18 @@ def _is_named_like_time(column: str) -> bool:
     return bool(TIME_WORDS.search(words))
 
 
+def _may_be_times(values: pl.Series) -> bool:
+    """A quick look, for tables of thousands of columns: whether any of the first values is long enough for a time."""
+    first = values.head(QUICK_LOOK).to_list()
+    if values.dtype == pl.String:
+        return any(text is not None and sum(map(str.isdecimal, text)) >= SHORTEST_DATE for text in first)
+    return not values.dtype.is_numeric() or any(x is not None and x >= SMALLEST_TIME for x in first)
+
+
 def _steps(values: pl.Series) -> int:
     """How many different times a sample of a column holds; 0 = it does not look like times."""
+    if not _may_be_times(values):
+        return 0
     values = values.drop_nulls()
     if values.dtype == pl.String:
         values = values.filter(values.str.strip_chars() != "")

@@ -77,7 +77,7 @@ def timestamps_in(table: SourceTable, column: str) -> pl.Series:
 
 def _check_exact(table: SourceTable, given: pl.Series, values: pl.Series) -> None:
     """Refuse integers that a decimal elsewhere in the column makes floats, which are too coarse for them."""
-    coarse = (values.abs() > 2**53) & given.str.contains(r"^\s*[+-]?\d+\s*$")
+    coarse = (values.abs() >= 2**53) & given.str.contains(r"^\s*[+-]?\d+\s*$")
     if coarse.any():
         row = int(coarse.arg_true()[0])
         raise DataError(

@@ -17,7 +17,8 @@ OTHER_FORMS = {  # forms of public logs that read in one way only: a pattern, an
     r"^[A-Z][a-z]{2}, \d{1,2} [A-Z][a-z]{2} \d{4} \d{2}:\d{2}:\d{2} [+-]\d{4}$": "%a, %d %b %Y %H:%M:%S %z",
 }
 OTHER_DATES = (  # dates of forms that are not read, as 02/03/2024 has two meanings
-    r"^\s*(\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}\b|\d{1,2}[ /-][A-Z][a-z]{2}|([A-Z][a-z]{2,8},? )?[A-Z][a-z]{2,8} \d{1,2},? \d{4}\b)"
+    r"^\s*(\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}\b|\d{1,2}[ /-][A-Z][a-z]{2}"
+    r"|([A-Z][a-z]{2,8},? )?[A-Z][a-z]{2,8} \d{1,2},? \d{4}\b)"
 )
 UNITS = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
 EARLIEST, LATEST = 631_152_000, 4_102_444_800  # 1990 and 2100 in seconds since 1970

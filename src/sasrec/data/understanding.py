@@ -1,6 +1,7 @@
 """What was understood of a log: its form, its columns, its times, its first events, and what is odd about it.
 
-Kept as log.json beside the sequences of a prepared folder or a run, shown in three lines while reading, and in full by `sasrec inspect`.
+Kept as log.json beside the sequences of a prepared folder or a run, shown in three lines while reading, and in full by
+`sasrec inspect`.
 """
 
 from __future__ import annotations
