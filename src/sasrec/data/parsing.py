@@ -34,7 +34,7 @@ def read_text(text: TextFile, form: Form, needed: Sequence[str], notes: Notes) -
     if form.name == "sequences":
         return _read_sequences(text, form.separator, notes)
     if not form.has_header:
-        integers = _read_integers(text, form)
+        integers = _read_integers(text, form, needed)
         if integers is not None:
             return SourceTable.of_lines(integers.select(needed), text.name, 1)
     if form.separator is None or form.separator == "::":
@@ -45,7 +45,7 @@ def read_text(text: TextFile, form: Form, needed: Sequence[str], notes: Notes) -
     return _without_headers(table, form, notes)
 
 
-def _read_integers(text: TextFile, form: Form) -> pl.DataFrame | None:
+def _read_integers(text: TextFile, form: Form, needed: Sequence[str]) -> pl.DataFrame | None:
     """The columns as Int64, or None when the text is anything but canonical integers with single separators.
 
     The size of the file tells: integers written canonically, one separator between and one newline after, add up to it;
@@ -56,8 +56,7 @@ def _read_integers(text: TextFile, form: Form) -> pl.DataFrame | None:
     width = len(separator or " ")
     names = list(itertools.chain.from_iterable([name, *(f"_{name}" for _ in range(width - 1))] for name in columns))
     names = names[: len(names) - (width - 1)]
-    integers = {"user_id", "item_id", "timestamp"}.intersection(columns)
-    types = [pl.Int64 if name in integers else pl.String for name in names]
+    types = [pl.Int64 if name in needed else pl.String for name in names]
     try:
         frame = pl.read_csv(
             text.source, glob=False, has_header=False, separator=(separator or " ")[0], quote_char=None,
@@ -66,6 +65,8 @@ def _read_integers(text: TextFile, form: Form) -> pl.DataFrame | None:
     except pl.exceptions.PolarsError:
         return None
     if frame.width != len(names) or sum(frame.select(columns).null_count().row(0)):
+        return None
+    if any(frame[name].str.contains('"', literal=True).any() for name in columns if name not in needed):
         return None
     written = len(frame) * (1 + width * (len(columns) - 1)) + sum(written_length(frame[name]) for name in columns)
     return frame.select(columns) if text.size == written - (not text.ends_with_newline) else None

@@ -226,12 +226,17 @@ def split_lines(lines: Sequence[str], separator: str | None) -> list[list[str]]:
 
 def _split_quoted(lines: Sequence[str], separator: str) -> list[list[str]]:
     """The fields of lines some of which may be in quotes, and go on in the next line."""
+    alone = [next(csv.reader([line.replace("\r", " ")], delimiter=separator)) for line in lines]
+    if not any('"' in line for line in lines):
+        return alone
+    whole = len(lines) < SNIFFED_LINES  # else the last row may go on
     with contextlib.suppress(csv.Error):
-        rows = [row for row in csv.reader(lines, delimiter=separator, skipinitialspace=True) if row]
-        if len(rows) > len(lines) / 2:
-            return rows[:-1] if len(lines) >= SNIFFED_LINES else rows  # the last one may go on
-    # a lone quote took many lines, or a carriage return stands inside of one
-    return [next(csv.reader([line.replace("\r", " ")], delimiter=separator)) for line in lines]
+        reader = csv.reader([line + "\n" for line in lines], delimiter=separator, skipinitialspace=True, strict=whole)
+        rows = [row for row in reader if row]
+        rows = rows if whole else rows[:-1]
+        if rows and usual_width(rows)[1] >= usual_width(alone)[1]:
+            return rows
+    return alone
 
 
 def _form_by_width(name: str, rows: Sequence[Sequence[str]], separator: str | None) -> str:
