@@ -13,7 +13,10 @@ from sasrec.data.notes import Notes
 from sasrec.data.sniffing import Form, is_number
 from sasrec.data.times import EARLIEST, LATEST, UNITS, is_calendar_day, is_date, is_time, unit_of
 
-MISSING_WORDS = ["NA", "N/A", "NULL", "Null", "null", "\\N", "None", "none", "nan", "NaN", "<NA>", "undefined"]
+MISSING_WORDS = [
+    "NA", "N/A", "n/a", "#N/A", "<NA>", "NULL", "Null", "null", "(null)", "\\N", "None", "none", "nan", "NaN", "NaT",
+    "undefined",
+]  # fmt: skip
 ENOUGH_ROWS = 100  # of a file without a header, to tell times from ratings
 MOSTLY = 0.9
 REVIEWER, PRODUCT = r"A[0-9A-Z]{11,20}", r"(B[0-9A-Z]{9}|\d{9}[0-9X])"  # ids of Amazon's users and items
@@ -114,9 +117,11 @@ def note_odd_values(
         words = missing_words(table, choice.roles[role])
         share = _true_share(words)
         if share:
-            word = table.frame[choice.roles[role]].filter(words)[0]
+            found = table.frame[choice.roles[role]].filter(words).unique(maintain_order=True).head(3)
+            listed = " or ".join(map(repr, found))
             notes.warn(
-                f"{table.where}: {_percent(share)} of the events have {word!r} as {role}, which counts as one {role}",
+                f"{table.where}: {_percent(share)} of the events have {listed} as {role}, which counts as one {role}"
+                + " each" * (len(found) > 1),
                 "--drop-missing leaves them out",
             )
     if times is not None and len(times):
@@ -126,6 +131,8 @@ def note_odd_values(
 def missing_words(table: SourceTable, column: str) -> pl.Series:
     """(n,) whether a column holds a word for a missing value."""
     values = table.frame[column]
+    if values.dtype in (pl.Categorical, pl.Enum):
+        values = values.cast(pl.String)
     if values.dtype != pl.String:
         return pl.repeat(False, len(values), dtype=pl.Boolean, eager=True)
     return values.is_in(MISSING_WORDS).fill_null(False)

@@ -54,16 +54,17 @@ def read_tables(
         files: in order.
         kind: parquet, arrow or arrow stream.
         columns: those to read; None = all.
-        n_rows: of each file; None = all.
+        n_rows: of each file; None = all. Of files after the first one row is enough to know their columns.
 
     Raises:
         DataError: a file is damaged, lacks a column, or its columns do not fit those of the others.
     """
-    parts = []
+    parts: list[SourceTable] = []
     for file in files:
         with reading(f"{file.name} as {kind}"):
             wanted = None if columns is None else [name for name in columns if name not in file.partition]
-            table = SourceTable.of_rows(_read_table(file, kind, wanted, n_rows), file.name)
+            n = n_rows if n_rows is None or not parts else 1
+            table = SourceTable.of_rows(_read_table(file, kind, wanted, n), file.name)
             parts.append(with_partition(table, file))
     return joined_frames(parts, common_name(files))
 
@@ -85,12 +86,15 @@ def with_partition(table: SourceTable, file: SourceFile) -> SourceTable:
 
 
 def joined_frames(parts: Sequence[SourceTable], where: str) -> SourceTable:
-    """Tables with the same columns as one; those of a table that lacks some are an error."""
+    """Tables as one, with the columns of all; a table that lacks one has nothing there."""
     parts = [part for part in parts if len(part.frame)] or parts[:1]
     names = list(dict.fromkeys(name for part in parts for name in part.frame.columns))
     shared = [name for name in names if all(name in part.frame.columns for part in parts)]
-    lacking = next((part for part in parts if not set(names) <= set(part.frame.columns)), None)
-    if lacking is not None and not shared:
-        raise DataError(f"{lacking.where} has other columns than {parts[0].where}; give files of one log")
-    tables = [SourceTable(p.frame.select(shared), p.where, p.place, p.is_text) for p in parts]
+    if names and not shared:
+        raise DataError(f"{parts[1].where} has other columns than {parts[0].where}; give files of one log")
+    tables = [SourceTable(_with_all(p.frame, names), p.where, p.place, p.is_text) for p in parts]
     return joined(tables, where)
+
+
+def _with_all(frame: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
+    return frame.select(pl.col(n) if n in frame.columns else pl.lit(None).alias(n) for n in names)

@@ -14,7 +14,7 @@ import polars as pl
 
 from sasrec.core.errors import ConfigError, DataError
 from sasrec.data.notes import Notes
-from sasrec.data.times import UNITS, is_calendar_day, numbers_of, unit_of
+from sasrec.data.times import OTHER_DATES, UNITS, is_calendar_day, numbers_of, unit_of
 
 POSITION_NAMES = {  # what --columns may say, and what the column is then called
     "user": "user_id", "item": "item_id", "timestamp": "timestamp", "event": "event", "weight": "weight",
@@ -38,7 +38,8 @@ KNOWN_NAMES = {  # as compared: lower case, letters and digits only; the earlier
         "description",
     ],
 }  # fmt: skip
-TIME_WORDS = re.compile(r"time|date|(?<![a-z])(ts|dt|day|ms|millis|epoch|unix)(?![a-z])|(?<![a-z])at$")
+TIME_WORDS = re.compile(r"time|date|(?<![a-z])(ts|dt|day|ms|millis|epoch|unix|when)(?![a-z])|(?<![a-z])at$")
+QUICK_LOOK, SHORTEST_DATE, SMALLEST_TIME = 100, 4, 19_900_101  # rows; digits, as of 1/2/24; the day 1990-01-01
 OTHER_TIMES = re.compile(  # times that are not those of the event
     r"release|birth|publish|sign.?up|regist|expire|expiry|updat|deliver|ship|due|play|watch|stay|spent|life|run.?time|"
     r"durat|zone|elapsed|since|valid|start|end"
@@ -71,6 +72,8 @@ class Wanted:
                 )
         if self.user or self.item or self.timestamp:
             raise ConfigError("--columns says what each column is; leave out --user-column and the like")
+        if self.format in ("sequences", "jsonl"):
+            raise ConfigError(f"--columns names columns by position, which --format {self.format} has none of")
 
     @property
     def position_names(self) -> list[str]:
@@ -155,10 +158,16 @@ def choose_columns(columns: Sequence[str], sample: pl.DataFrame, where: str, wan
     Raises:
         DataError: a column is not found, or two have its name.
     """
+    if not columns:
+        raise DataError(f"{where} has no columns and no events; it needs at least one row with a user and an item")
+    if wanted.timestamp is not None:
+        find_column(columns, where, "timestamp", wanted.timestamp)
     user = find_column(columns, where, "user", wanted.user)
     item = find_column(columns, where, "item", wanted.item)
     if user == item:
         raise DataError(f"column {user!r} of {where} cannot be both the user and the item; name two columns")
+    if wanted.timestamp in (user, item):
+        raise DataError(f"column {wanted.timestamp!r} of {where} cannot be both the time and an id; name two columns")
     others = [column for column in columns if column not in (user, item)]
     time = _choose_time(others, sample, where, wanted, notes)
     _check_unique(columns, [name for name in (user, item, time) if name], where)
@@ -194,13 +203,14 @@ def _check_unique(columns: Sequence[str], chosen: Sequence[str], where: str) -> 
 def _choose_time(columns: Sequence[str], sample: pl.DataFrame, where: str, wanted: Wanted, notes: Notes) -> str | None:
     """The column of times: the one asked for, else the finest of those that look like it."""
     if wanted.timestamp is not None:
-        return find_column([*columns], where, "timestamp", wanted.timestamp)
+        return wanted.timestamp
     if wanted.positions:
         return "timestamp" if "timestamp" in columns else None
     known = {plain_name(column): column for column in reversed(columns)}
     usual = [known[name] for name in KNOWN_NAMES["timestamp"] if name in known]
     named = [c for c in columns if c not in usual and _is_named_like_time(c)]
-    steps = {c: _steps(sample[c]) for c in columns if c in sample.columns}
+    values = {series.name: series for series in sample}
+    steps = {c: _steps(values[c]) for c in columns if c in values}
     candidates = usual + [c for c in named if steps.get(c) and not OTHER_TIMES.search(c.lower())]
     chosen = max(candidates, key=lambda c: steps.get(c, 0), default=None)
     if chosen is not None:
@@ -208,7 +218,9 @@ def _choose_time(columns: Sequence[str], sample: pl.DataFrame, where: str, wante
         finer = [c for c in columns if steps.get(c, 0) > n and c not in candidates and _same_days(sample[c], coarse)]
         chosen = finer[0] if finer else chosen
     by_name = [*usual, *named] if chosen is None else usual  # beside times that are read only what holds times counts
-    unread = [c for c in columns if c != chosen and (c in by_name or steps.get(c))]
+    unread = [
+        c for c in columns if c != chosen and (c in by_name or steps.get(c) or (c in values and _are_dates(values[c])))
+    ]
     if unread:
         instead = f"times are read from {chosen!r}" if chosen else "the order of the rows counts"
         verbs = ("looks", "is") if len(unread) == 1 else ("look", "are")
@@ -217,6 +229,14 @@ def _choose_time(columns: Sequence[str], sample: pl.DataFrame, where: str, wante
             "name the column of times with --timestamp-column if it is another",
         )
     return chosen
+
+
+def _are_dates(values: pl.Series) -> bool:
+    """Whether a column holds text that is mostly dates of forms which are not read, such as 31/01/2024."""
+    values = values.drop_nulls()
+    if values.dtype != pl.String or not len(values) or not _may_be_times(values):
+        return False
+    return int(values.str.contains(OTHER_DATES).sum()) >= 0.9 * len(values)
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -228,8 +248,18 @@ def _is_named_like_time(column: str) -> bool:
     return bool(TIME_WORDS.search(words))
 
 
+def _may_be_times(values: pl.Series) -> bool:
+    """A quick look, for tables of thousands of columns: whether any of the first values is long enough for a time."""
+    first = values.head(QUICK_LOOK).to_list()
+    if values.dtype == pl.String:
+        return any(text is not None and sum(map(str.isdecimal, text)) >= SHORTEST_DATE for text in first)
+    return not values.dtype.is_numeric() or any(x is not None and x >= SMALLEST_TIME for x in first)
+
+
 def _steps(values: pl.Series) -> int:
     """How many different times a sample of a column holds; 0 = it does not look like times."""
+    if not _may_be_times(values):
+        return 0
     values = values.drop_nulls()
     if values.dtype == pl.String:
         values = values.filter(values.str.strip_chars() != "")
@@ -284,14 +314,29 @@ def joined(tables: Sequence[SourceTable], where: str) -> SourceTable:
 
 def _joined_column(pieces: list[pl.Series], name: str, where: str) -> pl.Series:
     pieces = [piece for piece in pieces if len(piece)] or pieces[:1]
-    types = {piece.dtype for piece in pieces}
+    types = {piece.dtype for piece in pieces} - {pl.Null()}
+    if len(types) == 1:
+        pieces = [piece.cast(next(iter(types))) for piece in pieces]
     if len(types) > 1:
         if any(kind.is_temporal() for kind in types) and any(kind.is_numeric() for kind in types):
             raise DataError(
                 f"column {name!r} of {where} has dates in one file and numbers in another; write them alike"
             )
+        if any(kind.is_nested() for kind in types):
+            return _joined_nested(pieces, name, where)
         pieces = [_as_text(piece) for piece in pieces]
     return pl.concat([piece.alias(name) for piece in pieces])
+
+
+def _joined_nested(pieces: list[pl.Series], name: str, where: str) -> pl.Series:
+    """Lists and structs as one type, where it is only fields that some lack."""
+    try:
+        return pl.concat([piece.to_frame(name) for piece in pieces], how="vertical_relaxed")[name]
+    except pl.exceptions.PolarsError as error:
+        kinds = " and ".join(str(piece.dtype) for piece in pieces[:2])
+        raise DataError(
+            f"column {name!r} of {where} differs between files ({kinds}); write it alike, or leave it out"
+        ) from error
 
 
 def _as_text(values: pl.Series) -> pl.Series:

@@ -17,11 +17,16 @@ def ids_in(table: SourceTable, column: str) -> pl.Series:
         DataError: an id is missing, or the column holds no ids.
     """
     values = table.frame[column]
+    if values.dtype.is_nested() or values.dtype == pl.Binary:
+        raise DataError(f"column {column!r} of {table.where} holds {values.dtype}; ids are integers or text")
+    if values.dtype in (pl.Categorical, pl.Enum):
+        values = values.cast(pl.String)
     if table.is_text and values.dtype == pl.String and values.cast(pl.Int64, strict=False).null_count():
         values = values.str.strip_chars(" \t\r")
     missing = values.is_null()
     if values.dtype == pl.String:
-        missing = missing | (values == "")
+        missing = missing | (values.str.strip_chars(" \t\r\n") == "")
+        _check_characters(table, values)
     elif values.dtype.is_float():
         missing = missing | values.is_nan()
     if missing.any():
@@ -31,6 +36,16 @@ def ids_in(table: SourceTable, column: str) -> pl.Series:
             "(--drop-missing leaves such events out)"
         )
     return canonical_ids(values)
+
+
+def _check_characters(table: SourceTable, ids: pl.Series) -> None:
+    """Refuse ids with a NUL, which is also what half of a pair of surrogates in JSON is read as."""
+    odd = ids.str.contains("\0", literal=True)
+    if odd.any():
+        row = int(odd.arg_true()[0])
+        raise DataError(
+            f"{table.place(row)} has {ids[row]!r} in column {ids.name!r}: a NUL or half a character; mend the id"
+        )
 
 
 def timestamps_in(table: SourceTable, column: str) -> pl.Series:
@@ -51,5 +66,21 @@ def timestamps_in(table: SourceTable, column: str) -> pl.Series:
                 f"{table.place(row)} has nothing in column {column!r}; every event needs a timestamp or none "
                 "(--drop-missing leaves such events out)"
             )
-        raise DataError(f"{table.place(row)} has {given[row]!r} in column {column!r}, which is not a number or a date")
+        raise DataError(
+            f"{table.place(row)} has {given[row]!r} in column {column!r}, which is not a number or a date; write times "
+            "as numbers, or as 2024-01-31 12:00:00"
+        )
+    if given.dtype == pl.String and values.dtype.is_float():
+        _check_exact(table, given, values)
     return values
+
+
+def _check_exact(table: SourceTable, given: pl.Series, values: pl.Series) -> None:
+    """Refuse integers that a decimal elsewhere in the column makes floats, which are too coarse for them."""
+    coarse = (values.abs() >= 2**53) & given.str.contains(r"^\s*[+-]?\d+\s*$")
+    if coarse.any():
+        row = int(coarse.arg_true()[0])
+        raise DataError(
+            f"{table.place(row)} has {given[row]!r} in column {given.name!r}, which is not exact beside decimal or "
+            "larger numbers; write all times as integers of at most 18 digits"
+        )

@@ -18,7 +18,7 @@ EXAMPLE = 'give one object a line, such as {"user_id": 1, "item_id": 2}'
 
 def is_json(head: Sequence[str]) -> bool:
     """Whether these lines begin as JSON does."""
-    return head[0].lstrip().startswith(("{", "["))
+    return re.match(r"""\s*(\{\s*(u?["'}]|$)|\[\s*([\[{\]]|$))""", head[0]) is not None
 
 
 def read_json(text: TextFile) -> SourceTable:

@@ -24,6 +24,10 @@ def unnested(table: SourceTable, wanted: Wanted, notes: Notes) -> SourceTable:
     Raises:
         DataError: it is not clear which list is meant, or lists of one row differ in length.
     """
+    arrays = [name for name, kind in table.frame.schema.items() if isinstance(kind, pl.Array)]
+    if arrays:
+        frame = table.frame.with_columns(pl.col(name).arr.to_list() for name in arrays)
+        table = SourceTable(frame, table.where, table.place, table.is_text)
     schema = table.frame.schema
     lists = {name: kind.inner for name, kind in schema.items() if isinstance(kind, pl.List)}
     if not lists or _has_item(schema, wanted):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import polars as pl
 
 from sasrec.core.errors import DataError
-from sasrec.data.columns import SourceTable
+from sasrec.data.columns import KNOWN_NAMES, SourceTable, plain_name
 from sasrec.data.ids import written_length
 from sasrec.data.notes import Notes
 from sasrec.data.quoting import read_quoted, without_quotes
@@ -34,7 +34,7 @@ def read_text(text: TextFile, form: Form, needed: Sequence[str], notes: Notes) -
     if form.name == "sequences":
         return _read_sequences(text, form.separator, notes)
     if not form.has_header:
-        integers = _read_integers(text, form)
+        integers = _read_integers(text, form, needed)
         if integers is not None:
             return SourceTable.of_lines(integers.select(needed), text.name, 1)
     if form.separator is None or form.separator == "::":
@@ -42,10 +42,10 @@ def read_text(text: TextFile, form: Form, needed: Sequence[str], notes: Notes) -
     else:
         table = _read_delimited(text, form, needed)
     table = SourceTable(table.frame.select(needed), table.where, table.place, is_text=True)
-    return _without_repeated_headers(table, notes) if form.has_header else table
+    return _without_headers(table, form, notes)
 
 
-def _read_integers(text: TextFile, form: Form) -> pl.DataFrame | None:
+def _read_integers(text: TextFile, form: Form, needed: Sequence[str]) -> pl.DataFrame | None:
     """The columns as Int64, or None when the text is anything but canonical integers with single separators.
 
     The size of the file tells: integers written canonically, one separator between and one newline after, add up to it;
@@ -56,8 +56,7 @@ def _read_integers(text: TextFile, form: Form) -> pl.DataFrame | None:
     width = len(separator or " ")
     names = list(itertools.chain.from_iterable([name, *(f"_{name}" for _ in range(width - 1))] for name in columns))
     names = names[: len(names) - (width - 1)]
-    integers = {"user_id", "item_id", "timestamp"}.intersection(columns)
-    types = [pl.Int64 if name in integers else pl.String for name in names]
+    types = [pl.Int64 if name in needed else pl.String for name in names]
     try:
         frame = pl.read_csv(
             text.source, glob=False, has_header=False, separator=(separator or " ")[0], quote_char=None,
@@ -66,6 +65,8 @@ def _read_integers(text: TextFile, form: Form) -> pl.DataFrame | None:
     except pl.exceptions.PolarsError:
         return None
     if frame.width != len(names) or sum(frame.select(columns).null_count().row(0)):
+        return None
+    if any(frame[name].str.contains('"', literal=True).any() for name in columns if name not in needed):
         return None
     written = len(frame) * (1 + width * (len(columns) - 1)) + sum(written_length(frame[name]) for name in columns)
     return frame.select(columns) if text.size == written - (not text.ends_with_newline) else None
@@ -76,7 +77,7 @@ def _read_lines(text: TextFile, form: Form) -> SourceTable:
     columns, header = form.columns, form.has_header
     regular = _read_regular(text, form) if form.separator is None else None
     if regular is not None:
-        return SourceTable.of_lines(regular[header:], text.name, 1 + header)
+        return SourceTable.of_lines(_unquoted(regular[header:]), text.name, 1 + header)
     lines = _lines(text, form.separator)[header:]
     line, split = pl.col("line"), form.separator or " "
     widths = lines.select(line.str.count_matches(split, literal=True))["line"] + 1
@@ -84,8 +85,20 @@ def _read_lines(text: TextFile, form: Form) -> SourceTable:
     if len(wrong):
         row = int(wrong[0])
         raise form.irregular(text.name, lines["number"][row], widths[row])
-    parts = lines.select(line.str.split_exact(split, len(columns) - 1).struct.rename_fields(columns)).unnest("line")
-    return SourceTable.of_lines(parts, text.name, lines["number"])
+    names = _unique(columns)
+    parts = lines.select(line.str.split_exact(split, len(columns) - 1).struct.rename_fields(names)).unnest("line")
+    return SourceTable.of_lines(_unquoted(parts), text.name, lines["number"])
+
+
+def _unique(columns: Sequence[str]) -> list[str]:
+    """The names, of which a second one that is never read is called otherwise."""
+    return [name if columns.index(name) == j else f"{name} {j}" for j, name in enumerate(columns)]
+
+
+def _unquoted(frame: pl.DataFrame) -> pl.DataFrame:
+    """Fields without the quotes around them, where any field has quotes."""
+    quoted = any(column.str.contains('"', literal=True).any() for column in frame)
+    return frame.with_columns(without_quotes(pl.col(name)) for name in frame.columns) if quoted else frame
 
 
 def _read_regular(text: TextFile, form: Form) -> pl.DataFrame | None:
@@ -101,7 +114,7 @@ def _read_regular(text: TextFile, form: Form) -> pl.DataFrame | None:
         return None
     if any(column.str.contains("\t", literal=True).any() for column in frame):
         return None
-    frame.columns = form.columns
+    frame.columns = _unique(form.columns)
     return frame
 
 
@@ -174,17 +187,46 @@ def _check_widths(text: TextFile, form: Form) -> None:
         raise form.irregular(text.name, wrong["number"][0], wrong["width"][0])
 
 
-def _without_repeated_headers(table: SourceTable, notes: Notes) -> SourceTable:
-    """The rows that are no second header, as joined files have them in the middle."""
+def _without_headers(table: SourceTable, form: Form, notes: Notes) -> SourceTable:
+    """The rows that are no second header, as joined files have them in the middle.
+
+    Raises:
+        DataError: a row names other columns than the header, or there is no header, or a row is a ruler below one.
+    """
     frame = table.frame
-    first_column = frame.columns[0]
-    if not (frame[first_column].str.contains(first_column, literal=True)).any():
+    rows = _rows_of_names(frame)
+    if not len(rows):
         return table
-    same = [pl.col(name).str.strip_chars('" ') == name for name in frame.columns]
-    repeated = frame.select(pl.all_horizontal(same).fill_null(False)).to_series()
-    n = int(repeated.sum())
-    if not n or frame.width < 2:
-        return table
-    first = table.place(int(repeated.arg_true()[0]))
-    notes.warn(f"{first} repeats the header{f', as do {n - 1} more lines' * (n > 1)}; they are left out")
-    return table.filter(~repeated)
+    same = [pl.col(name).str.contains(_written(name)) for name in frame.columns]
+    repeated = rows.filter(frame[rows].select(pl.all_horizontal(same)).to_series())
+    if len(repeated) < len(rows) or not form.has_header:
+        row = int(rows.filter(~rows.is_in(repeated.implode()))[0] if len(repeated) < len(rows) else rows[0])
+        raise DataError(
+            f"{table.place(row)} has {', '.join(map(repr, frame.row(row)))}, which looks like a header, not like an "
+            "event; remove the line, or give the parts as files of their own"
+        )
+    n = len(repeated)
+    told = f", as do {n - 1} more line{'s' * (n > 2)}; they are" if n > 1 else "; it is"
+    notes.warn(f"{table.place(int(repeated[0]))} repeats the header{told} left out")
+    return table.filter(~pl.int_range(len(frame), eager=True).is_in(repeated.implode()))
+
+
+def _rows_of_names(frame: pl.DataFrame) -> pl.Series:
+    """The rows of which each field names a column, or is a ruler such as ---."""
+    rows = pl.int_range(len(frame) if frame.width > 1 else 0, eager=True)
+    for name in frame.columns:
+        if frame[name].dtype != pl.String or not len(rows):
+            return rows.head(0)
+        fields = frame[name] if len(rows) == len(frame) else frame[name].gather(rows)
+        rows = rows.filter(fields.str.contains(f"{_written(name)}|{ANY_NAME}|{RULER}").fill_null(False))
+    return rows
+
+
+def _written(*names: str) -> str:
+    """A pattern of names as headers write them: "user_id", "User ID", user-id:token."""
+    spelt = "|".join("[ _.-]?".join(plain_name(name)) for name in names if plain_name(name))
+    return f'(?i)^[" ]*({spelt})[" ]*(:[a-z_]+)?"?$' if spelt else "^$"
+
+
+RULER = r"^[-=+:]{3,}$"
+ANY_NAME = _written(*(name for names in KNOWN_NAMES.values() for name in names))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -26,7 +25,7 @@ from sasrec.data.columnar import (
     reading,
     with_partition,
 )
-from sasrec.data.columns import Choice, SourceTable, Wanted, choice_of, choose_columns, joined
+from sasrec.data.columns import KNOWN_NAMES, Choice, SourceTable, Wanted, choice_of, choose_columns, joined, plain_name
 from sasrec.data.conversion import ids_in, timestamps_in
 from sasrec.data.frames import frame_of
 from sasrec.data.json_logs import is_json, read_json
@@ -132,7 +131,7 @@ def _known_format(name: str | None) -> str | None:
 
 
 def _is_files(source: Any) -> bool:
-    return isinstance(source, str | Path) or (
+    return isinstance(source, str | os.PathLike) or (
         isinstance(source, list | tuple) and all(isinstance(one, str | os.PathLike) for one in source)
     )
 
@@ -152,7 +151,7 @@ def _of_frame(table: SourceTable, wanted: Wanted, notes: Notes) -> tuple[SourceT
 
 def _of_tables(files: Sequence[SourceFile], kind: str, wanted: Wanted, notes: Notes) -> tuple[SourceTable, Choice]:
     """Of Parquet and Arrow only the columns that are needed are read, unless events lie in lists."""
-    sample = read_tables(files[:1], kind, n_rows=SAMPLED_ROWS)
+    sample = read_tables(files, kind, n_rows=SAMPLED_ROWS)
     if any(column.is_nested() for column in sample.frame.schema.values()):
         return _of_frame(read_tables(files, kind), wanted, notes)[:2]
     named = _named_by_position(sample, wanted)
@@ -184,7 +183,7 @@ def _read_files(files: Sequence[SourceFile], wanted: Wanted, notes: Notes) -> tu
     if kind in ("parquet", "arrow", "arrow stream"):
         return *_of_tables(files, kind, wanted, notes), kind
     texts = [TextFile.open(file, wanted.encoding) for file in files]
-    if kind == "jsonl" or (kind is None and is_json(texts[0].head)):
+    if kind == "jsonl" or (wanted.format is None and is_json(texts[0].head)):
         if wanted.positions:
             raise ConfigError("--columns names columns by position, and JSON has names; say --user-column and the like")
         parts = [with_partition(read_json(text), file) for text, file in zip(texts, files, strict=True)]
@@ -207,7 +206,7 @@ def _read_texts(
     partition = set(files[0].partition) & set(choice.needed)
     parts = []
     for file, text in zip(files, texts, strict=True):
-        part = form if text is texts[0] else _form_of_part(text, form, choice, told)
+        part = form if text is texts[0] else _form_of_part(text, texts[0], form, choice, told)
         needed = [column for column in choice.needed if column not in partition]
         parts.append(with_partition(read_text(text, part, needed, notes), file))
     columns = [SourceTable(p.frame.select(choice.needed), p.where, p.place, p.is_text) for p in parts]
@@ -238,22 +237,28 @@ def _choice_of_text(
     return choose_columns(columns, sample, name, wanted, notes)
 
 
-def _form_of_part(text: TextFile, form: Form, choice: Choice, wanted: Wanted) -> Form:
+def _form_of_part(text: TextFile, first: TextFile, form: Form, choice: Choice, wanted: Wanted) -> Form:
     """The form of a further file of the same log: with a header of its own, or going on without one.
 
     Raises:
-        DataError: its header lacks a column.
+        DataError: its header lacks a column, or brings times that the first file does not have.
     """
-    header = find_header(text.head[:1], wanted) if form.has_header else None
+    if not form.has_header or text.head[0] == first.head[0]:
+        return form
+    needed = [column for column in choice.needed if column in form.columns]  # others are names of folders
+    header = find_header(text.head[:1], wanted)
     fields = split_lines(text.head[:1], form.separator)[0]
-    if header is None or (header[1] != form.columns and not are_names(fields)):
+    if header is None or not (set(needed) <= set(header[1]) or are_names(fields)):
         return Form(form.name, form.separator, form.columns, False)
     separator, names = header
     if wanted.positions:
         names = wanted.position_names
-    missing = [column for column in choice.needed if column not in names]
+    missing = [column for column in needed if column not in names]
     if missing:
         raise DataError(f"{text.name} has no column {missing[0]!r}, which the first file has: {', '.join(names)}")
+    times = [name for name in names if name not in form.columns and plain_name(name) in KNOWN_NAMES["timestamp"]]
+    if times and choice.timestamp is None:
+        raise DataError(f"{text.name} has times in {times[0]!r}, and {first.name} has no such column; write them alike")
     return Form(form.name, separator, names, True)
 
 

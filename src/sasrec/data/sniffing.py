@@ -76,6 +76,8 @@ def find_form(name: str, head: Sequence[str], wanted: Wanted) -> Form:
     if form == "sequences":
         return Form("sequences", separator, [], False)
     if wanted.positions:
+        if usual_width(rows)[0] != len(wanted.positions):  # speak of the columns that there are
+            rows = split_lines(head, find_separator(head, form))
         return Form("table", separator, _positioned(name, ["?"] * usual_width(rows)[0], wanted), False)
     if form in (None, "csv", "tsv"):
         form = _form_by_width(name, rows, separator)
@@ -88,9 +90,8 @@ def _positioned(name: str, names: list[str], wanted: Wanted) -> list[str]:
     if not positions:
         return names
     if len(positions) != len(names):
-        raise DataError(
-            f"{name} has {len(names)} columns, and --columns names {len(positions)}; name each, '-' for those to skip"
-        )
+        n = f"{len(names)} column{'s' * (len(names) != 1)}"
+        raise DataError(f"{name} has {n}, and --columns names {len(positions)}; name each, '-' for those to skip")
     return wanted.position_names
 
 
@@ -225,11 +226,17 @@ def split_lines(lines: Sequence[str], separator: str | None) -> list[list[str]]:
 
 def _split_quoted(lines: Sequence[str], separator: str) -> list[list[str]]:
     """The fields of lines some of which may be in quotes, and go on in the next line."""
+    alone = [next(csv.reader([line.replace("\r", " ")], delimiter=separator)) for line in lines]
+    if not any('"' in line for line in lines):
+        return alone
+    whole = len(lines) < SNIFFED_LINES  # else the last row may go on
     with contextlib.suppress(csv.Error):
-        rows = [row for row in csv.reader(lines, delimiter=separator, skipinitialspace=True) if row]
-        if len(rows) > len(lines) / 2:
-            return rows[:-1] if len(lines) >= SNIFFED_LINES else rows  # the last one may go on
-    return [next(csv.reader([line], delimiter=separator)) for line in lines]  # a lone quote took many lines
+        reader = csv.reader([line + "\n" for line in lines], delimiter=separator, skipinitialspace=True, strict=whole)
+        rows = [row for row in reader if row]
+        rows = rows if whole else rows[:-1]
+        if rows and usual_width(rows)[1] >= usual_width(alone)[1]:
+            return rows
+    return alone
 
 
 def _form_by_width(name: str, rows: Sequence[Sequence[str]], separator: str | None) -> str:
@@ -245,7 +252,8 @@ def _form_by_width(name: str, rows: Sequence[Sequence[str]], separator: str | No
             _check_no_list_of_items(name, rows, separator)
             return FORMAT_OF_WIDTH[width]
         what = f"{width} field{'s' * (width != 1)}"
-        example = ",".join(["user", "item", "timestamp", *"-" * max(width - 3, 0)])
+        more = ["-"] * max(min(width, 12) - 3, 0) + ["..."] * (width > 12)
+        example = ",".join(["user", "item", "timestamp", *more])
         raise DataError(
             f"{name} has {what} on each line and no known column names; say which they are (such as --columns "
             f"{example}), name those of its header (--user-column), or use --format sequences for one user a line"

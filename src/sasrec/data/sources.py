@@ -11,6 +11,7 @@ import gzip
 import io
 import itertools
 import lzma
+import os
 import re
 import stat
 import sys
@@ -42,6 +43,11 @@ FOREIGN = {  # what else a file may be, by its first bytes, and what to do about
     b"Rar!": "a RAR archive; unpack it and give the log in it",
     b"\x04\x22\x4d\x18": "compressed with LZ4; unpack it, or compress with gzip or zstd",
     b"\xff\x06\x00\x00sNaPpY": "compressed with Snappy; unpack it, or compress with gzip or zstd",
+}
+MARKUP = {  # texts that are no logs
+    rb"version https://git-lfs": "a pointer of Git LFS, not the file itself; run `git lfs pull`",
+    rb"\s*<(!doctype|html|head)\b": "a web page, perhaps an error while downloading; download the log again",
+    rb"\s*<\?xml\b": "an XML document; convert the events to CSV, JSON lines or Parquet",
 }
 
 
@@ -93,7 +99,7 @@ def is_pattern(source: str | Path) -> bool:
     return glob.has_magic(str(source)) and not Path(source).exists()
 
 
-def find_files(source: str | Path | Sequence[str | Path]) -> list[SourceFile]:
+def find_files(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[SourceFile]:
     """The files that a source stands for, opened.
 
     Args:
@@ -102,42 +108,65 @@ def find_files(source: str | Path | Sequence[str | Path]) -> list[SourceFile]:
     Raises:
         DataError: nothing is there, a file is given twice, or a file is empty or cannot be unpacked.
     """
-    sources = [source] if isinstance(source, str | Path) else list(source)
+    sources = [source] if isinstance(source, str | os.PathLike) else list(source)
     if not sources:
         raise DataError("no file is given; give at least one log file")
     files: list[SourceFile] = []
     for one in sources:
-        if not isinstance(one, str | Path):
+        if not isinstance(one, str | os.PathLike):
             raise DataError(f"a list of logs holds {type(one).__name__}; give paths, or one frame")
-        files += _expanded(one)
+        text = os.fsdecode(one)
+        try:
+            files += _expanded(text)
+        except OSError as error:
+            raise DataError(f"cannot read {shown_path(text)}: {error.strerror or error}") from error
     times = Counter(file.place.resolve() for file in files)
     for file in files:
         if times[file.place.resolve()] > 1:
             raise DataError(f"{file.name} is given twice; its events would count twice")
+    _check_partitions(files)
     return files
 
 
-def _expanded(source: str | Path) -> list[SourceFile]:
+def _expanded(source: str) -> list[SourceFile]:
     path = Path(source)
-    if str(source) == STDIN:
+    if not source:
+        raise DataError("the path of the log is empty; give a file, a folder or a pattern")
+    if source == STDIN:
         return [open_file(path)]
+    if re.match(r"[a-z][a-z0-9+.]+://", source):
+        raise DataError(f"{source} is an address; download it, and give the file")
+    if source[0] == "~" and not path.exists():
+        path = Path(os.path.expanduser(source))  # noqa: PTH111 - keeps ~ where there is no such home
     if path.is_dir():
         return _files_of_folder(path)
-    return _files_of_pattern(path) if is_pattern(source) else [open_file(path)]
+    return _files_of_pattern(path) if is_pattern(path) else [open_file(path)]
+
+
+def _check_partitions(files: Sequence[SourceFile]) -> None:
+    """Refuse files of which only some lie in folders such as day=2024-01-01."""
+    first = files[0]
+    other = next((file for file in files if file.partition.keys() != first.partition.keys()), None)
+    if other is not None:
+        names = [", ".join(file.partition) or "no column" for file in (first, other)]
+        raise DataError(
+            f"the folders of {first.name} stand for {names[0]}, and those of {other.name} for {names[1]}; "
+            "give files of one layout"
+        )
 
 
 def _files_of_pattern(pattern: Path) -> list[SourceFile]:
     """The files that match, and those below folders that match."""
-    matching = sorted(map(Path, glob.glob(str(pattern), recursive=True)), key=natural_order)  # noqa: PTH207
-    found = [path for path in matching if path.is_dir() or path.stat().st_size]
-    if not found:
-        raise DataError(f"no file matches the pattern {pattern}")
+    found = sorted(map(Path, glob.glob(str(pattern), recursive=True)), key=natural_order)  # noqa: PTH207
     fixed = itertools.takewhile(lambda part: not glob.has_magic(part), pattern.parts[:-1])
     base = Path(*fixed)
-    files: dict[Path | None, SourceFile] = {}  # of ** a folder and the files in it come both
+    files: dict[Path, SourceFile] = {}  # of ** a folder and the files in it come both
     for path in found:
-        opened = _files_of_folder(path, base) if path.is_dir() else [open_file(path, _partition(path, base))]
-        files.update({file.place: file for file in opened})
+        opened = _files_of_folder(path, base) if path.is_dir() else _opened([path], base)
+        for file in opened:
+            files.setdefault(file.place.resolve(), file)
+    if not files:
+        raise DataError(f"no file matches the pattern {shown_path(pattern)}")
     return list(files.values())
 
 
@@ -145,18 +174,30 @@ def _files_of_folder(folder: Path, base: Path | None = None) -> list[SourceFile]
     """The files below a folder, without hidden ones and markers such as _SUCCESS."""
     if (folder / "items.parquet").exists():
         raise DataError(f"{folder} is a run saved without its users' histories; give the log itself")
-    below = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
+    below = [path.relative_to(folder) for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
     shown = [p for p in below if not any(part[0] in "._" for part in p.parts) and p.suffix != ".crc"]
-    paths = [folder / p for p in sorted(shown, key=natural_order) if (folder / p).stat().st_size]
-    if not paths:
+    files = _opened([folder / p for p in sorted(shown, key=natural_order)], base or folder)
+    if not files:
         raise DataError(f"{folder} is a folder without log files")
-    kinds = sorted({data_suffix(path) for path in paths})
-    if len(kinds) > 1:
-        first = " and ".join(next(p.name for p in paths if data_suffix(p) == kind) for kind in kinds[:2])
+    kinds = [data_suffix(file.place) for file in files]
+    if len(set(kinds)) > 1:
+        first = " and ".join(files[kinds.index(kind)].place.name for kind in sorted(set(kinds))[:2])
+        usual = Counter(kinds).most_common(1)[0][0]
         raise DataError(
-            f"{folder} holds files of different kinds, such as {first}; give a pattern, such as '{folder}/*{kinds[-1]}'"
+            f"{folder} holds files of different kinds, such as {first}; give a pattern, such as '{folder}/*{usual}'"
         )
-    return [open_file(path, _partition(path, base or folder)) for path in paths]
+    return files
+
+
+def _opened(paths: Sequence[Path], base: Path) -> list[SourceFile]:
+    """The files of several that have something in them: writers of many parts leave some empty."""
+    for path in paths:
+        if path.is_symlink() and not path.is_file():
+            raise DataError(
+                f"{path} is a link to {'a folder' if path.is_dir() else 'nothing'}; give the files it means"
+            )
+    opened = [_unpacked(path, _partition(path, base)) for path in paths if path.is_file()]
+    return [_checked(file) for file in opened if file.size > MAGIC_BYTES or file.head(MAGIC_BYTES).strip()]
 
 
 def data_suffix(path: Path | str) -> str:
@@ -179,7 +220,11 @@ def open_file(path: Path, partition: dict[str, str] | None = None) -> SourceFile
     Raises:
         DataError: it is missing, empty, a folder, of a foreign kind, or its compression is damaged.
     """
-    name = "standard input" if str(path) == STDIN else str(path)
+    return _checked(_unpacked(path, partition or {}))
+
+
+def _unpacked(path: Path, partition: dict[str, str]) -> SourceFile:
+    name = "standard input" if str(path) == STDIN else shown_path(path)
     try:
         content = _piped(path)
         head = _first_bytes(path) if content is None else content[:MAGIC_BYTES]
@@ -192,8 +237,13 @@ def open_file(path: Path, partition: dict[str, str] | None = None) -> SourceFile
     except (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, ValueError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise DataError(f"cannot read {name}: {reason}") from error
-    _check_head(head, name)
-    return SourceFile(name, path, content, partition or {})
+    return SourceFile(name, path, content, partition)
+
+
+def shown_path(path: Path | str) -> str:
+    """A path for messages, in one line."""
+    text = str(path)
+    return text if text.isprintable() else ascii(text)
 
 
 def _piped(path: Path) -> bytes | None:
@@ -203,11 +253,11 @@ def _piped(path: Path) -> bytes | None:
             raise DataError("'-' reads the log from standard input, which is the terminal; pipe a log into it")
         return sys.stdin.buffer.read()
     if not path.exists():
-        raise DataError(f"there is no file {path}")
-    mode = path.stat().st_mode
-    if stat.S_ISDIR(mode):
+        raise DataError(f"there is no file {shown_path(path)}")
+    facts = path.stat()
+    if stat.S_ISDIR(facts.st_mode):
         raise DataError(f"{path} is a folder; give a file")
-    return None if stat.S_ISREG(mode) else path.read_bytes()
+    return None if stat.S_ISREG(facts.st_mode) and facts.st_size else path.read_bytes()
 
 
 def _first_bytes(path: Path) -> bytes:
@@ -215,7 +265,9 @@ def _first_bytes(path: Path) -> bytes:
         return file.read(MAGIC_BYTES)
 
 
-def _check_head(head: bytes, name: str) -> None:
+def _checked(file: SourceFile) -> SourceFile:
+    """The file, unless its first bytes say that it is no log."""
+    head, name = file.head(MAGIC_BYTES), file.name
     if not head:
         raise DataError(f"{name} is empty; it needs at least one line with a user and an item")
     if head[257:262] == b"ustar":
@@ -223,6 +275,10 @@ def _check_head(head: bytes, name: str) -> None:
     for magic, what in FOREIGN.items():
         if head.startswith(magic) and re.search(rb"[\x00-\x08\x80-\xff]", head):  # not a text that begins like it
             raise DataError(f"{name} is {what}")
+    for pattern, what in MARKUP.items():
+        if re.match(pattern, head, re.IGNORECASE):
+            raise DataError(f"{name} is {what}")
+    return file
 
 
 def _unpacker(head: bytes) -> Callable[[bytes, str], bytes] | None:
@@ -238,7 +294,8 @@ def _unzip(content: bytes, name: str) -> bytes:
             raise DataError(f"{name} is an Office document; save the sheet of events as CSV")
         if len(names) != 1:
             shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-            raise DataError(f"{name} is an archive of {len(names)} files ({shown}); unpack it and give the log in it")
+            listed = f" ({shown})" if names else ""
+            raise DataError(f"{name} is an archive of {len(names)} files{listed}; unpack it and give the log in it")
         return archive.read(names[0])
 
 

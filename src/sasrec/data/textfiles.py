@@ -28,7 +28,12 @@ WIDE = {  # marks at the beginning of other Unicode encodings; the longer ones f
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
+MARKS = {BOM: "utf-8", **WIDE}
 UTF_8 = {"utf-8", "utf8", "utf_8", "utf-8-sig"}
+
+
+class EncodingError(DataError):
+    """A text is not UTF-8."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +139,7 @@ def decoded(line: bytes, name: str, number: int) -> str:
     try:
         return line.decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError as error:
-        raise DataError(
+        raise EncodingError(
             f"line {number} of {name} is not UTF-8 text; convert the file, or name its encoding (--encoding latin-1)"
         ) from error
 
@@ -142,13 +147,17 @@ def decoded(line: bytes, name: str, number: int) -> str:
 def _as_utf8(file: SourceFile, encoding: str | None) -> Path | bytes:
     """The file itself where it is UTF-8 with newlines, else its text converted."""
     head = file.head(SNIFFED_BYTES)
-    wide = next((name for mark, name in WIDE.items() if head.startswith(mark)), None) or _wide_without_mark(head)
-    if encoding is None or encoding.lower() in UTF_8:
-        encoding = wide
-    if encoding is not None:
+    marked = next((name for mark, name in MARKS.items() if head.startswith(mark)), None)  # surer than what is asked for
+    if marked is None and (encoding is None or encoding.lower() in UTF_8):
+        marked = _wide_without_mark(head) or "utf-8"
+    encoding = marked or encoding
+    if encoding is not None and encoding != "utf-8":
         return _unix_lines(_converted(file, encoding).removeprefix(BOM))
     if b"\0" in head:
-        raise DataError(f"{file.name} is a binary file; give a text, CSV, JSON lines, Parquet or Arrow log")
+        raise DataError(
+            f"{file.name} is a binary file; give a text, CSV, JSON lines, Parquet or Arrow log, or name its encoding "
+            "(--encoding utf-16-le)"
+        )
     return _repaired(file)
 
 
@@ -173,6 +182,10 @@ def _converted(file: SourceFile, encoding: str) -> bytes:
         raise DataError(f"line {line} of {file.name} is not {encoding} text; name its encoding (--encoding)") from error
     except UnicodeEncodeError as error:  # half a surrogate pair
         raise DataError(f"{file.name} is not {encoding} text: it holds half characters") from error
+    except ValueError as error:  # a codec that is not for files, such as punycode
+        raise DataError(
+            f"{file.name} cannot be read as {encoding!r}: {error}; name its encoding (--encoding)"
+        ) from error
 
 
 def _repaired(file: SourceFile) -> Path | bytes:

@@ -10,12 +10,16 @@ import polars as pl
 
 ISO_TIME = (  # date, then optionally hour:minute[:second[.fraction]] and Z or an offset from UTC
     r"^(\d{4}[-/]\d{2}[-/]\d{2})(?:[T ]([01]\d|2[0-3]):([0-5]\d)(?::([0-5]\d(?:[.,]\d+)?))?)?"
-    r" ?(?:Z|UTC|GMT|([+-])(\d{2}):?(\d{2}))?$"
+    r" ?(?:Z|UTC|GMT|([+-])([01]\d)(?::?([0-5]\d))?)?$"
 )
 OTHER_FORMS = {  # forms of public logs that read in one way only: a pattern, and its directives
     r"^[A-Z][a-z]{2} [A-Z][a-z]{2} \d{1,2} \d{2}:\d{2}:\d{2} [+-]\d{4} \d{4}$": "%a %b %d %H:%M:%S %z %Y",
     r"^[A-Z][a-z]{2}, \d{1,2} [A-Z][a-z]{2} \d{4} \d{2}:\d{2}:\d{2} [+-]\d{4}$": "%a, %d %b %Y %H:%M:%S %z",
 }
+OTHER_DATES = (  # dates of forms that are not read, as 02/03/2024 has two meanings
+    r"^\s*(\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}\b|\d{1,2}[ /-][A-Z][a-z]{2}"
+    r"|([A-Z][a-z]{2,8},? )?[A-Z][a-z]{2,8} \d{1,2},? \d{4}\b)"
+)
 UNITS = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
 EARLIEST, LATEST = 631_152_000, 4_102_444_800  # 1990 and 2100 in seconds since 1970
 

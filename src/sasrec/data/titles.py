@@ -17,7 +17,7 @@ from sasrec.data.notes import Notes
 from sasrec.data.parsing import read_text
 from sasrec.data.sniffing import Form, find_header, find_separator, split_lines, usual_width
 from sasrec.data.sources import SourceFile, data_suffix, find_files
-from sasrec.data.textfiles import TextFile
+from sasrec.data.textfiles import EncodingError, TextFile
 
 logger = logging.getLogger(__name__)
 
@@ -76,13 +76,14 @@ def _read(
 
 def _open(file: SourceFile, encoding: str | None) -> TextFile:
     """The file as text; titles that are not UTF-8 are taken for Latin-1, as those of older data sets are."""
-    text = TextFile.open(file, encoding)
-    if encoding is None:
-        try:
-            text.check_encoding()
-        except DataError:
-            logger.warning("%s is not UTF-8; it is read as Latin-1 (--encoding overrides)", file.name)
-            return TextFile.open(file, "latin-1")
+    if encoding is not None:
+        return TextFile.open(file, encoding)
+    try:
+        text = TextFile.open(file)
+        text.check_encoding()
+    except EncodingError:
+        logger.warning("%s is not UTF-8; it is read as Latin-1 (--encoding overrides)", file.name)
+        return TextFile.open(file, "latin-1")
     return text
 
 
