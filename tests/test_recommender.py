@@ -1,6 +1,8 @@
 """Your ids in, your ids and scores out."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,6 +12,7 @@ from conftest import make_markov_log
 
 import sasrec
 from sasrec.core.errors import CheckpointError, ConfigError, DataError, UnknownItemError
+from sasrec.data.sequences import Ragged
 from sasrec.recommender import Recommender
 
 SMALL = {"embedding_dim": 16, "n_blocks": 1, "max_epochs": 15, "learning_rate": 3e-3, "batch_size": 32, "patience": 0}
@@ -86,6 +89,79 @@ def test_k_larger_than_the_candidates_gives_what_there_is(recommender: Recommend
 def test_k_that_is_no_number_of_items_is_refused(numbers: Recommender, k: object) -> None:
     with pytest.raises(ConfigError, match=r"use 1 or more"):
         numbers.recommend([[1]], k=k)
+
+
+@pytest.mark.parametrize("k", [np.int64(3), np.uint8(3)])
+def test_numpys_integers_are_numbers_of_items(numbers: Recommender, k: Any) -> None:
+    assert numbers.recommend([[1]], k).equals(numbers.recommend([[1]], 3))
+    assert numbers.recommend_users(np.array([2]), k).equals(numbers.recommend_users([2], 3))
+    assert numbers.similar_items(np.int64(4), k).equals(numbers.similar_items(4, 3))
+    assert numbers.explain(np.array([1, 2]), np.int64(4)).equals(numbers.explain([1, 2], 4))
+    assert numbers.evaluate(k=k, baselines=False) == numbers.evaluate(k=3, baselines=False)
+
+
+def test_settings_that_are_numpys_are_stored_and_read_back(tmp_path: Path) -> None:
+    settings = SMALL | {"max_epochs": np.int64(1), "seed": np.int32(3), "dropout": np.float32(0.25), "k": np.array([5])}
+    trained = sasrec.fit(make_markov_log(20), **settings, lazy_adam=np.False_, output=tmp_path / "run")
+    loaded = sasrec.load(tmp_path / "run", threads=np.int64(1))
+    assert (loaded.config.train.seed, loaded.config.model.dropout, loaded.config.eval.k) == (3, 0.25, (5,))
+    assert loaded.config.model == trained.config.model
+
+
+@pytest.mark.parametrize("k", [0, 5.0, np.float64(5), True, np.True_, "5", None])
+def test_every_door_refuses_what_is_no_number_of_items(numbers: Recommender, k: Any) -> None:
+    row = Ragged.from_lists([[1]])
+    doors: list[Callable[[], object]] = [
+        lambda: numbers.recommend([[1]], k),
+        lambda: numbers.recommend([["new"]], k),
+        lambda: numbers.recommend_users([1], k),
+        lambda: numbers.recommend_rows(slice(0, 1), k),
+        lambda: numbers.top_indices(row, k),
+        lambda: numbers.next_items.top_k(row, k),
+        lambda: numbers.next_items.top_k(Ragged.from_lists([[], [1]]), k),
+        lambda: numbers.similar_items(1, k),
+    ]
+    for door in doors:
+        with pytest.raises(ConfigError, match="is not a number of items; use 1 or more"):
+            door()
+
+
+@pytest.mark.parametrize("value", ["12", b"12", 12, np.int64(12), {1: 2}, np.array(12), np.array([[1, 2]]), [[1, 2]]])
+def test_every_door_refuses_what_is_no_list_of_ids_and_names_the_argument(numbers: Recommender, value: Any) -> None:
+    doors: dict[str, Callable[[], object]] = {
+        "user_ids": lambda: numbers.recommend_users(value),
+        "allow": lambda: numbers.recommend([[1]], allow=value),
+        "deny": lambda: numbers.recommend_users([1], deny=value),
+        "items": lambda: numbers.score([[1]], value),
+        "history": lambda: numbers.explain(value, 1),
+        "history 0": lambda: numbers.score([value], [1]),
+        "history 1": lambda: numbers.recommend([[1], value]),
+    }
+    for name, door in doors.items():
+        with pytest.raises(DataError, match=f"^{name} (is of type|holds a value of type)"):
+            door()
+
+
+def test_lists_of_ids_may_be_arrays_series_sets_and_generators(numbers: Recommender) -> None:
+    wanted = numbers.recommend([[1, 2]], 30, deny=[3], allow=[3, 4, 5])
+    for deny, allow in [
+        (np.array([3]), pl.Series([3, 4, 5])), ({3}, pd.Series([3.0, 4.0, 5.0])), ((i for i in ["3.0"]), {3, 4, 5}),
+        (pd.Index([3]), range(3, 6)),
+    ]:  # fmt: skip
+        assert numbers.recommend(np.array([[1, 2]]), 30, deny=deny, allow=allow).equals(wanted)
+    assert numbers.recommend_users({2}).equals(numbers.recommend_users([2]))
+    scores = numbers.score([[1, 2]], [5, 6])
+    for items in (np.array([5, 6]), (i for i in (5, 6)), pl.Series(["5", "6"])):
+        np.testing.assert_array_equal(numbers.score([[1, 2]], items), scores)
+    with pytest.raises(DataError, match="items is of type set, not a list of item ids; a set has no order"):
+        numbers.score([[1]], {5, 6})
+
+
+@pytest.mark.parametrize("value", ["no", 0, np.int64(1)])
+def test_keep_seen_is_true_false_or_none(numbers: Recommender, value: Any) -> None:
+    assert numbers.recommend([[1]], 30, keep_seen=np.True_).equals(numbers.recommend([[1]], 30, keep_seen=True))
+    with pytest.raises(ConfigError, match=r"keep_seen=.* use True, False or None"):
+        numbers.recommend([[1]], keep_seen=value)
 
 
 def test_denied_items_never_come(recommender: Recommender) -> None:

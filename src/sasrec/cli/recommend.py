@@ -15,8 +15,9 @@ from sasrec.cli.flags import (
     K,
     Run,
 )
-from sasrec.cli.output import ids_of, lines_of_file, print_frame
+from sasrec.cli.output import ids_of, print_frame
 from sasrec.core.errors import ConfigError
+from sasrec.data.id_lists import STDIN, read_filter, read_users
 from sasrec.export.all_users import recommend_all
 from sasrec.recommender import Recommender, load
 
@@ -24,7 +25,7 @@ from sasrec.recommender import Recommender, load
 def recommend(
     context: typer.Context,
     run: Run,
-    users: Annotated[Path | None, typer.Option("--users", help="file with one user id per line")] = None,
+    users: Annotated[Path | None, typer.Option("--users", help="file of user ids (- = standard input)")] = None,
     user: Annotated[list[str] | None, typer.Option("--user", help="a user id of the log; may be repeated")] = None,
     history: History = None,
     all_users: Annotated[
@@ -32,10 +33,11 @@ def recommend(
     ] = False,
     k: K = 10,
     allow: Annotated[
-        Path | None, typer.Option("--allow", help="file with one item id per line; only these are recommended")
+        Path | None,
+        typer.Option("--allow", help="file of item ids (- = standard input); only these are recommended"),
     ] = None,
     deny: Annotated[
-        Path | None, typer.Option("--deny", help="file with one item id per line; these are never recommended")
+        Path | None, typer.Option("--deny", help="file of item ids (- = standard input); these are never recommended")
     ] = None,
     keep_seen: Annotated[
         bool | None,
@@ -52,8 +54,15 @@ def recommend(
     chosen = [users is not None, bool(user), history is not None, all_users]
     if sum(chosen) != 1:
         raise ConfigError("give one of --users FILE, --user ID, --history ID,ID,... or --all-users")
+    if [users, allow, deny].count(STDIN) > 1:
+        raise ConfigError("only one of --users, --allow and --deny can be read from standard input")
+    filters: dict[str, Any] = {
+        "allow": None if allow is None else read_filter(allow, "allow"),
+        "deny": None if deny is None else read_filter(deny, "deny"),
+        "keep_seen": keep_seen,
+    }
+    wanted = user or None if users is None else read_users(users)
     recommender = load(run)
-    filters: dict[str, Any] = {"allow": lines_of_file(allow), "deny": lines_of_file(deny), "keep_seen": keep_seen}
     if all_users and output is not None:
         _recommend_all(recommender, output, k, filters, quiet=context.obj["quiet"])
         return
@@ -63,7 +72,6 @@ def recommend(
         if details.fallback[0]:
             console.stderr.print("no item of the history is known; these are popular items", soft_wrap=True)
     else:
-        wanted = lines_of_file(users) if users is not None else user or None
         frame = recommender.recommend_users(wanted, k, **filters)
     print_frame(frame, output, json_, recommender.vocabulary)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -11,22 +13,62 @@ from sasrec.core.errors import DataError
 
 EXACT = {"Float64": 2**53, "Float32": 2**24}  # from here on floats stand for several integers
 WHOLE = r"^-?\d+\.0+$"  # as programs write integers that they keep as floats
+WHOLE_NUMBER = re.compile(r"(0|-?[1-9][0-9]{0,18})(\.0+)?")
+MAX_DECIMAL = 10**38
+MISSING = ("<NA>", "NaT")  # how pandas and NumPy write what is missing
 
 
 def canonical_id(value: object, integers: bool) -> int | str:
-    """One id in the vocabulary's own type: 2969 and "2969" meet; "02969" stays another id."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    text = "" if value is None else str(value)  # no id is empty, so nothing matches None
-    if not integers:
-        return text
-    if re.match(WHOLE, text):
-        text = text.partition(".")[0]
+    """One id in the vocabulary's own type.
+
+    Args:
+        value: an id as a caller gives it. A number is what a column of such numbers would hold.
+        integers: whether the vocabulary's ids are integers. Then 2969, 2969.0, "2969" and "2969.0" are one id, while
+            "02969" and "+2969" stay others. In a vocabulary of texts a text is as it is.
+
+    Returns:
+        The id; "" for what is missing (None, NaN) or bytes, as no id is empty.
+    """
+    known = _number_or_text(value)
+    if isinstance(known, int):
+        return known if integers else _digits(known)
+    if not integers or isinstance(value, float | np.floating):  # a whole float that is text has lost digits
+        return known
+    whole = WHOLE_NUMBER.fullmatch(known)
+    return int(whole[1]) if whole else known
+
+
+def _number_or_text(value: object) -> int | str:
+    """An id as a plain integer if it is a whole number, else as a plain text."""
+    if isinstance(value, np.integer | np.bool_ | np.str_) or (isinstance(value, np.ndarray) and not value.ndim):
+        value = value.item()
+    if isinstance(value, str):
+        return str.__str__(value)  # the content also of an enum
+    if isinstance(value, bool):
+        return str(value).lower()  # as in a column of truth values; never the integer 1
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float | np.floating | Decimal):
+        return _of_fraction(value)
+    return "" if value is None or isinstance(value, bytes) or str(value) in MISSING else str(value)
+
+
+def _of_fraction(value: Any) -> int | str:
+    """A float or a decimal: a whole one is an integer, if no other integer could be meant."""
+    if value != value:
+        return ""
+    limit = MAX_DECIMAL if isinstance(value, Decimal) else EXACT["Float64"]
+    if -limit < value < limit and value == int(value):
+        return int(value)
+    return str(value) if isinstance(value, Decimal) else str(pl.Series(np.array([value])).cast(pl.String)[0])
+
+
+def _digits(number: int) -> str:
+    """An integer as text; Python refuses to write very long ones, which are nobody's ids."""
     try:
-        number = int(text)
+        return str(number)
     except ValueError:
-        return text
-    return number if str(number) == text else text
+        return ""
 
 
 def written_length(values: pl.Series) -> int:
