@@ -398,3 +398,18 @@ def test_unknown_setting_or_preset_is_refused_by_name() -> None:
         sasrec.fit(make_markov_log(), epochs=3)
     with pytest.raises(ConfigError, match="preset 'magic' is not known"):
         sasrec.fit(make_markov_log(), preset="magic")
+
+
+def test_the_paper_preset_chooses_a_small_log_s_epoch_by_full_ranking_unless_told_otherwise() -> None:
+    rows = [(user, (user + step) % 12) for user in range(200) for step in range(10)]
+    log = pl.DataFrame(rows, schema=["user_id", "item_id"], orient="row")
+    small = SMALL | {"max_epochs": 12, "threads": 1}
+    chosen = sasrec.fit(log, preset="paper", **small)
+    valid, full, sampled = chosen.results
+    assert (valid.protocol, full.protocol, sampled.protocol) == ("full", "full", "sampled")
+    assert valid.metrics["ndcg@10"]["value"] > 0.9  # where the sampled protocol says 0 of the same model
+    assert sampled.metrics["hr@10"]["value"] < 0.02
+    assert "use protocol=full" in sampled.warnings[0]
+    told = sasrec.fit(log, preset="paper", **small | {"max_epochs": 1}, valid_protocol="sampled")
+    assert told.results[0].protocol == "sampled"
+    assert "use protocol=full" in told.results[0].warnings[0]

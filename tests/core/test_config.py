@@ -184,6 +184,22 @@ def test_paper_preset_is_the_published_setting() -> None:
     assert (model.max_seq_len, model.dropout) == (50, 0.5)
 
 
+@pytest.mark.parametrize(
+    ("n_items", "mean_train_len", "protocol"),
+    [
+        (12, 8, "full"), (999, 0, "full"), (1000, 0, "sampled"), (1000, 1, "full"), (1200, 500, "full"),
+        (1682, 104, "sampled"), (3416, 163, "sampled"), (10**6, 8, "sampled"),
+    ],
+)  # fmt: skip
+def test_paper_chooses_the_epoch_by_full_ranking_where_draws_would_repeat(
+    n_items: int, mean_train_len: float, protocol: str
+) -> None:
+    sizes = dataclasses.replace(LONG, n_items=n_items, mean_train_len=mean_train_len)
+    assert resolve("paper", sizes, {})[1].valid_protocol == protocol
+    for own in ("full", "sampled"):
+        assert resolve("paper", sizes, {"valid_protocol": own})[1].valid_protocol == own
+
+
 @pytest.mark.parametrize(("mean_train_len", "max_seq_len"), [(49.9, 50), (50.0, 200)])
 def test_histories_are_long_from_a_mean_of_fifty_on(mean_train_len: float, max_seq_len: int) -> None:
     model, _, _ = resolve("paper", dataclasses.replace(LONG, mean_train_len=mean_train_len), {})

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import typer
-import yaml
 
+from sasrec.cli.settings_file import read_settings
 from sasrec.core.config import CONFIGS, ServerConfig
-from sasrec.core.errors import ConfigError
 from sasrec.data.logs import Reading
 
 PANELS = {"model": "Model", "train": "Training", "eval": "Evaluation", "server": "Server"}
@@ -103,21 +102,7 @@ def _flag(name: str, kind: Any, text: str, panel: str) -> inspect.Parameter:
 def settings_of(given: Mapping[str, Any], config: Path | None) -> dict[str, Any]:
     """The settings that were given: those of the YAML file, with flags on top."""
     flags = {k: v for k, v in given.items() if v is not None and v != []}
-    return {**_read_yaml(config), **flags}
-
-
-def _read_yaml(path: Path | None) -> dict[str, Any]:
-    if path is None:
-        return {}
-    try:
-        values = yaml.safe_load(path.read_text()) or {}
-    except OSError as error:
-        raise ConfigError(f"cannot read the settings file {path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path} does not hold settings; write lines such as 'max_epochs: 50'")
-    return values
+    return {**(read_settings(config) if config is not None else {}), **flags}
 
 
 def split_reading(given: Mapping[str, Any]) -> tuple[Reading, dict[str, Any]]:

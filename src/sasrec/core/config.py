@@ -352,7 +352,8 @@ def _checked(name: str, value: Any, kind: Any, metadata: Mapping[str, Any]) -> A
     if kind is float and is_integer(value):
         value = float(value) if abs(value) <= sys.float_info.max else math.inf
     if not isinstance(value, kind) or (kind is int and not is_integer(value)):
-        raise ConfigError(f"{name}={value!r} is not of type {kind.__name__}")
+        advice = "; use true or false" if kind is bool else ""
+        raise ConfigError(f"{name}={value!r} is not of type {kind.__name__}{advice}")
     if kind is float and not math.isfinite(value):
         raise ConfigError(f"{name}={value} is not a finite number")
     low, high = metadata.get("low"), metadata.get("high")
