@@ -6,6 +6,7 @@ import bz2
 import csv
 import gzip
 import io
+import itertools
 import json
 import lzma
 import re
@@ -101,7 +102,7 @@ def expected(log: Sequence[Event], timed: bool) -> str:
 def parts_of(draw: Callable[..., Any], log: Sequence[Any]) -> list[Sequence[Any]]:
     cuts = draw(st.sets(st.integers(1, len(log) - 1), max_size=3), label="cuts") if len(log) > 1 else set()
     places = [0, *sorted(cuts), len(log)]
-    return [log[a:b] for a, b in zip(places, places[1:], strict=False)]
+    return [log[a:b] for a, b in itertools.pairwise(places)]
 
 
 def save(draw: Callable[..., Any], folder: Path, name: str, parts: Sequence[bytes]) -> Any:

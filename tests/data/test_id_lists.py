@@ -118,8 +118,8 @@ def test_ids_are_as_they_are_written(content: str | bytes, ids: list[str], tmp_p
 
 
 @pytest.mark.parametrize(
-    "content", ["", "\n \r\n", codecs.BOM_UTF8, "".encode("utf-16"), gzip.compress(b"", mtime=0), "item_id\n", "item_id,title\n",
-    "[]", '""\n', parquet(item_id=pl.Series([], dtype=pl.String))],
+    "content", ["", "\n \r\n", codecs.BOM_UTF8, "".encode("utf-16"), gzip.compress(b"", mtime=0), "item_id\n",
+    "item_id,title\n", "[]", '""\n', parquet(item_id=pl.Series([], dtype=pl.String))],
 )  # fmt: skip
 def test_a_file_without_an_id_is_an_empty_list(content: str | bytes, tmp_path: Path) -> None:
     assert read_ids(write(tmp_path / "ids", content), "item") == []
