@@ -47,7 +47,7 @@ class IdCommand(TyperCommand):
     """A command with an id as its argument: a negative number is one, not an option."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """As any command, but beside a negative number an unknown option is an argument, of which there are too many."""
+        """As any command, but beside a negative number an unknown option is an argument, so there are too many."""
         ctx.ignore_unknown_options = any(map(NEGATIVE_NUMBER.fullmatch, args))
         return super().parse_args(ctx, args)
 
