@@ -158,3 +158,95 @@ def test_standard_input_is_one_list_only(run: Run, numbers: Path, monkeypatch: p
     outcome = run("recommend", numbers, "--history", "1", "--allow", "-", "--deny", "-")
     assert outcome.code == 2
     assert "only one of --users, --allow and --deny can be read from standard input" in outcome.err
+
+
+@pytest.mark.parametrize("spelled", ["-8", "-8.0"])
+def test_a_negative_id_is_an_argument_wherever_it_stands(spelled: str, run: Run, numbers: Path) -> None:
+    wanted = sasrec.load(numbers).similar_items(-8, 5)["item_id"].to_list()
+    for arguments in [
+        (numbers, spelled, "-k", 5, "--json"),
+        (numbers, "-k", 5, spelled, "--json"),
+        ("-k", 5, "--json", numbers, spelled),
+        ("--json", numbers, spelled, "-k5"),
+        ("--json", "--k=5", numbers, "--", spelled),
+    ]:
+        assert run("similar", *arguments).items == wanted
+    assert (
+        run("similar", numbers, 8, "-k", 5, "--json").items
+        == sasrec.load(numbers).similar_items(8, 5)["item_id"].to_list()
+    )
+
+
+def test_a_misspelt_option_is_still_an_error(run: Run, numbers: Path) -> None:
+    for arguments in [
+        (8, "--jsn"),
+        (-8, "--jsn"),
+        ("--jsn", -8),
+        (8, "-x"),
+        (-8, "-x"),
+        (-8, -9),
+        ("-h8",),
+        ("-k", -8),
+    ]:
+        outcome = run("similar", numbers, *arguments)
+        assert outcome.code == 2, arguments
+        assert not outcome.out
+    assert run("similar", "--jsn", numbers, -8).code == 2
+
+
+def test_negative_ids_are_values_of_options(run: Run, numbers: Path) -> None:
+    recommender = sasrec.load(numbers)
+    after = recommender.recommend([[-8, 5]], 4)["item_id"].to_list()
+    for history in (["--history", "-8,5"], ["--history=-8,5"], ["--history", "-8.0, 5"]):
+        assert run("recommend", numbers, *history, "-k", 4, "--json").items == after
+    of_user = run("recommend", numbers, "--user", "-8", "--user", "5", "-k", 2, "--json")
+    assert [row["user_id"] for row in json.loads(of_user.out)] == [-8, -8, 5, 5]
+    assert run("score", numbers, "--history", "-8", "--items", "-7,6", "--json").items == ["-7", "6"]
+    explained = run("explain", numbers, "--history", "-8,5", "--item", "-7", "--json")
+    assert explained.items == recommender.explain([-8, 5], -7)["item_id"].to_list()
+
+
+def test_negative_ids_reach_a_process_of_its_own(numbers: Path) -> None:
+    command = [sys.executable, "-m", "sasrec", "-q", "similar", str(numbers), "-8", "-k", "3", "--json"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert len(json.loads(done.stdout)) == 3
+
+
+HISTORIES = {
+    "heat, uncut": ["heat, uncut"],
+    " heat, uncut ": ["heat, uncut"],
+    '"heat, uncut",tt42': ["heat, uncut", "tt42"],
+    'tt42, "heat, uncut"': ["tt42", "heat, uncut"],
+    "tt42,f7": ["tt42", "f7"],
+    "tt42\nf7\n": ["tt42", "f7"],
+    "a,b": ["a,b"],
+    '"a","b"': ["a", "b"],
+    "a,b,": ["a", "b"],
+    '7" single': ['7" single'],
+    'f7,7" single': ["f7", '7" single'],
+}
+
+
+@pytest.mark.parametrize("given", HISTORIES)
+def test_lists_of_ids_are_a_line_of_csv_and_a_known_id_is_itself(given: str, run: Run, texts: Path) -> None:
+    recommender, ids = sasrec.load(texts), HISTORIES[given]
+    outcome = run("recommend", texts, "--history", given, "-k", 3, "--json")
+    assert outcome.items == recommender.recommend([ids], 3)["item_id"].to_list()
+    assert "unknown" not in outcome.err
+    assert run("score", texts, "--history", "f9", "--items", given, "--json").items == ids
+    explained = run("explain", texts, "--history", given, "--item", "heat, uncut", "--json")
+    assert explained.items == recommender.explain(ids, "heat, uncut")["item_id"].to_list()
+
+
+def test_a_list_that_is_no_csv_is_refused(run: Run, texts: Path) -> None:
+    outcome = run("recommend", texts, "--history", '"heat, uncut')
+    assert outcome.code == 2
+    assert "a list of ids has a quote that is not closed, or text behind one" in outcome.err
+
+
+def test_ids_with_commas_and_minus_are_single_values(run: Run, texts: Path) -> None:
+    assert len(run("similar", texts, "heat, uncut", "-k", 3, "--json").items) == 3
+    for arguments in (["--", "-abc"], ["-8"]):
+        outcome = run("similar", texts, *arguments)
+        assert outcome.code == 1
+        assert f"item '{arguments[-1]}' is not in the log" in outcome.err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections import UserString
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,7 @@ def test_values_keep_their_meaning() -> None:
 NO_LISTS: list[tuple[Any, str]] = [
     ("12", "is of type str, not a list of ids; for one id give a list with it"),
     (np.str_("12"), "is of type str_, not a list of ids"),
+    (UserString("12"), "is of type UserString, not"),
     (b"12", "is of type bytes, not a list of ids"),
     (bytearray(b"12"), "is of type bytearray, not a list of ids"),
     (12, "is of type int, not a list of ids; for one id give a list with it"),
@@ -80,6 +82,9 @@ NO_LISTS: list[tuple[Any, str]] = [
     ([pl.Series([1])], "holds a value of type Series at position 0"),
     (pl.Series([[1, 2]]), "holds a value of type list at position 0"),
     (pl.Series([1, None]), "has no id at position 1; leave out what is missing"),
+    (pl.Series([1.0, float("nan")]), "has no id at position 1"),
+    (pl.Series([1.0, None]), "has no id at position 1"),
+    (np.array([np.nan, 1.0]), "has no id at position 0"),
     (pd.Series([None, "a"]), "has no id at position 0"),
     (pd.Series([1, 2, np.nan]), "has no id at position 2"),
     (pd.Series([1, None], dtype="Int64"), "has no id at position 1"),

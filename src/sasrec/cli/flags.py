@@ -8,19 +8,26 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import operator
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import typer
+from typer.core import TyperCommand
 
 from sasrec.cli.settings_file import read_settings
 from sasrec.core.config import CONFIGS, ServerConfig
 from sasrec.data.logs import Reading
 
 PANELS = {"model": "Model", "train": "Training", "eval": "Evaluation", "server": "Server"}
+NEGATIVE_NUMBER = re.compile(r"-[0-9]+(\.0+)?")
 SHORT_FLAGS = {"k": ["-k"]}
 
+HISTORY_HELP = (
+    "item ids, oldest first, separated by commas; an id with a comma stands in double quotes ('\"heat, uncut\",tt42'), "
+    "unless the whole text is one known id"
+)
 Logs = Annotated[
     list[str],
     typer.Argument(
@@ -32,11 +39,20 @@ Logs = Annotated[
 Run = Annotated[Path, typer.Argument(help="a run folder")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="the folder to write")]
-History = Annotated[str | None, typer.Option("--history", help="item ids, separated by commas, oldest first")]
+History = Annotated[str | None, typer.Option("--history", help=HISTORY_HELP)]
 K = Annotated[int, typer.Option("-k", "--k", help="length of the list")]
 Split = Annotated[Literal["valid", "test"], typer.Option("--split", help="which targets are measured")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace the run in --output")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file of settings; flags win over it")]
+
+
+class IdCommand(TyperCommand):
+    """A command with an id as its argument: a negative number is one, not an option."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As any command, but beside a negative number an unknown option is an argument, so there are too many."""
+        ctx.ignore_unknown_options = any(map(NEGATIVE_NUMBER.fullmatch, args))
+        return super().parse_args(ctx, args)
 
 
 def with_flags(

@@ -26,8 +26,8 @@ def print_facts(sequences: Sequences, json_: bool) -> None:
         typer.echo(f"{name:15} {value:,}" if type(value) is int else f"{name:15} {value}")
 
 
-def ids_of(text: str) -> list[str]:
-    """The ids of a comma-separated flag."""
+def names_of(text: str) -> list[str]:
+    """The names of a comma-separated flag."""
     return [part.strip() for part in text.split(",") if part.strip()]
 
 

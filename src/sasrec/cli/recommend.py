@@ -9,15 +9,10 @@ import polars as pl
 import typer
 
 from sasrec.cli import console
-from sasrec.cli.flags import (
-    History,
-    Json,
-    K,
-    Run,
-)
-from sasrec.cli.output import ids_of, print_frame
+from sasrec.cli.flags import HISTORY_HELP, History, Json, K, Run
+from sasrec.cli.output import print_frame
 from sasrec.core.errors import ConfigError
-from sasrec.data.id_lists import STDIN, read_filter, read_users
+from sasrec.data.id_lists import STDIN, ids_of_text, read_filter, read_users
 from sasrec.export.all_users import recommend_all
 from sasrec.recommender import Recommender, load
 
@@ -67,7 +62,7 @@ def recommend(
         _recommend_all(recommender, output, k, filters, quiet=context.obj["quiet"])
         return
     if history is not None:
-        details = recommender.recommend_detailed([ids_of(history)], k, **filters)
+        details = recommender.recommend_detailed([ids_of_text(history, recommender.vocabulary)], k, **filters)
         frame = details.frame
         if details.fallback[0]:
             console.stderr.print("no item of the history is known; these are popular items", soft_wrap=True)
@@ -88,19 +83,23 @@ def _recommend_all(recommender: Recommender, output: Path, k: int, filters: dict
 
 def score(
     run: Run,
-    history: Annotated[str, typer.Option("--history", help="item ids, separated by commas, oldest first")],
-    items: Annotated[str, typer.Option("--items", help="item ids to score, separated by commas")],
+    history: Annotated[str, typer.Option("--history", help=HISTORY_HELP)],
+    items: Annotated[str, typer.Option("--items", help="item ids to score, separated likewise")],
     json_: Json = False,
 ) -> None:
     """Score given items after a history, as predict() of the published code does."""
-    recommender, wanted = load(run), ids_of(items)
-    scores = recommender.score([ids_of(history)], wanted)[0].tolist()
+    recommender = load(run)
+    wanted = ids_of_text(items, recommender.vocabulary)
+    scores = recommender.score([ids_of_text(history, recommender.vocabulary)], wanted)[0].tolist()
     frame = pl.DataFrame({"item_id": [str(i) for i in wanted], "score": scores})
     print_frame(frame, None, json_, recommender.vocabulary)
 
 
 def similar(
-    run: Run, item: Annotated[str, typer.Argument(help="id of the item")], k: K = 10, json_: Json = False
+    run: Run,
+    item: Annotated[str, typer.Argument(help="id of the item, such as 8 or -8; -- comes before an id like -x")],
+    k: K = 10,
+    json_: Json = False,
 ) -> None:
     """List the items nearest to an item, by the cosine of their embeddings."""
     recommender = load(run)
@@ -109,7 +108,7 @@ def similar(
 
 def explain(
     run: Run,
-    history: Annotated[str, typer.Option("--history", help="item ids, separated by commas, oldest first")],
+    history: Annotated[str, typer.Option("--history", help=HISTORY_HELP)],
     item: Annotated[str, typer.Option("--item", help="id of the item to explain")],
     json_: Json = False,
 ) -> None:
@@ -118,4 +117,5 @@ def explain(
     The contribution of an item is how far the score falls when that item is left out of the history.
     """
     recommender = load(run)
-    print_frame(recommender.explain(ids_of(history), item), None, json_, recommender.vocabulary)
+    frame = recommender.explain(ids_of_text(history, recommender.vocabulary), item)
+    print_frame(frame, None, json_, recommender.vocabulary)

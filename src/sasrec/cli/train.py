@@ -19,7 +19,7 @@ from sasrec.cli.flags import (
     split_reading,
     with_flags,
 )
-from sasrec.cli.output import ids_of, print_facts, print_frame, print_json
+from sasrec.cli.output import names_of, print_facts, print_frame, print_json
 from sasrec.core.config import TrainConfig
 from sasrec.core.errors import ConfigError
 from sasrec.core.presets import DEFAULT_PRESET, PRESETS
@@ -188,7 +188,7 @@ def benchmark_(
     owned = sorted({"split_method", "protocol"} & set(settings))
     if owned:
         raise ConfigError(f"{owned[0]} in {config} is set by --{owned[0].replace('_', '-')}s here; take it out")
-    chosen, methods, kept = (tuple(ids_of(text)) for text in (presets, split_methods, protocols))
+    chosen, methods, kept = (tuple(names_of(text)) for text in (presets, split_methods, protocols))
     grid = Grid(chosen, methods, kept, tuple(_seeds(settings, seeds)))
     options = FitOptions(output=output, resume=resume, overwrite=overwrite, histories=not no_histories)
     with console.TrainingDisplay(quiet=context.obj["quiet"]) as display:

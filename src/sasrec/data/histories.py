@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from collections import UserString
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ from sasrec.data.vocabulary import Vocabulary
 
 Histories = Sequence[Sequence[Any]]
 FRAMES = pl.DataFrame | pl.LazyFrame
-NO_LISTS = str | bytes | bytearray | memoryview | io.IOBase | FRAMES  # though one can go over most of them
+NO_LISTS = str | UserString | bytes | bytearray | memoryview | io.IOBase | FRAMES  # though one can go over most of them
 COLLECTIONS = (list, tuple, set, frozenset, dict, np.ndarray, pl.Series)
 ONE_ID = "for one id give a list with it"
 ONE_USER = "for one user give a list with one history"
@@ -83,11 +84,13 @@ def _is_iterable(value: Any) -> bool:
 def _first_missing(ids: Any) -> int | None:
     """The first position without a value in a Series or an array that marks them."""
     if isinstance(ids, pl.Series):
-        missing = ids.is_null().to_numpy()
+        missing = (ids.is_null() | ids.is_nan() if ids.dtype.is_float() else ids.is_null()).fill_null(True).to_numpy()
     elif is_pandas(ids):
         missing = np.asarray(ids.isna())
     elif isinstance(ids, np.ma.MaskedArray):
         missing = np.ma.getmaskarray(ids)
+    elif isinstance(ids, np.ndarray) and ids.dtype.kind == "f":
+        missing = np.isnan(ids)
     else:
         return None
     return int(missing.argmax()) if missing.any() else None

@@ -1,4 +1,4 @@
-"""Read a file of ids, as other programs write them: one a line, a column of a table, JSON, one line with commas."""
+"""Read lists of ids: files as other programs write them (lines, a table, JSON, Parquet), and texts that people type."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from typing import Any, Literal
 
 import polars as pl
 
-from sasrec.core.errors import DataError
+from sasrec.core.errors import ConfigError, DataError
 from sasrec.data.columns import KNOWN_NAMES, plain_name
 from sasrec.data.ids import canonical_id, canonical_ids
+from sasrec.data.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
 Role = Literal["user", "item"]
@@ -86,6 +87,26 @@ def read_users(path: Path) -> list[str]:
     if not ids:
         raise DataError(f"the list of users {path} holds no id; give one user id a line")
     return ids
+
+
+def ids_of_text(text: str, vocabulary: Vocabulary) -> list[str]:
+    """The item ids of a text that somebody typed: ids with commas between them, as a line of CSV.
+
+    A text that is itself a known id is that id, whatever commas it has.
+
+    Raises:
+        ConfigError: a quote is not closed.
+    """
+    if vocabulary.index_of(text.strip()):
+        return [text.strip()]
+    try:
+        rows = list(csv.reader(text.splitlines(), skipinitialspace=True, strict=True))
+    except csv.Error as error:
+        raise ConfigError(
+            "a list of ids has a quote that is not closed, or text behind one; write an id that has a quote as "
+            '"the ""id"""'
+        ) from error
+    return [field.strip() for row in rows for field in row if field.strip()]
 
 
 def _content(path: Path, where: str, role: Role) -> bytes:
