@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 
 from sasrec.core.arrays import Float32, Int32
-from sasrec.core.config import EvalConfig, from_dict, to_dict
+from sasrec.core.config import EvalConfig, TrainConfig, from_dict, to_dict
 from sasrec.core.errors import CheckpointError, ConfigError, UnknownItemError
 from sasrec.core.threads import set_threads
 from sasrec.data.histories import is_pandas, known_histories, read_histories, to_pandas
@@ -27,7 +27,7 @@ from sasrec.engine.protocol import Engine, create_engine, environment
 from sasrec.evaluation.candidates import read_candidates
 from sasrec.evaluation.protocols import check_unseen, evaluate
 from sasrec.evaluation.results import Result
-from sasrec.model.weights import digest_of
+from sasrec.model.weights import Weights, digest_of
 from sasrec.ranking.item_filter import ItemFilter
 from sasrec.ranking.next_items import Mask, NextItems
 from sasrec.ranking.scorers import ModelScorer
@@ -76,6 +76,11 @@ class Recommender:
         self.engine, self.vocabulary, self.config, self.sequences = engine, vocabulary, config, sequences
         self.results, self.train_result = list(results), train_result
         self.next_items = NextItems(engine, vocabulary.counts)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For pickle and copy: the weights in place of the engine, which is made again as `load` does."""
+        engine, own = self.engine, (self.vocabulary, self.config, self.sequences, self.results, self.train_result)
+        return _made_again, (engine.train_config, engine.weights(), *own)
 
     def __repr__(self) -> str:
         model = self.config.model
@@ -144,8 +149,7 @@ class Recommender:
             UnknownItemError: a list is not empty, and none of its ids is known.
         """
         items = ItemFilter.of(self.vocabulary, allow, deny)
-        _check_known("allow", items.unknown_allow, n_known=0 if items.allowed is None else len(items.allowed))
-        _check_known("deny", items.unknown_deny, n_known=len(items.denied))
+        items.check_known()
         return items
 
     def recommend_users(
@@ -272,7 +276,7 @@ class Recommender:
             ConfigError: k below 1.
         """
         indices, scores = self.next_items.similar(self.vocabulary.known_index(item_id), k)
-        return self._frame(indices[None], scores[None], None).drop("user_id")
+        return pl.DataFrame(self._frame(indices[None], scores[None], None).get_columns()[1:])
 
     def explain(self, history: Sequence[Any], item_id: Any) -> pl.DataFrame:
         """Why an item: how much its score falls when one item is left out of the history.
@@ -324,7 +328,7 @@ class Recommender:
                 "this model was trained again on all events (--refit), so it has seen the targets; "
                 "metrics.json holds the figures of the model it was chosen by"
             )
-        config = _eval_config(self.config.eval, settings)
+        config = from_dict(EvalConfig, {**to_dict(self.config.eval), **settings})
         split_ = self.split(config)
         check_unseen(self.split(), split_, split)
         drawn = None
@@ -431,20 +435,13 @@ def load(path: Path | str, *, device: str | None = None, threads: int | None = N
         device=config.train.device if device is None else device,
         threads=config.train.threads if threads is None else threads,
     )
-    engine = create_engine(config.model, len(vocabulary), train_config, run.load_weights()[0])
+    weights, _ = run.load_weights()
+    return _made_again(train_config, weights, vocabulary, config, run.load_sequences(), run.load_metrics())
+
+
+def _made_again(
+    train: TrainConfig, weights: Weights, vocabulary: Vocabulary, config: RunConfig, *more: Any
+) -> Recommender:
+    engine = create_engine(config.model, len(vocabulary), train, weights)
     set_threads(engine.threads)
-    return Recommender(engine, vocabulary, config, run.load_sequences(), run.load_metrics())
-
-
-def _eval_config(base: EvalConfig, settings: dict[str, Any]) -> EvalConfig:
-    return from_dict(EvalConfig, {**to_dict(base), **settings})
-
-
-def _check_known(name: str, unknown: list[Any], n_known: int) -> None:
-    """Warn of unknown ids of a list; fail when it has no other."""
-    if not unknown:
-        return
-    told = f"{len(unknown)} of the {len(unknown) + n_known} items of {name} are unknown, such as {unknown[0]!r}"
-    if not n_known:
-        raise UnknownItemError(f"{told}: none is in the log this model was trained on, so the list would mean nothing")
-    logger.warning("%s; they are skipped", told)
+    return Recommender(engine, vocabulary, config, *more)

@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from sasrec.core.errors import DataError
+from sasrec.core.forks import needs_threads_of
 from sasrec.data.readers import read_interactions
 from sasrec.data.sequences import Ragged
 from sasrec.data.vocabulary import Vocabulary
@@ -27,6 +28,7 @@ def read_histories(histories: Any) -> tuple[Histories, pl.Series | None, bool]:
     """
     as_pandas = is_pandas(histories)
     if as_pandas or isinstance(histories, pl.DataFrame):
+        needs_threads_of("Polars")
         log = read_interactions(histories)
         if "timestamp" in log.columns:
             log = log.sort("timestamp", maintain_order=True)

@@ -5,6 +5,7 @@ What to do about unknown ids is the caller's: the library warns, and fails where
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +13,11 @@ from typing import Any
 import numpy as np
 
 from sasrec.core.arrays import Int32
+from sasrec.core.errors import UnknownItemError
 from sasrec.data.vocabulary import Vocabulary
 from sasrec.ranking.next_items import Mask
 
+logger = logging.getLogger(__name__)
 NOBODY = np.zeros(0, np.int32)
 
 
@@ -34,6 +37,24 @@ class ItemFilter:
         allowed, unknown_allow = (None, []) if allow is None else vocabulary.split_known(list(allow))
         denied, unknown_deny = (NOBODY, []) if deny is None else vocabulary.split_known(list(deny))
         return cls(len(vocabulary), allowed, denied, unknown_allow, unknown_deny)
+
+    def check_known(self) -> None:
+        """Warn of unknown ids.
+
+        Raises:
+            UnknownItemError: a list is not empty, and none of its ids is known.
+        """
+        n_allowed = 0 if self.allowed is None else len(self.allowed)
+        lists = [("allow", self.unknown_allow, n_allowed), ("deny", self.unknown_deny, len(self.denied))]
+        for name, unknown, n_known in lists:
+            if not unknown:
+                continue
+            told = f"{len(unknown)} of the {len(unknown) + n_known} items of {name} are unknown, such as {unknown[0]!r}"
+            if not n_known:
+                raise UnknownItemError(
+                    f"{told}: none is in the log this model was trained on, so the list would mean nothing"
+                )
+            logger.warning("%s; they are skipped", told)
 
     def allow_mask(self) -> Mask | None:
         """(V,) the items of the allow list; None = all items."""
