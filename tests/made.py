@@ -185,7 +185,7 @@ def without(folder: Path, *packages: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": f"{hidden}{os.pathsep}{earlier}" if earlier else str(hidden)}
 
 
-def run_program(code: str, *arguments: object, timeout: float = 60) -> str:
+def run_program(code: str, *arguments: object, timeout: float = 120) -> str:
     """What a program prints that runs in a process of its own; the processes it leaves are killed with it."""
     command = [sys.executable, "-c", code, *map(str, arguments)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:

@@ -1,5 +1,7 @@
 """Your ids in, your ids and scores out."""
 
+import copy
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ import pandas as pd
 import polars as pl
 import pytest
 from conftest import make_markov_log
+from made import run_program
 
 import sasrec
 from sasrec.core.errors import CheckpointError, ConfigError, DataError, UnknownItemError
@@ -413,3 +416,46 @@ def test_the_paper_preset_chooses_a_small_log_s_epoch_by_full_ranking_unless_tol
     told = sasrec.fit(log, preset="paper", **small | {"max_epochs": 1}, valid_protocol="sampled")
     assert told.results[0].protocol == "sampled"
     assert "use protocol=full" in told.results[0].warnings[0]
+
+
+def same_answers(one: Recommender, other: Recommender) -> bool:
+    """Whether two recommenders say the same of the same histories, to the bit."""
+    ids = one.vocabulary.item_ids.to_list()
+    asked = [ids[:3], ids[4:5]]
+    frames = [
+        (r.recommend(asked), r.recommend_users(), r.similar_items(ids[0]), r.explain(ids[:3], ids[5]))
+        for r in (one, other)
+    ]
+    return all(a.equals(b) for a, b in zip(*frames, strict=True)) and one.evaluate() == other.evaluate()
+
+
+@pytest.mark.parametrize("copied", [lambda r: pickle.loads(pickle.dumps(r)), copy.deepcopy, copy.copy])
+def test_pickles_and_copies_are_whole_and_stand_alone(
+    recommender: Recommender, copied: Callable[[Recommender], Recommender]
+) -> None:
+    other = copied(recommender)
+    assert other.engine is not recommender.engine
+    assert other.model_version == recommender.model_version
+    assert same_answers(recommender, other)
+    assert other.results == recommender.results
+    assert other.training_facts() == recommender.training_facts()
+    other.engine.load_weights({name: np.zeros_like(value) for name, value in other.engine.weights().items()})
+    assert Recommender.model_version.func(recommender) == recommender.model_version
+
+
+@pytest.mark.parametrize("engine", ["auto", "torch"])
+def test_a_loaded_model_is_pickled_as_it_computes_without_histories_too(engine: str, tmp_path: Path) -> None:
+    sasrec.fit(text_ids(make_markov_log()), **SMALL | {"max_epochs": 1}, engine=engine, threads=1).save(
+        tmp_path / "run", histories=False
+    )
+    recommender = sasrec.load(tmp_path / "run", threads=2)
+    other = pickle.loads(pickle.dumps(recommender))
+    assert (other.engine.name, other.engine.threads) == (recommender.engine.name, 2)
+    assert other.sequences is None
+    assert other.recommend([["film 1"]]).equals(recommender.recommend([["film 1"]]))
+
+
+def test_another_process_takes_a_pickle(numbers: Recommender, tmp_path: Path) -> None:
+    (tmp_path / "rec.pickle").write_bytes(pickle.dumps(numbers))
+    code = "import pickle, sys; print(pickle.load(open(sys.argv[1], 'rb')).recommend([[1, 2]], k=3).to_dicts())"
+    assert run_program(code, tmp_path / "rec.pickle") == f"{numbers.recommend([[1, 2]], k=3).to_dicts()}\n"

@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 
 from sasrec.core.arrays import Float32, Int32
-from sasrec.core.config import EvalConfig, from_dict, to_dict
+from sasrec.core.config import EvalConfig, TrainConfig, from_dict, to_dict
 from sasrec.core.errors import CheckpointError, ConfigError, UnknownItemError
 from sasrec.core.scalars import check_truth
 from sasrec.core.threads import set_threads
@@ -28,7 +28,7 @@ from sasrec.engine.protocol import Engine, create_engine, environment
 from sasrec.evaluation.candidates import read_candidates
 from sasrec.evaluation.protocols import check_unseen, evaluate
 from sasrec.evaluation.results import Result
-from sasrec.model.weights import digest_of
+from sasrec.model.weights import Weights, digest_of
 from sasrec.ranking.item_filter import ItemFilter
 from sasrec.ranking.next_items import Mask, NextItems
 from sasrec.ranking.order import check_k
@@ -78,6 +78,11 @@ class Recommender:
         self.engine, self.vocabulary, self.config, self.sequences = engine, vocabulary, config, sequences
         self.results, self.train_result = list(results), train_result
         self.next_items = NextItems(engine, vocabulary.counts)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For pickle and copy: the weights in place of the engine, which is made again as `load` does."""
+        engine, own = self.engine, (self.vocabulary, self.config, self.sequences, self.results, self.train_result)
+        return _made_again, (engine.train_config, engine.weights(), *own)
 
     def __repr__(self) -> str:
         model = self.config.model
@@ -276,7 +281,7 @@ class Recommender:
             ConfigError: k below 1.
         """
         indices, scores = self.next_items.similar(self.vocabulary.known_index(item_id), k)
-        return self._frame(indices[None], scores[None], None).drop("user_id")
+        return pl.DataFrame(self._frame(indices[None], scores[None], None).get_columns()[1:])
 
     def explain(self, history: Sequence[Any], item_id: Any) -> pl.DataFrame:
         """Why an item: how much its score falls when one item is left out of the history.
@@ -327,7 +332,7 @@ class Recommender:
                 "this model was trained again on all events (--refit), so it has seen the targets; "
                 "metrics.json holds the figures of the model it was chosen by"
             )
-        config = _eval_config(self.config.eval, settings)
+        config = from_dict(EvalConfig, {**to_dict(self.config.eval), **settings})
         split_ = self.split(config)
         check_unseen(self.split(), split_, split)
         drawn = None
@@ -434,10 +439,11 @@ def load(path: Path | str, *, device: str | None = None, threads: int | None = N
         device=config.train.device if device is None else device,
         threads=config.train.threads if threads is None else threads,
     )
-    engine = create_engine(config.model, len(vocabulary), train_config, run.load_weights()[0])
+    weights = run.load_weights()[0]
+    return _made_again(train_config, weights, vocabulary, config, run.load_sequences(), run.load_metrics())
+
+
+def _made_again(train: TrainConfig, weights: Weights, vocabulary: Vocabulary, config: RunConfig, *more: Any) -> Any:
+    engine = create_engine(config.model, len(vocabulary), train, weights)
     set_threads(engine.threads)
-    return Recommender(engine, vocabulary, config, run.load_sequences(), run.load_metrics())
-
-
-def _eval_config(base: EvalConfig, settings: dict[str, Any]) -> EvalConfig:
-    return from_dict(EvalConfig, {**to_dict(base), **settings})
+    return Recommender(engine, vocabulary, config, *more)

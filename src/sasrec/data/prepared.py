@@ -17,6 +17,7 @@ import polars as pl
 
 from sasrec.core.errors import CheckpointError, DataError
 from sasrec.core.files import atomic_file, disk_errors
+from sasrec.core.forks import needs_threads_of
 from sasrec.data.sequences import Sequences
 from sasrec.data.vocabulary import Vocabulary
 
@@ -34,6 +35,7 @@ def save_vocabulary(path: Path, vocabulary: Vocabulary) -> None:
     Raises:
         CheckpointError: it cannot be written.
     """
+    needs_threads_of("Polars")
     with atomic_file(path / ITEMS) as temporary:
         vocabulary.to_frame().write_parquet(temporary)
 
@@ -44,6 +46,7 @@ def save_sequences(path: Path, sequences: Sequences) -> None:
     Raises:
         CheckpointError: it cannot be written.
     """
+    needs_threads_of("Polars")
     temporary, target = Path(tempfile.mkdtemp(prefix=".sequences-", dir=path)), path / SEQUENCES
     try:
         with disk_errors(target):
@@ -62,6 +65,7 @@ def load_vocabulary(path: Path) -> Vocabulary:
     Raises:
         CheckpointError: missing or damaged.
     """
+    needs_threads_of("Polars")
     file = path / ITEMS
     try:
         return Vocabulary.from_frame(pl.read_parquet(file, glob=False))
@@ -77,6 +81,7 @@ def load_sequences(path: Path) -> Sequences | None:
     """
     if not is_prepared(path):
         return None
+    needs_threads_of("Polars")
     folder = path / SEQUENCES
     try:
         return Sequences.load(folder)

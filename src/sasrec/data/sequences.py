@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from sasrec.core.arrays import Int32, Int64
 from sasrec.core.errors import DataError, UnknownItemError
+from sasrec.core.forks import needs_threads_of
 from sasrec.data.ids import canonical_id
 from sasrec.data.understanding import Understanding, load_understanding, save_understanding
 from sasrec.data.vocabulary import Vocabulary
@@ -202,6 +203,7 @@ def build_sequences(log: pl.DataFrame, vocabulary: Vocabulary | None = None) -> 
     Raises:
         DataError: the log is empty, or has an item that the given vocabulary lacks.
     """
+    needs_threads_of("Polars")
     if not len(log):
         raise DataError("the log has no events; it needs at least one line with a user and an item")
     users, user_index = _dense(log["user_id"])

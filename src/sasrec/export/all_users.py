@@ -26,6 +26,7 @@ from sasrec import __version__
 from sasrec.core.arrays import Int32
 from sasrec.core.errors import ConfigError
 from sasrec.core.files import atomic_file, atomic_write, disk_errors
+from sasrec.core.forks import needs_threads_of
 from sasrec.core.scalars import check_number, check_truth
 from sasrec.ranking.order import check_k
 from sasrec.recommender import Recommender
@@ -124,6 +125,7 @@ def recommend_all(
         UnknownItemError: `allow` or `deny` names items, and none of them is known.
         CheckpointError: the model was saved without histories, or the output cannot be written.
     """
+    needs_threads_of("Polars")
     output = Path(output)
     writer_of(output)
     items = recommender.item_filter(allow, deny)
