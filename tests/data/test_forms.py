@@ -264,3 +264,125 @@ def test_events_are_the_same_one_user_a_line(data: st.DataObject, separator: str
     with tempfile.TemporaryDirectory() as folder:
         source = save(data.draw, Path(folder), "log.txt", parts)
         assert fingerprint(source, format="sequences") == expected(log, timed=False)
+
+
+@dataclass(frozen=True)
+class Damaged:
+    """A log of which one line is broken."""
+
+    content: bytes
+    line: int  # its number in the file
+    row: int  # its number among the events
+
+
+def draw_damaged(draw: Callable[..., Any], form: Delimited, log: Sequence[Event]) -> Damaged:
+    """One line of a log broken: how, and where, is drawn."""
+    header = [form.separator.join(form.header[:3])] if form.header else []
+    rows = [[user, item, str(time)] for user, item, time in log]
+    row = draw(st.integers(0, len(rows) - 1), label="row")
+    lines, number = [form.separator.join(fields) for fields in rows], row + len(header)
+    damage = draw(st.sampled_from(list(DAMAGES)), label="damage")
+    if damage == "joined":
+        row = min(row, len(rows) - 2)
+        lines[row : row + 2] = ["".join(lines[row : row + 2])]
+        number = row + len(header)
+    else:
+        lines[row] = DAMAGES[damage](draw, rows[row], form.separator)
+    content = "\n".join([*header, *lines]).encode() + b"\n" * draw(st.booleans(), label="last newline")
+    if damage == "garbage":
+        content = content.replace("\N{REPLACEMENT CHARACTER}".encode(), b"\xe9\xff")
+    return Damaged(content, number + 1, row)
+
+
+def changed(text: str, place: int, inserted: str) -> str:
+    return text[:place] + inserted + text[place:]
+
+
+def at(draw: Callable[..., Any], text: str) -> int:
+    return int(draw(st.integers(0, len(text)), label="place"))
+
+
+def inserted(text: str) -> Callable[[Callable[..., Any], list[str], str], str]:
+    def damage(draw: Callable[..., Any], fields: list[str], separator: str) -> str:
+        line = separator.join(fields)
+        return changed(line, at(draw, line), text)
+
+    return damage
+
+
+def cut(draw: Callable[..., Any], fields: list[str], separator: str) -> str:
+    line = separator.join(fields)
+    return line[: draw(st.integers(1, len(line) - 1), label="place")]
+
+
+def one_field(change: Callable[[Callable[..., Any], list[str], int], list[str]]) -> Callable[..., str]:
+    def damage(draw: Callable[..., Any], fields: list[str], separator: str) -> str:
+        return separator.join(change(draw, fields, draw(st.integers(0, 2), label="field")))
+
+    return damage
+
+
+DAMAGES: dict[str, Callable[[Callable[..., Any], list[str], str], str]] = {
+    "dropped field": one_field(lambda draw, fields, j: fields[:j] + fields[j + 1 :]),
+    "added field": one_field(lambda draw, fields, j: [*fields[:j], "7", *fields[j:]]),
+    "empty field": one_field(lambda draw, fields, j: [*fields[:j], "", *fields[j + 1 :]]),
+    "swapped fields": one_field(lambda draw, fields, j: [*fields[:j], *reversed(fields[j : j + 2]), *fields[j + 2 :]]),
+    "letter in a time": lambda draw, fields, s: s.join([*fields[:2], changed(fields[2], at(draw, fields[2]), "x")]),
+    "cut": cut,
+    "quote": inserted('"'),
+    "garbage": inserted("\N{REPLACEMENT CHARACTER}"),
+    "joined": lambda draw, fields, separator: "",
+}
+
+
+def check_damaged(damaged: Damaged, name: str, log: Sequence[Event]) -> None:
+    """The line is named, or all other events are read as they were."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        path.write_bytes(damaged.content)
+        found, message = pl.DataFrame(), ""
+        try:
+            found = read_interactions(path)
+        except DataError as error:
+            message = str(error)
+    if message:
+        assert f"line {damaged.line} of " in message
+        return
+    assert len(found) == len(log)
+    for row, (event, read) in enumerate(zip(log, found.rows(), strict=True)):
+        assert row == damaged.row or event == (str(read[0]), str(read[1]), read[2])
+
+
+def check_damaged_text(data: st.DataObject) -> None:
+    form = data.draw(st.sampled_from(DELIMITED), label="form")
+    log = data.draw(events("numbers", "codes", "words", min_size=4), label="events")
+    check_damaged(draw_damaged(data.draw, form, log), form.name, log)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.data())
+def test_damaged_line_is_named_or_changes_only_its_own_event(data: st.DataObject) -> None:
+    check_damaged_text(data)
+
+
+@pytest.mark.slow
+@settings(deadline=None, max_examples=2000)
+@given(st.data())
+def test_very_many_damaged_lines_are_named_or_change_only_their_own_event(data: st.DataObject) -> None:
+    check_damaged_text(data)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data(), events("numbers", "words", min_size=4))
+def test_damaged_object_is_named_or_changes_only_its_own_event(data: st.DataObject, log: list[Event]) -> None:
+    lines = json_lines(records(log, timed=True, ids_are_numbers=False)).split(b"\n")[:-1]
+    row = data.draw(st.integers(0, len(lines) - 2), label="row")
+    damage = data.draw(st.sampled_from(["cut", "joined", "key lost", *b'\x00\xff"{},:']), label="damage")
+    place = data.draw(st.integers(1, len(lines[row]) - 1), label="place")
+    if damage == "joined":
+        lines[row : row + 2] = [lines[row] + lines[row + 1]]
+    elif damage == "key lost":
+        lines[row] = lines[row].replace(data.draw(st.sampled_from([b"user", b"item", b"ts"])), b"x")
+    else:
+        lines[row] = lines[row][:place] + (b"" if damage == "cut" else bytes([damage]) + lines[row][place:])
+    check_damaged(Damaged(b"\n".join(lines), row + 1, row), "log.jsonl", log)

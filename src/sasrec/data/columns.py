@@ -145,6 +145,12 @@ def plain_name(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
+def by_plain_name(columns: Sequence[str]) -> dict[str, str]:
+    """The columns by plain name; of two that share one the name that is written so, else the first."""
+    exact = [column for column in columns if column == plain_name(column)]
+    return {plain_name(column): column for column in (*reversed(columns), *reversed(exact))}
+
+
 def choose_columns(columns: Sequence[str], sample: pl.DataFrame, where: str, wanted: Wanted, notes: Notes) -> Choice:
     """The columns of users, items and times.
 
@@ -185,7 +191,7 @@ def find_column(columns: Sequence[str], where: str, role: str, name: str | None)
         if name not in columns:
             raise DataError(f"{where} has no column {name!r}; its columns are: {found}")
         return name
-    plain = {plain_name(column): column for column in reversed(columns)}
+    plain = by_plain_name(columns)
     for known in KNOWN_NAMES[role]:
         if known in plain:
             return plain[known]
@@ -206,7 +212,7 @@ def _choose_time(columns: Sequence[str], sample: pl.DataFrame, where: str, wante
         return wanted.timestamp
     if wanted.positions:
         return "timestamp" if "timestamp" in columns else None
-    known = {plain_name(column): column for column in reversed(columns)}
+    known = by_plain_name(columns)
     usual = [known[name] for name in KNOWN_NAMES["timestamp"] if name in known]
     named = [c for c in columns if c not in usual and _is_named_like_time(c)]
     values = {series.name: series for series in sample}

@@ -16,7 +16,7 @@ from sasrec.data.ids import written_length
 from sasrec.data.notes import Notes
 from sasrec.data.quoting import read_quoted, without_quotes
 from sasrec.data.sniffing import QUOTED, Form
-from sasrec.data.textfiles import TextFile
+from sasrec.data.textfiles import TextFile, nul_in
 
 
 def read_text(text: TextFile, form: Form, needed: Sequence[str], notes: Notes) -> SourceTable:
@@ -143,7 +143,7 @@ def _read_delimited(text: TextFile, form: Form, needed: Sequence[str]) -> Source
     assert form.separator is not None
     n_separators, n_quotes, n_nuls = text.counts(form.separator, '"', "\0")
     if n_nuls:
-        raise DataError(f"{text.name} is a binary file, or damaged: it has NUL bytes; give a text log")
+        raise nul_in(text.name, text.content)
     if n_quotes and form.separator in QUOTED and form.quotes:
         return read_quoted(text, form, needed)
     frame = _read_columns(text, form, needed)

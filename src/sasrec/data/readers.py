@@ -202,7 +202,7 @@ def _read_texts(
     rows = split_lines(head[form.has_header :], form.separator)
     if form.name in TEXT_COLUMNS and wanted.format is None:
         check_guess(name, form, rows)
-    choice = _choice_of_text(form, rows, name, wanted, files[0], notes)
+    choice = _choice_of_text(form, rows, name, wanted, files[0], texts[0].first_line, notes)
     partition = set(files[0].partition) & set(choice.needed)
     parts = []
     for file, text in zip(files, texts, strict=True):
@@ -219,7 +219,13 @@ def _format_of(file: SourceFile) -> str | None:
 
 
 def _choice_of_text(
-    form: Form, rows: Sequence[Sequence[str]], name: str, wanted: Wanted, file: SourceFile, notes: Notes
+    form: Form,
+    rows: Sequence[Sequence[str]],
+    name: str,
+    wanted: Wanted,
+    file: SourceFile,
+    first_line: int,
+    notes: Notes,
 ) -> Choice:
     if form.name == "sequences":
         return choice_of([], "user_id", "item_id", None)
@@ -234,7 +240,15 @@ def _choice_of_text(
     unique = {column: [row[j] for row in usual] for j, column in enumerate(form.columns)}
     fixed = {column: [value] * len(usual) for column, value in file.partition.items()}
     sample = pl.DataFrame(fixed | unique, schema_overrides=dict.fromkeys(columns, pl.String))
-    return choose_columns(columns, sample, name, wanted, notes)
+    try:
+        return choose_columns(columns, sample, name, wanted, notes)
+    except DataError as error:
+        if are_names(form.columns) or wanted.user or wanted.item:
+            raise
+        raise DataError(
+            f"line {first_line} of {file.name} is taken for a header, as it has no numbers: {error}; or say --format "
+            "if it is a line of events"
+        ) from error
 
 
 def _form_of_part(text: TextFile, first: TextFile, form: Form, choice: Choice, wanted: Wanted) -> Form:

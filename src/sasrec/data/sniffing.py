@@ -182,10 +182,10 @@ def find_separator(head: Sequence[str], form: str | None, width: int = 0) -> str
 
 
 def _candidates(head: Sequence[str], form: str | None) -> list[str]:
-    """Separators that more than half of the lines have."""
+    """Separators that more than half of the lines have; in CSV, where a quoted field may take many lines, the first."""
     known = (*QUOTED, "\t") if form == "csv" else ("::", "\t", *QUOTED)
-    lines = head[:1] if form == "csv" else head  # a quoted line break may leave a line without separators
-    often = [s for s in known if sum(s in line for line in lines) > len(lines) / 2]
+    first = head[0] if form == "csv" else ""
+    often = [s for s in known if s in first or sum(s in line for line in head) > len(head) / 2]
     return [s for s in often if not (s in (";", "|") and form != "csv" and re.search(r"[ \t]", head[0]))]
 
 

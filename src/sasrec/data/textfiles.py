@@ -117,7 +117,7 @@ class TextFile:
             )  # fmt: skip
         except pl.exceptions.PolarsError as error:
             self.check_encoding()
-            raise DataError(f"{self.name} is a binary file, or damaged: it has NUL bytes; give a text log") from error
+            raise nul_in(self.name, self.content) from error
         return frame["line"]
 
     def check_encoding(self) -> None:
@@ -128,6 +128,15 @@ class TextFile:
         """
         for number, line in enumerate(self.content.split(b"\n"), 1):
             decoded(line, self.name, number)
+
+
+def nul_in(name: str, content: bytes) -> DataError:
+    """The error for a text that holds NUL bytes."""
+    line = content.count(b"\n", 0, max(content.find(b"\0"), 0)) + 1
+    return DataError(
+        f"line {line} of {name} has a NUL byte, so it is a binary file or damaged; give a text, CSV, JSON lines, "
+        "Parquet or Arrow log, or name its encoding (--encoding utf-16-le)"
+    )
 
 
 def decoded(line: bytes, name: str, number: int) -> str:
@@ -154,10 +163,7 @@ def _as_utf8(file: SourceFile, encoding: str | None) -> Path | bytes:
     if encoding is not None and encoding != "utf-8":
         return _unix_lines(_converted(file, encoding).removeprefix(BOM))
     if b"\0" in head:
-        raise DataError(
-            f"{file.name} is a binary file; give a text, CSV, JSON lines, Parquet or Arrow log, or name its encoding "
-            "(--encoding utf-16-le)"
-        )
+        raise nul_in(file.name, file.read())
     return _repaired(file)
 
 
