@@ -15,7 +15,7 @@ from sasrec.data.conversion import ids_in
 from sasrec.data.json_logs import is_json, read_json
 from sasrec.data.notes import Notes
 from sasrec.data.parsing import read_text
-from sasrec.data.sniffing import Form, find_header, find_separator, split_lines, usual_width
+from sasrec.data.sniffing import NEARLY_ALL, Form, find_header, split_lines, usual_width
 from sasrec.data.sources import SourceFile, data_suffix, find_files
 from sasrec.data.textfiles import EncodingError, TextFile
 
@@ -94,11 +94,20 @@ def _form_of(text: TextFile, file: SourceFile, item: str | None, title: str | No
     header = find_header(text.head, wanted)
     if header is not None:
         return Form("inter" if told == "inter" else "table", header[0], header[1], True)
-    separator = find_separator(text.head, wanted.format)
-    width = usual_width(split_lines(text.head, separator))[0]
-    if width < 2:
-        raise DataError(f"{text.name} has one field on each line; titles need an id and a title")
+    separator, width = _separator(text)
     return Form("table", separator, ["item_id", "title", *(f"column {j}" for j in range(3, width + 1))], False)
+
+
+def _separator(text: TextFile) -> tuple[str, int]:
+    """What separates the fields of a file without a header, and how many they are; titles hold white space."""
+    for separator in ("::", "\t", "|", ";", ","):
+        width, share = usual_width(split_lines(text.head, separator))
+        if width > 1 and share >= NEARLY_ALL:
+            return separator, width
+    raise DataError(
+        f"{text.name} has no header and no separator that nearly all lines have; titles need an id and a title, "
+        "separated by ::, tabs, bars, semicolons or commas"
+    )
 
 
 def _columns_of(form: Form, where: str, item: str | None, title: str | None) -> tuple[str, str]:
