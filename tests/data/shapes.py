@@ -255,22 +255,32 @@ MAKERS: list[Callable[[], Shape]] = [
 SHAPES = [make() for make in MAKERS]
 
 
+MIND = log([f"U{j}" for j in NUMBERS], [f"N{j}" for j in MANY], 1_573_800_000)
+NETFLIX = by_item(log(NUMBERS, [1, 2, 3], 1_120_000_000))
+
+
 def mind() -> bytes:
     """behaviors.tsv (msnews.github.io): impression, user, time, clicked before, shown and whether clicked."""
-    rows = log([f"U{j}" for j in NUMBERS], [f"N{j}" for j in MANY], 1_573_800_000)
     lines = ([j, u, stamp(t, "%-m/%-d/%Y %-I:%M:%S %p"), "N5 N7 N9" if j % 9 else "", f"{i}-1 N3-0"]
-             for j, (u, i, t) in enumerate(rows))  # fmt: skip
+             for j, (u, i, t) in enumerate(MIND))  # fmt: skip
     return text(lines, "\t")
+
+
+def clicked_news() -> list[tuple[Any, ...]]:
+    return seconds(MIND)
 
 
 def netflix() -> bytes:
     """combined_data_1.txt (kaggle.com/datasets/netflix-inc/netflix-prize-data): a line for the film, then ratings."""
-    rows = by_item(log(NUMBERS, [1, 2, 3], 1_120_000_000))
     lines = list[list[Any]]()
-    for j, (user, item, time) in enumerate(rows):
-        lines += [] if j and rows[j - 1][1] == item else [[f"{item}:"]]
+    for j, (user, item, time) in enumerate(NETFLIX):
+        lines += [] if j and NETFLIX[j - 1][1] == item else [[f"{item}:"]]
         lines.append([user, j % 5 + 1, stamp(time, "%Y-%m-%d")])
     return text(lines)
+
+
+def netflix_ratings() -> list[tuple[Any, ...]]:
+    return days(NETFLIX)
 
 
 def without_times() -> bytes:

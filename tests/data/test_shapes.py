@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,12 +11,14 @@ from typing import Any
 
 import pytest
 from data.drawn import Refused, Shape
-from data.shapes import HEADERLESS, REFUSED, SHAPES
+from data.shapes import HEADERLESS, REFUSED, SHAPES, clicked_news, netflix_ratings
 
 from sasrec import read_interactions, read_titles
 from sasrec.core.errors import DataError
 from sasrec.data.logs import Reading, load_log
 
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text()
+SECTION = PAGE.partition("## Public data sets as they are published\n")[2].partition("\n## ")[0]
 each_shape = pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
 each_headerless = pytest.mark.parametrize("shape", HEADERLESS, ids=lambda shape: shape.name)
 each_refused = pytest.mark.parametrize("refused", REFUSED, ids=lambda refused: refused.name)
@@ -95,3 +98,25 @@ def test_what_is_no_log_is_refused_with_the_fix(refused: Refused, tmp_path: Path
 @each_headerless
 def test_a_file_without_a_header_holds_enough_rows_to_tell_what_it_is(shape: Shape) -> None:
     assert len(shape.events) >= 100
+
+
+@each_shape
+def test_the_page_of_data_tells_the_command_of_a_public_data_set(shape: Shape) -> None:
+    options = shape.options | {f"title_{name}": value for name, value in shape.titles_options.items()}
+    flags = [f"--{name.replace('_', '-')}" + f" {value}" * (value is not True) for name, value in options.items()]
+    lines = [line for line in SECTION.splitlines() if shape.source in line and all(flag in line for flag in flags)]
+    assert lines or shape.name == "foursquare-kaggle"  # in the line of the same data set
+
+
+def test_the_programs_of_the_page_make_logs_of_what_is_no_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for refused in REFUSED[:4]:
+        write(refused, tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", SECTION, re.DOTALL)
+    assert len(blocks) == 3
+    for block in blocks:
+        exec(block, {})
+    steam = next(shape for shape in SHAPES if shape.name == "steam")
+    assert (tmp_path / steam.source).read_bytes() == steam.files[steam.source]
+    assert read_interactions("mind.tsv").rows() == clicked_news()
+    assert read_interactions("netflix.csv").rows() == netflix_ratings()
