@@ -443,7 +443,7 @@ def load(path: Path | str, *, device: str | None = None, threads: int | None = N
     return _made_again(train_config, weights, vocabulary, config, run.load_sequences(), run.load_metrics())
 
 
-def _made_again(train: TrainConfig, weights: Weights, vocabulary: Vocabulary, config: RunConfig, *more: Any) -> Any:
-    engine = create_engine(config.model, len(vocabulary), train, weights)
+def _made_again(train: TrainConfig, w: Weights, vocabulary: Vocabulary, config: RunConfig, *more: Any) -> Recommender:
+    engine = create_engine(config.model, len(vocabulary), train, w)
     set_threads(engine.threads)
     return Recommender(engine, vocabulary, config, *more)

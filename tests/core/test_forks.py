@@ -55,6 +55,7 @@ REFUSED = [
     "sasrec.filter_k_core(pl.DataFrame({'user_id': [1], 'item_id': [2]}))",
     "sasrec.filter_repeats(pl.DataFrame({'user_id': [1], 'item_id': [2]}), 'first')",
     "rec.vocabulary.with_titles(pl.DataFrame({'item_id': [1], 'title': ['a']}))",
+    "sasrec.read_interactions(run + '.txt')", "sasrec.read_titles(run + '.txt')",
     "export_embeddings(rec, run + '-vectors')", "recommend_all(rec, run + '.parquet')",
 ]  # fmt: skip
 

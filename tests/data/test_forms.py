@@ -24,6 +24,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sasrec.core.errors import DataError
 from sasrec.data.readers import read_interactions
 from sasrec.data.sequences import build_sequences
 

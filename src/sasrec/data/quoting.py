@@ -68,7 +68,9 @@ def _read_strictly(text: TextFile, form: Form, needed: Sequence[str]) -> SourceT
     except DataError:
         if b'\\"' not in text.content:
             raise
-    return _table_of(_records(text, form, text.content.replace(b'\\"', b'""')), text, form, needed)
+    ends = re.escape(str(form.separator).encode())
+    doubled = re.sub(rb'\\"(?!%s|\r?\n|\Z)' % ends, b'""', text.content)  # a quote before a separator closes its field
+    return _table_of(_records(text, form, doubled), text, form, needed)
 
 
 @dataclass(frozen=True)

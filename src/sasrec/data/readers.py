@@ -15,6 +15,7 @@ from typing import Any
 import polars as pl
 
 from sasrec.core.errors import ConfigError, DataError
+from sasrec.core.forks import needs_threads_of
 from sasrec.data.checks import check_guess, missing_words, note_odd_values
 from sasrec.data.columnar import (
     FORMAT_OF_SUFFIX,
@@ -101,6 +102,7 @@ def wanted_columns(
 
 def read_log(source: Any, wanted: Wanted) -> tuple[pl.DataFrame, Understanding]:
     """As `read_interactions`, with what was understood of the source."""
+    needs_threads_of("Polars")
     notes = Notes()
     if _is_files(source):
         files = find_files(source)

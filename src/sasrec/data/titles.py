@@ -9,6 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from sasrec.core.errors import DataError
+from sasrec.core.forks import needs_threads_of
 from sasrec.data.columnar import FORMAT_OF_SUFFIX, common_name, joined_frames, kind_of, read_tables, reading
 from sasrec.data.columns import KNOWN_NAMES, SourceTable, Wanted, find_column, plain_name
 from sasrec.data.conversion import ids_in
@@ -43,6 +44,7 @@ def read_titles(
     Raises:
         DataError: the file or a column cannot be read.
     """
+    needs_threads_of("Polars")
     files = find_files(path)
     with reading(f"titles from {common_name(files)}"):
         table, item, title = _read(files, item_column, title_column, encoding)
