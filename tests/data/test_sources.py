@@ -129,7 +129,7 @@ def test_links_count_once_and_none_is_passed_over(save: Save, tmp_path: Path) ->
     (tmp_path / "logs" / "itself").unlink()
     (tmp_path / "logs" / "b.csv").symlink_to(tmp_path / "gone.csv")
     for source in (tmp_path / "logs", str(tmp_path / "logs" / "*.csv")):
-        with pytest.raises(DataError, match="b.csv is a link to nothing"):
+        with pytest.raises(DataError, match=r"b.csv is a link to nothing"):
             find_files(source)
     (tmp_path / "c.csv").symlink_to(file)
     assert len(find_files(tmp_path / "c.csv")) == 1

@@ -118,8 +118,6 @@ def note_odd_values(table: SourceTable, choice: Choice, times: pl.Series | None,
 def missing_words(table: SourceTable, column: str) -> pl.Series:
     """(n,) whether a column holds a word for a missing value."""
     values = table.frame[column]
-    if values.dtype in (pl.Categorical, pl.Enum):
-        values = values.cast(pl.String)
     if values.dtype != pl.String:
         return pl.Series(column, [False]).new_from_index(0, len(values))
     return values.is_in(MISSING_WORDS).fill_null(False)

@@ -19,13 +19,11 @@ def ids_in(table: SourceTable, column: str) -> pl.Series:
     values = table.frame[column]
     if values.dtype.is_nested() or values.dtype == pl.Binary:
         raise DataError(f"column {column!r} of {table.where} holds {values.dtype}; ids are integers or text")
-    if values.dtype in (pl.Categorical, pl.Enum):
-        values = values.cast(pl.String)
     if table.is_text and values.dtype == pl.String and values.cast(pl.Int64, strict=False).null_count():
         values = values.str.strip_chars(" \t\r")
     missing = values.is_null()
     if values.dtype == pl.String:
-        missing = missing | (values.str.strip_chars(" \t\r\n") == "")
+        missing = missing | (values.str.strip_chars() == "")
         _check_characters(table, values)
     elif values.dtype.is_float():
         missing = missing | values.is_nan()
