@@ -124,7 +124,8 @@ def test_named_index_is_a_column() -> None:
 @pytest.mark.parametrize(
     "source",
     [None, True, 3, b"log.csv", {"user": [1]}, {"a"}, (x for x in "a"), np.zeros((2, 2)), [(1, 2)], [1, 2], pd,
-     pl.DataFrame, pd.Series([1]), pl.Series([1]), pd.DataFrame({"user": [1]}).groupby("user"), [pl.DataFrame({"user": [1]})]],
+     pl.DataFrame, pd.Series([1]), pl.Series([1]), pd.DataFrame({"user": [1]}).groupby("user"),
+     [pl.DataFrame({"user": [1]})]],
     ids=lambda source: type(source).__name__,
 )  # fmt: skip
 def test_object_that_is_no_source_is_refused(source: Any) -> None:

@@ -68,7 +68,7 @@ def test_titles_that_are_unclear_are_refused(name: str, text: str, message: str,
 def test_columns_of_titles_can_be_named_and_must_be_two(save: Save) -> None:
     file = save("t.csv", "a,b\n1,A\n2,B\n")
     assert read_titles(file, item_column="a", title_column="b").rows() == TITLES
-    with pytest.raises(DataError, match="column 'a' of .* cannot be both the ids and the titles"):
+    with pytest.raises(DataError, match=r"column 'a' of .* cannot be both the ids and the titles"):
         read_titles(file, item_column="a", title_column="a")
     with pytest.raises(DataError, match="cannot read files from DataFrame"):
         read_titles(pl.DataFrame({"item_id": [1], "title": ["A"]}))  # type: ignore[arg-type]

@@ -38,8 +38,8 @@ def test_log_is_told_in_three_lines(save: Save, caplog: pytest.LogCaptureFixture
     lines = load_log(save("log.csv", "user,item,ts,price\nu,x,1700000000,5\nu,y,1700086400,6\n")).lines
     assert lines[0].endswith("log.csv: 2 events of 1 users and 2 items, 2023-11-14 to 2023-11-15")
     assert lines[1] == (
-        "read as a table with a header, separated by commas: user = user, item = item, timestamp = ts; times in seconds "
-        "since 1970; left alone: price"
+        "read as a table with a header, separated by commas: user = user, item = item, timestamp = ts; times in "
+        "seconds since 1970; left alone: price"
     )
     assert lines[2] == "first event as read: user u, item x, time 2023-11-14 22:13:20"
     assert all(line in caplog.text for line in lines)
