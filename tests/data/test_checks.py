@@ -90,3 +90,16 @@ def test_times_in_two_units_or_outside_of_all_years_are_named(save: Save, caplog
     rows = "".join(f"1,{n},{1700000000 + n}\n" for n in range(19))
     read_interactions(save("b.csv", "user,item,time\n1,99,0\n" + rows))
     assert "5.0 % of the times lie outside of 1990 to 2100 in seconds, such as 0" in caplog.text
+
+
+def test_matrix_of_users_and_items_is_no_log(save: Save) -> None:
+    with pytest.raises(
+        DataError, match="its first user is 'user', as in a header whose other names are not recognised"
+    ):
+        read_interactions(save("log.csv", "user,1,2,3\na,0,1,1\nb,1,0,0\n"))
+
+
+def test_lists_that_are_written_as_text_are_no_ids(save: Save) -> None:
+    with pytest.raises(DataError, match=r"column 'item' of .* holds lists as text, such as '\[2, 3\]'; give one event"):
+        read_interactions(save("log.csv", 'user,item\n1,"[2, 3]"\n2,"[4]"\n'))
+    assert read_interactions(save("log.csv", "user,item\n1,[2]\n2,[4]\n"))["item_id"].to_list() == ["[2]", "[4]"]

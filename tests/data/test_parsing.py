@@ -98,3 +98,11 @@ def test_column_name_that_occurs_twice_matters_only_where_it_is_read(save: Save)
     for name, text in (("c.csv", "user,item,item\n1,2,3\n"), ("d.txt", "user item item\n1 2 3\n")):
         with pytest.raises(DataError, match="has two columns of the name 'item'"):
             read_interactions(save(name, text))
+
+
+def test_sequences_have_no_header_and_no_quotes(save: Save) -> None:
+    for header in ("user items", "userId item_id", "session_id item_id_list"):
+        with pytest.raises(DataError, match=r"line 1 of .* is a header, which sequences have none of; remove it"):
+            read_interactions(save("log.txt", f"{header}\n1 2 3\n2 4\n"), format="sequences")
+    log = read_interactions(save("log.txt", '"1" "2" "3"\n"2" "4"\n'), format="sequences")
+    assert log.rows() == [(1, 2), (1, 3), (2, 4)]

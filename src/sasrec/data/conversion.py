@@ -9,6 +9,8 @@ from sasrec.data.columns import SourceTable
 from sasrec.data.ids import canonical_ids
 from sasrec.data.times import numbers_of
 
+LOOKED_AT = 1000  # ids
+
 
 def ids_in(table: SourceTable, column: str) -> pl.Series:
     """A column of ids in their one type (see `ids.canonical_ids`).
@@ -25,6 +27,7 @@ def ids_in(table: SourceTable, column: str) -> pl.Series:
     if values.dtype == pl.String:
         missing = missing | (values.str.strip_chars() == "")
         _check_characters(table, values)
+        _check_no_lists(table, values)
     elif values.dtype.is_float():
         missing = missing | values.is_nan()
     if missing.any():
@@ -43,6 +46,18 @@ def _check_characters(table: SourceTable, ids: pl.Series) -> None:
         row = int(odd.arg_true()[0])
         raise DataError(
             f"{table.place(row)} has {ids[row]!r} in column {ids.name!r}: a NUL or half a character; mend the id"
+        )
+
+
+def _check_no_lists(table: SourceTable, ids: pl.Series) -> None:
+    """Refuse lists that are written as text, as some programs do in CSV."""
+    sample = ids.head(LOOKED_AT).drop_nulls()
+    lists = sample.filter(sample.str.contains(r"^\[.*\]$"))
+    several = lists.filter(lists.str.contains(r"[, ]"))
+    if len(several) and len(lists) >= 0.9 * len(sample):
+        raise DataError(
+            f"column {ids.name!r} of {table.where} holds lists as text, such as {several[0]!r}; give one event a row, "
+            "or lists in JSON or Parquet"
         )
 
 
