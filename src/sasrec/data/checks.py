@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import polars as pl
 
 from sasrec.core.errors import DataError
-from sasrec.data.columns import Choice, SourceTable
+from sasrec.data.columns import KNOWN_NAMES, Choice, SourceTable, plain_name
 from sasrec.data.notes import Notes
 from sasrec.data.sniffing import Form, is_number
 from sasrec.data.times import EARLIEST, LATEST, UNITS, is_calendar_day, is_date, is_time, unit_of
@@ -51,6 +51,8 @@ def _contradiction(columns: dict[str, tuple[str, ...]]) -> str:
         if _share(is_date, values) >= MOSTLY:
             return f"its {role}s are dates ({values[0]})"
     users, items, times = columns["user_id"], columns["item_id"], columns.get("timestamp", ())
+    if users and plain_name(users[0]) in KNOWN_NAMES["user"]:
+        return f"its first user is {users[0]!r}, as in a header whose other names are not recognised"
     if _matches(PRODUCT, users) and _matches(REVIEWER, items):
         return f"its users look like products ({users[0]}) and its items like users ({items[0]})"
     if "rating" in columns and _share(is_number, columns["rating"]) < 0.5:
@@ -131,8 +133,6 @@ def note_odd_values(
 def missing_words(table: SourceTable, column: str) -> pl.Series:
     """(n,) whether a column holds a word for a missing value."""
     values = table.frame[column]
-    if values.dtype in (pl.Categorical, pl.Enum):
-        values = values.cast(pl.String)
     if values.dtype != pl.String:
         return pl.repeat(False, len(values), dtype=pl.Boolean, eager=True)
     return values.is_in(MISSING_WORDS).fill_null(False)

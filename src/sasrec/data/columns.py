@@ -38,6 +38,7 @@ KNOWN_NAMES = {  # as compared: lower case, letters and digits only; the earlier
         "description",
     ],
 }  # fmt: skip
+LISTS_BESIDE_ITEMS = {n + "list" for n in KNOWN_NAMES["item"]} | {"items", "history", "itemhistory", "itemsequence"}
 TIME_WORDS = re.compile(r"time|date|(?<![a-z])(ts|dt|day|ms|millis|epoch|unix|when)(?![a-z])|(?<![a-z])at$")
 QUICK_LOOK, SHORTEST_DATE, SMALLEST_TIME = 100, 4, 19_900_101  # rows; digits, as of 1/2/24; the day 1990-01-01
 OTHER_TIMES = re.compile(  # times that are not those of the event
@@ -176,6 +177,12 @@ def choose_columns(columns: Sequence[str], sample: pl.DataFrame, where: str, wan
         raise DataError(f"column {wanted.timestamp!r} of {where} cannot be both the time and an id; name two columns")
     others = [column for column in columns if column not in (user, item)]
     time = _choose_time(others, sample, where, wanted, notes)
+    lists = [column for column in others if plain_name(column) in LISTS_BESIDE_ITEMS]
+    if lists:
+        notes.warn(
+            f"{where}: items are read from {item!r} alone; {_listed(lists)} may hold more of them",
+            "give one event a row, or name the list with --item-column",
+        )
     _check_unique(columns, [name for name in (user, item, time) if name], where)
     return choice_of(columns, user, item, time)
 

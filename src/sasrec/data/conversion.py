@@ -9,6 +9,8 @@ from sasrec.data.columns import SourceTable
 from sasrec.data.ids import canonical_ids
 from sasrec.data.times import numbers_of
 
+LOOKED_AT = 1000  # ids
+
 
 def ids_in(table: SourceTable, column: str) -> pl.Series:
     """A column of ids in their one type (see `ids.canonical_ids`).
@@ -19,14 +21,13 @@ def ids_in(table: SourceTable, column: str) -> pl.Series:
     values = table.frame[column]
     if values.dtype.is_nested() or values.dtype == pl.Binary:
         raise DataError(f"column {column!r} of {table.where} holds {values.dtype}; ids are integers or text")
-    if values.dtype in (pl.Categorical, pl.Enum):
-        values = values.cast(pl.String)
     if table.is_text and values.dtype == pl.String and values.cast(pl.Int64, strict=False).null_count():
         values = values.str.strip_chars(" \t\r")
     missing = values.is_null()
     if values.dtype == pl.String:
-        missing = missing | (values.str.strip_chars(" \t\r\n") == "")
+        missing = missing | (values.str.strip_chars() == "")
         _check_characters(table, values)
+        _check_no_lists(table, values)
     elif values.dtype.is_float():
         missing = missing | values.is_nan()
     if missing.any():
@@ -45,6 +46,18 @@ def _check_characters(table: SourceTable, ids: pl.Series) -> None:
         row = int(odd.arg_true()[0])
         raise DataError(
             f"{table.place(row)} has {ids[row]!r} in column {ids.name!r}: a NUL or half a character; mend the id"
+        )
+
+
+def _check_no_lists(table: SourceTable, ids: pl.Series) -> None:
+    """Refuse lists that are written as text, as some programs do in CSV."""
+    sample = ids.head(LOOKED_AT).drop_nulls()
+    lists = sample.filter(sample.str.contains(r"^\[.*\]$"))
+    several = lists.filter(lists.str.contains(r"[, ]"))
+    if len(several) and len(lists) >= 0.9 * len(sample):
+        raise DataError(
+            f"column {ids.name!r} of {table.where} holds lists as text, such as {several[0]!r}; give one event a row, "
+            "or lists in JSON or Parquet"
         )
 
 

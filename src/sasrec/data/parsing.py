@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import polars as pl
 
 from sasrec.core.errors import DataError
-from sasrec.data.columns import KNOWN_NAMES, SourceTable, plain_name
+from sasrec.data.columns import KNOWN_NAMES, LISTS_BESIDE_ITEMS, SourceTable, plain_name
 from sasrec.data.ids import written_length
 from sasrec.data.notes import Notes
 from sasrec.data.quoting import read_quoted, without_quotes
@@ -131,11 +131,16 @@ def _read_sequences(text: TextFile, separator: str | None, notes: Notes) -> Sour
     lines = _lines(text, separator)
     fields = lines["line"].str.split(separator or " ").list.eval(pl.element().filter(pl.element() != ""))
     frame = pl.DataFrame({"user_id": fields.list.get(0), "item_id": fields.list.slice(1), "number": lines["number"]})
+    first = [plain_name(field) for field in fields[0]]
+    if first[0] in KNOWN_NAMES["user"] and first[1:2] and first[1] in LISTS_BESIDE_ITEMS.union(KNOWN_NAMES["item"]):
+        raise DataError(
+            f"line {lines['number'][0]} of {text.name} is a header, which sequences have none of; remove it"
+        )
     events = frame.filter(pl.col("item_id").list.len() > 0).explode("item_id")
     without = len(frame) - events["number"].n_unique()
     if without:
         notes.warn(f"{text.name}: {without} of {len(frame)} lines have a user and no items; they are left out")
-    return SourceTable.of_lines(events.drop("number"), text.name, events["number"])
+    return SourceTable.of_lines(_unquoted(events.drop("number")), text.name, events["number"])
 
 
 def _read_delimited(text: TextFile, form: Form, needed: Sequence[str]) -> SourceTable:

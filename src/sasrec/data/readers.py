@@ -292,6 +292,8 @@ def _events(table: SourceTable, choice: Choice, wanted: Wanted, notes: Notes) ->
     n = len(table.frame)
     if not n:
         raise DataError(f"{table.where} has no events; it needs at least one row with a user and an item")
+    words = [name for name, kind in table.frame.schema.items() if kind in (pl.Categorical, pl.Enum)]
+    table = replace(table, frame=table.frame.with_columns(pl.col(words).cast(pl.String)))
     if wanted.drop_missing:
         table = table.filter(~_missing(table, choice.needed))
         if not len(table.frame):

@@ -108,7 +108,11 @@ def find_files(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
     Raises:
         DataError: nothing is there, a file is given twice, or a file is empty or cannot be unpacked.
     """
+    if not isinstance(source, str | os.PathLike | list | tuple):
+        raise DataError(f"cannot read files from {type(source).__name__}; give a path, or a list of paths")
     sources = [source] if isinstance(source, str | os.PathLike) else list(source)
+    if sources.count(STDIN) > 1:
+        raise DataError("standard input (-) is given twice; it can be read once")
     if not sources:
         raise DataError("no file is given; give at least one log file")
     files: list[SourceFile] = []

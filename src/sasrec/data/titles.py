@@ -130,7 +130,8 @@ def choose_title_columns(columns: Sequence[str], where: str, item: str | None, t
     """
     usual = any(plain_name(column) in KNOWN_NAMES["item"] for column in columns)
     id_like = next((column for column in columns if plain_name(column).endswith("id")), None)
-    return (
-        find_column(columns, where, "item", item or (None if usual else id_like)),
-        find_column(columns, where, "title", title),
-    )
+    found = find_column(columns, where, "item", item or (None if usual else id_like))
+    named = find_column(columns, where, "title", title)
+    if found == named:
+        raise DataError(f"column {found!r} of {where} cannot be both the ids and the titles; name two columns")
+    return found, named
