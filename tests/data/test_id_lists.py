@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import functools
 import gzip
 import io
 import json
@@ -18,6 +19,8 @@ import pytest
 
 from sasrec.core.errors import DataError
 from sasrec.data.id_lists import read_filter, read_ids, read_users
+
+gz = functools.partial(gzip.compress, mtime=0)  # the same bytes whenever tests are collected
 
 IDS = ["118", "tt42", "heat, uncut"]
 TEXT = '118\ntt42\n"heat, uncut"\n'
@@ -37,9 +40,9 @@ SAME: dict[str, str | bytes] = {
     "UTF-16": TEXT.encode("utf-16"),
     "UTF-16, big end first": codecs.BOM_UTF16_BE + TEXT.encode("utf-16-be"),
     "UTF-32": TEXT.encode("utf-32"),
-    "gzip": gzip.compress(TEXT.encode(), mtime=0),
-    "gzip in two parts": gzip.compress(b"118\n") + gzip.compress(b'tt42\n"heat, uncut"\n'),
-    "gzip of UTF-16": gzip.compress(TEXT.encode("utf-16")),
+    "gzip": gz(TEXT.encode()),
+    "gzip in two parts": gz(b"118\n") + gz(b'tt42\n"heat, uncut"\n'),
+    "gzip of UTF-16": gz(TEXT.encode("utf-16")),
     "CRLF": TEXT.replace("\n", "\r\n"),
     "bare CR": TEXT.replace("\n", "\r"),
     "blank lines and spaces": '\n  118 \n\n\ttt42\t\n \n "heat, uncut"  \n\n',
@@ -69,7 +72,7 @@ SAME: dict[str, str | bytes] = {
     "JSON behind a byte order mark": codecs.BOM_UTF8 + json.dumps(IDS).encode(),
     "Parquet": parquet(user=[1, 2, 3], item_id=IDS),
     "Parquet with one column": parquet(tconst=IDS),
-    "gzipped Parquet": gzip.compress(parquet(item_id=IDS)),
+    "gzipped Parquet": gz(parquet(item_id=IDS)),
 }  # fmt: skip
 
 
@@ -118,7 +121,7 @@ def test_ids_are_as_they_are_written(content: str | bytes, ids: list[str], tmp_p
 
 
 @pytest.mark.parametrize(
-    "content", ["", "\n \r\n", codecs.BOM_UTF8, "".encode("utf-16"), gzip.compress(b"", mtime=0), "item_id\n",
+    "content", ["", "\n \r\n", codecs.BOM_UTF8, "".encode("utf-16"), gz(b""), "item_id\n",
     "item_id,title\n", "[]", '""\n', parquet(item_id=pl.Series([], dtype=pl.String))],
 )  # fmt: skip
 def test_a_file_without_an_id_is_an_empty_list(content: str | bytes, tmp_path: Path) -> None:
@@ -146,7 +149,7 @@ REFUSED: dict[str, tuple[str | bytes, str]] = {
     "binary": (b"\x00\x01\x02", "{} is a binary file; give one id a line as text, CSV, JSON or Parquet"),
     "not UTF-8": ("h\u00e9at\n".encode("latin-1"), "{} is not UTF-8 text"),
     "half UTF-16": ("118\n".encode("utf-16")[:-1], "{} is not UTF-16 text"),
-    "half gzip": (gzip.compress(TEXT.encode(), mtime=0)[:-9], "cannot read {}: "),
+    "half gzip": (gz(TEXT.encode())[:-9], "cannot read {}: "),
     "half Parquet": (parquet(item_id=IDS)[:40], "cannot read {} as Parquet: "),
     "Parquet without ids": (parquet(a=[1], b=[2]), "has 2 columns, and none is named as an item: a, b"),
     "Parquet with a gap": (parquet(item_id=["a", None]), "an id is missing in row 1 of column 'item_id'"),
@@ -200,7 +203,7 @@ def test_an_empty_deny_list_denies_nothing_and_an_empty_list_of_others_is_an_err
         read_users(path)
 
 
-@pytest.mark.parametrize("content", [TEXT.encode(), gzip.compress(TEXT.encode(), mtime=0), parquet(item_id=IDS)])
+@pytest.mark.parametrize("content", [TEXT.encode(), gz(TEXT.encode()), parquet(item_id=IDS)])
 def test_a_pipe_is_read_once(content: bytes, tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)

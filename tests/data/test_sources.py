@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import functools
 import gzip
 import io
 import lzma
@@ -21,6 +22,8 @@ import pytest
 from sasrec.core.errors import DataError
 from sasrec.data.readers import read_interactions
 from sasrec.data.sources import find_files, is_pattern, natural_order
+
+gz = functools.partial(gzip.compress, mtime=0)  # the same bytes whenever tests are collected
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -73,8 +76,8 @@ def test_existing_path_is_no_pattern(save: Save, tmp_path: Path) -> None:
 
 
 def test_hidden_empty_and_marker_files_of_a_folder_are_left_out(save: Save, tmp_path: Path) -> None:
-    save("logs/part-1.csv.gz", gzip.compress(FIRST.encode()))
-    save("logs/part-2.csv.gz", gzip.compress(b"", mtime=0))
+    save("logs/part-1.csv.gz", gz(FIRST.encode()))
+    save("logs/part-2.csv.gz", gz(b""))
     save("logs/part-3.csv", "\n")
     save("logs/part-4.csv", SECOND)
     for name in ("_SUCCESS", ".part-1.csv.crc", ".hidden/x.csv", "_temporary/0.csv"):
@@ -164,7 +167,7 @@ def test_path_may_be_anything_that_stands_for_one(save: Save, monkeypatch: pytes
 def test_standard_input_and_pipes_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    writer = threading.Thread(target=pipe.write_bytes, args=(gzip.compress(PAIRS),))
+    writer = threading.Thread(target=pipe.write_bytes, args=(gz(PAIRS),))
     writer.start()
     assert read_interactions(pipe).rows() == [(1, 2), (1, 3)]
     writer.join()
@@ -176,9 +179,9 @@ def test_standard_input_and_pipes_are_read(tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     "content",
     [
-        gzip.compress(PAIRS),
-        gzip.compress(PAIRS[:4]) + gzip.compress(PAIRS[4:]),
-        gzip.compress(gzip.compress(PAIRS)),
+        gz(PAIRS),
+        gz(PAIRS[:4]) + gz(PAIRS[4:]),
+        gz(gz(PAIRS)),
         bz2.compress(PAIRS),
         lzma.compress(PAIRS),
         lzma.compress(PAIRS, format=lzma.FORMAT_ALONE),
@@ -194,15 +197,15 @@ def test_compression_is_told_by_the_first_bytes(name: str, content: bytes, save:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (gzip.compress(PAIRS * 99)[:-9], "ended before the end-of-stream marker"),
-        (gzip.compress(PAIRS) + b"junk", "Not a gzipped file"),
+        (gz(PAIRS * 99)[:-9], "ended before the end-of-stream marker"),
+        (gz(PAIRS) + b"junk", "Not a gzipped file"),
         (bz2.compress(PAIRS * 99)[:-5], "ended before the end-of-stream marker"),
         (lzma.compress(PAIRS * 99)[:-5], "ended before the end-of-stream marker"),
         (zstd.compress(PAIRS * 99)[:-3], "ended before the end-of-stream marker"),
         (archive(a_txt=PAIRS, b_txt=PAIRS), r"archive of 2 files \(a.txt, b.txt\); unpack it"),
         (archive(), "archive of 0 files; unpack it"),
-        (gzip.compress(b"", mtime=0), "is empty"),
-        (gzip.compress(tar()), "is a tar archive"),
+        (gz(b""), "is empty"),
+        (gz(tar()), "is a tar archive"),
         (b"SQLite format 3\0", "is an SQLite database"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n", "is a pointer of Git LFS"),
         (b"<!DOCTYPE html>\n<p>404</p>\n", "is a web page"),

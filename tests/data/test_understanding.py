@@ -10,7 +10,7 @@ import pytest
 
 from sasrec.data.logs import load_log
 from sasrec.data.notes import Note
-from sasrec.data.readers import read_log
+from sasrec.data.readers import read_log, wanted_columns
 from sasrec.data.understanding import Understanding, load_understanding, save_understanding, understand
 
 Save = Callable[[str, str | bytes], Path]
