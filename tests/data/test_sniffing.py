@@ -26,7 +26,7 @@ def test_minority_of_lines_is_refused_and_changes_no_form(save: Save) -> None:
 def test_lines_of_many_lengths_are_one_user_a_line_and_say_so(save: Save, caplog: pytest.LogCaptureFixture) -> None:
     log = read_interactions(save("a.txt", "1 7 8\n2 7\n3 900 7 8 9 6\n4 1 2 3 4\n"))
     assert len(log) == 12
-    assert "each is read as a user and their items in order (user 1: 7, 8; user 2: 7); --format" in caplog.text
+    assert "each is read as a user and their items (user 1: 7, 8; user 2: 7); say --format" in caplog.text
 
 
 def test_lines_without_a_majority_and_with_users_that_come_back_are_refused(save: Save) -> None:

@@ -55,7 +55,7 @@ def test_old_titles_are_latin_1(first: str, save: Save, caplog: pytest.LogCaptur
     [
         ("t.csv", "item_id,title\n1,A,b\n2,B\n", "line 2 of .* has 3 fields in place of 2"),
         ("t.csv", "item_id,foo\n1,A\n", "has no title column that is recognised; its columns are: item_id, foo"),
-        ("t.txt", "A\nB\n", "has one field on each line; titles need an id and a title"),
+        ("t.txt", "A\nB\n", "no separator that nearly all lines have; titles need an id and a title"),
         ("t.jsonl", '{"item_id":1,"title":["A"]}\n', r"column 'title' of .* holds List\(String\); titles are text"),
         ("t.json", '{"1":"A","2":"B"}\n', "has no item column that is recognised"),
     ],

@@ -200,7 +200,7 @@ def _read_texts(
     name = common_name(files)
     told = replace(wanted, format=wanted.format or _format_of(files[0]))
     head = [*texts[0].head, *(line for text in texts[1:] for line in text.head)][:SNIFFED_LINES]
-    form = find_form(name, head, told)
+    form = find_form(name, head, told, notes)
     rows = split_lines(head[form.has_header :], form.separator)
     if form.name in TEXT_COLUMNS and wanted.format is None:
         check_guess(name, form, rows)

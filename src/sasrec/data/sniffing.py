@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import logging
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -15,10 +14,10 @@ from dataclasses import dataclass
 
 from sasrec.core.errors import DataError
 from sasrec.data.columns import KNOWN_NAMES, Wanted, plain_name
+from sasrec.data.notes import Notes
 from sasrec.data.textfiles import SNIFFED_LINES
 from sasrec.data.times import is_time
 
-logger = logging.getLogger(__name__)
 TEXT_COLUMNS = {  # of files without a header
     "pairs": ["user_id", "item_id"],
     "triples": ["user_id", "item_id", "timestamp"],
@@ -54,13 +53,14 @@ class Form:
         )
 
 
-def find_form(name: str, head: Sequence[str], wanted: Wanted) -> Form:
+def find_form(name: str, head: Sequence[str], wanted: Wanted, notes: Notes) -> Form:
     """The form of a file, or of several that are one log, by its first lines.
 
     Args:
         name: how messages speak of the file.
         head: its first lines that are not blank.
         wanted: what the caller asked for.
+        notes: takes what the user should know.
 
     Raises:
         DataError: the lines have no form that is known, or two could be meant.
@@ -80,7 +80,7 @@ def find_form(name: str, head: Sequence[str], wanted: Wanted) -> Form:
             rows = split_lines(head, find_separator(head, form))
         return Form("table", separator, _positioned(name, ["?"] * usual_width(rows)[0], wanted), False)
     if form in (None, "csv", "tsv"):
-        form = _form_by_width(name, rows, separator)
+        form = _form_by_width(name, rows, separator, notes)
     return Form(str(form), separator, list(TEXT_COLUMNS.get(str(form), [])), False)
 
 
@@ -176,6 +176,8 @@ def find_separator(head: Sequence[str], form: str | None, width: int = 0) -> str
     fitting = {s: _regularity(head, s) for s in _candidates(head, form)}
     found = [s for s, share in fitting.items() if share >= NEARLY_ALL]
     best = found[0] if found else max(fitting, key=lambda s: fitting[s], default=None)
+    if best in QUOTED and found:  # of semicolons with decimal commas between them, the semicolons
+        best = max((s for s in found if s in QUOTED), key=lambda s: usual_width(split_lines(head, s))[0])
     if best != "\t" and best in QUOTED and form != "csv" and fitting[best] < NEARLY_ALL <= _regularity(head, None):
         return None  # the ids hold it here and there
     return None if best == "\t" and _tabs_are_space(head, form) else best
@@ -239,7 +241,7 @@ def _split_quoted(lines: Sequence[str], separator: str) -> list[list[str]]:
     return alone
 
 
-def _form_by_width(name: str, rows: Sequence[Sequence[str]], separator: str | None) -> str:
+def _form_by_width(name: str, rows: Sequence[Sequence[str]], separator: str | None, notes: Notes) -> str:
     """The form of a file without a header, by how many fields its lines have.
 
     Raises:
@@ -265,10 +267,10 @@ def _form_by_width(name: str, rows: Sequence[Sequence[str]], separator: str | No
             "say --format sequences if each line is a user and their items, else mend it or separate its fields by tabs"
         )
     first = "; ".join(f"user {row[0]}: {', '.join(row[1:4])}{', ...' * (len(row) > 4)}" for row in rows[:2])
-    logger.warning(
-        "%s: its lines have different numbers of fields, so each is read as a user and their items in order (%s); "
-        "--format overrides", name, first,
-    )  # fmt: skip
+    notes.warn(
+        f"{name}: its lines have different numbers of fields, so each is read as a user and their items ({first})",
+        "say --format sequences if that is right, else name another --format or mend the lines",
+    )
     return "sequences"
 
 
