@@ -18,24 +18,24 @@ if TYPE_CHECKING:
         TrainingError,
         UnknownItemError,
     )
-    from sasrec.data.datasets import load_dataset
     from sasrec.data.filters import filter_k_core, filter_repeats
-    from sasrec.data.readers import read_interactions
-    from sasrec.data.titles import read_titles
     from sasrec.evaluation.comparison import compare
     from sasrec.evaluation.results import Result
     from sasrec.fitting import convert, fit
+    from sasrec.reading.datasets import load_dataset
+    from sasrec.reading.readers import read_interactions
+    from sasrec.reading.titles import read_titles
     from sasrec.recommender import Recommendations, Recommender, load
 
 _HOMES = {
     "evaluation.comparison": ["compare"],
     "core.config": ["EvalConfig", "ModelConfig", "TrainConfig"],
-    "data.datasets": ["load_dataset"],
+    "reading.datasets": ["load_dataset"],
     "core.errors": ["CheckpointError", "ConfigError", "DataError", "SASRecError", "TrainingError", "UnknownItemError"],
     "evaluation.results": ["Result"],
     "data.filters": ["filter_k_core", "filter_repeats"],
-    "data.readers": ["read_interactions"],
-    "data.titles": ["read_titles"],
+    "reading.readers": ["read_interactions"],
+    "reading.titles": ["read_titles"],
     "fitting": ["convert", "fit"],
     "recommender": ["Recommendations", "Recommender", "load"],
 }

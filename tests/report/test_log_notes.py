@@ -11,7 +11,7 @@ import pytest
 from conftest import make_markov_log
 
 from sasrec.data.logs import Log, load_log
-from sasrec.data.notes import Note
+from sasrec.reading.notes import Note
 from sasrec.report.log_notes import largest_user, most_popular, notes_of, twice_share
 
 DAY = 86_400

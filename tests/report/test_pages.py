@@ -19,10 +19,10 @@ from made import ML_1M, SAMPLED, estimate, make_epoch, make_result
 
 from sasrec.core.config import EvalConfig, ModelConfig, TrainConfig
 from sasrec.core.errors import CheckpointError
-from sasrec.data.notes import Note
-from sasrec.data.readers import read_interactions
 from sasrec.data.sequences import LogFacts, build_sequences
-from sasrec.data.understanding import Understanding
+from sasrec.reading.notes import Note
+from sasrec.reading.readers import read_interactions
+from sasrec.reading.understanding import Understanding
 from sasrec.report.examples import Example, Recommended, ShownItem
 from sasrec.report.model_card import model_card
 from sasrec.report.pages import report_page, write_report

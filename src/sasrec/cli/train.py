@@ -24,19 +24,19 @@ from sasrec.core.config import TrainConfig
 from sasrec.core.errors import ConfigError
 from sasrec.core.presets import DEFAULT_PRESET, PRESETS
 from sasrec.core.provenance import command_line
-from sasrec.data.datasets import DATASETS
 from sasrec.data.logs import Log, load_log
 from sasrec.experiments.grid import Grid, lines_of, run_benchmark
 from sasrec.experiments.grid_tables import benchmark_text
 from sasrec.experiments.seeds import Watch, read_runs, run_study
 from sasrec.experiments.summary import summarise, summary_text
 from sasrec.fitting import FitOptions, fit_log
+from sasrec.reading.datasets import DATASETS
 from sasrec.recommender import Recommender
 from sasrec.report.inspection import inspect_log
 from sasrec.report.text import metrics_table
 from sasrec.runs.folder import RunFolder
 
-TOLD_BY_INSPECT = ("sasrec.data.notes", "sasrec.data.logs", "sasrec.data.sequences")  # loggers whose words it prints
+TOLD_BY_INSPECT = ("sasrec.reading.notes", "sasrec.data.logs", "sasrec.data.sequences")  # loggers whose words it prints
 PresetName = Annotated[str, typer.Option("--preset", help="settings for this log: " + ", ".join(PRESETS))]
 
 

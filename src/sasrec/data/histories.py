@@ -13,10 +13,10 @@ import polars as pl
 
 from sasrec.core.errors import DataError
 from sasrec.core.forks import needs_threads_of
-from sasrec.data.ids import canonical_ids
-from sasrec.data.readers import read_interactions
 from sasrec.data.sequences import Ragged
 from sasrec.data.vocabulary import Vocabulary
+from sasrec.reading.ids import canonical_ids
+from sasrec.reading.readers import read_interactions
 
 Histories = Sequence[Sequence[Any]]
 FRAMES = pl.DataFrame | pl.LazyFrame

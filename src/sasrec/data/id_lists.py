@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import codecs
 import csv
-import gzip
 import io
 import json
 import logging
 import re
-import sys
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -18,16 +15,16 @@ from typing import Any, Literal
 import polars as pl
 
 from sasrec.core.errors import ConfigError, DataError
-from sasrec.data.columns import KNOWN_NAMES, plain_name
-from sasrec.data.ids import canonical_id, canonical_ids
 from sasrec.data.vocabulary import Vocabulary
+from sasrec.reading.columns import KNOWN_NAMES, plain_name
+from sasrec.reading.ids import canonical_id, canonical_ids
+from sasrec.reading.sources import unpacked
 
 logger = logging.getLogger(__name__)
 Role = Literal["user", "item"]
 Found = tuple[list[str], str]  # the ids, and how they were found
 STDIN = Path("-")
 PARQUET = b"PAR1"
-GZIP = b"\x1f\x8b"
 ENCODINGS = {  # by the mark at the beginning; UTF-32's begins like UTF-16's
     codecs.BOM_UTF8: "UTF-8-sig", codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF32_BE: "UTF-32",
     codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16",
@@ -113,13 +110,7 @@ def _content(path: Path, where: str, role: Role) -> bytes:
     """All bytes, unpacked; they are read once, as a pipe can be read only once."""
     if path.is_dir():
         raise DataError(f"{where} is a folder; give a file of {role} ids")
-    try:
-        content = sys.stdin.buffer.read() if path == STDIN else path.read_bytes()
-        return gzip.decompress(content) if content.startswith(GZIP) else content
-    except FileNotFoundError as error:
-        raise DataError(f"there is no file {where}") from error
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"cannot read {where}: {getattr(error, 'strerror', None) or error}") from error
+    return unpacked(path, {}).read()
 
 
 def _decoded(content: bytes, where: str) -> str:

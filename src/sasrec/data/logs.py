@@ -10,14 +10,14 @@ from typing import Any
 import polars as pl
 
 from sasrec.core.errors import ConfigError, DataError
-from sasrec.data.columns import Wanted
-from sasrec.data.datasets import DATASETS, load_dataset_log
 from sasrec.data.filters import Repeats, filter_k_core, filter_repeats
 from sasrec.data.prepared import is_prepared, load_sequences, load_vocabulary
-from sasrec.data.readers import read_log, wanted_columns
 from sasrec.data.sequences import Sequences, build_sequences
-from sasrec.data.titles import read_titles
 from sasrec.data.vocabulary import Vocabulary
+from sasrec.reading.columns import Wanted
+from sasrec.reading.datasets import DATASETS, load_dataset_log
+from sasrec.reading.readers import read_log, wanted_columns
+from sasrec.reading.titles import read_titles
 
 logger = logging.getLogger(__name__)
 FEW_TITLES = 0.5  # of the items: with fewer, ids may not be those of the log

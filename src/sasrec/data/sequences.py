@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from sasrec.core.arrays import Int32, Int64
 from sasrec.core.errors import DataError, UnknownItemError
 from sasrec.core.forks import needs_threads_of
-from sasrec.data.ids import canonical_id
-from sasrec.data.understanding import Understanding, load_understanding, save_understanding
 from sasrec.data.vocabulary import Vocabulary
+from sasrec.reading.ids import canonical_id
+from sasrec.reading.understanding import Understanding, load_understanding, save_understanding
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ import polars as pl
 from sasrec.core.arrays import Int32, Int64
 from sasrec.core.errors import UnknownItemError
 from sasrec.core.forks import needs_threads_of
-from sasrec.data.ids import canonical_id, canonical_ids
+from sasrec.reading.ids import canonical_id, canonical_ids
 
 FEW_IDS = 256  # ids looked up one by one
 

@@ -14,11 +14,11 @@ import numpy as np
 from sasrec.core.errors import DataError
 from sasrec.core.tables import plain_table
 from sasrec.data.logs import Log, Reading
-from sasrec.data.notes import Note
 from sasrec.data.sequences import LogFacts, Sequences
 from sasrec.data.splits import split_leave_one_out
-from sasrec.data.times import shown_time
-from sasrec.data.understanding import Understanding
+from sasrec.reading.notes import Note
+from sasrec.reading.times import shown_time
+from sasrec.reading.understanding import Understanding
 from sasrec.report.log_notes import Largest, in_a_row_share, largest_user, most_popular, n_titled, notes_of, twice_share
 from sasrec.report.run_facts import shown
 from sasrec.report.text import percent

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from sasrec.data.checks import MISSING_WORDS
 from sasrec.data.logs import FEW_TITLES, Log
-from sasrec.data.notes import Note
 from sasrec.data.splits import REPEAT_THRESHOLD
+from sasrec.reading.checks import MISSING_WORDS
+from sasrec.reading.notes import Note
 from sasrec.report.run_facts import shown
 from sasrec.report.text import percent
 

@@ -8,8 +8,8 @@ from importlib.resources import files
 from string import Template
 
 from sasrec.core.arrays import Int64
-from sasrec.data.understanding import Understanding
 from sasrec.evaluation.results import Result
+from sasrec.reading.understanding import Understanding
 from sasrec.report.examples import Example
 from sasrec.runs.folder import RunConfig
 from sasrec.runs.record import EpochLine

@@ -28,10 +28,10 @@ from sasrec.core.errors import CheckpointError, ConfigError
 from sasrec.core.files import atomic_write, disk_errors
 from sasrec.data.prepared import SEQUENCES, load_sequences, load_vocabulary, save_sequences, save_vocabulary
 from sasrec.data.sequences import LogFacts, Sequences
-from sasrec.data.understanding import Understanding, load_understanding
 from sasrec.data.vocabulary import Vocabulary
 from sasrec.evaluation.results import Result
 from sasrec.model.weights import Weights
+from sasrec.reading.understanding import Understanding, load_understanding
 from sasrec.runs.record import EpochLine, State, TrainingFacts
 
 FORMAT = 1
