@@ -324,8 +324,10 @@ def environment(threads: int) -> dict[str, str]:
 
 
 def usable_cpus() -> int:
-    """CPUs that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """CPUs that the package takes where it is not told how many."""
+    from sasrec.core import threads  # here: a peer's interpreter, which only serves, need not have it
+
+    return threads.usable_cpus()
 
 
 def memory_mib(field: str = "VmRSS") -> float | None:

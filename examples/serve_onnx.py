@@ -29,7 +29,7 @@ class Model:
 
     def recommend(self, histories: list[list], k: int = 10, hide_seen: bool | None = None) -> list[list[dict]]:
         """The k best items after each history (oldest item first). Unknown items are skipped."""
-        padded = np.zeros((len(histories), max(1, *map(len, histories))), np.int64)  # 0 is padding, anywhere in a row
+        padded = np.zeros((len(histories), max([1, *map(len, histories)])), np.int64)  # 0 is padding, anywhere in a row
         for row, history in zip(padded, histories, strict=True):
             row[: len(history)] = [self.index.get(str(item), 0) for item in history]
         if hide_seen is None:

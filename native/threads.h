@@ -11,6 +11,7 @@
 #include <condition_variable>
 #include <exception>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -52,19 +53,20 @@ class ThreadPool {
   void run(const std::function<void(int)>& job) {
     if (n_threads_ == 1) return job(0);
     start();
+    State& state = *state_;
     {
-      std::lock_guard lock(mutex_);
-      job_ = &job;
-      pending_ = n_threads_ - 1;
-      error_ = nullptr;
-      ++generation_;
+      std::lock_guard lock(state.mutex);
+      state.job = &job;
+      state.pending = n_threads_ - 1;
+      state.error = nullptr;
+      ++state.generation;
     }
-    wake_.notify_all();
-    work(0, job);
-    spin_until([this] { return pending_ == 0; });
-    std::unique_lock lock(mutex_);
-    done_.wait(lock, [this] { return pending_ == 0; });
-    if (error_) std::rethrow_exception(error_);
+    state.wake.notify_all();
+    work(state, 0, job);
+    spin_until([&] { return state.pending == 0; });
+    std::unique_lock lock(state.mutex);
+    state.done.wait(lock, [&] { return state.pending == 0; });
+    if (state.error) std::rethrow_exception(state.error);
   }
 
   // Cuts 0..n into size() ranges, in order, and calls job(begin, end) for each.
@@ -73,68 +75,75 @@ class ThreadPool {
   }
 
  private:
-  void work(int thread, const std::function<void(int)>& job) {
+  struct State {
+    std::vector<std::thread> threads;
+    std::mutex mutex;
+    std::condition_variable wake, done;
+    const std::function<void(int)>* job = nullptr;
+    std::atomic<int> pending = 0;
+    std::atomic<unsigned long> generation = 0;
+    std::exception_ptr error;
+  };
+
+  static void work(State& state, int thread, const std::function<void(int)>& job) {
     try {
       job(thread);
     } catch (...) {
-      std::lock_guard lock(mutex_);
-      if (!error_) error_ = std::current_exception();
+      std::lock_guard lock(state.mutex);
+      if (!state.error) state.error = std::current_exception();
     }
   }
 
   void start() {
-    if (!threads_.empty() && process_ == ::getpid()) return;
-    for (auto& thread : threads_) thread.detach();  // after a fork they do not exist here
-    threads_.clear();
+    leave_to_parent();
+    if (state_) return;
+    state_ = std::make_unique<State>();
     process_ = ::getpid();
-    for (int i = 1; i < n_threads_; ++i)
-      threads_.emplace_back([this, i, seen = generation_.load()] { serve(i, seen); });
+    for (int i = 1; i < n_threads_; ++i) state_->threads.emplace_back([&state = *state_, i] { serve(state, i); });
   }
 
-  void serve(int thread, unsigned long seen) {
+  // After a fork the threads do not exist here, but the locks remember them: notifying or destroying a condition that
+  // they wait for would wait for them. So their state stays where it is, and nobody touches it again.
+  void leave_to_parent() {
+    if (state_ && process_ != ::getpid()) static_cast<void>(state_.release());
+  }
+
+  static void serve(State& state, int thread) {
+    unsigned long seen = 0;
     for (;;) {
       const std::function<void(int)>* job;
-      spin_until([&] { return generation_ != seen; });
+      spin_until([&] { return state.generation != seen; });
       {
-        std::unique_lock lock(mutex_);
-        wake_.wait(lock, [&] { return generation_ != seen; });
-        seen = generation_;
-        job = job_;
+        std::unique_lock lock(state.mutex);
+        state.wake.wait(lock, [&] { return state.generation != seen; });
+        seen = state.generation;
+        job = state.job;
       }
       if (!job) return;
-      work(thread, *job);
+      work(state, thread, *job);
       {
-        std::lock_guard lock(mutex_);
-        --pending_;
+        std::lock_guard lock(state.mutex);
+        --state.pending;
       }
-      done_.notify_one();
+      state.done.notify_one();
     }
   }
 
   void stop() {
-    if (threads_.empty()) return;
-    if (process_ != ::getpid()) {
-      for (auto& thread : threads_) thread.detach();
-      return;
-    }
+    leave_to_parent();
+    if (!state_) return;
     {
-      std::lock_guard lock(mutex_);
-      job_ = nullptr;
-      ++generation_;
+      std::lock_guard lock(state_->mutex);
+      state_->job = nullptr;
+      ++state_->generation;
     }
-    wake_.notify_all();
-    for (auto& thread : threads_) thread.join();
+    state_->wake.notify_all();
+    for (auto& thread : state_->threads) thread.join();
   }
 
   int n_threads_;
-  std::vector<std::thread> threads_;
   pid_t process_ = 0;
-  std::mutex mutex_;
-  std::condition_variable wake_, done_;
-  const std::function<void(int)>* job_ = nullptr;
-  std::atomic<int> pending_ = 0;
-  std::atomic<unsigned long> generation_ = 0;
-  std::exception_ptr error_;
+  std::unique_ptr<State> state_;
 };
 
 }  // namespace sasrec

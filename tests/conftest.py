@@ -8,10 +8,14 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import settings
 
 from sasrec.core.isa import built_variants, load_float32, load_native, this_cpu
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+settings.register_profile("sasrec", deadline=None)  # a busy machine is no failure
+settings.load_profile("sasrec")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -179,3 +183,16 @@ def without(folder: Path, *packages: str) -> dict[str, str]:
         (hidden / f"{package}.py").write_text("raise ModuleNotFoundError('not installed')")
     earlier = os.environ.get("PYTHONPATH", "")
     return {**os.environ, "PYTHONPATH": f"{hidden}{os.pathsep}{earlier}" if earlier else str(hidden)}
+
+
+def run_program(code: str, *arguments: object, timeout: float = 120) -> str:
+    """What a program prints that runs in a process of its own; the processes it leaves are killed with it."""
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        try:
+            printed, _ = process.communicate(timeout=timeout)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 0
+    return printed

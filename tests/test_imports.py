@@ -16,15 +16,15 @@ from sasrec.core.isa import load_native
 
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "sasrec"
 ROOMS = [  # a room imports only from those above it, and from itself
-    "core", "data", "model", "engine", "ranking", "evaluation", "runs", "training", "report", "recommender", "fitting",
-    "experiments", "export", "serving", "cli", "bulk", "__main__",
+    "core", "reading", "data", "model", "engine", "ranking", "evaluation", "runs", "training", "report", "recommender",
+    "fitting", "experiments", "export", "serving", "cli", "bulk", "__main__",
 ]  # fmt: skip
 FILES = sorted(PACKAGE.rglob("*.py"))
 MAY_IMPORT_TORCH = {"model.sasrec", "model.losses", "model.published", "engine.torch_engine"}
 
 
 def name_of(path: Path) -> str:
-    """A file as others import it, without the package's own name: "data.readers", "fit"."""
+    """A file as others import it, without the package's own name: "reading.readers", "fit"."""
     return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sasrec.core.isa import load_native
-from sasrec.data import datasets
+from sasrec.reading import datasets
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))

@@ -12,12 +12,12 @@ from reference import Reference
 
 from sasrec.core.arrays import Float32
 from sasrec.core.config import ModelConfig, TrainConfig
-from sasrec.data.readers import read_interactions
 from sasrec.data.sequences import Ragged
 from sasrec.engine.torch_engine import TorchEngine
 from sasrec.fitting import convert
 from sasrec.model.published import LAYOUTS, Weights, dump_published, read_published
 from sasrec.model.sasrec import Group
+from sasrec.reading.readers import read_interactions
 from sasrec.recommender import Recommender
 
 N_ITEMS, DIM, LENGTH = 20, 8, 6

@@ -1,15 +1,21 @@
 """Your ids in, your ids and scores out."""
 
+import copy
+import pickle
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
 from conftest import make_markov_log
+from made import run_program
 
 import sasrec
 from sasrec.core.errors import CheckpointError, ConfigError, DataError, UnknownItemError
+from sasrec.data.sequences import Ragged
 from sasrec.recommender import Recommender
 
 SMALL = {"embedding_dim": 16, "n_blocks": 1, "max_epochs": 15, "learning_rate": 3e-3, "batch_size": 32, "patience": 0}
@@ -86,6 +92,79 @@ def test_k_larger_than_the_candidates_gives_what_there_is(recommender: Recommend
 def test_k_that_is_no_number_of_items_is_refused(numbers: Recommender, k: object) -> None:
     with pytest.raises(ConfigError, match=r"use 1 or more"):
         numbers.recommend([[1]], k=k)
+
+
+@pytest.mark.parametrize("k", [np.int64(3), np.uint8(3)])
+def test_numpys_integers_are_numbers_of_items(numbers: Recommender, k: Any) -> None:
+    assert numbers.recommend([[1]], k).equals(numbers.recommend([[1]], 3))
+    assert numbers.recommend_users(np.array([2]), k).equals(numbers.recommend_users([2], 3))
+    assert numbers.similar_items(np.int64(4), k).equals(numbers.similar_items(4, 3))
+    assert numbers.explain(np.array([1, 2]), np.int64(4)).equals(numbers.explain([1, 2], 4))
+    assert numbers.evaluate(k=k, baselines=False) == numbers.evaluate(k=3, baselines=False)
+
+
+def test_settings_that_are_numpys_are_stored_and_read_back(tmp_path: Path) -> None:
+    settings = SMALL | {"max_epochs": np.int64(1), "seed": np.int32(3), "dropout": np.float32(0.25), "k": np.array([5])}
+    trained = sasrec.fit(make_markov_log(20), **settings, lazy_adam=np.False_, output=tmp_path / "run")
+    loaded = sasrec.load(tmp_path / "run", threads=np.int64(1))
+    assert (loaded.config.train.seed, loaded.config.model.dropout, loaded.config.eval.k) == (3, 0.25, (5,))
+    assert loaded.config.model == trained.config.model
+
+
+@pytest.mark.parametrize("k", [0, 5.0, np.float64(5), True, np.True_, "5", None])
+def test_every_door_refuses_what_is_no_number_of_items(numbers: Recommender, k: Any) -> None:
+    row = Ragged.from_lists([[1]])
+    doors: list[Callable[[], object]] = [
+        lambda: numbers.recommend([[1]], k),
+        lambda: numbers.recommend([["new"]], k),
+        lambda: numbers.recommend_users([1], k),
+        lambda: numbers.recommend_rows(slice(0, 1), k),
+        lambda: numbers.top_indices(row, k),
+        lambda: numbers.next_items.top_k(row, k),
+        lambda: numbers.next_items.top_k(Ragged.from_lists([[], [1]]), k),
+        lambda: numbers.similar_items(1, k),
+    ]
+    for door in doors:
+        with pytest.raises(ConfigError, match="is not a number of items; use 1 or more"):
+            door()
+
+
+@pytest.mark.parametrize("value", ["12", b"12", 12, np.int64(12), {1: 2}, np.array(12), np.array([[1, 2]]), [[1, 2]]])
+def test_every_door_refuses_what_is_no_list_of_ids_and_names_the_argument(numbers: Recommender, value: Any) -> None:
+    doors: dict[str, Callable[[], object]] = {
+        "user_ids": lambda: numbers.recommend_users(value),
+        "allow": lambda: numbers.recommend([[1]], allow=value),
+        "deny": lambda: numbers.recommend_users([1], deny=value),
+        "items": lambda: numbers.score([[1]], value),
+        "history": lambda: numbers.explain(value, 1),
+        "history 0": lambda: numbers.score([value], [1]),
+        "history 1": lambda: numbers.recommend([[1], value]),
+    }
+    for name, door in doors.items():
+        with pytest.raises(DataError, match=f"^{name} (is of type|holds a value of type)"):
+            door()
+
+
+def test_lists_of_ids_may_be_arrays_series_sets_and_generators(numbers: Recommender) -> None:
+    wanted = numbers.recommend([[1, 2]], 30, deny=[3], allow=[3, 4, 5])
+    for deny, allow in [
+        (np.array([3]), pl.Series([3, 4, 5])), ({3}, pd.Series([3.0, 4.0, 5.0])), ((i for i in ["3.0"]), {3, 4, 5}),
+        (pd.Index([3]), range(3, 6)),
+    ]:  # fmt: skip
+        assert numbers.recommend(np.array([[1, 2]]), 30, deny=deny, allow=allow).equals(wanted)
+    assert numbers.recommend_users({2}).equals(numbers.recommend_users([2]))
+    scores = numbers.score([[1, 2]], [5, 6])
+    for items in (np.array([5, 6]), (i for i in (5, 6)), pl.Series(["5", "6"])):
+        np.testing.assert_array_equal(numbers.score([[1, 2]], items), scores)
+    with pytest.raises(DataError, match="items is of type set, not a list of item ids; a set has no order"):
+        numbers.score([[1]], {5, 6})
+
+
+@pytest.mark.parametrize("value", ["no", 0, np.int64(1)])
+def test_keep_seen_is_true_false_or_none(numbers: Recommender, value: Any) -> None:
+    assert numbers.recommend([[1]], 30, keep_seen=np.True_).equals(numbers.recommend([[1]], 30, keep_seen=True))
+    with pytest.raises(ConfigError, match=r"keep_seen=.* use True, False or None"):
+        numbers.recommend([[1]], keep_seen=value)
 
 
 def test_denied_items_never_come(recommender: Recommender) -> None:
@@ -322,3 +401,61 @@ def test_unknown_setting_or_preset_is_refused_by_name() -> None:
         sasrec.fit(make_markov_log(), epochs=3)
     with pytest.raises(ConfigError, match="preset 'magic' is not known"):
         sasrec.fit(make_markov_log(), preset="magic")
+
+
+def test_the_paper_preset_chooses_a_small_log_s_epoch_by_full_ranking_unless_told_otherwise() -> None:
+    rows = [(user, (user + step) % 12) for user in range(200) for step in range(10)]
+    log = pl.DataFrame(rows, schema=["user_id", "item_id"], orient="row")
+    small = SMALL | {"max_epochs": 12, "threads": 1}
+    chosen = sasrec.fit(log, preset="paper", **small)
+    valid, full, sampled = chosen.results
+    assert (valid.protocol, full.protocol, sampled.protocol) == ("full", "full", "sampled")
+    assert valid.metrics["ndcg@10"]["value"] > 0.9  # where the sampled protocol says 0 of the same model
+    assert sampled.metrics["hr@10"]["value"] < 0.02
+    assert "use protocol=full" in sampled.warnings[0]
+    told = sasrec.fit(log, preset="paper", **small | {"max_epochs": 1}, valid_protocol="sampled")
+    assert told.results[0].protocol == "sampled"
+    assert "use protocol=full" in told.results[0].warnings[0]
+
+
+def same_answers(one: Recommender, other: Recommender) -> bool:
+    """Whether two recommenders say the same of the same histories, to the bit."""
+    ids = one.vocabulary.item_ids.to_list()
+    asked = [ids[:3], ids[4:5]]
+    frames = [
+        (r.recommend(asked), r.recommend_users(), r.similar_items(ids[0]), r.explain(ids[:3], ids[5]))
+        for r in (one, other)
+    ]
+    return all(a.equals(b) for a, b in zip(*frames, strict=True)) and one.evaluate() == other.evaluate()
+
+
+@pytest.mark.parametrize("copied", [lambda r: pickle.loads(pickle.dumps(r)), copy.deepcopy, copy.copy])
+def test_pickles_and_copies_are_whole_and_stand_alone(
+    recommender: Recommender, copied: Callable[[Recommender], Recommender]
+) -> None:
+    other = copied(recommender)
+    assert other.engine is not recommender.engine
+    assert other.model_version == recommender.model_version
+    assert same_answers(recommender, other)
+    assert other.results == recommender.results
+    assert other.training_facts() == recommender.training_facts()
+    other.engine.load_weights({name: np.zeros_like(value) for name, value in other.engine.weights().items()})
+    assert Recommender.model_version.func(recommender) == recommender.model_version
+
+
+@pytest.mark.parametrize("engine", ["auto", "torch"])
+def test_a_loaded_model_is_pickled_as_it_computes_without_histories_too(engine: str, tmp_path: Path) -> None:
+    sasrec.fit(text_ids(make_markov_log()), **SMALL | {"max_epochs": 1}, engine=engine, threads=1).save(
+        tmp_path / "run", histories=False
+    )
+    recommender = sasrec.load(tmp_path / "run", threads=2)
+    other = pickle.loads(pickle.dumps(recommender))
+    assert (other.engine.name, other.engine.threads) == (recommender.engine.name, 2)
+    assert other.sequences is None
+    assert other.recommend([["film 1"]]).equals(recommender.recommend([["film 1"]]))
+
+
+def test_another_process_takes_a_pickle(numbers: Recommender, tmp_path: Path) -> None:
+    (tmp_path / "rec.pickle").write_bytes(pickle.dumps(numbers))
+    code = "import pickle, sys; print(pickle.load(open(sys.argv[1], 'rb')).recommend([[1, 2]], k=3).to_dicts())"
+    assert run_program(code, tmp_path / "rec.pickle") == f"{numbers.recommend([[1, 2]], k=3).to_dicts()}\n"

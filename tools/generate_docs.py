@@ -20,8 +20,8 @@ from sasrec.core.presets import PRESETS, LogStatistics
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 COMMANDS = [
-    "prepare", "train", "benchmark", "evaluate", "compare", "recommend", "score", "similar", "explain", "serve",
-    "convert", "export", "datasets", "info", "demo",
+    "prepare", "inspect", "train", "benchmark", "evaluate", "compare", "recommend", "score", "similar", "explain",
+    "serve", "convert", "export", "datasets", "info", "demo",
 ]  # fmt: skip
 TERMINAL = {"COLUMNS": "110", "NO_COLOR": "1", "TERM": "dumb"}
 CLI_TEXT = """\
@@ -59,6 +59,10 @@ sasrec train ml-100k --output runs/mine --preset fast --config settings.yaml --m
 ```
 sasrec.fit("events.csv", preset="fast", embedding_dim=64, dropout=0.3, k=[5, 10], max_epochs=10)
 ```
+
+A value means in the file what it means as a flag, written as on this page. The file is YAML 1.2, flat and in UTF-8:
+`1e-3` is a number, only `true` and `false` are booleans, and `yes`, `no`, `on` and `off` are words. A name that stands
+twice, an alias (`*name`), a tag (`!!int`) or a section below a name is an error that names the line.
 
 Flags win over the file, the file wins over the preset, and the preset wins over the defaults below. An unknown name or
 a value out of range is an error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -17,22 +18,24 @@ if TYPE_CHECKING:
         TrainingError,
         UnknownItemError,
     )
-    from sasrec.data.datasets import load_dataset
     from sasrec.data.filters import filter_k_core, filter_repeats
-    from sasrec.data.readers import read_interactions, read_titles
     from sasrec.evaluation.comparison import compare
     from sasrec.evaluation.results import Result
     from sasrec.fitting import convert, fit
+    from sasrec.reading.datasets import load_dataset
+    from sasrec.reading.readers import read_interactions
+    from sasrec.reading.titles import read_titles
     from sasrec.recommender import Recommendations, Recommender, load
 
 _HOMES = {
     "evaluation.comparison": ["compare"],
     "core.config": ["EvalConfig", "ModelConfig", "TrainConfig"],
-    "data.datasets": ["load_dataset"],
+    "reading.datasets": ["load_dataset"],
     "core.errors": ["CheckpointError", "ConfigError", "DataError", "SASRecError", "TrainingError", "UnknownItemError"],
     "evaluation.results": ["Result"],
     "data.filters": ["filter_k_core", "filter_repeats"],
-    "data.readers": ["read_interactions", "read_titles"],
+    "reading.readers": ["read_interactions"],
+    "reading.titles": ["read_titles"],
     "fitting": ["convert", "fit"],
     "recommender": ["Recommendations", "Recommender", "load"],
 }
@@ -73,3 +76,12 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return __all__
+
+
+def _before_fork() -> None:
+    """Told from here: the caller may use Polars and fork before any of our modules is loaded."""
+    import_module("sasrec.core.forks").before_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork)

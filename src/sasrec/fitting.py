@@ -20,13 +20,13 @@ from sasrec.core.errors import ConfigError, DataError
 from sasrec.core.presets import DEFAULT_PRESET, LogStatistics, resolve
 from sasrec.core.threads import set_threads
 from sasrec.data.logs import Log, load_log
-from sasrec.data.readers import read_interactions
 from sasrec.data.sequences import LogFacts, Sequences, build_sequences
 from sasrec.data.splits import Split, hides_repeats, split_sequences
 from sasrec.data.vocabulary import Vocabulary
 from sasrec.engine.protocol import create_engine
 from sasrec.evaluation.results import Result
 from sasrec.model.published import read_published
+from sasrec.reading.readers import read_interactions
 from sasrec.recommender import Recommender
 from sasrec.runs.folder import RunConfig, RunFolder, check_resumable, resumed_config
 from sasrec.training.trainer import Progress, train

@@ -16,10 +16,11 @@ import numpy as np
 import polars as pl
 
 from sasrec.core.arrays import Float32, Int32
-from sasrec.core.config import EvalConfig, from_dict, to_dict
+from sasrec.core.config import EvalConfig, TrainConfig, from_dict, to_dict
 from sasrec.core.errors import CheckpointError, ConfigError, UnknownItemError
+from sasrec.core.scalars import check_truth
 from sasrec.core.threads import set_threads
-from sasrec.data.histories import is_pandas, known_histories, read_histories, to_pandas
+from sasrec.data.histories import is_pandas, known_histories, list_of_ids, read_histories, to_pandas
 from sasrec.data.sequences import Ragged, Sequences
 from sasrec.data.splits import Split, hides_repeats, split_sequences
 from sasrec.data.vocabulary import Vocabulary
@@ -27,9 +28,10 @@ from sasrec.engine.protocol import Engine, create_engine, environment
 from sasrec.evaluation.candidates import read_candidates
 from sasrec.evaluation.protocols import check_unseen, evaluate
 from sasrec.evaluation.results import Result
-from sasrec.model.weights import digest_of
+from sasrec.model.weights import Weights, digest_of
 from sasrec.ranking.item_filter import ItemFilter
 from sasrec.ranking.next_items import Mask, NextItems
+from sasrec.ranking.order import check_k
 from sasrec.ranking.scorers import ModelScorer
 from sasrec.report.examples import build_examples
 from sasrec.report.pages import write_report
@@ -77,6 +79,11 @@ class Recommender:
         self.results, self.train_result = list(results), train_result
         self.next_items = NextItems(engine, vocabulary.counts)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For pickle and copy: the weights in place of the engine, which is made again as `load` does."""
+        engine, own = self.engine, (self.vocabulary, self.config, self.sequences, self.results, self.train_result)
+        return _made_again, (engine.train_config, engine.weights(), *own)
+
     def __repr__(self) -> str:
         model = self.config.model
         data = f"{self.config.data_name}, {len(self.vocabulary)} items"
@@ -99,7 +106,7 @@ class Recommender:
         """The top k items after each history, also of users never seen.
 
         Args:
-            histories: lists of item ids, oldest first; or a frame user_id, item_id[, timestamp].
+            histories: lists, arrays or Series of item ids, oldest first; or a frame user_id, item_id[, timestamp].
             k: how many; fewer come back when fewer can be recommended.
             allow: only these items; None = all. Unknown ids are skipped with a warning.
             deny: never these items; likewise.
@@ -110,8 +117,8 @@ class Recommender:
             history are skipped; a history without any known item gets popular items (see `recommend_detailed`).
 
         Raises:
-            ConfigError: k below 1.
-            DataError: histories are not lists of ids.
+            ConfigError: k is below 1 or not an integer, or keep_seen is not True, False or None.
+            DataError: histories, `allow` or `deny` are not lists of ids.
             UnknownItemError: `allow` or `deny` names items, and none of them is known.
         """
         return self.recommend_detailed(histories, k, allow=allow, deny=deny, keep_seen=keep_seen).frame
@@ -141,11 +148,11 @@ class Recommender:
         """Which items lists of ids leave; unknown ids are skipped with a warning.
 
         Raises:
+            DataError: `allow` or `deny` is not a list of ids.
             UnknownItemError: a list is not empty, and none of its ids is known.
         """
         items = ItemFilter.of(self.vocabulary, allow, deny)
-        _check_known("allow", items.unknown_allow, n_known=0 if items.allowed is None else len(items.allowed))
-        _check_known("deny", items.unknown_deny, n_known=len(items.denied))
+        items.warn_of_unknown()
         return items
 
     def recommend_users(
@@ -160,6 +167,7 @@ class Recommender:
         """The top k next items of users of the log, after all of their events; None = all users.
 
         Raises:
+            DataError: `user_ids` is not a list of ids.
             UnknownItemError: a user is not in the log.
             CheckpointError: the model was saved without histories.
         """
@@ -168,7 +176,7 @@ class Recommender:
         rows = (
             np.arange(len(sequences))
             if user_ids is None
-            else np.array([sequences.row_of_user(u) for u in user_ids], np.int64)
+            else np.array([sequences.row_of_user(u) for u in list_of_ids(user_ids, "user_ids")], np.int64)
         )
         histories = Ragged.cut(sequences.items, sequences.offsets[:-1][rows], sequences.offsets[1:][rows])
         mask = self.item_filter(allow, deny).mask()
@@ -209,15 +217,15 @@ class Recommender:
         Returns:
             Indices and scores, (B, K); index 0 fills up where K items cannot be recommended.
         """
-        hides_seen = self.hides_seen if keep_seen is None else not keep_seen
+        kept = check_truth("keep_seen", keep_seen)
+        hides_seen = self.hides_seen if kept is None else not kept
         return self.next_items.top_k(histories, k, hidden=histories if hides_seen else None, allowed=allowed)
 
     def _recommend(
         self, histories: Ragged, user_ids: pl.Series | None, k: int, allowed: Mask | None, keep_seen: bool | None
     ) -> pl.DataFrame:
-        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-            raise ConfigError(f"k={k!r} is not a number of items; use 1 or more")
-        return self._frame(*self.top_indices(histories, k, allowed=allowed, keep_seen=keep_seen), user_ids)
+        found = self.top_indices(histories, check_k(k), allowed=allowed, keep_seen=keep_seen)
+        return self._frame(*found, user_ids)
 
     def _frame(self, indices: Int32, scores: Float32, user_ids: pl.Series | None) -> pl.DataFrame:
         """Rows as user_id, item_id, score, rank; index 0 marks the end of a short row; None = users by position."""
@@ -242,9 +250,10 @@ class Recommender:
             (n, m) float32.
 
         Raises:
+            DataError: histories or items are not lists of ids.
             UnknownItemError: an item is not known, or a history has no known item.
         """
-        candidates = self.vocabulary.known_indices(items)
+        candidates = self.vocabulary.known_indices(list_of_ids(items, "items", ordered=True))
         return self.features(histories) @ self.next_items.table[candidates].T
 
     def features(self, histories: Any) -> Float32:
@@ -272,7 +281,7 @@ class Recommender:
             ConfigError: k below 1.
         """
         indices, scores = self.next_items.similar(self.vocabulary.known_index(item_id), k)
-        return self._frame(indices[None], scores[None], None).drop("user_id")
+        return pl.DataFrame(self._frame(indices[None], scores[None], None).get_columns()[1:])
 
     def explain(self, history: Sequence[Any], item_id: Any) -> pl.DataFrame:
         """Why an item: how much its score falls when one item is left out of the history.
@@ -284,8 +293,7 @@ class Recommender:
             UnknownItemError: the item is not known, or no item of the history is.
         """
         target = self.vocabulary.known_index(item_id)
-        (row,), _, _ = read_histories([history])
-        indices, _ = self.vocabulary.split_known(row)
+        indices, _ = self.vocabulary.split_known(list_of_ids(history, "history", ordered=True))
         if not len(indices):
             raise UnknownItemError("the history has no item that this model knows, so there is nothing to explain")
         reasons = self.next_items.reasons(indices[-self.config.model.max_seq_len :], target)
@@ -324,7 +332,7 @@ class Recommender:
                 "this model was trained again on all events (--refit), so it has seen the targets; "
                 "metrics.json holds the figures of the model it was chosen by"
             )
-        config = _eval_config(self.config.eval, settings)
+        config = from_dict(EvalConfig, {**to_dict(self.config.eval), **settings})
         split_ = self.split(config)
         check_unseen(self.split(), split_, split)
         drawn = None
@@ -394,9 +402,8 @@ class Recommender:
         result, sequences = self.train_result, self.sequences
         assert result is not None
         assert sequences is not None
-        examples = []
-        if not self.config.refit_epochs:  # else the model has seen what comes next
-            examples = build_examples(self.split(), self.vocabulary, self.top_indices)
+        # After a refit the model has seen what comes next.
+        examples = [] if self.config.refit_epochs else build_examples(self.split(), self.vocabulary, self.top_indices)
         facts = RunFacts(
             config=self.config,
             lengths=np.diff(sequences.offsets),
@@ -408,6 +415,7 @@ class Recommender:
             best_epoch=result.best_epoch,
             seconds=result.seconds,
             stopped=result.stopped,
+            understanding=sequences.understanding,
         )
         write_report(folder, facts)
 
@@ -431,20 +439,11 @@ def load(path: Path | str, *, device: str | None = None, threads: int | None = N
         device=config.train.device if device is None else device,
         threads=config.train.threads if threads is None else threads,
     )
-    engine = create_engine(config.model, len(vocabulary), train_config, run.load_weights()[0])
+    weights = run.load_weights()[0]
+    return _made_again(train_config, weights, vocabulary, config, run.load_sequences(), run.load_metrics())
+
+
+def _made_again(train: TrainConfig, w: Weights, vocabulary: Vocabulary, config: RunConfig, *more: Any) -> Recommender:
+    engine = create_engine(config.model, len(vocabulary), train, w)
     set_threads(engine.threads)
-    return Recommender(engine, vocabulary, config, run.load_sequences(), run.load_metrics())
-
-
-def _eval_config(base: EvalConfig, settings: dict[str, Any]) -> EvalConfig:
-    return from_dict(EvalConfig, {**to_dict(base), **settings})
-
-
-def _check_known(name: str, unknown: list[Any], n_known: int) -> None:
-    """Warn of unknown ids of a list; fail when it has no other."""
-    if not unknown:
-        return
-    told = f"{len(unknown)} of the {len(unknown) + n_known} items of {name} are unknown, such as {unknown[0]!r}"
-    if not n_known:
-        raise UnknownItemError(f"{told}: none is in the log this model was trained on, so the list would mean nothing")
-    logger.warning("%s; they are skipped", told)
+    return Recommender(engine, vocabulary, config, *more)

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from typing import Any, get_args, get_type_hints
 
+import numpy as np
 import pytest
 
 from sasrec.core.config import (
@@ -183,6 +184,22 @@ def test_paper_preset_is_the_published_setting() -> None:
     assert (model.max_seq_len, model.dropout) == (50, 0.5)
 
 
+@pytest.mark.parametrize(
+    ("n_items", "mean_train_len", "protocol"),
+    [
+        (12, 8, "full"), (999, 0, "full"), (1000, 0, "sampled"), (1000, 1, "full"), (1200, 500, "full"),
+        (1682, 104, "sampled"), (3416, 163, "sampled"), (10**6, 8, "sampled"),
+    ],
+)  # fmt: skip
+def test_paper_chooses_the_epoch_by_full_ranking_where_draws_would_repeat(
+    n_items: int, mean_train_len: float, protocol: str
+) -> None:
+    sizes = dataclasses.replace(LONG, n_items=n_items, mean_train_len=mean_train_len)
+    assert resolve("paper", sizes, {})[1].valid_protocol == protocol
+    for own in ("full", "sampled"):
+        assert resolve("paper", sizes, {"valid_protocol": own})[1].valid_protocol == own
+
+
 @pytest.mark.parametrize(("mean_train_len", "max_seq_len"), [(49.9, 50), (50.0, 200)])
 def test_histories_are_long_from_a_mean_of_fifty_on(mean_train_len: float, max_seq_len: int) -> None:
     model, _, _ = resolve("paper", dataclasses.replace(LONG, mean_train_len=mean_train_len), {})
@@ -270,3 +287,41 @@ def test_unknown_preset_or_setting_is_refused_with_those_there_are() -> None:
         resolve("papers", LONG, {})
     with pytest.raises(ConfigError, match=r"unknown setting 'lr'; known settings: .*learning_rate"):
         resolve("paper", LONG, {"lr": 1})
+
+
+def test_numpys_scalars_are_stored_as_pythons_own() -> None:
+    train = TrainConfig(
+        max_epochs=np.int64(3), seed=np.uint8(7), learning_rate=np.float64(0.5), gbce_t=np.float32(0.25),
+        clip_norm=np.int32(2), lazy_adam=np.True_, loss=np.str_("gbce"), valid_metric=np.str_("hr@5"),
+    )  # fmt: skip
+    wanted = TrainConfig(
+        max_epochs=3, seed=7, learning_rate=0.5, gbce_t=0.25, clip_norm=2, lazy_adam=True, loss="gbce",
+        valid_metric="hr@5",
+    )  # fmt: skip
+    assert train == wanted
+    assert json.dumps(to_dict(train)) == json.dumps(to_dict(wanted))
+    assert {type(value) for value in to_dict(train).values()} == {int, float, bool, str}
+    for several in (np.array([5, 10]), range(5, 11, 5), [np.int8(5), np.int16(10)]):
+        assert json.dumps(to_dict(from_dict(EvalConfig, {"k": several}))["k"]) == "[5, 10]"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"n_blocks": True}, "n_blocks=True is not of type int"),
+        ({"n_blocks": np.True_}, "n_blocks=True is not of type int"),
+        ({"n_blocks": 2.0}, "n_blocks=2.0 is not of type int"),
+        ({"n_blocks": np.float32(2)}, "n_blocks=2.0 is not of type int"),
+        ({"n_blocks": np.array(2)}, r"n_blocks=array\(2\) is not of type int"),
+        ({"n_blocks": np.int64(-1)}, "n_blocks=-1 is too small"),
+        ({"dropout": True}, "dropout=True is not of type float"),
+        ({"dropout": np.float32("nan")}, "dropout=nan is not a finite number"),
+        ({"dropout": 10**400}, "dropout=inf is not a finite number"),
+        ({"tied": np.int64(1)}, "tied=1 is not of type bool"),
+        ({"block": np.array(["ligr", "sasrec"])}, "block=array.* is not one of sasrec"),
+        ({"block": True}, "block=True is not one of sasrec"),
+    ],
+)
+def test_what_only_looks_like_the_type_of_a_setting_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        from_dict(ModelConfig, settings)

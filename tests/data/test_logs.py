@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from sasrec.core.errors import ConfigError, DataError
-from sasrec.data.logs import Reading, load_log
+from sasrec.data.logs import Reading, load_log, name_of
 from sasrec.data.prepared import is_prepared, save_sequences, save_vocabulary
 
 LINES = "1 10\n1 20\n1 10\n2 20\n2 10\n2 30\n3 30\n"
@@ -65,3 +65,38 @@ def test_column_names_are_passed_on_to_the_reader(tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_text("who,what\nu,x\nu,y\n")
     log = load_log(tmp_path / "log.csv", Reading(user_column="who", item_column="what"))
     assert log.vocabulary.ids == ["x", "y"]
+
+
+@pytest.mark.parametrize(
+    ("sources", "name"),
+    [
+        ("logs/shop.2026.csv.gz", "shop"),
+        ("logs/part-*.csv", "part"),
+        ("-", "log"),
+        (["part-1.csv", "part-2.csv", "part-10.csv"], "part"),
+        (["logs-2024-01.csv", "logs-2024-02.csv"], "logs-2024"),
+        (["shop.csv", "films.csv"], "shop"),
+        (["1.csv", "2.csv"], "1"),
+        (["a/events.csv", "b/events.csv"], "events"),
+    ],
+)
+def test_several_files_are_called_what_they_have_in_common_else_like_the_first(sources: object, name: str) -> None:
+    assert name_of(sources) == name
+
+
+def test_a_list_of_one_is_that_one_and_only_files_go_together(file: Path, tmp_path: Path) -> None:
+    log, folder = load_log([file]), tmp_path / "prepared"
+    folder.mkdir()
+    save_vocabulary(folder, log.vocabulary)
+    save_sequences(folder, log.sequences)
+    assert load_log([str(folder)]).sequences.facts == log.sequences.facts
+    with pytest.raises(ConfigError, match=r"prepared is a prepared folder, which is a log of its own; give it alone"):
+        load_log([file, folder])
+    with pytest.raises(ConfigError, match=r"ml-1m is the name of a data set, which is a log of its own; give it alone"):
+        load_log(["ml-1m", str(file)])
+
+
+def test_the_flags_of_a_reading_are_those_that_differ_from_the_defaults() -> None:
+    assert Reading().flags == []
+    reading = Reading(columns="-,user,item", drop_missing=True, k_core=5, titles=Path("t.csv"))
+    assert reading.flags == ["--columns", "-,user,item", "--drop-missing", "--k-core", "5", "--titles", "t.csv"]

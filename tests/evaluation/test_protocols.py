@@ -473,6 +473,38 @@ def test_given_candidates_are_checked_and_told_apart() -> None:
         evaluate(model(SPLIT), SPLIT, "test", config, candidates=np.where(drawn == drawn[0, 1], 41, drawn))
 
 
+@pytest.mark.parametrize(("n_items", "n_candidates"), [(12, 100), (40, 100), (200, 100), (40, 5)])
+def test_draws_that_repeat_are_warned_of_with_numbers_and_the_way_out(
+    n_items: int, n_candidates: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    split, _ = make_split(random_histories(0, 60, n_items, 8))
+    config = EvalConfig(protocol="sampled", n_candidates=n_candidates)
+    drawn = draw_candidates(split, "test", n_candidates, config.exclude, config.eval_seed)
+    share = np.mean([1 + n_candidates - len(set(row)) for row in drawn.tolist()]) / n_candidates
+    caplog.clear()
+    result = evaluate(model(split), split, "test", config)
+    (told,) = [text for text in result.warnings if "repeat an item" in text]
+    assert told == (
+        f"sampled protocol: {share:.0%} of the {n_candidates} draws for a target repeat an item, since the catalogue "
+        f"has {n_items}, so these figures say little; use protocol=full (--protocol full, and --valid-protocol full to "
+        "choose the epoch)"
+    )
+    assert [record.message for record in caplog.records if record.levelno == logging.WARNING] == [told]
+
+
+def test_draws_that_hardly_repeat_are_not_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    split, _ = make_split(random_histories(0, 60, 2000))
+    sampled = evaluate(model(split), split, "test", EvalConfig(protocol="sampled"))
+    smaller, _ = make_split(random_histories(0, 60, 200, 8))
+    few = evaluate(model(smaller), smaller, "test", EvalConfig(protocol="sampled", n_candidates=5))
+    full = evaluate(model(SPLIT), SPLIT, "test", EvalConfig())
+    drawn = draw_candidates(split, "test", 100, "train", 0)
+    given = evaluate(model(split), split, "test", EvalConfig(protocol="sampled"), candidates=drawn[:, :1].repeat(9, 1))
+    for result in (sampled, few, full, given):
+        assert not [text for text in result.warnings if "repeat an item" in text]
+    assert not [record for record in caplog.records if record.levelno == logging.WARNING]
+
+
 # Baselines
 
 

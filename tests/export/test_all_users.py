@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 from conftest import make_markov_log
@@ -19,7 +20,7 @@ from conftest import make_markov_log
 import sasrec
 from sasrec.cli import console
 from sasrec.cli import main as cli
-from sasrec.core.errors import CheckpointError, ConfigError, UnknownItemError
+from sasrec.core.errors import CheckpointError, ConfigError, DataError, UnknownItemError
 from sasrec.export.all_users import recommend_all
 from sasrec.recommender import Recommender
 
@@ -178,7 +179,13 @@ def test_two_processes_do_not_write_the_same_output(recommender: Recommender, tm
     [
         ("lists.xlsx", {}, ConfigError, "must end in .parquet, .csv, .jsonl"),
         ("lists.csv", {"k": 0}, ConfigError, "k=0 is not a number of items"),
+        ("lists.csv", {"k": 5.0}, ConfigError, "k=5.0 is not a number of items"),
+        ("lists.csv", {"keep_seen": "no"}, ConfigError, "keep_seen='no' is of type str; use True, False or None"),
+        ("lists.csv", {"part_users": 0}, ConfigError, "part_users=0 is not a number of users; use 1 or more"),
+        ("lists.csv", {"part_rows": 1e6}, ConfigError, "part_rows=1000000.0 is not a number of rows"),
         ("lists.csv", {"allow": ["who?"]}, UnknownItemError, "who?"),
+        ("lists.csv", {"allow": "12"}, DataError, "allow is of type str, not a list of ids"),
+        ("lists.csv", {"deny": {12: 1}}, DataError, "deny is of type dict, not a list of ids"),
     ],
 )
 def test_what_cannot_be_done_writes_nothing(
@@ -187,6 +194,16 @@ def test_what_cannot_be_done_writes_nothing(
     with pytest.raises(error, match=message):
         recommend_all(recommender, tmp_path / name, **settings)
     assert not list(tmp_path.iterdir())
+
+
+def test_numpys_scalars_and_arrays_are_pythons_own(recommender: Recommender, tmp_path: Path) -> None:
+    recommend_all(recommender, tmp_path / "wanted.csv", 4, deny=[3], keep_seen=True)
+    given = np.array([3])
+    recommend_all(
+        recommender, tmp_path / "lists.csv", np.int64(4), deny=given, keep_seen=np.True_, part_users=np.int64(64),
+        part_rows=np.int64(1000),
+    )  # fmt: skip
+    assert (tmp_path / "lists.csv").read_bytes() == (tmp_path / "wanted.csv").read_bytes()
 
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(recommender: Recommender, tmp_path: Path) -> None:

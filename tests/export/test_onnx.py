@@ -199,6 +199,78 @@ def test_int8_reports_its_recall(texts: Recommender, tmp_path: Path) -> None:
     assert 0 < check["largest_difference"] < 0.2
 
 
+def answer(folder: Path, histories: Any, k: int = 5, *, hide_seen: bool = True) -> list[Any]:
+    given = {"histories": np.array(histories, np.int64), "k": np.array([k]), "hide_seen": np.array([hide_seen])}
+    return open_session(folder / "model.onnx", 1).run(["items", "scores", "features"], given)
+
+
+@pytest.fixture(scope="module", params=["sasrec", "post_norm", "pre_norm", "ligr"])
+def block(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["float32", "int8"])
+def any_graph(
+    request: pytest.FixtureRequest, block: str, texts: Recommender, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Recommender, Path]:
+    """A model of each block, two heads and two layers, and its graph."""
+    model = replace(texts.config.model, block=block, n_heads=2, n_blocks=2, max_seq_len=6)
+    made = create_engine(model, 30, TrainConfig(threads=1), spread_weights(model, 30))
+    recommender = Recommender(made, texts.vocabulary, replace(texts.config, model=model), texts.sequences)
+    folder = tmp_path_factory.mktemp(block) / "onnx"
+    export_onnx(recommender, folder, int8=request.param)
+    return recommender, folder
+
+
+@pytest.mark.parametrize("hide_seen", [True, False])
+@pytest.mark.parametrize("no_item", [-1, -7, -31, -(2**31), -(2**63)])
+def test_a_negative_index_is_skipped_like_padding(
+    any_graph: tuple[Recommender, Path], no_item: int, hide_seen: bool
+) -> None:
+    found = answer(any_graph[1], [[no_item, 3, no_item, 4, no_item], [no_item] * 5], hide_seen=hide_seen)
+    wanted = answer(any_graph[1], [[0, 3, 0, 4, 0], [0] * 5], hide_seen=hide_seen)
+    for a, b in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("hide_seen", [True, False])
+@pytest.mark.parametrize("index", [31, 32, 2**31, 2**63 - 1])
+def test_an_index_above_the_table_is_an_error_even_where_the_model_does_not_look(
+    any_graph: tuple[Recommender, Path], index: int, hide_seen: bool
+) -> None:
+    for history in ([3, index], [index, *range(1, 10)]):
+        with pytest.raises(Exception, match=r"(?i)out of range|out of data bounds"):
+            answer(any_graph[1], [history], hide_seen=hide_seen)
+
+
+@pytest.mark.parametrize("length", [0, 1, 4, 40])
+@pytest.mark.parametrize("k", [0, 5, 99])
+def test_a_batch_without_rows_has_outputs_without_rows(
+    any_graph: tuple[Recommender, Path], length: int, k: int
+) -> None:
+    items, scores, features = answer(any_graph[1], np.zeros((0, length)), k)
+    assert items.shape == scores.shape == (0, min(k, 30))
+    assert features.shape == (0, 16)
+    assert (items.dtype, scores.dtype, features.dtype) == (np.int64, np.float32, np.float32)
+
+
+@pytest.mark.parametrize("length", [0, 1, 4, 40])
+def test_rows_without_items_get_popular_ones_however_long(any_graph: tuple[Recommender, Path], length: int) -> None:
+    recommender, folder = any_graph
+    items, scores, _ = answer(folder, np.zeros((3, length)))
+    wanted = recommender.top_indices(Ragged.from_lists([[]] * 3), 5)
+    np.testing.assert_array_equal(items, wanted[0])
+    np.testing.assert_array_equal(scores, wanted[1])
+
+
+def test_of_a_long_history_the_end_counts_and_all_of_it_is_hidden(any_graph: tuple[Recommender, Path]) -> None:
+    folder = any_graph[1]
+    long = [*range(1, 16), 0, 20, -2, 21, 22]
+    items, _, features = answer(folder, [long], 30)
+    np.testing.assert_allclose(features, answer(folder, [[13, 14, 15, 20, 21, 22]])[2], rtol=1e-5, atol=1e-6)
+    assert set(items[0].tolist()) == {0, *range(16, 31)} - {20, 21, 22}
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(load_native().module is None, reason=load_native().why)
 def test_export_needs_no_torch(texts: Recommender, tmp_path: Path) -> None:

@@ -9,12 +9,12 @@ import torch
 from made import make_batches
 
 from sasrec.core.config import ModelConfig, TrainConfig
-from sasrec.data.readers import read_interactions
 from sasrec.data.sampling import generator
 from sasrec.data.sequences import Ragged, build_sequences
 from sasrec.data.splits import split_leave_one_out
 from sasrec.engine.torch_engine import TorchEngine
 from sasrec.model.sasrec import BLOCKS, Dropout, Group, SASRec
+from sasrec.reading.readers import read_interactions
 
 N_ITEMS, LENGTH = 40, 12
 VARIANTS: dict[str, dict[str, object]] = {

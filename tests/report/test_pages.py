@@ -19,8 +19,10 @@ from made import ML_1M, SAMPLED, estimate, make_epoch, make_result
 
 from sasrec.core.config import EvalConfig, ModelConfig, TrainConfig
 from sasrec.core.errors import CheckpointError
-from sasrec.data.readers import read_interactions
 from sasrec.data.sequences import LogFacts, build_sequences
+from sasrec.reading.notes import Note
+from sasrec.reading.readers import read_interactions
+from sasrec.reading.understanding import Understanding
 from sasrec.report.examples import Example, Recommended, ShownItem
 from sasrec.report.model_card import model_card
 from sasrec.report.pages import report_page, write_report
@@ -257,6 +259,54 @@ def test_foreign_text_cannot_become_markup() -> None:
     assert r"# \<script\>alert('x')\</script\> & " in card
     assert "<script>" not in card
     assert not re.findall(r"(?<!\\)\[link", card)
+
+
+def read_as(**changes: Any) -> Understanding:
+    """How a log was read, with a warning."""
+    read = Understanding(
+        source="/home/ann/shop/events.csv",
+        form="a table with a header, separated by commas",
+        columns={"user": "userId", "item": "movieId", "timestamp": "date"},
+        left_alone=["device"],
+        dates=True,
+        unit="seconds",
+        first_time=1_709_251_200,
+        last_time=1_709_942_400,
+        first_events=[["ben", "0113", 1_709_326_800]],
+        notes=[Note("/home/ann/shop/events.csv: 2 % of the events have 'NA' as user", "--drop-missing")],
+    )
+    return replace(read, **changes)
+
+
+def test_the_report_tells_how_the_log_was_read_without_its_folder() -> None:
+    html = report_page(make_facts(**UNDRAWN, understanding=read_as()))
+    read = Page(html).text.partition("The log as read")[2]
+    for told in (
+        "events.csv: a table with a header, separated by commas", "user = userId, item = movieId, timestamp = date",
+        "device", "2024-03-01 to 2024-03-09; from dates, in seconds since 1970",
+        "user ben, item 0113, time 2024-03-01 21:00:00", "2 % of the events have 'NA' as user; --drop-missing",
+    ):  # fmt: skip
+        assert told in read
+    assert "/home/ann" not in html
+    assert "The log as read" not in report_page(make_facts(**UNDRAWN))
+
+
+def test_the_card_tells_form_columns_and_span_but_no_id_and_no_file() -> None:
+    card = model_card(make_facts(**UNDRAWN, understanding=read_as()))
+    assert (
+        "It was read as a table with a header, separated by commas: user = userId, item = movieId, timestamp = date; "
+        "2024-03-01 to 2024-03-09.\n" in card
+    )
+    assert not [word for word in ("ben", "0113", "events.csv", "NA", "device") if word in card]
+    assert "read as" not in model_card(make_facts(**UNDRAWN))
+
+
+def test_foreign_words_of_a_log_cannot_become_markup() -> None:
+    names: dict[str, Any] = {"columns": {"user": EVIL, "item": EVIL}, "left_alone": [EVIL], "notes": [Note(EVIL, EVIL)]}
+    read = read_as(source=EVIL, form=EVIL, first_events=[[EVIL, EVIL]], **names)
+    facts = make_facts(**UNDRAWN, understanding=read)
+    assert "script" not in {tag for tag, _ in Page(report_page(facts)).tags}
+    assert "<script>" not in model_card(facts)
 
 
 def test_unicode_line_breaks_and_broken_text_survive(tmp_path: Path) -> None:

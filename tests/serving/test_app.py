@@ -186,12 +186,29 @@ def test_events_reach_the_next_recommendation(recommender: Recommender, tmp_path
     assert after["unknown_items"] == ["new"]
     expected = recommender.recommend([[*recommender_history(recommender, 17), wanted[0]]], k=10)
     assert [item["item_id"] for item in after["items"]] == expected["item_id"].to_list()
+    assert ask(app, "GET", "/v1/users/17.0/recommendations").json() == after
     unknown = post(app, "/v1/events", {"events": [*events["events"], {"user_id": "secret", "item_id": 1}]})
     assert unknown.status_code == 404
     assert "none was stored" in unknown.json()["error"]
     assert "secret" not in unknown.text
     assert post(app, "/v1/events", events).status_code == 503
     assert post(app, "/v1/events", {"user_id": 17, "item_id": 1}).json()["stored"] == 1
+    app.close()
+
+
+@pytest.mark.parametrize("spelled", ["17", "17.0", 17.0])
+def test_events_of_every_spelling_of_a_user_are_that_users(
+    recommender: Recommender, tmp_path: Path, spelled: Any
+) -> None:
+    app = quiet_app(recommender, events=str(tmp_path / "events.db"))
+    best = ask(app, "GET", "/v1/users/17/recommendations").json()["items"][0]["item_id"]
+    assert post(app, "/v1/events", {"user_id": spelled, "item_id": f"{best}.0"}).json() == {
+        "stored": 1,
+        "unknown_items": [],
+    }
+    for user in (17, "17.0"):
+        after = ask(app, "GET", f"/v1/users/{user}/recommendations").json()["items"]
+        assert best not in [item["item_id"] for item in after]
     app.close()
 
 

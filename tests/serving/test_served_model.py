@@ -119,7 +119,7 @@ def test_a_model_without_histories_says_so(recommender: Recommender) -> None:
     bare = ServedModel(Recommender(recommender.engine, recommender.vocabulary, recommender.config, None))
     with pytest.raises(RequestError, match="saved without histories"):
         only(bare, Query([]), 3)
-    assert not bare.knows_user(3)
+    assert bare.known_user(3) is None
 
 
 class Stored:

@@ -8,31 +8,51 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import operator
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import typer
-import yaml
+from typer.core import TyperCommand
 
+from sasrec.cli.settings_file import read_settings
 from sasrec.core.config import CONFIGS, ServerConfig
-from sasrec.core.errors import ConfigError
 from sasrec.data.logs import Reading
 
 PANELS = {"model": "Model", "train": "Training", "eval": "Evaluation", "server": "Server"}
+NEGATIVE_NUMBER = re.compile(r"-[0-9]+(\.0+)?")
 SHORT_FLAGS = {"k": ["-k"]}
 
-LogArgument = Annotated[
-    str, typer.Argument(help="a log file, a folder written by prepare or train, or the name of a data set")
+HISTORY_HELP = (
+    "item ids, oldest first, separated by commas; an id with a comma stands in double quotes ('\"heat, uncut\",tt42'), "
+    "unless the whole text is one known id"
+)
+Logs = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="LOG",
+        help="one or more log files, folders or patterns of one log, - for standard input; or one folder written by "
+        "prepare or train; or the name of a data set",
+    ),
 ]
 Run = Annotated[Path, typer.Argument(help="a run folder")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="the folder to write")]
-History = Annotated[str | None, typer.Option("--history", help="item ids, separated by commas, oldest first")]
+History = Annotated[str | None, typer.Option("--history", help=HISTORY_HELP)]
 K = Annotated[int, typer.Option("-k", "--k", help="length of the list")]
 Split = Annotated[Literal["valid", "test"], typer.Option("--split", help="which targets are measured")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace the run in --output")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file of settings; flags win over it")]
+
+
+class IdCommand(TyperCommand):
+    """A command with an id as its argument: a negative number is one, not an option."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As any command, but beside a negative number an unknown option is an argument, so there are too many."""
+        ctx.ignore_unknown_options = any(map(NEGATIVE_NUMBER.fullmatch, args))
+        return super().parse_args(ctx, args)
 
 
 def with_flags(
@@ -98,21 +118,7 @@ def _flag(name: str, kind: Any, text: str, panel: str) -> inspect.Parameter:
 def settings_of(given: Mapping[str, Any], config: Path | None) -> dict[str, Any]:
     """The settings that were given: those of the YAML file, with flags on top."""
     flags = {k: v for k, v in given.items() if v is not None and v != []}
-    return {**_read_yaml(config), **flags}
-
-
-def _read_yaml(path: Path | None) -> dict[str, Any]:
-    if path is None:
-        return {}
-    try:
-        values = yaml.safe_load(path.read_text()) or {}
-    except OSError as error:
-        raise ConfigError(f"cannot read the settings file {path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path} does not hold settings; write lines such as 'max_epochs: 50'")
-    return values
+    return {**(read_settings(config) if config is not None else {}), **flags}
 
 
 def split_reading(given: Mapping[str, Any]) -> tuple[Reading, dict[str, Any]]:

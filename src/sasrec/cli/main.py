@@ -14,10 +14,12 @@ import typer
 
 from sasrec import __version__
 from sasrec.cli import console, deploy, measure, recommend, train
+from sasrec.cli.flags import IdCommand
 from sasrec.core.errors import ConfigError, SASRecError
 
 COMMANDS: dict[str, Callable[..., None]] = {  # in the order of --help
     "prepare": train.prepare,
+    "inspect": train.inspect,
     "train": train.train,
     "benchmark": train.benchmark_,
     "evaluate": measure.evaluate,
@@ -53,7 +55,7 @@ def _main(
 
 
 for _name, _command in COMMANDS.items():
-    app.command(name=_name)(_command)
+    app.command(name=_name, cls=IdCommand if _name == "similar" else None)(_command)
 
 
 def main() -> None:

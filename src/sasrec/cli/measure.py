@@ -90,10 +90,14 @@ def _check_same_log(runs: list[Path]) -> None:
 
 
 def info(run: Annotated[Path | None, typer.Argument(help="a run folder")] = None, json_: Json = False) -> None:
-    """Show versions, CPUs and engine; with a run folder, also its settings and its log."""
+    """Show versions, CPUs and engine; with a run folder, also its settings and how its log was read."""
     facts: dict[str, Any] = dict(environment())
     if run is not None:
-        facts["run"] = json.loads(RunFolder.open(run).load_config().to_json())
+        folder = RunFolder.open(run)
+        config, read = folder.load_config(), folder.load_understanding()
+        facts["run"] = json.loads(config.to_json())
+        if read is not None:
+            facts["log"] = read.lines(config.data.n_events, config.data.n_users, config.data.n_items)[:2]
     if json_:
         print_json(facts)
         return

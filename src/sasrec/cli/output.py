@@ -1,4 +1,4 @@
-"""Print results, and read the lists of ids that commands are given."""
+"""Print results, and take apart the lists that commands are given."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 import polars as pl
 import typer
 
-from sasrec.core.errors import DataError
 from sasrec.core.tables import plain_table
 from sasrec.data.sequences import Sequences
 from sasrec.data.vocabulary import Vocabulary
@@ -27,21 +26,9 @@ def print_facts(sequences: Sequences, json_: bool) -> None:
         typer.echo(f"{name:15} {value:,}" if type(value) is int else f"{name:15} {value}")
 
 
-def ids_of(text: str) -> list[str]:
-    """The ids of a comma-separated flag."""
+def names_of(text: str) -> list[str]:
+    """The names of a comma-separated flag."""
     return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def lines_of_file(path: Path | None) -> list[str] | None:
-    """The ids of a file, one a line."""
-    if path is None:
-        return None
-    try:
-        return [line.strip() for line in path.read_text().splitlines() if line.strip()]
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not a text file with an id a line") from error
 
 
 def print_frame(frame: pl.DataFrame, output: Path | None, json_: bool, vocabulary: Vocabulary) -> None:

@@ -9,14 +9,10 @@ import polars as pl
 import typer
 
 from sasrec.cli import console
-from sasrec.cli.flags import (
-    History,
-    Json,
-    K,
-    Run,
-)
-from sasrec.cli.output import ids_of, lines_of_file, print_frame
+from sasrec.cli.flags import HISTORY_HELP, History, Json, K, Run
+from sasrec.cli.output import print_frame
 from sasrec.core.errors import ConfigError
+from sasrec.data.id_lists import STDIN, ids_of_text, read_filter, read_users
 from sasrec.export.all_users import recommend_all
 from sasrec.recommender import Recommender, load
 
@@ -24,7 +20,7 @@ from sasrec.recommender import Recommender, load
 def recommend(
     context: typer.Context,
     run: Run,
-    users: Annotated[Path | None, typer.Option("--users", help="file with one user id per line")] = None,
+    users: Annotated[Path | None, typer.Option("--users", help="file of user ids (- = standard input)")] = None,
     user: Annotated[list[str] | None, typer.Option("--user", help="a user id of the log; may be repeated")] = None,
     history: History = None,
     all_users: Annotated[
@@ -32,10 +28,11 @@ def recommend(
     ] = False,
     k: K = 10,
     allow: Annotated[
-        Path | None, typer.Option("--allow", help="file with one item id per line; only these are recommended")
+        Path | None,
+        typer.Option("--allow", help="file of item ids (- = standard input); only these are recommended"),
     ] = None,
     deny: Annotated[
-        Path | None, typer.Option("--deny", help="file with one item id per line; these are never recommended")
+        Path | None, typer.Option("--deny", help="file of item ids (- = standard input); these are never recommended")
     ] = None,
     keep_seen: Annotated[
         bool | None,
@@ -52,18 +49,24 @@ def recommend(
     chosen = [users is not None, bool(user), history is not None, all_users]
     if sum(chosen) != 1:
         raise ConfigError("give one of --users FILE, --user ID, --history ID,ID,... or --all-users")
+    if [users, allow, deny].count(STDIN) > 1:
+        raise ConfigError("only one of --users, --allow and --deny can be read from standard input")
+    filters: dict[str, Any] = {
+        "allow": None if allow is None else read_filter(allow, "allow"),
+        "deny": None if deny is None else read_filter(deny, "deny"),
+        "keep_seen": keep_seen,
+    }
+    wanted = user or None if users is None else read_users(users)
     recommender = load(run)
-    filters: dict[str, Any] = {"allow": lines_of_file(allow), "deny": lines_of_file(deny), "keep_seen": keep_seen}
     if all_users and output is not None:
         _recommend_all(recommender, output, k, filters, quiet=context.obj["quiet"])
         return
     if history is not None:
-        details = recommender.recommend_detailed([ids_of(history)], k, **filters)
+        details = recommender.recommend_detailed([ids_of_text(history, recommender.vocabulary)], k, **filters)
         frame = details.frame
         if details.fallback[0]:
             console.stderr.print("no item of the history is known; these are popular items", soft_wrap=True)
     else:
-        wanted = lines_of_file(users) if users is not None else user or None
         frame = recommender.recommend_users(wanted, k, **filters)
     print_frame(frame, output, json_, recommender.vocabulary)
 
@@ -80,19 +83,23 @@ def _recommend_all(recommender: Recommender, output: Path, k: int, filters: dict
 
 def score(
     run: Run,
-    history: Annotated[str, typer.Option("--history", help="item ids, separated by commas, oldest first")],
-    items: Annotated[str, typer.Option("--items", help="item ids to score, separated by commas")],
+    history: Annotated[str, typer.Option("--history", help=HISTORY_HELP)],
+    items: Annotated[str, typer.Option("--items", help="item ids to score, separated likewise")],
     json_: Json = False,
 ) -> None:
     """Score given items after a history, as predict() of the published code does."""
-    recommender, wanted = load(run), ids_of(items)
-    scores = recommender.score([ids_of(history)], wanted)[0].tolist()
+    recommender = load(run)
+    wanted = ids_of_text(items, recommender.vocabulary)
+    scores = recommender.score([ids_of_text(history, recommender.vocabulary)], wanted)[0].tolist()
     frame = pl.DataFrame({"item_id": [str(i) for i in wanted], "score": scores})
     print_frame(frame, None, json_, recommender.vocabulary)
 
 
 def similar(
-    run: Run, item: Annotated[str, typer.Argument(help="id of the item")], k: K = 10, json_: Json = False
+    run: Run,
+    item: Annotated[str, typer.Argument(help="id of the item, such as 8 or -8; -- comes before an id like -x")],
+    k: K = 10,
+    json_: Json = False,
 ) -> None:
     """List the items nearest to an item, by the cosine of their embeddings."""
     recommender = load(run)
@@ -101,7 +108,7 @@ def similar(
 
 def explain(
     run: Run,
-    history: Annotated[str, typer.Option("--history", help="item ids, separated by commas, oldest first")],
+    history: Annotated[str, typer.Option("--history", help=HISTORY_HELP)],
     item: Annotated[str, typer.Option("--item", help="id of the item to explain")],
     json_: Json = False,
 ) -> None:
@@ -110,4 +117,5 @@ def explain(
     The contribution of an item is how far the score falls when that item is left out of the history.
     """
     recommender = load(run)
-    print_frame(recommender.explain(ids_of(history), item), None, json_, recommender.vocabulary)
+    frame = recommender.explain(ids_of_text(history, recommender.vocabulary), item)
+    print_frame(frame, None, json_, recommender.vocabulary)

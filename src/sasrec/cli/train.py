@@ -1,4 +1,4 @@
-"""The commands that make runs: prepare, train, benchmark and demo; and datasets, for the logs they know by name."""
+"""The commands that read logs: prepare, inspect, train, benchmark and demo; and datasets, for those known by name."""
 
 from __future__ import annotations
 
@@ -12,34 +12,36 @@ from sasrec.cli import console
 from sasrec.cli.flags import (
     ConfigFile,
     Json,
-    LogArgument,
+    Logs,
     Output,
     Overwrite,
     settings_of,
     split_reading,
     with_flags,
 )
-from sasrec.cli.output import ids_of, print_facts, print_frame, print_json
+from sasrec.cli.output import names_of, print_facts, print_frame, print_json
 from sasrec.core.config import TrainConfig
 from sasrec.core.errors import ConfigError
 from sasrec.core.presets import DEFAULT_PRESET, PRESETS
 from sasrec.core.provenance import command_line
-from sasrec.data.datasets import DATASETS
 from sasrec.data.logs import Log, load_log
 from sasrec.experiments.grid import Grid, lines_of, run_benchmark
 from sasrec.experiments.grid_tables import benchmark_text
 from sasrec.experiments.seeds import Watch, read_runs, run_study
 from sasrec.experiments.summary import summarise, summary_text
 from sasrec.fitting import FitOptions, fit_log
+from sasrec.reading.datasets import DATASETS
 from sasrec.recommender import Recommender
+from sasrec.report.inspection import inspect_log
 from sasrec.report.text import metrics_table
 from sasrec.runs.folder import RunFolder
 
+TOLD_BY_INSPECT = ("sasrec.reading.notes", "sasrec.data.logs", "sasrec.data.sequences")  # loggers whose words it prints
 PresetName = Annotated[str, typer.Option("--preset", help="settings for this log: " + ", ".join(PRESETS))]
 
 
 @with_flags(reading=True)
-def prepare(log: LogArgument, output: Output, overwrite: Overwrite = False, json_: Json = False, **given: Any) -> None:
+def prepare(log: Logs, output: Output, overwrite: Overwrite = False, json_: Json = False, **given: Any) -> None:
     """Read a log once and write a folder that train loads without parsing."""
     read = load_log(log, split_reading(given)[0])
     folder = RunFolder.create(output, overwrite=overwrite)
@@ -47,10 +49,25 @@ def prepare(log: LogArgument, output: Output, overwrite: Overwrite = False, json
     print_facts(read.sequences, json_)
 
 
+@with_flags(reading=True)
+def inspect(log: Logs, json_: Json = False, **given: Any) -> None:
+    """Show how a log is read, what it is like and what is odd about it. Nothing is written.
+
+    Takes the flags of reading that train takes, and ends with the command to train.
+    """
+    reading = split_reading(given)[0]
+    with console.silenced(*TOLD_BY_INSPECT):
+        found = inspect_log(load_log(log, reading), log, reading)
+    if json_:
+        print_json(found.to_dict())
+    else:
+        typer.echo(found.to_text())
+
+
 @with_flags("model", "train", "eval", reading=True)
 def train(
     context: typer.Context,
-    log: LogArgument,
+    log: Logs,
     output: Output,
     preset: PresetName = DEFAULT_PRESET,
     config: ConfigFile = None,
@@ -133,7 +150,7 @@ def _train_seeds(
 @with_flags("model", "train", "eval", reading=True, without=("split_method", "protocol"))
 def benchmark_(
     context: typer.Context,
-    log: LogArgument,
+    log: Logs,
     output: Output,
     presets: Annotated[str, typer.Option("--presets", help="names of presets, separated by commas")] = DEFAULT_PRESET,
     split_methods: Annotated[
@@ -171,7 +188,7 @@ def benchmark_(
     owned = sorted({"split_method", "protocol"} & set(settings))
     if owned:
         raise ConfigError(f"{owned[0]} in {config} is set by --{owned[0].replace('_', '-')}s here; take it out")
-    chosen, methods, kept = (tuple(ids_of(text)) for text in (presets, split_methods, protocols))
+    chosen, methods, kept = (tuple(names_of(text)) for text in (presets, split_methods, protocols))
     grid = Grid(chosen, methods, kept, tuple(_seeds(settings, seeds)))
     options = FitOptions(output=output, resume=resume, overwrite=overwrite, histories=not no_histories)
     with console.TrainingDisplay(quiet=context.obj["quiet"]) as display:

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
+import numpy as np
+
 from sasrec.core.errors import ConfigError
+from sasrec.core.scalars import is_integer, plain
 
 Block = Literal["sasrec", "post_norm", "pre_norm", "ligr"]
 Padding = Literal["none", "attended", "zeroed"]
@@ -335,20 +339,21 @@ def _validate(config: Any) -> None:
 
 
 def _checked(name: str, value: Any, kind: Any, metadata: Mapping[str, Any]) -> Any:
-    """The value in its annotated type, or a ConfigError that names the field."""
-    choices = get_args(kind)
+    """The value in its annotated type, without NumPy's, or a ConfigError that names the field."""
+    value, choices = plain(value), get_args(kind)
     if choices == (int, ...):
-        if not isinstance(value, tuple | list):
-            value = (value,)
-        return tuple(_checked(name, v, int, metadata) for v in value)
+        value = value.tolist() if isinstance(value, np.ndarray) else value
+        values = value if isinstance(value, tuple | list | range) else (value,)
+        return tuple(_checked(name, v, int, metadata) for v in values)
     if choices:
-        if value not in choices:
+        if not isinstance(value, str) or value not in choices:
             raise ConfigError(f"{name}={value!r} is not one of {', '.join(map(str, choices))}")
         return value
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise ConfigError(f"{name}={value!r} is not of type {kind.__name__}")
+    if kind is float and is_integer(value):
+        value = float(value) if abs(value) <= sys.float_info.max else math.inf
+    if not isinstance(value, kind) or (kind is int and not is_integer(value)):
+        advice = "; use true or false" if kind is bool else ""
+        raise ConfigError(f"{name}={value!r} is not of type {kind.__name__}{advice}")
     if kind is float and not math.isfinite(value):
         raise ConfigError(f"{name}={value} is not a finite number")
     low, high = metadata.get("low"), metadata.get("high")

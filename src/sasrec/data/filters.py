@@ -7,6 +7,7 @@ from typing import Literal
 import polars as pl
 
 from sasrec.core.errors import ConfigError
+from sasrec.core.forks import needs_threads_of
 
 Repeats = Literal["keep", "first", "last", "consecutive"]
 
@@ -26,6 +27,7 @@ def filter_repeats(log: pl.DataFrame, repeats: Repeats) -> pl.DataFrame:
         return log
     if repeats not in ("first", "last", "consecutive"):
         raise ConfigError(f"repeats={repeats!r} is not one of keep, first, last, consecutive")
+    needs_threads_of("Polars")
     by_time = log.with_row_index("row")
     if "timestamp" in log.columns:
         by_time = by_time.sort("timestamp", maintain_order=True)
@@ -49,6 +51,7 @@ def filter_k_core(
         iterated: repeat until nothing more falls out; False = count users and items once, on the whole log, as the
             preprocessing of kang205/SASRec does.
     """
+    needs_threads_of("Polars")
     enough = (pl.len().over("user_id") >= min_user_events) & (pl.len().over("item_id") >= min_item_events)
     while len(log):
         kept = log.filter(enough)

@@ -1,44 +1,137 @@
-"""Read the histories that callers pass in (lists or a frame), and give frames back in the caller's library."""
+"""Check the lists of ids that callers hand in (histories, users, allow, deny); give frames back in their library."""
 
 from __future__ import annotations
 
+import io
 import sys
-from collections.abc import Iterable, Sequence
+from collections import UserString
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from sasrec.core.errors import DataError
-from sasrec.data.readers import read_interactions
+from sasrec.core.forks import needs_threads_of
 from sasrec.data.sequences import Ragged
 from sasrec.data.vocabulary import Vocabulary
+from sasrec.reading.ids import canonical_ids
+from sasrec.reading.readers import read_interactions
 
 Histories = Sequence[Sequence[Any]]
+FRAMES = pl.DataFrame | pl.LazyFrame
+NO_LISTS = str | UserString | bytes | bytearray | memoryview | io.IOBase | FRAMES  # though one can go over most of them
+COLLECTIONS = (list, tuple, set, frozenset, dict, np.ndarray, pl.Series)
+ONE_ID = "for one id give a list with it"
+ONE_USER = "for one user give a list with one history"
+
+
+def list_of_ids(ids: Any, name: str, *, ordered: bool = False, fix: str = ONE_ID) -> list[Any]:
+    """The ids of any collection with one dimension: a list, an array, a Series, a generator, ...
+
+    Args:
+        ids: what the caller gave.
+        name: of the argument, for messages.
+        ordered: whether the order counts, so that a set will not do.
+        fix: what a message advises for a single value.
+
+    Raises:
+        DataError: it is a text or another single value, a dictionary, a frame, an unordered set or an array of another
+            number of dimensions; an id of a Series is missing, or an id is itself a list.
+    """
+    _check_list(ids, name, "a list of item ids" if ordered else "a list of ids", (1,), ordered=ordered, fix=fix)
+    missing = _first_missing(ids)
+    if missing is not None:
+        raise DataError(f"{name} has no id at position {missing}; leave out what is missing")
+    values = _values(ids)
+    for kind in set(map(type, values)):  # few, whatever the number of ids
+        if issubclass(kind, COLLECTIONS):
+            _check_flat(values, name, kind)
+    return values
+
+
+def _check_flat(values: list[Any], name: str, kind: type) -> None:
+    """Refuse values of a kind that holds others; an array without dimensions is a single value."""
+    for position, value in enumerate(values):
+        if type(value) is kind and not (isinstance(value, np.ndarray) and value.ndim == 0):
+            raise DataError(
+                f"{name} holds a value of type {kind.__name__} at position {position}, not an id; give one flat list"
+            )
+
+
+def _check_list(value: Any, name: str, what: str, dimensions: tuple[int, ...], *, ordered: bool, fix: str) -> None:
+    """Refuse what is no list, in one sentence."""
+    wrong = f"{name} is of type {type(value).__name__}, not {what}"
+    if isinstance(value, Mapping):
+        raise DataError(f"{wrong}; give its keys or its values as a list")
+    if isinstance(value, FRAMES) or (is_pandas(value) and (value.ndim == 2 or getattr(value, "nlevels", 1) > 1)):
+        raise DataError(f"{wrong}; give one of its columns")
+    if ordered and isinstance(value, set | frozenset):
+        raise DataError(f"{wrong}; a set has no order")
+    if isinstance(value, NO_LISTS) or not _is_iterable(value):
+        raise DataError(f"{wrong}; {fix}")
+    if getattr(value, "ndim", 1) not in dimensions:
+        raise DataError(f"{wrong}; an array of {value.ndim} dimensions has too many")
+
+
+def _is_iterable(value: Any) -> bool:
+    try:
+        iter(value)
+    except TypeError:
+        return False
+    return True
+
+
+def _first_missing(ids: Any) -> int | None:
+    """The first position without a value in a Series or an array that marks them."""
+    if isinstance(ids, pl.Series):
+        missing = (ids.is_null() | ids.is_nan() if ids.dtype.is_float() else ids.is_null()).fill_null(True).to_numpy()
+    elif is_pandas(ids):
+        missing = np.asarray(ids.isna())
+    elif isinstance(ids, np.ma.MaskedArray):
+        missing = np.ma.getmaskarray(ids)
+    elif isinstance(ids, np.ndarray) and ids.dtype.kind == "f":
+        missing = np.isnan(ids)
+    else:
+        return None
+    return int(missing.argmax()) if missing.any() else None
+
+
+def _values(ids: Any) -> list[Any]:
+    """The elements as Python's own values, where the collection can tell."""
+    if isinstance(ids, np.ndarray) and ids.dtype.kind not in "iubUO":
+        return list(ids)  # a float keeps its precision, a time its unit
+    for method in ("to_list", "tolist", "to_pylist"):
+        if hasattr(ids, method):
+            values: list[Any] = getattr(ids, method)()
+            return values
+    return list(ids)
 
 
 def read_histories(histories: Any) -> tuple[Histories, pl.Series | None, bool]:
     """Rows of ids, oldest first; the user id of each row (None = its position); whether pandas came in.
 
     Args:
-        histories: lists of item ids, or a frame user_id, item_id[, timestamp].
+        histories: lists of item ids, or a frame user_id, item_id[, timestamp]; a pandas Series of lists has its users
+            in its index.
 
     Raises:
         DataError: a history is not a list of ids, or the frame cannot be read.
     """
     as_pandas = is_pandas(histories)
-    if as_pandas or isinstance(histories, pl.DataFrame):
+    if isinstance(histories, FRAMES) or (as_pandas and histories.ndim == 2):
+        needs_threads_of("Polars")
         log = read_interactions(histories)
         if "timestamp" in log.columns:
             log = log.sort("timestamp", maintain_order=True)
         grouped = log.group_by("user_id", maintain_order=True).agg("item_id")
         return grouped["item_id"].to_list(), grouped["user_id"], as_pandas
-    rows = list(histories)
-    for position, row in enumerate(rows):
-        if isinstance(row, str) or not isinstance(row, Iterable):
-            raise DataError(
-                f"history {position} is {row!r}, not a list of item ids; for one user give a list with one history"
-            )
-    return [list(row) for row in rows], None, False
+    _check_list(histories, "histories", "a list of histories", (1, 2), ordered=True, fix=ONE_USER)
+    given = histories.to_pylist() if hasattr(histories, "to_pylist") else histories
+    rows = [list_of_ids(row, f"history {i}", ordered=True, fix=ONE_USER) for i, row in enumerate(given)]
+    index = getattr(histories, "index", None) if as_pandas else None
+    users = None if index is None else canonical_ids(pl.Series("user_id", index.tolist(), pl.Object))
+    return rows, users, as_pandas
 
 
 def known_histories(vocabulary: Vocabulary, rows: Histories) -> tuple[Ragged, list[list[Any]]]:

@@ -1,20 +1,26 @@
-"""Load a log from any source: a file, a frame, a data set's name or a prepared folder."""
+"""Load a log from any source: files, a frame, a data set's name or a prepared folder; say what was understood of it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+import logging
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from sasrec.core.errors import ConfigError, DataError
-from sasrec.data.datasets import DATASETS, load_dataset
 from sasrec.data.filters import Repeats, filter_k_core, filter_repeats
 from sasrec.data.prepared import is_prepared, load_sequences, load_vocabulary
-from sasrec.data.readers import read_interactions, read_titles
 from sasrec.data.sequences import Sequences, build_sequences
 from sasrec.data.vocabulary import Vocabulary
+from sasrec.reading.columns import Wanted
+from sasrec.reading.datasets import DATASETS, load_dataset_log
+from sasrec.reading.readers import read_log, wanted_columns
+from sasrec.reading.titles import read_titles
+
+logger = logging.getLogger(__name__)
+FEW_TITLES = 0.5  # of the items: with fewer, ids may not be those of the log
 
 
 @dataclass(frozen=True)
@@ -27,7 +33,34 @@ class Log:
 
     def with_titles(self, titles: pl.DataFrame | None) -> Log:
         """The same log with the titles of a frame item_id, title; None = as it is."""
-        return self if titles is None else replace(self, vocabulary=self.vocabulary.with_titles(titles))
+        if titles is None:
+            return self
+        vocabulary = self.vocabulary.with_titles(titles)
+        _say_titles(self.vocabulary, vocabulary, titles)
+        return replace(self, vocabulary=vocabulary)
+
+    @property
+    def lines(self) -> list[str]:
+        """What the log is, in three lines."""
+        facts = self.sequences.facts
+        understanding = self.sequences.understanding
+        if understanding is None:
+            return [f"{self.name}: {facts.n_events:,} events of {facts.n_users:,} users and {facts.n_items:,} items"]
+        return understanding.lines(facts.n_events, facts.n_users, facts.n_items)
+
+
+def _say_titles(log: Vocabulary, titled: Vocabulary, titles: pl.DataFrame) -> None:
+    """How many items of the log have a title."""
+    found = 0 if titled.titles is None else len(titled.titles) - titled.titles.null_count()
+    told = f"titles for {found:,} of {len(log):,} items"
+    if found >= FEW_TITLES * len(log):
+        logger.info("%s", told)
+        return
+    example = f", such as {titles['item_id'][0]!r}" if len(titles) else ""
+    logger.warning(
+        "%s: the log's ids are such as %r, and the titles have %d ids%s; --title-item-column names their column",
+        told, log.ids[0], len(titles), example,
+    )  # fmt: skip
 
 
 def _option(default: Any, text: str) -> Any:
@@ -40,24 +73,56 @@ class Reading:
     """How a log is read; the command line's flags are made from these fields."""
 
     format: str | None = _option(
-        None, "pairs, triples, ratings, sequences, csv, tsv, inter, jsonl or parquet; default: recognised"
+        None, "pairs, triples, ratings, sequences, csv, tsv, inter, jsonl, parquet or arrow; default: recognised"
+    )
+    columns: str | None = _option(
+        None,
+        "what the columns are, from left to right, such as user,timestamp,item,-; words: user, item, timestamp, event, "
+        "weight, rating, and - for a column to skip",
     )
     user_column: str | None = _option(None, "name of the user column; default: usual names are recognised")
     item_column: str | None = _option(None, "name of the item column; default: usual names are recognised")
     timestamp_column: str | None = _option(None, "name of the time column; default: usual names are recognised")
+    encoding: str | None = _option(
+        None, "encoding of a text log, such as latin-1; default: UTF-8, or UTF-16 by its mark"
+    )
+    drop_missing: bool = _option(
+        False, "leave out events whose user, item or time is missing: empty, NA, NULL, None, nan and the like"
+    )
     repeats: Repeats = _option(
         "keep",
         "which events of the same user and item stay: all, the first, the last, or all but immediate repeats",
     )
     k_core: int = _option(0, "drop users and items with fewer events than this, again and again until none is left")
     one_pass: bool = _option(False, "with --k-core: count and drop only once, as the paper did")
-    titles: Path | None = _option(None, "file with item ids and titles: CSV, TSV, .item or Parquet")
+    titles: Path | None = _option(None, "file with item ids and titles, in any form that a log may have")
+    title_item_column: str | None = _option(
+        None, "name of the column of item ids in --titles; default: a usual name, else the first that ends in id"
+    )
+    title_column: str | None = _option(None, "name of the column of titles in --titles; default: a usual name")
 
     @property
-    def columns(self) -> dict[str, str]:
-        """What `read_interactions` is told."""
-        names = ("format", "user_column", "item_column", "timestamp_column")
-        return {name: value for name in names if (value := getattr(self, name)) is not None}
+    def wanted(self) -> Wanted:
+        """What the reader is told."""
+        return wanted_columns(
+            self.format,
+            self.user_column,
+            self.item_column,
+            self.timestamp_column,
+            self.columns,
+            self.encoding,
+            self.drop_missing,
+        )
+
+    @property
+    def flags(self) -> list[str]:
+        """The flags of a command that reads a log in this way."""
+        words: list[str] = []
+        for one in fields(self):
+            value, flag = getattr(self, one.name), "--" + one.name.replace("_", "-")
+            if value != one.default:
+                words += [flag] if value is True else [flag, str(value)]
+        return words
 
     @property
     def filters(self) -> bool:
@@ -69,7 +134,7 @@ AS_IT_IS = Reading()
 
 
 def load_log(source: Any, reading: Reading = AS_IT_IS) -> Log:
-    """Read a log.
+    """Read a log, and say in three lines what it is.
 
     Args:
         source: whatever `read_interactions` takes; a name of `DATASETS`; or a folder that `prepare` or `train` wrote.
@@ -77,30 +142,76 @@ def load_log(source: Any, reading: Reading = AS_IT_IS) -> Log:
 
     Raises:
         DataError: it cannot be read, or nothing is left of it.
-        ConfigError: a prepared folder is to be filtered.
+        ConfigError: a prepared folder is to be filtered, or is one of several logs.
     """
+    source = _only(source)
     if isinstance(source, str | Path) and is_prepared(Path(source)):
         log = _load_prepared(Path(source), reading)
     else:
         log = _read(source, reading)
-    return log if reading.titles is None else log.with_titles(read_titles(reading.titles))
+    for line in log.lines:
+        logger.info("%s", line)
+    if reading.titles is None:
+        return log
+    return log.with_titles(read_titles(reading.titles, reading.title_item_column, reading.title_column))
+
+
+def _only(source: Any) -> Any:
+    """The source itself where it is a list of one; several are files, folders of files and patterns.
+
+    Raises:
+        ConfigError: one of several is no file.
+    """
+    if not isinstance(source, list | tuple):
+        return source
+    if len(source) == 1:
+        return source[0]
+    for one in source:
+        if _is_dataset(one):
+            raise ConfigError(
+                f"{one} is the name of a data set, which is a log of its own; give it alone, or only files"
+            )
+        if isinstance(one, str | Path) and is_prepared(Path(one)):
+            raise ConfigError(f"{one} is a prepared folder, which is a log of its own; give it alone, or only files")
+    return source
+
+
+def _is_dataset(source: Any) -> bool:
+    return isinstance(source, str) and source in DATASETS and not Path(source).exists()
 
 
 def _load_prepared(folder: Path, reading: Reading) -> Log:
     if reading.filters:
         raise ConfigError(f"--repeats and --k-core filter a log file, and {folder} is a prepared folder")
+    if reading.wanted != Wanted():
+        raise ConfigError(f"--format, --columns and the like read a log file, and {folder} is a prepared folder")
     sequences = load_sequences(folder)
     assert sequences is not None
     return Log(sequences, load_vocabulary(folder), folder.name)
 
 
 def _read(source: Any, reading: Reading) -> Log:
-    if isinstance(source, str) and source in DATASETS and not Path(source).exists():
-        (events, titles), name = load_dataset(source), source
+    if _is_dataset(source):
+        (events, titles, understanding), name = load_dataset_log(source), source
     else:
-        events, titles = read_interactions(source, **reading.columns), None
-        name = Path(source).name.split(".")[0] if isinstance(source, str | Path) else "log"
-    return Log(*build_sequences(_filtered(events, reading, source)), name).with_titles(titles)
+        events, understanding = read_log(source, reading.wanted)
+        titles, name = None, name_of(source)
+    sequences, vocabulary = build_sequences(_filtered(events, reading, source))
+    return Log(replace(sequences, understanding=understanding), vocabulary, name).with_titles(titles)
+
+
+def name_of(source: Any) -> str:
+    """What a log is called in results: its file or folder without suffixes; of several files what they have in common.
+
+    Such as `part` of part-1.csv and part-2.csv; the first one's name where they have nothing in common.
+    """
+    sources = source if isinstance(source, list | tuple) else [source]
+    names = [Path(one).name.split(".")[0] for one in sources if isinstance(one, str | Path)] or [""]
+    name, last = min(names), max(names)
+    if name != last:
+        n = next((j for j, pair in enumerate(zip(name, last, strict=False)) if pair[0] != pair[1]), len(name))
+        name = name[:n].rstrip("0123456789").rstrip("-_ ") or names[0]
+    return name.strip("-*?") or "log"
 
 
 def _filtered(events: pl.DataFrame, reading: Reading, source: Any) -> pl.DataFrame:

@@ -8,6 +8,7 @@ A run folder holds the same two.
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -16,6 +17,7 @@ import polars as pl
 
 from sasrec.core.errors import CheckpointError, DataError
 from sasrec.core.files import atomic_file, disk_errors
+from sasrec.core.forks import needs_threads_of
 from sasrec.data.sequences import Sequences
 from sasrec.data.vocabulary import Vocabulary
 
@@ -24,7 +26,7 @@ ITEMS, SEQUENCES = "items.parquet", "sequences"
 
 def is_prepared(path: Path) -> bool:
     """Whether a path is a folder that holds a log's sequences."""
-    return (path / SEQUENCES).is_dir()
+    return os.path.isdir(path / SEQUENCES)  # noqa: PTH112 - False also for a name that is too long
 
 
 def save_vocabulary(path: Path, vocabulary: Vocabulary) -> None:
@@ -33,6 +35,7 @@ def save_vocabulary(path: Path, vocabulary: Vocabulary) -> None:
     Raises:
         CheckpointError: it cannot be written.
     """
+    needs_threads_of("Polars")
     with atomic_file(path / ITEMS) as temporary:
         vocabulary.to_frame().write_parquet(temporary)
 
@@ -43,6 +46,7 @@ def save_sequences(path: Path, sequences: Sequences) -> None:
     Raises:
         CheckpointError: it cannot be written.
     """
+    needs_threads_of("Polars")
     temporary, target = Path(tempfile.mkdtemp(prefix=".sequences-", dir=path)), path / SEQUENCES
     try:
         with disk_errors(target):
@@ -61,9 +65,10 @@ def load_vocabulary(path: Path) -> Vocabulary:
     Raises:
         CheckpointError: missing or damaged.
     """
+    needs_threads_of("Polars")
     file = path / ITEMS
     try:
-        return Vocabulary.from_frame(pl.read_parquet(file))
+        return Vocabulary.from_frame(pl.read_parquet(file, glob=False))
     except (OSError, pl.exceptions.PolarsError, DataError) as error:
         raise CheckpointError(f"{file} is missing or damaged") from error
 
@@ -76,6 +81,7 @@ def load_sequences(path: Path) -> Sequences | None:
     """
     if not is_prepared(path):
         return None
+    needs_threads_of("Polars")
     folder = path / SEQUENCES
     try:
         return Sequences.load(folder)

@@ -23,8 +23,10 @@ from numpy.typing import NDArray
 
 from sasrec.core.arrays import Int32, Int64
 from sasrec.core.errors import DataError, UnknownItemError
-from sasrec.data.ids import canonical_id
+from sasrec.core.forks import needs_threads_of
 from sasrec.data.vocabulary import Vocabulary
+from sasrec.reading.ids import canonical_id
+from sasrec.reading.understanding import Understanding, load_understanding, save_understanding
 
 logger = logging.getLogger(__name__)
 
@@ -119,6 +121,7 @@ class Sequences:
     offsets: Int64  # (n_users + 1,)
     facts: LogFacts
     timestamps: NDArray[Any] | None = None  # (n_events,) int64 or float64, the log's own unit
+    understanding: Understanding | None = None  # how the log was read; None = saved by an earlier version, or made
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -150,13 +153,15 @@ class Sequences:
         return row
 
     def save(self, folder: Path) -> None:
-        """Write items.npy, offsets.npy, timestamps.npy, users.parquet and facts.json into an existing folder."""
+        """Write items.npy, offsets.npy, timestamps.npy, users.parquet, facts.json, log.json into an existing folder."""
         np.save(folder / "items.npy", self.items)
         np.save(folder / "offsets.npy", self.offsets)
         if self.timestamps is not None:
             np.save(folder / "timestamps.npy", self.timestamps)
         self.user_ids.to_frame("user_id").write_parquet(folder / "users.parquet")
         (folder / "facts.json").write_text(json.dumps(asdict(self.facts), indent=1))
+        if self.understanding is not None:
+            save_understanding(folder, self.understanding)
 
     @classmethod
     def load(cls, folder: Path) -> Sequences:
@@ -167,11 +172,12 @@ class Sequences:
         """
         stamps = folder / "timestamps.npy"
         sequences = cls(
-            user_ids=pl.read_parquet(folder / "users.parquet")["user_id"],
+            user_ids=pl.read_parquet(folder / "users.parquet", glob=False)["user_id"],
             items=np.load(folder / "items.npy", mmap_mode="r"),
             offsets=np.load(folder / "offsets.npy"),
             facts=LogFacts(**json.loads((folder / "facts.json").read_text())),
             timestamps=np.load(stamps, mmap_mode="r") if stamps.exists() else None,
+            understanding=load_understanding(folder),
         )
         sequences._check_sizes()
         return sequences
@@ -197,6 +203,7 @@ def build_sequences(log: pl.DataFrame, vocabulary: Vocabulary | None = None) -> 
     Raises:
         DataError: the log is empty, or has an item that the given vocabulary lacks.
     """
+    needs_threads_of("Polars")
     if not len(log):
         raise DataError("the log has no events; it needs at least one line with a user and an item")
     users, user_index = _dense(log["user_id"])

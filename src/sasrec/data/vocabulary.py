@@ -11,7 +11,8 @@ import polars as pl
 
 from sasrec.core.arrays import Int32, Int64
 from sasrec.core.errors import UnknownItemError
-from sasrec.data.ids import canonical_id, canonical_ids
+from sasrec.core.forks import needs_threads_of
+from sasrec.reading.ids import canonical_id, canonical_ids
 
 FEW_IDS = 256  # ids looked up one by one
 
@@ -124,6 +125,7 @@ class Vocabulary:
 
     def with_titles(self, titles: pl.DataFrame) -> Vocabulary:
         """The same items with the titles of a frame item_id, title; ids it does not name stay without one."""
+        needs_threads_of("Polars")
         titles = titles.select(canonical_ids(titles["item_id"]).alias("item_id"), "title").unique("item_id")
         if titles["item_id"].dtype != self.item_ids.dtype:
             titles = titles.with_columns(pl.col("item_id").cast(self.item_ids.dtype, strict=False))

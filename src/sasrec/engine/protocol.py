@@ -33,6 +33,7 @@ class Engine(Protocol):
 
     name: str
     threads: int
+    train_config: TrainConfig
 
     def forward_backward(self, batch: Batch) -> None:
         """Compute the gradients of the batch's loss, and add the loss to the running mean."""

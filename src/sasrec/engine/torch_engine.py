@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from sasrec.core.arrays import Float32, Int64
 from sasrec.core.config import ModelConfig, TrainConfig
 from sasrec.core.errors import ConfigError
+from sasrec.core.forks import needs_threads_of
 from sasrec.core.threads import threads_of
 from sasrec.data.batches import DROPOUT, WEIGHTS, Batch, seen_candidates
 from sasrec.data.sampling import generator
@@ -77,6 +78,7 @@ class TorchEngine:
         from sasrec.model.losses import sampled_loss
         from sasrec.model.sasrec import SASRec
 
+        _say_that_it_computes()
         self.config, self.train_config, self.n_items, self.cuts = model, train, n_items, cuts
         self.threads = threads_of(train.threads)
         self.device = _device(train.device)
@@ -93,6 +95,7 @@ class TorchEngine:
     def forward_backward(self, batch: Batch) -> None:
         import torch
 
+        _say_that_it_computes()
         if not self.model.training:  # switching visits all modules
             self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
@@ -202,6 +205,7 @@ class TorchEngine:
     def encode(self, histories: Ragged) -> Float32:
         import torch
 
+        _say_that_it_computes()
         if self.model.training:
             self.model.eval()
         recent = histories.last(self.config.max_seq_len)
@@ -293,6 +297,14 @@ class TorchEngine:
     def _positions(self, column: Int64, lengths: Int64) -> Int64:
         """Position of the j-th of n items: max_seq_len - n + j, plus 1 where row 0 of the table is padding."""
         return self.config.n_positions - lengths.repeat(lengths) + column
+
+
+def _say_that_it_computes() -> None:
+    """With one thread torch starts no others, so a fork takes nothing from it."""
+    import torch
+
+    if torch.get_num_threads() > 1:
+        needs_threads_of("torch")
 
 
 def _device(name: str) -> torch.device:

@@ -5,6 +5,7 @@ Shape legend: n targets of a part, C candidates (column 0 is the target).
 
 from __future__ import annotations
 
+import logging
 import zipfile
 import zlib
 from pathlib import Path
@@ -22,6 +23,9 @@ from sasrec.data.sequences import Ragged
 from sasrec.data.splits import Split, Targets
 from sasrec.data.vocabulary import Vocabulary
 
+logger = logging.getLogger(__name__)
+
+MANY_REPEATS = 0.05  # of the draws; with 10 items for each draw there are fewer
 DRAW_ROWS = 4096  # targets whose candidates are drawn at once; the draws depend on it
 PART_KEYS = {"valid": 0, "test": 1}  # valid and test draw different negatives
 
@@ -38,7 +42,7 @@ def draw_candidates(split: Split, part: str, n: int, exclude: Exclude, seed: int
         seed: decides the draws, with the part and the ascending order of users.
 
     Returns:
-        (n_targets, 1 + n) item indices, column 0 the target.
+        (n_targets, 1 + n) item indices, column 0 the target. A warning is logged where many draws repeat another.
 
     Source: evaluate and evaluate_valid in utils.py of pmixer/SASRec.pytorch fde8a9c.
     """
@@ -53,7 +57,26 @@ def draw_candidates(split: Split, part: str, n: int, exclude: Exclude, seed: int
         rows = np.repeat(np.arange(len(users)), n)
         outside = draw_outside(rng, rows, excluded, ItemDrawer(sequences.n_items))
         drawn[start : start + DRAW_ROWS, 1:] = outside.reshape(len(users), n)
+    told = repeats_warning(drawn, sequences.n_items)
+    if told:
+        logger.warning("%s", told)
     return drawn
+
+
+def repeats_warning(drawn: Int32, n_items: int) -> str:
+    """What to know of drawn candidates of which many repeat another of the same target; else nothing.
+
+    An item that is drawn ten times counts like ten rivals, and the target itself, drawn again, as ten ties.
+    """
+    rows = np.sort(drawn[:DRAW_ROWS], axis=1)
+    repeats = float((np.diff(rows, axis=1) == 0).mean()) if len(rows) else 0.0
+    if repeats <= MANY_REPEATS:
+        return ""
+    return (
+        f"sampled protocol: {repeats:.0%} of the {drawn.shape[1] - 1} draws for a target repeat an item, since the "
+        f"catalogue has {n_items:,}, so these figures say little; use protocol=full (--protocol full, and "
+        "--valid-protocol full to choose the epoch)"
+    )
 
 
 def read_candidates(path: Path, part: str, split: Split, vocabulary: Vocabulary) -> Int32:

@@ -19,7 +19,7 @@ from sasrec.core.config import EvalConfig, Exclude, Ties
 from sasrec.core.errors import ConfigError, DataError
 from sasrec.data.sequences import Ragged
 from sasrec.data.splits import Split, Targets, hides_seen
-from sasrec.evaluation.candidates import check_candidates, draw_candidates
+from sasrec.evaluation.candidates import check_candidates, draw_candidates, repeats_warning
 from sasrec.evaluation.intervals import FEW_USERS, Metrics, estimate
 from sasrec.evaluation.list_metrics import Background, build_background, list_metrics
 from sasrec.evaluation.results import Result
@@ -108,7 +108,7 @@ def evaluate(
         split_method=split.method,
         k=config.k,
         data=split.sequences.facts.fingerprint,
-        warnings=tuple(_warnings(task, n_users, n_cold)),
+        warnings=tuple(_warnings(task, candidates, n_users, n_cold)),
         per_user=per_user,
         users=task.targets.users,
     )
@@ -225,9 +225,12 @@ def _describe(task: _Task, given: Int32 | None) -> tuple[str, str]:
     return f"the target and {n} given items (fingerprint {digest})", "what the given candidates leave out"
 
 
-def _warnings(task: _Task, n_users: int, n_cold: int) -> Iterator[str]:
+def _warnings(task: _Task, given: Int32 | None, n_users: int, n_cold: int) -> Iterator[str]:
     """What a reader of the figures should know."""
     facts, n = task.split.sequences.facts, len(task.targets)
+    repeats = "" if given is not None or task.candidates is None else repeats_warning(task.candidates, facts.n_items)
+    if repeats:
+        yield repeats
     if n_users < FEW_USERS:
         yield f"only {n_users} users are evaluated: intervals assume {FEW_USERS} or more"
     if n_users < facts.n_users:

@@ -20,6 +20,7 @@ import msgspec
 
 from sasrec.core.errors import CheckpointError, ConfigError
 from sasrec.core.files import atomic_write
+from sasrec.core.scalars import plain
 from sasrec.data.logs import Log
 from sasrec.experiments.summary import SeedRun, summarise, summary_page
 from sasrec.fitting import FitOptions, configure, fit_log
@@ -82,8 +83,8 @@ def run_study(
     config = configure(log, options.preset, {**settings, "seed": seeds[0]})[1]
     configs = {seed: replace(config, train=replace(config.train, seed=seed)) for seed in seeds}
     _check_runs(folder, configs)
-    told = {name: value for name, value in settings.items() if name not in TOLD_ELSEWHERE}
-    _save_study(folder, Study(options.preset, told, list(seeds), command))
+    told = {name: plain(value) for name, value in settings.items() if name not in TOLD_ELSEWHERE}
+    _save_study(folder, Study(options.preset, told, [plain(seed) for seed in seeds], command))
     for number, seed in enumerate(seeds, 1):
         path, given = folder / f"{SEED_FOLDER}{seed}", {**settings, "seed": seed}
         if _has_ended(path, configs[seed], options.refit):

@@ -26,6 +26,9 @@ from sasrec import __version__
 from sasrec.core.arrays import Int32
 from sasrec.core.errors import ConfigError
 from sasrec.core.files import atomic_file, atomic_write, disk_errors
+from sasrec.core.forks import needs_threads_of
+from sasrec.core.scalars import check_number, check_truth
+from sasrec.ranking.order import check_k
 from sasrec.recommender import Recommender
 
 logger = logging.getLogger(__name__)
@@ -117,20 +120,24 @@ def recommend_all(
         part_rows: at most so many rows of the output at a time: long lists make parts of fewer users.
 
     Raises:
-        ConfigError: another ending of the output, k below 1, or another process is writing the same output.
+        ConfigError: another ending of the output, another process is writing the same output, or a number is below 1.
+        DataError: `allow` or `deny` is not a list of ids.
         UnknownItemError: `allow` or `deny` names items, and none of them is known.
         CheckpointError: the model was saved without histories, or the output cannot be written.
     """
+    needs_threads_of("Polars")
     output = Path(output)
     writer_of(output)
     items = recommender.item_filter(allow, deny)
+    k, kept = check_k(k), check_truth("keep_seen", keep_seen)
     filters: dict[str, Any] = {
         "allowed": items.mask(),
-        "keep_seen": not recommender.hides_seen if keep_seen is None else keep_seen,
+        "keep_seen": not recommender.hides_seen if kept is None else kept,
     }
     recommender.recommend_rows(slice(0, 0), k, **filters)  # wrong filters fail before anything is written
     longest = min(k, len(recommender.vocabulary))
-    part_users = max(1, min(part_users or PART_USERS, part_rows // longest))
+    most = PART_USERS if part_users is None else check_number("part_users", part_users, "users")
+    part_users = max(1, min(most, check_number("part_rows", part_rows, "rows") // longest))
     plan = Plan(
         recommender.model_version,
         recommender.config.data.fingerprint,
@@ -229,7 +236,7 @@ def _join(parts: list[Path], output: Path) -> None:
     """One file of all parts, in their order, in bounded memory."""
     with atomic_file(output) as temporary:
         if output.suffix == ".parquet":
-            pl.scan_parquet(parts).sink_parquet(temporary, maintain_order=True)
+            pl.scan_parquet(parts, glob=False).sink_parquet(temporary, maintain_order=True)
             return
         with temporary.open("wb") as joined:
             for number, part in enumerate(parts):

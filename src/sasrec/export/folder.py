@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sasrec import __version__
 from sasrec.core.errors import ConfigError
 from sasrec.core.files import disk_errors
+from sasrec.core.forks import needs_threads_of
 from sasrec.recommender import Recommender
 
 if TYPE_CHECKING:
@@ -55,7 +56,9 @@ def new_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
     Raises:
         ConfigError: there is something at `path`, and it is no export or overwrite is not set.
         CheckpointError: the disk is full or the folder cannot be written; what was at `path` is untouched.
+        SASRecError: this process was forked after Polars was used.
     """
+    needs_threads_of("Polars")
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
         if not overwrite:
             raise ConfigError(f"output {path} exists and is not empty; use --overwrite or another folder")

@@ -9,7 +9,6 @@ The graph is compared with the package before the folder is put in place.
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 from dataclasses import asdict, dataclass
@@ -26,7 +25,6 @@ from sasrec.data.sequences import Ragged
 from sasrec.engine.protocol import create_engine
 from sasrec.export.folder import export_facts, new_folder, write_facts, write_vocabulary
 from sasrec.export.onnx_graph import ModelGraph
-from sasrec.ranking.next_items import NextItems
 from sasrec.recommender import Recommender
 
 if TYPE_CHECKING:
@@ -160,11 +158,9 @@ def _in_float32(recommender: Recommender) -> Recommender:
     """The same recommender, multiplying floats as the graph does, also where its engine multiplies bf16."""
     if recommender.engine.name != "native" or load_float32() == load_native():
         return recommender
-    config, weights, counts = recommender.config, recommender.engine.weights(), recommender.vocabulary.counts
-    exact = copy.copy(recommender)
-    exact.engine = create_engine(config.model, len(counts), config.train, weights, native=load_float32())
-    exact.next_items = NextItems(exact.engine, counts)
-    return exact
+    config, vocabulary, weights = recommender.config, recommender.vocabulary, recommender.engine.weights()
+    engine = create_engine(config.model, len(vocabulary), config.train, weights, native=load_float32())
+    return Recommender(engine, vocabulary, config, recommender.sequences)
 
 
 def open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:

@@ -3,7 +3,7 @@
 The graph is written node by node, in the order of model/sasrec.py and from the same weights. So it needs no torch and
 holds only the model. `onnx` is imported when a graph is built.
 
-    inputs   histories   (B, L) int64  item indices, oldest first; 0 is skipped wherever it stands
+    inputs   histories   (B, L) int64  item indices, oldest first; 0 and below are skipped wherever they stand
              k           (1,) int64    how many items
              hide_seen   (1,) bool     leave out the items of the history
     outputs  items       (B, K) int64  item indices, best first; K = min(k, n_items); a short row ends in 0
@@ -240,13 +240,13 @@ class ModelGraph:
         scores = n.add("Mul", scores, n.scalar(np.float32(width**-0.5)))
         scores = n.add("Add", scores, self.last(hidden, -2) if last_only else hidden)
         mixed = n.add("MatMul", n.add("Softmax", scores, axis=-1), self._heads(value, (0, 2, 1, 3)))
-        mixed = n.add("Reshape", n.add("Transpose", mixed, perm=(0, 2, 1, 3)), n.integers(0, -1, dim))  # (B, W, D)
+        mixed = n.add("Reshape", n.add("Transpose", mixed, perm=(0, 2, 1, 3)), n.integers(0, 0, dim))  # (B, W, D)
         return self.linear(f"{name}.output", mixed) if self.config.attention_output else mixed
 
     def _heads(self, x: Value, order: tuple[int, ...]) -> Value:
         """(B, W, D) -> (B, W, H, D / H), its axes in another order."""
         n, n_heads = self.nodes, self.config.n_heads
-        parts = n.integers(0, -1, n_heads, self.config.embedding_dim // n_heads)
+        parts = n.integers(0, 0, n_heads, self.config.embedding_dim // n_heads)  # 0 = as before; -1 fails for B = 0
         return n.add("Transpose", n.add("Reshape", x, parts), perm=order)
 
     def ffn(self, name: str, x: Value) -> Value:
@@ -324,9 +324,9 @@ def byte_table(table: Float32) -> tuple[NDArray[np.uint8], Float32]:
 def _ragged(graph: ModelGraph, taken: Value, lengths: Value, places: Value) -> Placement:
     """As the package does: W is the length of the longest row, and no position attends to padding."""
     n, config = graph.nodes, graph.config
-    longest = n.add("ReduceMax", lengths, axes=[0, 1], keepdims=0)
-    width = n.add("Clip", longest, n.scalar(np.int64(1)), n.scalar(np.int64(config.max_seq_len)))
-    width = n.add("Reshape", width, n.integers(1))
+    at_least_one = n.add("Concat", lengths, n.array("one", np.ones((1, 1), np.int64)), axis=0)  # also of no rows
+    longest = n.add("ReduceMax", at_least_one, axes=[0, 1], keepdims=0)
+    width = n.add("Reshape", n.add("Min", longest, n.scalar(np.int64(config.max_seq_len))), n.integers(1))
     items = graph.moved_right(taken, places, width)
     table = n.array("position_embedding.weight", graph.weights["position_embedding.weight"])
     positions = n.slice(table, n.add("Neg", width), n.integers(2**62), 0)

@@ -5,6 +5,7 @@ What to do about unknown ids is the caller's: the library warns, and fails where
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +13,12 @@ from typing import Any
 import numpy as np
 
 from sasrec.core.arrays import Int32
+from sasrec.core.errors import UnknownItemError
+from sasrec.data.histories import list_of_ids
 from sasrec.data.vocabulary import Vocabulary
 from sasrec.ranking.next_items import Mask
 
+logger = logging.getLogger(__name__)
 NOBODY = np.zeros(0, np.int32)
 
 
@@ -30,10 +34,23 @@ class ItemFilter:
 
     @classmethod
     def of(cls, vocabulary: Vocabulary, allow: Iterable[Any] | None, deny: Iterable[Any] | None) -> ItemFilter:
-        """The lists in the indices of this vocabulary; None = no such list."""
-        allowed, unknown_allow = (None, []) if allow is None else vocabulary.split_known(list(allow))
-        denied, unknown_deny = (NOBODY, []) if deny is None else vocabulary.split_known(list(deny))
+        """The lists in the indices of this vocabulary; None = no such list.
+
+        Raises:
+            DataError: one of them is not a list of ids.
+        """
+        allowed, unknown_allow = (None, []) if allow is None else vocabulary.split_known(list_of_ids(allow, "allow"))
+        denied, unknown_deny = (NOBODY, []) if deny is None else vocabulary.split_known(list_of_ids(deny, "deny"))
         return cls(len(vocabulary), allowed, denied, unknown_allow, unknown_deny)
+
+    def warn_of_unknown(self) -> None:
+        """Warn of the unknown ids of each list.
+
+        Raises:
+            UnknownItemError: a list is not empty, and none of its ids is known.
+        """
+        _check_known("allow", self.unknown_allow, n_known=0 if self.allowed is None else len(self.allowed))
+        _check_known("deny", self.unknown_deny, n_known=len(self.denied))
 
     def allow_mask(self) -> Mask | None:
         """(V,) the items of the allow list; None = all items."""
@@ -50,3 +67,13 @@ class ItemFilter:
             mask = np.ones(self.n_items + 1, bool) if mask is None else mask
             mask[self.denied] = mask[0] = False
         return mask
+
+
+def _check_known(name: str, unknown: list[Any], n_known: int) -> None:
+    """Warn of unknown ids of a list; fail when it has no other."""
+    if not unknown:
+        return
+    told = f"{len(unknown)} of the {len(unknown) + n_known} items of {name} are unknown, such as {unknown[0]!r}"
+    if not n_known:
+        raise UnknownItemError(f"{told}: none is in the log this model was trained on, so the list would mean nothing")
+    logger.warning("%s; they are skipped", told)

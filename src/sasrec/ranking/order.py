@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from sasrec.core.arrays import Float32, Float64, Int32, Int64
 from sasrec.core.config import Ties
-from sasrec.core.errors import ConfigError, DataError
+from sasrec.core.errors import DataError
+from sasrec.core.scalars import check_number
 from sasrec.data.sequences import Ragged
 
 CHUNK = 2**19  # scores processed together, so that several passes find them in the cache
@@ -70,11 +71,9 @@ def check_k(k: int) -> int:
     """k, if it can be the length of a list.
 
     Raises:
-        ConfigError: k is below 1.
+        ConfigError: k is below 1 or not an integer.
     """
-    if k < 1:
-        raise ConfigError(f"k={k} is not a number of items; use 1 or more")
-    return k
+    return check_number("k", k, "items")
 
 
 def _largest(scores: Float32, k: int) -> tuple[Int32, Float32]:

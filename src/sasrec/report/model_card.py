@@ -41,6 +41,7 @@ def model_card(facts: RunFacts) -> str:
         else "in the order of the input",
         repeats=percent(data.repeat_share),
         fingerprint=_markdown(data.fingerprint),
+        reading=_reading(facts),
         settings=_markdown(model_in_words(config)),
         n_heads=config.model.n_heads,
         max_seq_len=config.model.max_seq_len,
@@ -50,6 +51,15 @@ def model_card(facts: RunFacts) -> str:
         warnings="".join(f"- {_markdown(text, None)}\n" for text in facts.warnings),
         environment=_markdown("; ".join(f"{name} {plain(value)}" for name, value in facts.environment.items()), None),
     )
+
+
+def _reading(facts: RunFacts) -> str:
+    """Form, columns and span of the log, without any id of it."""
+    read = facts.understanding
+    if read is None:
+        return ""
+    span = f"; {read.span}" if read.span else ""
+    return " " + _markdown(f"It was read as {read.form}: {read.columns_line}{span}.", None)
 
 
 def _markdown(value: object, limit: int | None = MAX_TEXT) -> str:

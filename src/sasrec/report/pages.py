@@ -303,7 +303,24 @@ def _data(facts: RunFacts) -> str:
         told["of events have the timestamp of the one before"] = percent(data.tied_share)
     tiles = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in told.items())
     drawn = _lengths(facts.lengths, facts.config.model.max_seq_len) + _popularity(facts.item_counts)
-    return f'<dl class="tiles">{tiles}</dl><div class="pair">{drawn}</div>'
+    return f'<dl class="tiles">{tiles}</dl><div class="pair">{drawn}</div>{_log_as_read(facts)}'
+
+
+def _log_as_read(facts: RunFacts) -> str:
+    """How the log was understood, and what its reader warned of."""
+    if facts.understanding is None:
+        return ""
+    read = facts.understanding.without_folders
+    told = {
+        "source": f"{read.source}: {read.form}",
+        "columns": read.columns_line,
+        "left alone": read.left_alone_line,
+        "times": f"{read.span}; {read.time_line.removeprefix('times ')}" if read.span else read.time_line,
+        "first event": read.shown_event(read.first_events[0]) if read.first_events else "",
+    }
+    rows = "".join(f"<dt>{name}</dt><dd>{_html(text, 4 * MAX_TEXT)}</dd>" for name, text in told.items() if text)
+    notes = "".join(f'<p class="note">{_html(note, None)}</p>' for note in read.notes)
+    return f'<h3>The log as read</h3><dl class="read">{rows}</dl>{notes}'
 
 
 def _lengths(lengths: Int64, max_seq_len: int) -> str:

@@ -9,6 +9,7 @@ from string import Template
 
 from sasrec.core.arrays import Int64
 from sasrec.evaluation.results import Result
+from sasrec.reading.understanding import Understanding
 from sasrec.report.examples import Example
 from sasrec.runs.folder import RunConfig
 from sasrec.runs.record import EpochLine
@@ -36,6 +37,7 @@ class RunFacts:
     best_epoch: int
     seconds: float
     stopped: str
+    understanding: Understanding | None = None  # how the log was read; None = not known
 
     @property
     def warnings(self) -> list[str]:

@@ -26,11 +26,12 @@ from sasrec.core.arrays import Float32
 from sasrec.core.config import EvalConfig, ModelConfig, TrainConfig, from_dict, to_dict
 from sasrec.core.errors import CheckpointError, ConfigError
 from sasrec.core.files import atomic_write, disk_errors
-from sasrec.data.prepared import load_sequences, load_vocabulary, save_sequences, save_vocabulary
+from sasrec.data.prepared import SEQUENCES, load_sequences, load_vocabulary, save_sequences, save_vocabulary
 from sasrec.data.sequences import LogFacts, Sequences
 from sasrec.data.vocabulary import Vocabulary
 from sasrec.evaluation.results import Result
 from sasrec.model.weights import Weights
+from sasrec.reading.understanding import Understanding, load_understanding
 from sasrec.runs.record import EpochLine, State, TrainingFacts
 
 FORMAT = 1
@@ -171,6 +172,18 @@ class RunFolder:
             CheckpointError: damaged.
         """
         return load_sequences(self.path)
+
+    def load_understanding(self) -> Understanding | None:
+        """Read how the log was read; None when histories were not saved, or by an earlier version.
+
+        Raises:
+            CheckpointError: damaged.
+        """
+        folder = self.path / SEQUENCES
+        try:
+            return load_understanding(folder)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{folder} is damaged: {error}") from error
 
     def save_weights(self, weights: Weights, epoch: int) -> None:
         """Write model.safetensors, with the epoch it comes from."""

@@ -177,10 +177,13 @@ class Application:
         model = self.service.model
         if model is None or self.events is None:
             raise RequestError(503, "the model is being loaded; try again in a second")
+        stored: list[tuple[ItemId, ItemId]] = []
         for event in events:
-            if not model.knows_user(event.user_id):
+            user = model.known_user(event.user_id)
+            if user is None:
                 raise RequestError(404, "an event's user is not in the log this model was trained on; none was stored")
-        await self.events.add([(event.user_id, event.item_id) for event in events])
+            stored.append((user, event.item_id))
+        await self.events.add(stored)
         self.metrics.events.inc(len(events))
         unknown = [event.item_id for event in events if not model.vocabulary.index_of(event.item_id)]
         return Reply(200, encode(Stored(len(events), unknown)))

@@ -124,20 +124,22 @@ class ServedModel:
         if self.sequences is None:
             raise RequestError(404, "this model was saved without histories, so send a history to /v1/recommend")
         ids = self.vocabulary.ids
-        history = [ids[index - 1] for index in self.sequences.history(self._row_of(user, self.sequences)).tolist()]
+        row = self._row_of(user, self.sequences)
+        history = [ids[index - 1] for index in self.sequences.history(row).tolist()]
         if self.events is None:
             return history
-        return history + not_yet_in(history, self.events.events_of(user), self.vocabulary.indices_of)
+        events = self.events.events_of(self.sequences.user_ids[row])
+        return history + not_yet_in(history, events, self.vocabulary.indices_of)
 
-    def knows_user(self, user: ItemId) -> bool:
-        """Whether the log has this user."""
+    def known_user(self, user: ItemId) -> ItemId | None:
+        """The user's id as the log has it, however it is spelled; None = the log does not have this user."""
         if self.sequences is None:
-            return False
+            return None
         try:
-            self._row_of(user, self.sequences)
+            known: ItemId = self.sequences.user_ids[self._row_of(user, self.sequences)]
         except RequestError:
-            return False
-        return True
+            return None
+        return known
 
     def _row_of(self, user: ItemId, sequences: Sequences) -> int:
         try:

@@ -23,9 +23,12 @@ from pathlib import Path
 import polars as pl
 
 from sasrec.core.errors import DataError
-from sasrec.data.downloads import OnBytes, download, extract, record, recorded, temporary_beside, verify
-from sasrec.data.ids import canonical_ids
-from sasrec.data.readers import read_interactions, read_titles
+from sasrec.reading.columns import Wanted
+from sasrec.reading.downloads import OnBytes, download, extract, record, recorded, temporary_beside, verify
+from sasrec.reading.ids import canonical_ids
+from sasrec.reading.readers import read_log
+from sasrec.reading.titles import read_titles
+from sasrec.reading.understanding import Understanding
 
 logger = logging.getLogger(__name__)
 GROUPLENS = "https://files.grouplens.org/datasets/movielens"
@@ -111,13 +114,22 @@ def load_dataset(
     Raises:
         DataError: unknown name, no source can be reached, or a file is not what its checksum says.
     """
+    log, titles, _ = load_dataset_log(name, cache, progress)
+    return log, titles
+
+
+def load_dataset_log(
+    name: str, cache: Path | None = None, progress: OnBytes | None = None
+) -> tuple[pl.DataFrame, pl.DataFrame | None, Understanding]:
+    """As `load_dataset`, with what was understood of the log's file."""
     if name not in DATASETS:
         raise DataError(f"data set {name!r} is not known; there are: {', '.join(DATASETS)}")
     folder = (cache or cache_folder()) / name
     fetch_dataset(name, folder, progress)
     dataset = DATASETS[name]
-    log = read_interactions(_present(folder, dataset.log))
-    return log, None if dataset.titles is None else _read_titles(_present(folder, dataset.titles))
+    log, understanding = read_log(_present(folder, dataset.log), Wanted())
+    titles = None if dataset.titles is None else _read_titles(_present(folder, dataset.titles))
+    return log, titles, understanding
 
 
 def cache_folder() -> Path:
@@ -235,7 +247,7 @@ def _read_titles(path: Path) -> pl.DataFrame:
     if path.suffix == ".csv":
         return read_titles(path, "movieId", "title")
     if path.name == "ml-100k.item":
-        items = pl.read_csv(path, separator="\t", infer_schema=False, quote_char=None)
+        items = pl.read_csv(path, glob=False, separator="\t", infer_schema=False, quote_char=None)
         year = pl.format(" ({})", "release_year:token").fill_null("")  # RecBole cuts it off the title
         titles = items.select(item_id="item_id:token", title=pl.col("movie_title:token_seq") + year).drop_nulls()
     else:

@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 
 from sasrec.core.errors import DataError
-from sasrec.data import datasets
-from sasrec.data.datasets import DATASETS, Dataset, load_dataset
-from sasrec.data.downloads import download, extract
+from sasrec.reading import datasets
+from sasrec.reading.datasets import DATASETS, Dataset, load_dataset
+from sasrec.reading.downloads import download, extract
 
 CONTENT = bytes(range(256)) * 40
 SHA = "sha256:" + hashlib.sha256(CONTENT).hexdigest()

@@ -1,0 +1,1 @@
+"""From any source to one frame of events."""

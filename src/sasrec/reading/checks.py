@@ -1,0 +1,167 @@
+"""Look whether what columns hold fits what they were taken for: refuse what cannot be right, warn of what is odd."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+import polars as pl
+
+from sasrec.core.errors import DataError
+from sasrec.reading.columns import KNOWN_NAMES, Choice, SourceTable, plain_name
+from sasrec.reading.notes import Notes
+from sasrec.reading.sniffing import Form, is_number
+from sasrec.reading.times import EARLIEST, LATEST, UNITS, is_calendar_day, is_date, is_time, unit_of
+
+MISSING_WORDS = [
+    "NA", "N/A", "n/a", "#N/A", "<NA>", "NULL", "Null", "null", "(null)", "\\N", "None", "none", "nan", "NaN", "NaT",
+    "undefined",
+]  # fmt: skip
+ENOUGH_ROWS = 100  # of a file without a header, to tell times from ratings
+MOSTLY = 0.9
+REVIEWER, PRODUCT = r"A[0-9A-Z]{11,20}", r"(B[0-9A-Z]{9}|\d{9}[0-9X])"  # ids of Amazon's users and items
+
+
+def check_guess(name: str, form: Form, rows: Sequence[Sequence[str]]) -> None:
+    """Refuse a guess about a file without a header that its columns contradict.
+
+    Args:
+        name: how messages speak of the file.
+        form: pairs, triples or ratings.
+        rows: the fields of its first lines.
+
+    Raises:
+        DataError: a column cannot be what it was taken for.
+    """
+    rows = [row for row in rows if len(row) == len(form.columns)]
+    columns = dict(zip(form.columns, zip(*rows, strict=True), strict=True))
+    reason = _contradiction(columns)
+    if reason:
+        guess = ",".join(name.removesuffix("_id") for name in form.columns)
+        raise DataError(
+            f"{name} would be read as {form.name} ({guess}), but {reason}; say what its columns are, such as --columns "
+            f"{_suggested(list(columns.values()))}, or --format {form.name} if the guess is right"
+        )
+
+
+def _contradiction(columns: dict[str, tuple[str, ...]]) -> str:
+    """Why the columns are not what they were taken for; "" = they may be."""
+    for role in ("user", "item"):
+        values = columns[f"{role}_id"]
+        if _share(is_date, values) >= MOSTLY:
+            return f"its {role}s are dates ({values[0]})"
+    users, items, times = columns["user_id"], columns["item_id"], columns.get("timestamp", ())
+    if users and plain_name(users[0]) in KNOWN_NAMES["user"]:
+        return f"its first user is {users[0]!r}, as in a header whose other names are not recognised"
+    if _matches(PRODUCT, users) and _matches(REVIEWER, items):
+        return f"its users look like products ({users[0]}) and its items like users ({items[0]})"
+    if "rating" in columns and _share(is_number, columns["rating"]) < 0.5:
+        return f"its ratings are no numbers ({columns['rating'][0]})"
+    if times and _share(is_time, times) < 0.5:
+        return f"its times are no numbers or dates ({times[0]})"
+    if _looks_like_times(items) and not _looks_like_times(times) and len(set(items)) > 0.5 * len(items):
+        return f"its items look like times ({items[0]})"
+    if len(times) >= ENOUGH_ROWS and _are_ratings(times):
+        return f"its times all lie from 0 to 10, as ratings do ({times[0]})"
+    return ""
+
+
+def _share(fits: Callable[[str], bool], values: Sequence[str]) -> float:
+    return sum(map(fits, values)) / max(len(values), 1)
+
+
+def _matches(pattern: str, values: Sequence[str]) -> bool:
+    return _share(lambda value: re.fullmatch(pattern, value) is not None, values) >= MOSTLY
+
+
+def _looks_like_times(values: Sequence[str]) -> bool:
+    numbers = pl.Series(values, dtype=pl.String).cast(pl.Float64, strict=False).drop_nulls()
+    if len(numbers) < MOSTLY * len(values) or not len(values):
+        return bool(values) and _share(is_date, values) >= MOSTLY
+    return len(values) >= ENOUGH_ROWS and unit_of(numbers) is not None
+
+
+def _are_ratings(values: Sequence[str]) -> bool:
+    """Whether all values are 0, 0.5, 1, ... 10."""
+    numbers = [float(value) for value in values if is_number(value)]
+    alike = all(0 <= x <= 10 and 2 * x == int(2 * x) for x in numbers)
+    return len(numbers) == len(values) and alike and len(set(numbers)) > 1
+
+
+def _suggested(columns: Sequence[Sequence[str]]) -> str:
+    """What the columns may be, for --columns."""
+    roles = ["" for _ in columns]
+    for j, values in enumerate(columns):
+        if "timestamp" not in roles and _looks_like_times(values):
+            roles[j] = "timestamp"
+        elif "rating" not in roles and len(values) >= ENOUGH_ROWS and _are_ratings(values):
+            roles[j] = "rating"
+    swapped = len(columns) > 1 and _matches(PRODUCT, columns[0]) and _matches(REVIEWER, columns[1])
+    ids = iter(["item", "user"] if swapped else ["user", "item"])
+    return ",".join(role or next(ids, "-") for role in roles)
+
+
+def note_odd_values(
+    table: SourceTable, choice: Choice, ids: Mapping[str, pl.Series], times: pl.Series | None, notes: Notes
+) -> None:
+    """Warn of users and items that are words for nothing, and of times in two units or none.
+
+    Args:
+        table: as it was read.
+        choice: its columns.
+        ids: users and items, converted.
+        times: likewise; None = there are none.
+        notes: takes the warnings.
+    """
+    for role in ("user", "item"):
+        if ids[role].dtype != pl.String:
+            continue
+        words = missing_words(table, choice.roles[role])
+        share = _true_share(words)
+        if share:
+            found = table.frame[choice.roles[role]].filter(words).unique(maintain_order=True).head(3)
+            listed = " or ".join(map(repr, found))
+            notes.warn(
+                f"{table.where}: {_percent(share)} of the events have {listed} as {role}, which counts as one {role}"
+                + " each" * (len(found) > 1),
+                "--drop-missing leaves them out",
+            )
+    if times is not None and len(times):
+        _note_odd_times(table.where, times, notes)
+
+
+def missing_words(table: SourceTable, column: str) -> pl.Series:
+    """(n,) whether a column holds a word for a missing value."""
+    values = table.frame[column]
+    if values.dtype != pl.String:
+        return pl.repeat(False, len(values), dtype=pl.Boolean, eager=True)
+    return values.is_in(MISSING_WORDS).fill_null(False)
+
+
+def _note_odd_times(where: str, times: pl.Series, notes: Notes) -> None:
+    unit = unit_of(times)
+    if unit is None:
+        shares = {u: _true_share(times.is_between(EARLIEST * n, LATEST * n)) for u, n in UNITS.items()}
+        found = [u for u, share in shares.items() if share > 0.01]
+        if len(found) > 1 and sum(shares.values()) >= MOSTLY:
+            notes.warn(
+                f"{where}: some times are in {found[0]} and some in {found[1]}, so the order of events is wrong",
+                "write them in one unit",
+            )
+        return
+    odd = ~times.is_between(EARLIEST * UNITS[unit], LATEST * UNITS[unit])
+    if odd.any() and not is_calendar_day(times):
+        example = times.filter(odd)[0]
+        notes.warn(
+            f"{where}: {_percent(_true_share(odd))} of the times lie outside of 1990 to 2100 in {unit}, "
+            f"such as {example}",
+            "they count as they are; mend them if they are not times",
+        )
+
+
+def _true_share(values: pl.Series) -> float:
+    return int(values.sum()) / max(len(values), 1)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %" if share >= 0.0005 else "less than 0.1 %"

@@ -1,0 +1,360 @@
+"""Find the user, item and time columns of a table: by the names asked for, by usual names, by what they hold.
+
+Names decide first. Among several columns that look like time, the one with the finest steps is read.
+"""
+
+from __future__ import annotations
+
+import bisect
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from sasrec.core.errors import ConfigError, DataError
+from sasrec.reading.notes import Notes
+from sasrec.reading.times import OTHER_DATES, UNITS, is_calendar_day, numbers_of, unit_of
+
+POSITION_NAMES = {  # what --columns may say, and what the column is then called
+    "user": "user_id", "item": "item_id", "timestamp": "timestamp", "event": "event", "weight": "weight",
+    "rating": "rating",
+}  # fmt: skip
+KNOWN_NAMES = {  # as compared: lower case, letters and digits only; the earlier name wins
+    "user": [
+        "userid", "user", "uid", "reviewerid", "customerid", "customer", "visitorid", "username", "sessionid",
+        "session",
+    ],
+    "item": [
+        "itemid", "item", "iid", "movieid", "movie", "parentasin", "asin", "productid", "product", "sku", "articleid",
+        "trackid", "songid", "bookid", "gameid", "newsid", "businessid", "videoid", "artistid", "venueid", "isbn",
+        "aid",
+    ],
+    "timestamp": [
+        "timestamp", "time", "ts", "unixreviewtime", "datetime", "date", "eventtime", "createdat", "dateadded", "tdat",
+    ],
+    "title": [
+        "title", "movietitle", "name", "itemname", "productname", "prodname", "booktitle", "appname", "itemtitle",
+        "description",
+    ],
+}  # fmt: skip
+LISTS_BESIDE_ITEMS = {n + "list" for n in KNOWN_NAMES["item"]} | {"items", "history", "itemhistory", "itemsequence"}
+TIME_WORDS = re.compile(r"time|date|(?<![a-z])(ts|dt|day|ms|millis|epoch|unix|when)(?![a-z])|(?<![a-z])at$")
+QUICK_LOOK, SHORTEST_DATE, SMALLEST_TIME = 100, 4, 19_900_101  # rows; digits, as of 1/2/24; the day 1990-01-01
+OTHER_TIMES = re.compile(  # times that are not those of the event
+    r"release|birth|publish|sign.?up|regist|expire|expiry|updat|deliver|ship|due|play|watch|stay|spent|life|run.?time|"
+    r"durat|zone|elapsed|since|valid|start|end"
+)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the caller says of a log; None = to be recognised."""
+
+    format: str | None = None
+    user: str | None = None
+    item: str | None = None
+    timestamp: str | None = None
+    positions: tuple[str, ...] = ()  # what the columns are, from left to right; "-" = not needed
+    encoding: str | None = None
+    drop_missing: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.positions:
+            return
+        for word in self.positions:
+            if word != "-" and word not in POSITION_NAMES:
+                raise ConfigError(f"--columns has {word!r}; use {', '.join(POSITION_NAMES)} or - for each column")
+        for role in POSITION_NAMES:
+            n = self.positions.count(role)
+            if n > 1 or (n == 0 and role in ("user", "item")):
+                raise ConfigError(
+                    f"--columns names {role!r} {n} times; it needs user and item once, others at most once"
+                )
+        if self.user or self.item or self.timestamp:
+            raise ConfigError("--columns says what each column is; leave out --user-column and the like")
+        if self.format in ("sequences", "jsonl"):
+            raise ConfigError(f"--columns names columns by position, which --format {self.format} has none of")
+
+    @property
+    def position_names(self) -> list[str]:
+        """What the columns are called."""
+        return [POSITION_NAMES.get(word, f"column {j}") for j, word in enumerate(self.positions, 1)]
+
+
+@dataclass(frozen=True)
+class SourceTable:
+    """A frame with the user's own column names, and how to speak of its rows."""
+
+    frame: pl.DataFrame
+    where: str  # "the frame" or the file
+    place: Callable[[int], str]  # how a message names a row
+    is_text: bool = False  # spaces around values are padding
+
+    @classmethod
+    def of_rows(cls, frame: pl.DataFrame, where: str) -> SourceTable:
+        """A table whose rows are counted from 0."""
+        return cls(frame, where, lambda row: f"row {row} of {where}")
+
+    @classmethod
+    def of_lines(cls, frame: pl.DataFrame, where: str, lines: pl.Series | int) -> SourceTable:
+        """A table read from text.
+
+        Args:
+            frame: the table.
+            where: the file.
+            lines: the line of each row, or that of row 0.
+        """
+
+        def place(row: int) -> str:
+            return f"line {lines + row if isinstance(lines, int) else lines[row]} of {where}"
+
+        return cls(frame, where, place, is_text=True)
+
+    def filter(self, keep: pl.Series) -> SourceTable:
+        """The rows that are kept, which messages still name as they were."""
+        rows = keep.arg_true()
+        return SourceTable(self.frame.filter(keep), self.where, lambda row: self.place(int(rows[row])), self.is_text)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The columns that are read."""
+
+    roles: dict[str, str]  # user, item and, if there is one, timestamp -> the column's name
+    left_alone: list[str]
+
+    @property
+    def needed(self) -> list[str]:
+        """Their names."""
+        return list(self.roles.values())
+
+    @property
+    def timestamp(self) -> str | None:
+        """The column of times; None = there is none."""
+        return self.roles.get("timestamp")
+
+
+def choice_of(columns: Sequence[str], user: str, item: str, timestamp: str | None) -> Choice:
+    """These columns, and all others left alone."""
+    roles = {"user": user, "item": item} | ({"timestamp": timestamp} if timestamp else {})
+    return Choice(roles, [column for column in columns if column not in roles.values()])
+
+
+def plain_name(name: str) -> str:
+    """A column's name as it is compared: lower case, letters and digits only."""
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def by_plain_name(columns: Sequence[str]) -> dict[str, str]:
+    """The columns by plain name; of two that share one the name that is written so, else the first."""
+    exact = [column for column in columns if column == plain_name(column)]
+    return {plain_name(column): column for column in (*reversed(columns), *reversed(exact))}
+
+
+def choose_columns(columns: Sequence[str], sample: pl.DataFrame, where: str, wanted: Wanted, notes: Notes) -> Choice:
+    """The columns of users, items and times.
+
+    Args:
+        columns: the names there are.
+        sample: some rows with all columns.
+        where: how messages speak of the table.
+        wanted: names that were asked for.
+        notes: takes what the user should know.
+
+    Raises:
+        DataError: a column is not found, or two have its name.
+    """
+    if not columns:
+        raise DataError(f"{where} has no columns and no events; it needs at least one row with a user and an item")
+    if wanted.timestamp is not None:
+        find_column(columns, where, "timestamp", wanted.timestamp)
+    user = find_column(columns, where, "user", wanted.user)
+    item = find_column(columns, where, "item", wanted.item)
+    if user == item:
+        raise DataError(f"column {user!r} of {where} cannot be both the user and the item; name two columns")
+    if wanted.timestamp in (user, item):
+        raise DataError(f"column {wanted.timestamp!r} of {where} cannot be both the time and an id; name two columns")
+    others = [column for column in columns if column not in (user, item)]
+    time = _choose_time(others, sample, where, wanted, notes)
+    lists = [column for column in others if plain_name(column) in LISTS_BESIDE_ITEMS]
+    if lists:
+        notes.warn(
+            f"{where}: items are read from {item!r} alone; {_listed(lists)} may hold more of them",
+            "give one event a row, or name the list with --item-column",
+        )
+    _check_unique(columns, [name for name in (user, item, time) if name], where)
+    return choice_of(columns, user, item, time)
+
+
+def find_column(columns: Sequence[str], where: str, role: str, name: str | None) -> str:
+    """The column of a role: the one asked for, else the first that has a usual name.
+
+    Raises:
+        DataError: there is none.
+    """
+    found = ", ".join(columns)
+    if name is not None:
+        if name not in columns:
+            raise DataError(f"{where} has no column {name!r}; its columns are: {found}")
+        return name
+    plain = by_plain_name(columns)
+    for known in KNOWN_NAMES[role]:
+        if known in plain:
+            return plain[known]
+    raise DataError(
+        f"{where} has no {role} column that is recognised; its columns are: {found}; name it (--{role}-column)"
+    )
+
+
+def _check_unique(columns: Sequence[str], chosen: Sequence[str], where: str) -> None:
+    for name in chosen:
+        if list(columns).count(name) > 1:
+            raise DataError(f"{where} has two columns of the name {name!r}; rename one, or say --columns")
+
+
+def _choose_time(columns: Sequence[str], sample: pl.DataFrame, where: str, wanted: Wanted, notes: Notes) -> str | None:
+    """The column of times: the one asked for, else the finest of those that look like it."""
+    if wanted.timestamp is not None:
+        return wanted.timestamp
+    if wanted.positions:
+        return "timestamp" if "timestamp" in columns else None
+    known = by_plain_name(columns)
+    usual = [known[name] for name in KNOWN_NAMES["timestamp"] if name in known]
+    named = [c for c in columns if c not in usual and _is_named_like_time(c)]
+    values = {series.name: series for series in sample}
+    steps = {c: _steps(values[c]) for c in columns if c in values}
+    candidates = usual + [c for c in named if steps.get(c) and not OTHER_TIMES.search(c.lower())]
+    chosen = max(candidates, key=lambda c: steps.get(c, 0), default=None)
+    if chosen is not None:
+        coarse, n = sample[chosen], steps.get(chosen, 0)
+        finer = [c for c in columns if steps.get(c, 0) > n and c not in candidates and _same_days(sample[c], coarse)]
+        chosen = finer[0] if finer else chosen
+    by_name = [*usual, *named] if chosen is None else usual  # beside times that are read only what holds times counts
+    unread = [
+        c for c in columns if c != chosen and (c in by_name or steps.get(c) or (c in values and _are_dates(values[c])))
+    ]
+    if unread:
+        instead = f"times are read from {chosen!r}" if chosen else "the order of the rows counts"
+        verbs = ("looks", "is") if len(unread) == 1 else ("look", "are")
+        notes.warn(
+            f"{where}: {_listed(unread)} {verbs[0]} like time and {verbs[1]} not read; {instead}",
+            "name the column of times with --timestamp-column if it is another",
+        )
+    return chosen
+
+
+def _are_dates(values: pl.Series) -> bool:
+    """Whether a column holds text that is mostly dates of forms which are not read, such as 31/01/2024."""
+    values = values.drop_nulls()
+    if values.dtype != pl.String or not len(values) or not _may_be_times(values):
+        return False
+    return int(values.str.contains(OTHER_DATES).sum()) >= 0.9 * len(values)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ("column " if len(names) == 1 else "columns ") + ", ".join(map(repr, names))
+
+
+def _is_named_like_time(column: str) -> bool:
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", column).lower()
+    return bool(TIME_WORDS.search(words))
+
+
+def _may_be_times(values: pl.Series) -> bool:
+    """A quick look, for tables of thousands of columns: whether any of the first values is long enough for a time."""
+    first = values.head(QUICK_LOOK).to_list()
+    if values.dtype == pl.String:
+        return any(text is not None and sum(map(str.isdecimal, text)) >= SHORTEST_DATE for text in first)
+    return not values.dtype.is_numeric() or any(x is not None and x >= SMALLEST_TIME for x in first)
+
+
+def _steps(values: pl.Series) -> int:
+    """How many different times a sample of a column holds; 0 = it does not look like times."""
+    if not _may_be_times(values):
+        return 0
+    values = values.drop_nulls()
+    if values.dtype == pl.String:
+        values = values.filter(values.str.strip_chars() != "")
+    numbers = numbers_of(values) if len(values) else None
+    if numbers is None or not len(numbers.drop_nulls()) >= 0.9 * len(values):
+        return 0
+    numbers = numbers.drop_nulls()
+    if unit_of(numbers) is None and not is_calendar_day(numbers):
+        return 0
+    return int(numbers.n_unique())
+
+
+def _same_days(finer: pl.Series, coarser: pl.Series) -> bool:
+    """Whether two columns of times mean the same days, wherever they count them from."""
+    days = [_days(values) for values in (finer, coarser)]
+    apart = (days[0] - days[1]).abs().fill_null(2)
+    return bool(len(apart)) and int((apart <= 1).sum()) >= 0.95 * len(apart)
+
+
+def _days(values: pl.Series) -> pl.Series:
+    """Days since 1970 of a column of times."""
+    numbers = numbers_of(values)
+    if numbers is None:
+        return pl.repeat(None, len(values), dtype=pl.Float64, eager=True)
+    unit = unit_of(numbers.drop_nulls())
+    if unit is None and is_calendar_day(numbers.drop_nulls()):
+        days = numbers.cast(pl.Int64).cast(pl.String).str.to_date("%Y%m%d", strict=False)
+        return days.cast(pl.Int32).cast(pl.Float64)
+    return (numbers / (86_400 * UNITS[unit or "seconds"])).floor()
+
+
+def joined(tables: Sequence[SourceTable], where: str) -> SourceTable:
+    """Tables one after the other, as one; columns of different types become one type.
+
+    Raises:
+        DataError: one has times as dates where another has numbers.
+    """
+    if len(tables) == 1:
+        return tables[0]
+    names = tables[0].frame.columns
+    columns = {name: _joined_column([table.frame[name] for table in tables], name, where) for name in names}
+    starts = [0]
+    for table in tables:
+        starts.append(starts[-1] + len(table.frame))
+
+    def place(row: int) -> str:
+        part = bisect.bisect_right(starts, row) - 1
+        return tables[part].place(row - starts[part])
+
+    return SourceTable(pl.DataFrame(columns), where, place, any(table.is_text for table in tables))
+
+
+def _joined_column(pieces: list[pl.Series], name: str, where: str) -> pl.Series:
+    pieces = [piece for piece in pieces if len(piece)] or pieces[:1]
+    types = {piece.dtype for piece in pieces} - {pl.Null()}
+    if len(types) == 1:
+        pieces = [piece.cast(next(iter(types))) for piece in pieces]
+    if len(types) > 1:
+        if any(kind.is_temporal() for kind in types) and any(kind.is_numeric() for kind in types):
+            raise DataError(
+                f"column {name!r} of {where} has dates in one file and numbers in another; write them alike"
+            )
+        if any(kind.is_nested() for kind in types):
+            return _joined_nested(pieces, name, where)
+        pieces = [_as_text(piece) for piece in pieces]
+    return pl.concat([piece.alias(name) for piece in pieces])
+
+
+def _joined_nested(pieces: list[pl.Series], name: str, where: str) -> pl.Series:
+    """Lists and structs as one type, where it is only fields that some lack."""
+    try:
+        return pl.concat([piece.to_frame(name) for piece in pieces], how="vertical_relaxed")[name]
+    except pl.exceptions.PolarsError as error:
+        kinds = " and ".join(str(piece.dtype) for piece in pieces[:2])
+        raise DataError(
+            f"column {name!r} of {where} differs between files ({kinds}); write it alike, or leave it out"
+        ) from error
+
+
+def _as_text(values: pl.Series) -> pl.Series:
+    """Values of one type as text, whole floats as the integers they stand for, times as ISO texts in UTC."""
+    if values.dtype.is_temporal():
+        return values.cast(pl.Datetime("us")).dt.strftime("%Y-%m-%dT%H:%M:%S%.6fZ")
+    whole = values.dtype.is_float() and bool((values == values.round()).all())
+    return (values.cast(pl.Int64, strict=False) if whole else values).cast(pl.String)

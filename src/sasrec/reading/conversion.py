@@ -1,0 +1,99 @@
+"""Columns of a log in their one type: ids, and times as numbers. Errors name the row."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from sasrec.core.errors import DataError
+from sasrec.reading.columns import SourceTable
+from sasrec.reading.ids import canonical_ids
+from sasrec.reading.times import numbers_of
+
+LOOKED_AT = 1000  # ids
+
+
+def ids_in(table: SourceTable, column: str) -> pl.Series:
+    """A column of ids in their one type (see `ids.canonical_ids`).
+
+    Raises:
+        DataError: an id is missing, or the column holds no ids.
+    """
+    values = table.frame[column]
+    if values.dtype.is_nested() or values.dtype == pl.Binary:
+        raise DataError(f"column {column!r} of {table.where} holds {values.dtype}; ids are integers or text")
+    if table.is_text and values.dtype == pl.String and values.cast(pl.Int64, strict=False).null_count():
+        values = values.str.strip_chars(" \t\r")
+    missing = values.is_null()
+    if values.dtype == pl.String:
+        missing = missing | (values.str.strip_chars() == "")
+        _check_characters(table, values)
+        _check_no_lists(table, values)
+    elif values.dtype.is_float():
+        missing = missing | values.is_nan()
+    if missing.any():
+        row = int(missing.arg_true()[0])
+        raise DataError(
+            f"{table.place(row)} has nothing in column {column!r}; every event needs a user and an item "
+            "(--drop-missing leaves such events out)"
+        )
+    return canonical_ids(values)
+
+
+def _check_characters(table: SourceTable, ids: pl.Series) -> None:
+    """Refuse ids with a NUL, which is also what half of a pair of surrogates in JSON is read as."""
+    odd = ids.str.contains("\0", literal=True)
+    if odd.any():
+        row = int(odd.arg_true()[0])
+        raise DataError(
+            f"{table.place(row)} has {ids[row]!r} in column {ids.name!r}: a NUL or half a character; mend the id"
+        )
+
+
+def _check_no_lists(table: SourceTable, ids: pl.Series) -> None:
+    """Refuse lists that are written as text, as some programs do in CSV."""
+    sample = ids.head(LOOKED_AT).drop_nulls()
+    lists = sample.filter(sample.str.contains(r"^\[.*\]$"))
+    several = lists.filter(lists.str.contains(r"[, ]"))
+    if len(several) and len(lists) >= 0.9 * len(sample):
+        raise DataError(
+            f"column {ids.name!r} of {table.where} holds lists as text, such as {several[0]!r}; give one event a row, "
+            "or lists in JSON or Parquet"
+        )
+
+
+def timestamps_in(table: SourceTable, column: str) -> pl.Series:
+    """A column of times as numbers (see `times.numbers_of`).
+
+    Raises:
+        DataError: a value is missing, or is not a number or a date.
+    """
+    given = table.frame[column]
+    values = numbers_of(given)
+    if values is None:
+        raise DataError(f"column {column!r} of {table.where} holds {given.dtype}, not numbers or dates")
+    bad = values.is_null() if values.dtype.is_integer() else ~values.is_finite().fill_null(False)
+    if bad.any():
+        row = int(bad.arg_true()[0])
+        if given[row] is None:
+            raise DataError(
+                f"{table.place(row)} has nothing in column {column!r}; every event needs a timestamp or none "
+                "(--drop-missing leaves such events out)"
+            )
+        raise DataError(
+            f"{table.place(row)} has {given[row]!r} in column {column!r}, which is not a number or a date; write times "
+            "as numbers, or as 2024-01-31 12:00:00"
+        )
+    if given.dtype == pl.String and values.dtype.is_float():
+        _check_exact(table, given, values)
+    return values
+
+
+def _check_exact(table: SourceTable, given: pl.Series, values: pl.Series) -> None:
+    """Refuse integers that a decimal elsewhere in the column makes floats, which are too coarse for them."""
+    coarse = (values.abs() >= 2**53) & given.str.contains(r"^\s*[+-]?\d+\s*$")
+    if coarse.any():
+        row = int(coarse.arg_true()[0])
+        raise DataError(
+            f"{table.place(row)} has {given[row]!r} in column {given.name!r}, which is not exact beside decimal or "
+            "larger numbers; write all times as integers of at most 18 digits"
+        )

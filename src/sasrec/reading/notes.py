@@ -1,0 +1,33 @@
+"""What the reader of a log has to say: each warning is logged once, and kept for the description of the log."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Note:
+    """A warning, and what to do about it."""
+
+    text: str
+    fix: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.text}; {self.fix}" if self.fix else self.text
+
+
+@dataclass
+class Notes:
+    """The warnings of one reading."""
+
+    notes: list[Note] = field(default_factory=list)
+
+    def warn(self, text: str, fix: str = "") -> None:
+        """Log a warning and keep it; the same one again is not repeated."""
+        note = Note(text, fix)
+        if note not in self.notes:
+            self.notes.append(note)
+            logger.warning("%s", note)

@@ -1,0 +1,340 @@
+"""Read a log of any usual form into one frame: user_id, item_id[, timestamp], in input order.
+
+The one place where a source is understood: which files, which form, which columns, which times. What was understood
+comes with the frame (`read_log`). Ids are Int64 where all of them are integers or canonical integer text ("2969", not
+"02969"), else String. Timestamps are numbers in the log's own unit; dates and datetimes become seconds since 1970.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import polars as pl
+
+from sasrec.core.errors import ConfigError, DataError
+from sasrec.core.forks import needs_threads_of
+from sasrec.reading.checks import check_guess, missing_words, note_odd_values
+from sasrec.reading.columnar import (
+    FORMAT_OF_SUFFIX,
+    common_name,
+    joined_frames,
+    kind_of,
+    read_tables,
+    reading,
+    with_partition,
+)
+from sasrec.reading.columns import (
+    KNOWN_NAMES,
+    Choice,
+    SourceTable,
+    Wanted,
+    choice_of,
+    choose_columns,
+    joined,
+    plain_name,
+)
+from sasrec.reading.conversion import ids_in, timestamps_in
+from sasrec.reading.frames import frame_of
+from sasrec.reading.json_logs import is_json, read_json
+from sasrec.reading.nested import unnested
+from sasrec.reading.notes import Notes
+from sasrec.reading.parsing import read_text
+from sasrec.reading.sniffing import (
+    NAMES_OF_SEPARATORS,
+    TEXT_COLUMNS,
+    Form,
+    are_names,
+    find_form,
+    find_header,
+    split_lines,
+)
+from sasrec.reading.sources import SourceFile, data_suffix, find_files
+from sasrec.reading.textfiles import SNIFFED_LINES, TextFile
+from sasrec.reading.times import holds_dates
+from sasrec.reading.understanding import Understanding, understand
+
+FORMATS = ("pairs", "sequences", "triples", "ratings", "csv", "tsv", "inter", "jsonl", "parquet", "arrow")
+OTHER_NAMES = {"movielens": "ratings", "json": "jsonl", "feather": "arrow"}
+SAMPLED_ROWS = 1000
+
+
+def read_interactions(
+    source: Any,
+    *,
+    format: str | None = None,  # noqa: A002 - the word users know
+    user_column: str | None = None,
+    item_column: str | None = None,
+    timestamp_column: str | None = None,
+    columns: str | Sequence[str] | None = None,
+    encoding: str | None = None,
+    drop_missing: bool = False,
+) -> pl.DataFrame:
+    """Read a log of events.
+
+    Args:
+        source: a path, a folder, a pattern such as logs/*.csv, "-" (standard input) or a list of these; a Polars frame,
+            a pandas frame or anything with `__arrow_c_stream__`. Files: text, CSV, TSV, RecBole .inter, JSON lines,
+            Parquet, Arrow; text may be compressed with gzip, bzip2, xz, zstd or zip.
+        format: one of FORMATS; None = told by the name and the first 1,000 lines.
+        user_column: name of the user column; None = the usual names are recognised.
+        item_column: name of the item column, likewise.
+        timestamp_column: name of the time column; None = recognised, or absent.
+        columns: what the columns are, from left to right: user, item, timestamp, event, weight, rating, or - for those
+            to skip, as a list or separated by commas; None = told by names or by their number.
+        encoding: of text; None = UTF-8, or UTF-16 by its mark.
+        drop_missing: leave out events whose user, item or time is missing: empty, NA, NULL, None, nan and the like.
+
+    Returns:
+        user_id, item_id and, when there is one, timestamp (Int64 or Float64); rows in input order.
+
+    Raises:
+        DataError: missing, empty, binary or malformed input; columns not found; an id that is missing; a timestamp
+            that is not a number or date; columns that contradict the guess. The message names file, line and value.
+        ConfigError: an unknown format, encoding or word of `columns`.
+    """
+    wanted = wanted_columns(format, user_column, item_column, timestamp_column, columns, encoding, drop_missing)
+    return read_log(source, wanted)[0]
+
+
+def wanted_columns(
+    format: str | None,  # noqa: A002 - the word users know
+    user: str | None,
+    item: str | None,
+    timestamp: str | None,
+    columns: str | Sequence[str] | None,
+    encoding: str | None,
+    drop_missing: bool,
+) -> Wanted:
+    """What a caller says of a log, checked.
+
+    Raises:
+        ConfigError: an unknown format, or words of `columns` that contradict the others.
+    """
+    words = tuple(word.strip() for word in columns.split(",")) if isinstance(columns, str) else tuple(columns or ())
+    return Wanted(_known_format(format), user, item, timestamp, words, encoding, drop_missing)
+
+
+def read_log(source: Any, wanted: Wanted) -> tuple[pl.DataFrame, Understanding]:
+    """As `read_interactions`, with what was understood of the source."""
+    needs_threads_of("Polars")
+    notes = Notes()
+    if _is_files(source):
+        files = find_files(source)
+        with reading(common_name(files)):
+            table, choice, form = _read_files(files, wanted, notes)
+    else:
+        table, choice, form = _of_frame(_frame(source), wanted, notes)
+        files = []
+    log, n_dropped, dates = _events(table, choice, wanted, notes)
+    return log, understand(
+        log,
+        table.where,
+        form,
+        columns=choice.roles,
+        left_alone=choice.left_alone,
+        n_files=max(len(files), 1),
+        n_dropped=n_dropped,
+        dates=dates,
+        notes=notes.notes,
+    )
+
+
+def _known_format(name: str | None) -> str | None:
+    form = OTHER_NAMES.get(str(name), name)
+    if form is not None and form not in FORMATS:
+        raise ConfigError(f"format {form!r} is not known; use one of {', '.join(FORMATS)}")
+    return form
+
+
+def _is_files(source: Any) -> bool:
+    return isinstance(source, str | os.PathLike) or (
+        isinstance(source, list | tuple) and all(isinstance(one, str | os.PathLike) for one in source)
+    )
+
+
+def _frame(source: Any) -> SourceTable:
+    with reading("the frame"):
+        return SourceTable.of_rows(frame_of(source), "the frame")
+
+
+def _of_frame(table: SourceTable, wanted: Wanted, notes: Notes) -> tuple[SourceTable, Choice, str]:
+    """A table that has names and types, and the columns of it that are read."""
+    table = unnested(_named_by_position(table, wanted), wanted, notes)
+    columns = table.frame.columns
+    choice = choose_columns(columns, table.frame.head(SAMPLED_ROWS), table.where, wanted, notes)
+    return SourceTable(table.frame.select(choice.needed), table.where, table.place, table.is_text), choice, "a frame"
+
+
+def _of_tables(files: Sequence[SourceFile], kind: str, wanted: Wanted, notes: Notes) -> tuple[SourceTable, Choice]:
+    """Of Parquet and Arrow only the columns that are needed are read, unless events lie in lists."""
+    sample = read_tables(files, kind, n_rows=SAMPLED_ROWS)
+    if any(column.is_nested() for column in sample.frame.schema.values()):
+        return _of_frame(read_tables(files, kind), wanted, notes)[:2]
+    named = _named_by_position(sample, wanted)
+    choice = choose_columns(named.frame.columns, named.frame, common_name(files), wanted, notes)
+    names = dict(zip(named.frame.columns, sample.frame.columns, strict=True))
+    table = read_tables(files, kind, [names[column] for column in choice.needed])
+    frame = table.frame.select(pl.col(names[column]).alias(column) for column in choice.needed)
+    return SourceTable(frame, table.where, table.place), choice
+
+
+def _named_by_position(table: SourceTable, wanted: Wanted) -> SourceTable:
+    if not wanted.positions:
+        return table
+    if len(wanted.positions) != table.frame.width:
+        raise DataError(
+            f"{table.where} has {table.frame.width} columns, and --columns names {len(wanted.positions)}; name each, "
+            "'-' for those to skip"
+        )
+    names = dict(zip(table.frame.columns, wanted.position_names, strict=True))
+    return SourceTable(table.frame.rename(names), table.where, table.place, table.is_text)
+
+
+def _read_files(files: Sequence[SourceFile], wanted: Wanted, notes: Notes) -> tuple[SourceTable, Choice, str]:
+    """All files as one table, the columns that are read, and the form in words."""
+    kinds = {kind: file.name for file in files for kind in [kind_of(file, wanted.format)]}
+    if len(kinds) > 1:
+        raise DataError(f"the files are of different kinds, such as {' and '.join(kinds.values())}; give those of one")
+    (kind,) = kinds
+    if kind in ("parquet", "arrow", "arrow stream"):
+        return *_of_tables(files, kind, wanted, notes), kind
+    texts = [TextFile.open(file, wanted.encoding) for file in files]
+    if kind == "jsonl" or (wanted.format is None and is_json(texts[0].head)):
+        if wanted.positions:
+            raise ConfigError("--columns names columns by position, and JSON has names; say --user-column and the like")
+        parts = [with_partition(read_json(text), file) for text, file in zip(texts, files, strict=True)]
+        table, choice, _ = _of_frame(joined_frames(parts, common_name(files)), wanted, notes)
+        return table, choice, "JSON"
+    return _read_texts(files, texts, wanted, notes)
+
+
+def _read_texts(
+    files: Sequence[SourceFile], texts: Sequence[TextFile], wanted: Wanted, notes: Notes
+) -> tuple[SourceTable, Choice, str]:
+    name = common_name(files)
+    told = replace(wanted, format=wanted.format or _format_of(files[0]))
+    head = [*texts[0].head, *(line for text in texts[1:] for line in text.head)][:SNIFFED_LINES]
+    form = find_form(name, head, told, notes)
+    rows = split_lines(head[form.has_header :], form.separator)
+    if form.name in TEXT_COLUMNS and wanted.format is None:
+        check_guess(name, form, rows)
+    choice = _choice_of_text(form, rows, name, wanted, files[0], texts[0].first_line, notes)
+    partition = set(files[0].partition) & set(choice.needed)
+    parts = []
+    for file, text in zip(files, texts, strict=True):
+        part = form if text is texts[0] else _form_of_part(text, texts[0], form, choice, told)
+        needed = [column for column in choice.needed if column not in partition]
+        parts.append(with_partition(read_text(text, part, needed, notes), file))
+    columns = [SourceTable(p.frame.select(choice.needed), p.where, p.place, p.is_text) for p in parts]
+    return joined(columns, name), choice, _in_words(form)
+
+
+def _format_of(file: SourceFile) -> str | None:
+    form = FORMAT_OF_SUFFIX.get(data_suffix(file.place))
+    return form if form in ("csv", "inter") else None
+
+
+def _choice_of_text(
+    form: Form,
+    rows: Sequence[Sequence[str]],
+    name: str,
+    wanted: Wanted,
+    file: SourceFile,
+    first_line: int,
+    notes: Notes,
+) -> Choice:
+    if form.name == "sequences":
+        return choice_of([], "user_id", "item_id", None)
+    if not form.has_header:
+        time = "timestamp" if "timestamp" in form.columns else None
+        return choice_of(form.columns, "user_id", "item_id", time)
+    if wanted.positions:
+        time = "timestamp" if "timestamp" in form.columns else None
+        wanted = replace(wanted, positions=(), user="user_id", item="item_id", timestamp=time)
+    columns = [*form.columns, *(column for column in file.partition if column not in form.columns)]
+    usual = [row for row in rows if len(row) == len(form.columns)]
+    unique = {column: [row[j] for row in usual] for j, column in enumerate(form.columns)}
+    fixed = {column: [value] * len(usual) for column, value in file.partition.items()}
+    sample = pl.DataFrame(fixed | unique, schema_overrides=dict.fromkeys(columns, pl.String))
+    try:
+        return choose_columns(columns, sample, name, wanted, notes)
+    except DataError as error:
+        if are_names(form.columns) or wanted.user or wanted.item:
+            raise
+        raise DataError(
+            f"line {first_line} of {file.name} is taken for a header, as it has no numbers: {error}; or say --format "
+            "if it is a line of events"
+        ) from error
+
+
+def _form_of_part(text: TextFile, first: TextFile, form: Form, choice: Choice, wanted: Wanted) -> Form:
+    """The form of a further file of the same log: with a header of its own, or going on without one.
+
+    Raises:
+        DataError: its header lacks a column, or brings times that the first file does not have.
+    """
+    if not form.has_header or text.head[0] == first.head[0]:
+        return form
+    needed = [column for column in choice.needed if column in form.columns]  # others are names of folders
+    header = find_header(text.head[:1], wanted)
+    fields = split_lines(text.head[:1], form.separator)[0]
+    if header is None or not (set(needed) <= set(header[1]) or are_names(fields)):
+        return Form(form.name, form.separator, form.columns, False)
+    separator, names = header
+    if wanted.positions:
+        names = wanted.position_names
+    missing = [column for column in needed if column not in names]
+    if missing:
+        raise DataError(f"{text.name} has no column {missing[0]!r}, which the first file has: {', '.join(names)}")
+    times = [name for name in names if name not in form.columns and plain_name(name) in KNOWN_NAMES["timestamp"]]
+    if times and choice.timestamp is None:
+        raise DataError(f"{text.name} has times in {times[0]!r}, and {first.name} has no such column; write them alike")
+    return Form(form.name, separator, names, True)
+
+
+def _in_words(form: Form) -> str:
+    if form.name == "sequences":
+        return "sequences, one user a line"
+    kind = "a table with a header" if form.has_header else "a table without a header"
+    if form.name in TEXT_COLUMNS:
+        kind = f"{form.name} without a header"
+    return f"{kind}, separated by {NAMES_OF_SEPARATORS.get(form.separator, form.separator)}"
+
+
+def _events(table: SourceTable, choice: Choice, wanted: Wanted, notes: Notes) -> tuple[pl.DataFrame, int, bool]:
+    """The frame, how many events were dropped because something was missing, and whether times were dates."""
+    n = len(table.frame)
+    if not n:
+        raise DataError(f"{table.where} has no events; it needs at least one row with a user and an item")
+    words = [name for name, kind in table.frame.schema.items() if kind in (pl.Categorical, pl.Enum)]
+    table = replace(table, frame=table.frame.with_columns(pl.col(words).cast(pl.String)))
+    if wanted.drop_missing:
+        table = table.filter(~_missing(table, choice.needed))
+        if not len(table.frame):
+            raise DataError(
+                f"{table.where} has no event with a user, an item and what else is read; see --drop-missing"
+            )
+    columns = {"user_id": ids_in(table, choice.roles["user"]), "item_id": ids_in(table, choice.roles["item"])}
+    times = None if choice.timestamp is None else timestamps_in(table, choice.timestamp)
+    dates = choice.timestamp is not None and holds_dates(table.frame[choice.timestamp])
+    note_odd_values(table, choice, {"user": columns["user_id"], "item": columns["item_id"]}, times, notes)
+    dropped = n - len(table.frame)
+    if dropped:
+        notes.warn(f"{table.where}: {dropped:,} of {n:,} events lack a user, an item or a time and are left out")
+    return pl.DataFrame(columns if times is None else columns | {"timestamp": times}), dropped, dates
+
+
+def _missing(table: SourceTable, columns: Sequence[str]) -> pl.Series:
+    """(n,) whether a column has nothing, or a word for it."""
+    missing = pl.Series([False]).new_from_index(0, len(table.frame))
+    for name in columns:
+        values = table.frame[name]
+        missing = missing | values.is_null() | missing_words(table, name)
+        if values.dtype == pl.String:
+            missing = missing | (values.str.strip_chars() == "").fill_null(False)
+        elif values.dtype.is_float():
+            missing = missing | values.is_nan().fill_null(False)
+    return missing

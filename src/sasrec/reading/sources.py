@@ -1,0 +1,330 @@
+"""Which files a source stands for, and their bytes: folders, patterns, standard input, pipes, compression.
+
+An existing path is never a pattern. Files of a folder or a pattern come in natural order: part-2 before part-10.
+"""
+
+from __future__ import annotations
+
+import bz2
+import glob
+import gzip
+import io
+import itertools
+import lzma
+import os
+import re
+import stat
+import sys
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import unquote
+
+from sasrec.core.errors import DataError
+
+STDIN = "-"
+COMPRESSED_SUFFIXES = {".gz", ".bz2", ".xz", ".lzma", ".zst", ".zip"}
+MAGIC_BYTES = 512
+TABLES = {b"PAR1": "parquet", b"ARROW1": "arrow", b"\xff\xff\xff\xff": "arrow stream"}
+FOREIGN = {  # what else a file may be, by its first bytes, and what to do about it
+    b"SQLite format 3": "an SQLite database; export the table of events as CSV or Parquet",
+    b"\x89HDF": "an HDF5 file; write the events with pandas' to_parquet",
+    b"FEA1": "a Feather file of version 1; write it again as Feather 2 or Parquet",
+    b"\x93NUMPY": "a NumPy array; write it as a table with named columns, such as CSV or Parquet",
+    b"ORC": "an ORC file; convert it to Parquet",
+    b"Obj\x01": "an Avro file; convert it to Parquet",
+    b"\x80\x04": "a Python pickle, which is never loaded; write the events as CSV or Parquet",
+    b"\x80\x05": "a Python pickle, which is never loaded; write the events as CSV or Parquet",
+    b"%PDF": "a PDF document; give a log",
+    b"7z\xbc\xaf": "a 7z archive; unpack it and give the log in it",
+    b"Rar!": "a RAR archive; unpack it and give the log in it",
+    b"\x04\x22\x4d\x18": "compressed with LZ4; unpack it, or compress with gzip or zstd",
+    b"\xff\x06\x00\x00sNaPpY": "compressed with Snappy; unpack it, or compress with gzip or zstd",
+}
+MARKUP = {  # texts that are no logs
+    rb"version https://git-lfs": "a pointer of Git LFS, not the file itself; run `git lfs pull`",
+    rb"\s*<(!doctype|html|head)\b": "a web page, perhaps an error while downloading; download the log again",
+    rb"\s*<\?xml\b": "an XML document; convert the events to CSV, JSON lines or Parquet",
+}
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One file, unpacked."""
+
+    name: str  # how messages speak of it
+    place: Path  # where it is
+    content: bytes | None = None  # what was unpacked or piped; None = a plain file, which libraries may map
+    partition: dict[str, str] = field(default_factory=dict)  # of a path .../day=2024-01-01/part-0.parquet
+
+    @property
+    def readable(self) -> Path | io.BytesIO:
+        """What Polars reads from."""
+        return self.place if self.content is None else io.BytesIO(self.content)
+
+    def head(self, n: int) -> bytes:
+        """The first n bytes."""
+        if self.content is not None:
+            return self.content[:n]
+        with self.place.open("rb") as file:
+            return file.read(n)
+
+    def read(self) -> bytes:
+        """All bytes."""
+        return self.place.read_bytes() if self.content is None else self.content
+
+    @property
+    def size(self) -> int:
+        """Bytes in all."""
+        return self.place.stat().st_size if self.content is None else len(self.content)
+
+    @property
+    def table(self) -> str | None:
+        """parquet, arrow or arrow stream, by the first bytes; None = text, or anything else."""
+        head = self.head(8)
+        return next((form for magic, form in TABLES.items() if head.startswith(magic)), None)
+
+
+def natural_order(path: Path | str) -> list[tuple[int, int, str]]:
+    """The key that sorts part-2 before part-10."""
+    pieces = re.split(r"(\d+)", str(path))
+    return [(0, int(p), p) if p.isdecimal() and p.isascii() else (1, 0, p) for p in pieces]
+
+
+def is_pattern(source: str | Path) -> bool:
+    """Whether a source is a pattern such as logs/*.csv, and not the name of something that exists."""
+    return glob.has_magic(str(source)) and not Path(source).exists()
+
+
+def find_files(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[SourceFile]:
+    """The files that a source stands for, opened.
+
+    Args:
+        source: a path, `-` (standard input), a folder, a pattern (`*`, `?`, `[]`, `**`), or a list of these.
+
+    Raises:
+        DataError: nothing is there, a file is given twice, or a file is empty or cannot be unpacked.
+    """
+    if not isinstance(source, str | os.PathLike | list | tuple):
+        raise DataError(f"cannot read files from {type(source).__name__}; give a path, or a list of paths")
+    sources = [source] if isinstance(source, str | os.PathLike) else list(source)
+    if sources.count(STDIN) > 1:
+        raise DataError("standard input (-) is given twice; it can be read once")
+    if not sources:
+        raise DataError("no file is given; give at least one log file")
+    files: list[SourceFile] = []
+    for one in sources:
+        if not isinstance(one, str | os.PathLike):
+            raise DataError(f"a list of logs holds {type(one).__name__}; give paths, or one frame")
+        text = os.fsdecode(one)
+        try:
+            files += _expanded(text)
+        except OSError as error:
+            raise DataError(f"cannot read {shown_path(text)}: {error.strerror or error}") from error
+    times = Counter(file.place.resolve() for file in files)
+    for file in files:
+        if times[file.place.resolve()] > 1:
+            raise DataError(f"{file.name} is given twice; its events would count twice")
+    _check_partitions(files)
+    return files
+
+
+def _expanded(source: str) -> list[SourceFile]:
+    path = Path(source)
+    if not source:
+        raise DataError("the path of the log is empty; give a file, a folder or a pattern")
+    if source == STDIN:
+        return [open_file(path)]
+    if re.match(r"[a-z][a-z0-9+.]+://", source):
+        raise DataError(f"{source} is an address; download it, and give the file")
+    if source[0] == "~" and not path.exists():
+        path = Path(os.path.expanduser(source))  # noqa: PTH111 - keeps ~ where there is no such home
+    if path.is_dir():
+        return _files_of_folder(path)
+    return _files_of_pattern(path) if is_pattern(path) else [open_file(path)]
+
+
+def _check_partitions(files: Sequence[SourceFile]) -> None:
+    """Refuse files of which only some lie in folders such as day=2024-01-01."""
+    first = files[0]
+    other = next((file for file in files if file.partition.keys() != first.partition.keys()), None)
+    if other is not None:
+        names = [", ".join(file.partition) or "no column" for file in (first, other)]
+        raise DataError(
+            f"the folders of {first.name} stand for {names[0]}, and those of {other.name} for {names[1]}; "
+            "give files of one layout"
+        )
+
+
+def _files_of_pattern(pattern: Path) -> list[SourceFile]:
+    """The files that match, and those below folders that match."""
+    found = sorted(map(Path, glob.glob(str(pattern), recursive=True)), key=natural_order)  # noqa: PTH207
+    fixed = itertools.takewhile(lambda part: not glob.has_magic(part), pattern.parts[:-1])
+    base = Path(*fixed)
+    files: dict[Path, SourceFile] = {}  # of ** a folder and the files in it come both
+    for path in found:
+        opened = _files_of_folder(path, base) if path.is_dir() else _opened([path], base)
+        for file in opened:
+            files.setdefault(file.place.resolve(), file)
+    if not files:
+        raise DataError(f"no file matches the pattern {shown_path(pattern)}")
+    return list(files.values())
+
+
+def _files_of_folder(folder: Path, base: Path | None = None) -> list[SourceFile]:
+    """The files below a folder, without hidden ones and markers such as _SUCCESS."""
+    if (folder / "items.parquet").exists():
+        raise DataError(f"{folder} is a run saved without its users' histories; give the log itself")
+    below = [path.relative_to(folder) for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
+    shown = [p for p in below if not any(part[0] in "._" for part in p.parts) and p.suffix != ".crc"]
+    files = _opened([folder / p for p in sorted(shown, key=natural_order)], base or folder)
+    if not files:
+        raise DataError(f"{folder} is a folder without log files")
+    kinds = [data_suffix(file.place) for file in files]
+    if len(set(kinds)) > 1:
+        first = " and ".join(files[kinds.index(kind)].place.name for kind in sorted(set(kinds))[:2])
+        usual = Counter(kinds).most_common(1)[0][0]
+        raise DataError(
+            f"{folder} holds files of different kinds, such as {first}; give a pattern, such as '{folder}/*{usual}'"
+        )
+    return files
+
+
+def _opened(paths: Sequence[Path], base: Path) -> list[SourceFile]:
+    """The files of several that have something in them: writers of many parts leave some empty."""
+    for path in paths:
+        if path.is_symlink() and not path.is_file():
+            raise DataError(
+                f"{path} is a link to {'a folder' if path.is_dir() else 'nothing'}; give the files it means"
+            )
+    opened = [unpacked(path, _partition(path, base)) for path in paths if path.is_file()]
+    return [_checked(file) for file in opened if file.size > MAGIC_BYTES or file.head(MAGIC_BYTES).strip()]
+
+
+def data_suffix(path: Path | str) -> str:
+    """The suffix that tells the form, in lower case: .csv of log.csv.gz; "" = none."""
+    suffixes = [s.lower() for s in Path(path).suffixes]
+    while suffixes and suffixes[-1] in COMPRESSED_SUFFIXES:
+        suffixes.pop()
+    return suffixes[-1] if suffixes else ""
+
+
+def _partition(path: Path, base: Path) -> dict[str, str]:
+    """The columns that folders such as day=2024-01-01 below the base stand for."""
+    pairs = [part.partition("=") for part in path.relative_to(base).parts[:-1] if "=" in part]
+    return {name: unquote(value) for name, _, value in pairs}
+
+
+def open_file(path: Path, partition: dict[str, str] | None = None) -> SourceFile:
+    """A file with its content unpacked; a plain file stays on disk.
+
+    Raises:
+        DataError: it is missing, empty, a folder, of a foreign kind, or its compression is damaged.
+    """
+    return _checked(unpacked(path, partition or {}))
+
+
+def unpacked(path: Path, partition: dict[str, str]) -> SourceFile:
+    """As `open_file`, for what is no log: an empty file has no bytes, and a foreign one is for the caller to see.
+
+    Raises:
+        DataError: it is missing or a folder, or its compression is damaged.
+    """
+    name = "standard input" if str(path) == STDIN else shown_path(path)
+    try:
+        content = _piped(path)
+        head = _first_bytes(path) if content is None else content[:MAGIC_BYTES]
+        for _ in range(3):  # a zip may hold a .gz
+            unpack = _unpacker(head)
+            if unpack is None:
+                break
+            content = unpack(path.read_bytes() if content is None else content, name)
+            head = content[:MAGIC_BYTES]
+    except (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, ValueError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise DataError(f"cannot read {name}: {reason}") from error
+    return SourceFile(name, path, content, partition)
+
+
+def shown_path(path: Path | str) -> str:
+    """A path for messages, in one line."""
+    text = str(path)
+    return text if text.isprintable() else ascii(text)
+
+
+def _piped(path: Path) -> bytes | None:
+    """What comes from standard input or a pipe, such as <(zcat log.gz); None for a file."""
+    if str(path) == STDIN:
+        if sys.stdin.isatty():
+            raise DataError("'-' reads standard input, which is the terminal; pipe a file into it")
+        return sys.stdin.buffer.read()
+    if not path.exists():
+        raise DataError(f"there is no file {shown_path(path)}")
+    facts = path.stat()
+    if stat.S_ISDIR(facts.st_mode):
+        raise DataError(f"{path} is a folder; give a file")
+    return None if stat.S_ISREG(facts.st_mode) and facts.st_size else path.read_bytes()
+
+
+def _first_bytes(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(MAGIC_BYTES)
+
+
+def _checked(file: SourceFile) -> SourceFile:
+    """The file, unless its first bytes say that it is no log."""
+    head, name = file.head(MAGIC_BYTES), file.name
+    if not head:
+        raise DataError(f"{name} is empty; it needs at least one line with a user and an item")
+    if head[257:262] == b"ustar":
+        raise DataError(f"{name} is a tar archive; unpack it and give the log in it")
+    for magic, what in FOREIGN.items():
+        if head.startswith(magic) and re.search(rb"[\x00-\x08\x80-\xff]", head):  # not a text that begins like it
+            raise DataError(f"{name} is {what}")
+    for pattern, what in MARKUP.items():
+        if re.match(pattern, head, re.IGNORECASE):
+            raise DataError(f"{name} is {what}")
+    return file
+
+
+def _unpacker(head: bytes) -> Callable[[bytes, str], bytes] | None:
+    """How to unpack what begins with these bytes; None = it is not compressed."""
+    return next((unpack for magic, unpack in UNPACKERS.items() if head.startswith(magic)), None)
+
+
+def _unzip(content: bytes, name: str) -> bytes:
+    """The only file of a zip archive."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        names = [n for n in archive.namelist() if not n.endswith("/") and not n.startswith("__MACOSX/")]
+        if "[Content_Types].xml" in names:
+            raise DataError(f"{name} is an Office document; save the sheet of events as CSV")
+        if len(names) != 1:
+            shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+            listed = f" ({shown})" if names else ""
+            raise DataError(f"{name} is an archive of {len(names)} files{listed}; unpack it and give the log in it")
+        return archive.read(names[0])
+
+
+def _unzstd(content: bytes, name: str) -> bytes:
+    if sys.version_info >= (3, 14):
+        from compression import zstd
+    else:
+        from backports import zstd
+    try:
+        return bytes(zstd.decompress(content))
+    except zstd.ZstdError as error:
+        raise DataError(f"cannot read {name}: {error}") from error
+
+
+UNPACKERS: dict[bytes, Callable[[bytes, str], bytes]] = {
+    b"\x1f\x8b": lambda content, _: gzip.decompress(content),
+    **dict.fromkeys([b"BZh%d1AY&SY" % level for level in range(1, 10)], lambda content, _: bz2.decompress(content)),
+    b"\xfd7zXZ\x00": lambda content, _: lzma.decompress(content),
+    b"\x5d\x00\x00": lambda content, _: lzma.decompress(content),
+    b"PK\x03\x04": _unzip,
+    b"PK\x05\x06": _unzip,
+    b"\x28\xb5\x2f\xfd": _unzstd,
+}
