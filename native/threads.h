@@ -11,8 +11,13 @@
 #include <condition_variable>
 #include <exception>
 #include <functional>
+#include <memory>
 #include <mutex>
+#include <stdexcept>
+#include <string>
+#include <system_error>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #if defined(__x86_64__)
@@ -38,9 +43,14 @@ bool spin_until(Condition&& done) {
   return false;
 }
 
+// Starts a thread that does the work. Tests give a pool one that fails.
+using StartThread = std::function<std::thread(std::function<void()>)>;
+
 class ThreadPool {
  public:
-  explicit ThreadPool(int n_threads) : n_threads_(n_threads < 1 ? 1 : n_threads) {}
+  explicit ThreadPool(
+      int n_threads, StartThread start_thread = [](auto work) { return std::thread(std::move(work)); })
+      : n_threads_(n_threads < 1 ? 1 : n_threads), start_thread_(std::move(start_thread)) {}
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
   ~ThreadPool() { stop(); }
@@ -48,23 +58,24 @@ class ThreadPool {
   int size() const { return n_threads_; }
 
   // Calls job(thread) once on each of size() threads, the caller among them, and waits. The first exception is
-  // rethrown.
+  // rethrown. Throws std::runtime_error, before any call, if a thread cannot be started; the next run tries again.
   void run(const std::function<void(int)>& job) {
     if (n_threads_ == 1) return job(0);
     start();
+    Crew& crew = *crew_;
     {
-      std::lock_guard lock(mutex_);
-      job_ = &job;
-      pending_ = n_threads_ - 1;
-      error_ = nullptr;
-      ++generation_;
+      std::lock_guard lock(crew.mutex);
+      crew.job = &job;
+      crew.pending = n_threads_ - 1;
+      crew.error = nullptr;
+      ++crew.generation;
     }
-    wake_.notify_all();
-    work(0, job);
-    spin_until([this] { return pending_ == 0; });
-    std::unique_lock lock(mutex_);
-    done_.wait(lock, [this] { return pending_ == 0; });
-    if (error_) std::rethrow_exception(error_);
+    crew.wake.notify_all();
+    work(crew, 0, job);
+    spin_until([&] { return crew.pending == 0; });
+    std::unique_lock lock(crew.mutex);
+    crew.done.wait(lock, [&] { return crew.pending == 0; });
+    if (crew.error) std::rethrow_exception(std::exchange(crew.error, nullptr));
   }
 
   // Cuts 0..n into size() ranges, in order, and calls job(begin, end) for each.
@@ -73,68 +84,82 @@ class ThreadPool {
   }
 
  private:
-  void work(int thread, const std::function<void(int)>& job) {
+  // The threads of one process, and all that they share.
+  struct Crew {
+    pid_t process = ::getpid();
+    std::vector<std::thread> threads;
+    std::mutex mutex;
+    std::condition_variable wake, done;
+    const std::function<void(int)>* job = nullptr;  // null: the end
+    std::atomic<int> pending = 0;
+    std::atomic<unsigned long> generation = 0;
+    std::exception_ptr error;
+  };
+
+  static void work(Crew& crew, int thread, const std::function<void(int)>& job) {
     try {
       job(thread);
     } catch (...) {
-      std::lock_guard lock(mutex_);
-      if (!error_) error_ = std::current_exception();
+      std::lock_guard lock(crew.mutex);
+      if (!crew.error) crew.error = std::current_exception();
     }
   }
 
   void start() {
-    if (!threads_.empty() && process_ == ::getpid()) return;
-    for (auto& thread : threads_) thread.detach();  // after a fork they do not exist here
-    threads_.clear();
-    process_ = ::getpid();
-    for (int i = 1; i < n_threads_; ++i)
-      threads_.emplace_back([this, i, seen = generation_.load()] { serve(i, seen); });
+    if (crew_ && crew_->process == ::getpid()) return;
+    leave_to_parent();
+    crew_ = std::make_unique<Crew>();
+    crew_->threads.reserve(n_threads_ - 1);
+    for (int i = 1; i < n_threads_; ++i) start(i);
   }
 
-  void serve(int thread, unsigned long seen) {
-    for (;;) {
+  void start(int i) try {
+    crew_->threads.push_back(start_thread_([&crew = *crew_, i] { serve(crew, i); }));
+  } catch (const std::system_error& error) {
+    stop();
+    throw std::runtime_error("thread " + std::to_string(i + 1) + " of " + std::to_string(n_threads_) +
+                             " could not be started (" + error.code().message() + "); use fewer threads");
+  }
+
+  static void serve(Crew& crew, int thread) {
+    for (unsigned long seen = 0;;) {
       const std::function<void(int)>* job;
-      spin_until([&] { return generation_ != seen; });
+      spin_until([&] { return crew.generation != seen; });
       {
-        std::unique_lock lock(mutex_);
-        wake_.wait(lock, [&] { return generation_ != seen; });
-        seen = generation_;
-        job = job_;
+        std::unique_lock lock(crew.mutex);
+        crew.wake.wait(lock, [&] { return crew.generation != seen; });
+        seen = crew.generation;
+        job = crew.job;
       }
       if (!job) return;
-      work(thread, *job);
+      work(crew, thread, *job);
       {
-        std::lock_guard lock(mutex_);
-        --pending_;
+        std::lock_guard lock(crew.mutex);
+        --crew.pending;
       }
-      done_.notify_one();
+      crew.done.notify_one();
     }
   }
 
   void stop() {
-    if (threads_.empty()) return;
-    if (process_ != ::getpid()) {
-      for (auto& thread : threads_) thread.detach();
-      return;
-    }
+    if (!crew_) return;
+    if (crew_->process != ::getpid()) return leave_to_parent();
     {
-      std::lock_guard lock(mutex_);
-      job_ = nullptr;
-      ++generation_;
+      std::lock_guard lock(crew_->mutex);
+      crew_->job = nullptr;
+      ++crew_->generation;
     }
-    wake_.notify_all();
-    for (auto& thread : threads_) thread.join();
+    crew_->wake.notify_all();
+    for (auto& thread : crew_->threads) thread.join();
+    crew_.reset();
   }
 
+  // After a fork the threads do not exist here, and to destroy what they waited for would wait for them for ever.
+  void leave_to_parent() { (void)crew_.release(); }
+
   int n_threads_;
-  std::vector<std::thread> threads_;
-  pid_t process_ = 0;
-  std::mutex mutex_;
-  std::condition_variable wake_, done_;
-  const std::function<void(int)>* job_ = nullptr;
-  std::atomic<int> pending_ = 0;
-  std::atomic<unsigned long> generation_ = 0;
-  std::exception_ptr error_;
+  StartThread start_thread_;
+  std::unique_ptr<Crew> crew_;
 };
 
 }  // namespace sasrec
