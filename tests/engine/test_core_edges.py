@@ -5,7 +5,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -250,34 +249,39 @@ def test_a_state_of_another_model_is_refused(state: dict[str, Any], message: str
         engine_of().load_optimizer_state(state)
 
 
-@pytest.mark.usefixtures("isa")
-def test_weights_are_read_and_written_whole_while_others_train_and_encode() -> None:
-    engine, batch = engine_of(), batch_of(long_histories(60))
-    histories, name = long_histories(60), "norm.bias"
-    engine.core.write(name, "weight", np.zeros(DIM, np.float32))
-    engine.forward_backward(batch)
-    engine.optimizer_step(0.0)
-    step = engine.core.step_count
+def test_weights_that_are_read_while_another_thread_trains_are_those_of_training_alone() -> None:
+    run("""
+from sasrec.data.batches import Batch
+inputs = Ragged.from_lists([np.arange(1, 40, dtype=np.int32)] * 60)
+items, none = inputs.values, np.zeros(20_001, np.float32)
+weights = None
 
-    def write(i: int) -> None:
-        engine.core.write(name, "weight", np.full(DIM, i, np.float32))
+def trained(together):
+    global weights
+    engine = NativeEngine(ModelConfig(embedding_dim=16, max_seq_len=50), 20_000, TrainConfig(threads=3), weights)
+    weights = engine.weights()
 
-    def read(_: int) -> None:
-        values = engine.weights()[name]
-        assert (values == values[0]).all()
-        assert engine.optimizer_state()
+    def train():  # it touches few rows, so that the others wait, and whoever reads them brings them up to date
+        for step in range(40):
+            engine.forward_backward(Batch(np.arange(60), inputs, items, items[:, None] + 50 * step + 1, none, step))
+            engine.optimizer_step(0.01)
 
-    def train(_: int) -> None:
-        engine.forward_backward(batch)
-        engine.optimizer_step(0.0)  # moves nothing
+    def look():
+        while thread.is_alive():
+            assert engine.weights().keys() == weights.keys() and engine.core.step_count <= 40
+            engine.optimizer_state(), engine.item_table()
 
-    with ThreadPoolExecutor(4) as pool:
-        calls = [
-            pool.submit(call, i) for i in range(30) for call in (write, read, train, lambda _: engine.encode(histories))
-        ]
-        for done in calls:
-            done.result(timeout=60)
-    assert engine.core.step_count == step + 30
+    thread = threading.Thread(target=train)
+    thread.start()
+    if together:
+        look()
+    thread.join()
+    assert engine.core.step_count == 40
+    return engine.weights()
+
+alone, together = trained(False), trained(True)
+assert all(np.array_equal(alone[name], together[name]) for name in alone)
+""")
 
 
 @pytest.mark.usefixtures("isa")
