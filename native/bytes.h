@@ -38,9 +38,9 @@ inline float largest_magnitude(const float* values, std::ptrdiff_t n) {
 // Bytes lie in groups of kLanes items, pairs of dimensions interleaved: (groups, dim / 2, kLanes, 2).
 class ByteTable {
  public:
-  void pack(const float* table, int n_items, int dim) {
-    pairs_ = (dim + 1) / 2;
-    n_groups_ = (n_items + kLanes - 1) / kLanes;
+  ByteTable() = default;
+  ByteTable(const float* table, int n_items, int dim)
+      : pairs_((dim + 1) / 2), n_groups_((n_items + kLanes - 1) / kLanes) {
     bytes_.resize(static_cast<std::size_t>(n_groups_) * pairs_ * 2 * kLanes);
     scale_.resize(static_cast<std::size_t>(n_groups_) * kLanes);
     error_.resize(static_cast<std::size_t>(n_groups_) * kLanes);
@@ -216,9 +216,9 @@ class BytePanels {
     Array<float> step, inverse_step, length, lost, bar;  // lost = |q - q'|; the inverse of 0 is 0
   };
 
-  void pack(const float* table, int n_items, int dim) {
-    dim_ = dim, quads_ = (dim + 3) / 4;
-    panels_.resize((n_items + kPanelItems - 1) / kPanelItems);
+  BytePanels() = default;
+  BytePanels(const float* table, int n_items, int dim)
+      : dim_(dim), quads_((dim + 3) / 4), panels_((n_items + kPanelItems - 1) / kPanelItems) {
     bytes_.resize(panels_.size() * panel_bytes());
     start_.resize(panels_.size() * kPanelItems);
     for (std::size_t panel = 0; panel < panels_.size(); ++panel) {

@@ -8,7 +8,8 @@
 // summed in a fixed order. The optimizer is a call of its own, so that gradients can be averaged over processes in
 // between.
 //
-// Calls from several threads at once wait for each other: they share one pool and one set of workspaces.
+// Calls from several threads at once wait for each other: they share one pool and one set of workspaces. That holds for
+// calls, not for what is told between two of them: a training step is two calls.
 //
 // Nothing depends on timing: the same inputs, build and number of threads give the same bits.
 #pragma once
@@ -33,6 +34,8 @@ inline constexpr int kChunkTokens = 128;  // a chunk's activations of two blocks
 inline constexpr int kSharedTokens = 16;  // short sequences share a segment of up to this many tokens
 inline constexpr int kWaitFrom = 8;  // rows of a table wait for their steps where one in so many or fewer is touched
 inline constexpr int kAhead = 12;    // rows that are asked for before they are needed
+inline constexpr std::int64_t kMostScores = 1 << 30;               // of a chunk's negatives
+inline constexpr std::int64_t kMostSteps = std::int64_t{1} << 53;  // what a double counts
 
 // The gradient of a table: only the rows that a batch touched, summed.
 struct RowGradient {
@@ -98,8 +101,14 @@ class Engine {
   const ModelShape& shape() const { return shape_; }
   const Layout& layout() const { return layout_; }
   int n_threads() const { return pool_.size(); }
+
+  // What to hold while weights, gradients or optimizer state are looked at or changed from outside: no other call
+  // works meanwhile. Calls that work on all of them take it by themselves.
+  [[nodiscard]] std::unique_lock<std::mutex> lock() { return std::unique_lock(working_); }
+
   std::int64_t step_count() const { return step_count_; }
   void set_step_count(std::int64_t step) {
+    if (step < 0 || step > kMostSteps) throw std::invalid_argument("step_count must be in 0..2^53");
     step_count_ = step;
     past_.start_after(step);
     missed_.start_after(step);
@@ -121,11 +130,14 @@ class Engine {
   float* average() { return average_.data(); }
   float* gradients() { return threads_.front()->gradients.data(); }
   void weights_changed() { panels_valid_ = false; }
+  void check_gradients() const {
+    if (!gradients_are_whole_)
+      throw std::runtime_error("the last forward_backward failed, so there are no gradients; call it again");
+  }
   void prepare_training() {
     for (Table& table : tables_) {
-      if (table.first_moment.size()) continue;
-      table.first_moment.resize(table.weight.size());
-      table.second_moment.resize(table.weight.size());
+      table.first_moment.reserve(table.weight.size());
+      table.second_moment.reserve(table.weight.size());
     }
     for (auto& thread : threads_) thread->gradients.reserve(layout_.size());
   }
@@ -136,12 +148,14 @@ class Engine {
                           const Wanted& wanted, float l2_embedding) {
     std::lock_guard working(working_);
     const std::int64_t n = inputs.size();
+    check_batch(inputs, wanted);
     loss.scale = 1.0f / static_cast<float>(n);
     check_items(inputs.values, n, shape_.n_items);
     check_items(wanted.targets, n, shape_.n_items);
     check_items(wanted.negatives, wanted.shared ? wanted.n_negatives : n * wanted.n_negatives, shape_.n_items);
     if (wanted.earlier) check_items(wanted.earlier->values, wanted.earlier->size(), shape_.n_items);
     prepare_training();
+    gradients_are_whole_ = false;
     if (rows_are_behind()) catch_up_used(inputs, loss, wanted, l2_embedding);
     pack_weights();
     plan(inputs, chunk_tokens(inputs.size()));
@@ -166,12 +180,14 @@ class Engine {
     sum_tables(inputs, wanted, common, l2_embedding);
     double total = 0;
     for (const auto& thread : threads_) total += thread->loss;
+    gradients_are_whole_ = true;
     return total;
   }
 
   // One step of Adam with the gradients of the last forward_backward; clip_norm bounds their norm (0 = no bound).
   void optimizer_step(const Adam& adam, float clip_norm) {
     std::lock_guard working(working_);
+    check_gradients();
     prepare_training();
     const float scale = clip_norm > 0 ? clip_scale(clip_norm) : 1.0f;
     const AdamStep step(adam, step_count_ + 1);
@@ -235,12 +251,16 @@ class Engine {
   }
   // Room for an average; zeros where there was none.
   void reserve_average() {
-    average_.reserve(weights_.size());
     for (Table& table : tables_) table.average.reserve(table.weight.size());
+    average_.reserve(weights_.size());  // the last: it says that there is an average
+  }
+  void check_average() const {
+    if (!has_average()) throw std::invalid_argument("there is no average of the weights; update_average makes one");
   }
   // Weights and average change places.
   void swap_average() {
     std::lock_guard working(working_);
+    check_average();
     catch_up_all();
     std::swap(weights_, average_);
     for (Table& table : tables_) std::swap(table.weight, table.average);
@@ -265,6 +285,7 @@ class Engine {
   void encode(RaggedView histories, float* features) {
     std::lock_guard working(working_);
     check_items(histories.values + histories.offsets[0], histories.size() - histories.offsets[0], shape_.n_items);
+    for (std::int64_t row = 0; row < histories.rows; ++row) check_not_empty(histories, row);
     catch_up_all();
     pack_weights();
     plan(histories, kChunkTokens);
@@ -469,6 +490,25 @@ class Engine {
     }
   }
 
+  static void check_not_empty(RaggedView rows, std::int64_t row) {
+    if (rows.length(row) < 1) throw std::invalid_argument("row " + std::to_string(row) + " is empty");
+  }
+
+  // Every position of a batch has to be computed, and what a chunk's scores are counted in must not overflow.
+  void check_batch(RaggedView inputs, const Wanted& wanted) const {
+    if (inputs.rows < 1) throw std::invalid_argument("the batch is empty");
+    std::int64_t longest = kChunkTokens;
+    for (std::int64_t row = 0; row < inputs.rows; ++row) {
+      check_not_empty(inputs, row);
+      if (inputs.length(row) > shape_.max_seq_len)
+        throw std::invalid_argument("row " + std::to_string(row) + " has " + std::to_string(inputs.length(row)) +
+                                    " items, and the model sees " + std::to_string(shape_.max_seq_len));
+      longest = std::max(longest, inputs.length(row));
+    }
+    const std::int64_t scores = (wanted.shared ? 1 : longest) * std::int64_t{wanted.n_negatives};
+    if (scores > kMostScores) throw std::invalid_argument("there are too many negatives");
+  }
+
   std::int64_t tokens_of(RaggedView rows, std::int64_t row) const {
     return std::min<std::int64_t>(rows.length(row), shape_.max_seq_len);
   }
@@ -488,7 +528,6 @@ class Engine {
       std::int64_t size = 0;
       do {
         const std::int64_t n = tokens_of(rows, order_[i]);
-        if (n < 1) throw std::invalid_argument("row " + std::to_string(order_[i]) + " is empty");
         size += n;
         thread.planned += n * (1 + n / 400.0);
         ++i;
@@ -559,9 +598,9 @@ class Engine {
     starts_.assign(1, 0);
     const auto touch = [&](std::int32_t item) {
       if (gradient.slot[item] >= 0) return;
-      gradient.slot[item] = static_cast<std::int32_t>(gradient.rows.size());
       gradient.rows.push_back(item);
       starts_.push_back(0);
+      gradient.slot[item] = static_cast<std::int32_t>(gradient.rows.size()) - 1;
     };
     std::int64_t total = 0;
     for (const Contributions& part : parts) {
@@ -661,6 +700,7 @@ class Engine {
   std::vector<Entry> entries_;
   bool panels_valid_ = false;
   bool single_chunk_ = false;
+  bool gradients_are_whole_ = true;  // not after a forward_backward that ended halfway
   std::mutex working_;
 };
 

@@ -18,17 +18,20 @@ struct ExceptionView {
 
 class LevelIndex {
  public:
-  // levels (n_items + 1), finite; row 0 is padding.
-  LevelIndex(const float* levels, int n_items) : levels_(levels, levels + n_items + 1) {
+  // levels (n_items + 1); row 0 is padding.
+  LevelIndex(const float* levels, int n_items)
+      : levels_(levels, levels + n_items + 1), finite_(all_finite(levels + 1, n_items)) {
+    if (!finite_) return;  // what is not a number cannot be sorted
     for (int item = 1; item <= n_items; ++item) order_.push_back({levels[item], item});
     std::sort(order_.begin(), order_.end(), better);
   }
 
-  int n_items() const { return static_cast<int>(order_.size()); }
+  int n_items() const { return static_cast<int>(levels_.size()) - 1; }
 
   // As ItemIndex::rank.
-  void rank(std::int64_t n, ExceptionView exceptions, const std::int32_t* targets, HiddenView hidden, int k,
+  bool rank(std::int64_t n, ExceptionView exceptions, const std::int32_t* targets, HiddenView hidden, int k,
             std::int64_t* n_above, std::int64_t* n_tied, std::int32_t* lists) const {
+    if (!finite_ || !all_finite(exceptions.scores, n ? exceptions.offsets[n] : 0)) return false;
     Row row{levels_, std::vector<bool>(levels_.size()), {}};
     for (std::int64_t i = 0; i < n; ++i) {
       if (targets[i] < 1 || targets[i] > n_items()) throw std::invalid_argument("a target is not an item");
@@ -38,9 +41,14 @@ class LevelIndex {
       if (k) list(row, gone, k, lists + i * k);
       row.end(levels_);
     }
+    return true;
   }
 
  private:
+  static bool all_finite(const float* values, std::int64_t n) {
+    return std::all_of(values, values + n, [](float value) { return std::isfinite(value); });
+  }
+
   // The scores of one row, made by putting its exceptions in and unmade by taking them out.
   struct Row {
     std::vector<float> scores;
@@ -95,7 +103,8 @@ class LevelIndex {
   }
 
   std::vector<float> levels_;
-  std::vector<Scored> order_;
+  bool finite_;
+  std::vector<Scored> order_;  // empty if a level is not finite
 };
 
 }  // namespace sasrec

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <new>
@@ -16,6 +17,11 @@
 namespace sasrec {
 
 inline constexpr std::size_t kLargePage = 2 << 20;
+
+class OutOfMemory : public std::bad_alloc {
+ public:
+  const char* what() const noexcept override { return "there is not enough memory for an array of the compiled core"; }
+};
 
 template <typename T>
 class Array {
@@ -30,14 +36,15 @@ class Array {
   }
   ~Array() { std::free(data_); }
 
-  // Everything is lost and zero afterwards.
+  // Everything is lost and zero afterwards; empty if there is no memory.
   void resize(std::size_t size) {
-    std::free(data_);
-    data_ = nullptr;
+    std::free(std::exchange(data_, nullptr));
+    size_ = 0;
+    if (size > (SIZE_MAX - 2 * kLargePage) / sizeof(T)) throw OutOfMemory();
     const std::size_t boundary = size * sizeof(T) >= 2 * kLargePage ? kLargePage : 64;
     const std::size_t bytes = std::max<std::size_t>((size * sizeof(T) + boundary - 1) / boundary * boundary, 64);
     data_ = static_cast<T*>(std::aligned_alloc(boundary, bytes));
-    if (!data_) throw std::bad_alloc();
+    if (!data_) throw OutOfMemory();
 #if defined(__linux__)
     if (boundary == kLargePage) ::madvise(static_cast<void*>(data_), bytes, MADV_HUGEPAGE);  // a wish, not more
 #endif

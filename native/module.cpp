@@ -1,18 +1,22 @@
 // The Python module of one variant: arrays in and out by pointer and shape, the GIL released while it works.
+//
+// Whatever is asked of it, memory outside of the arrays is never touched: sizes and items are checked first. Arrays
+// must not change while a call works.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
+#include <unistd.h>
 
 #if defined(__AMX_BF16__)
 #include <sys/syscall.h>
-#include <unistd.h>
 #endif
 
 #include "draws.h"
 #include "engine.h"
 #include "levels.h"
+#include "named.h"
 #include "rank.h"
 
 namespace nb = nanobind;
@@ -21,13 +25,71 @@ using namespace sasrec;
 
 namespace {
 
+constexpr std::size_t kMostItems = 1 << 30, kMostColumns = 1 << 30;
+constexpr int kMostDims = 1 << 14, kMostHidden = 1 << 16, kMostPositions = 1 << 16, kMostBlocks = 1 << 10,
+              kMostThreads = 1 << 12;
+
+void check(bool condition, const std::string& message) {
+  if (!condition) throw std::invalid_argument(message);
+}
+
+// While it lives, other Python threads run. Where the interpreter ends meanwhile, a thread that wants it back is ended
+// by unwinding, which nothing here could let pass: it sleeps until the process is gone, as from Python 3.14 on.
+class Released {
+ public:
+  Released() : state_(PyEval_SaveThread()) {}
+  Released(const Released&) = delete;
+  Released& operator=(const Released&) = delete;
+  ~Released() {
+    try {
+      PyEval_RestoreThread(state_);
+    } catch (...) {
+      for (;;) ::pause();
+    }
+  }
+
+ private:
+  PyThreadState* state_;
+};
+
 template <typename T>
 using In = nb::ndarray<const T, nb::c_contig, nb::device::cpu>;
 template <typename T>
 using Out = nb::ndarray<T, nb::c_contig, nb::device::cpu>;
 
-void check(bool condition, const std::string& message) {
-  if (!condition) throw std::invalid_argument(message);
+template <typename T>
+std::string type_name() {
+  if constexpr (std::is_same_v<T, bool>) return "bool";
+  return (std::is_floating_point_v<T> ? "float" : std::is_signed_v<T> ? "int" : "uint") + std::to_string(8 * sizeof(T));
+}
+
+// An array to read. One that does not lie in C order is copied; values of another type are not converted, as that would
+// turn a large index into another item's.
+template <typename T>
+In<T> in(const char* name, nb::handle given) {
+  In<T> array;
+  if (nb::try_cast(given, array, false)) return array;
+  nb::ndarray<const T, nb::device::cpu> strided;
+  if (!nb::try_cast(given, strided, false) || !nb::try_cast(given, array, true))
+    throw nb::type_error((std::string(name) + " must be an array of " + type_name<T>()).c_str());
+  return array;
+}
+
+// An array to write to, as it is: results in a copy of it would be lost.
+template <typename T>
+Out<T> out(const char* name, nb::handle given) {
+  Out<T> array;
+  if (!nb::try_cast(given, array, false))
+    throw nb::type_error(
+        (std::string(name) + " must be a writable array of " + type_name<T>() + " in C order").c_str());
+  return array;
+}
+
+// The length of an axis, as an int.
+template <typename Array>
+int axis(const char* name, const Array& array, int i) {
+  check(array.shape(i) <= kMostColumns, std::string(name) + " has too many columns");
+  return static_cast<int>(array.shape(i));
 }
 
 RaggedView ragged(const In<std::int32_t>& values, const In<std::int64_t>& offsets) {
@@ -54,70 +116,6 @@ LossKind loss_kind(const std::string& name) {
   throw std::invalid_argument("loss '" + name + "' is not known");
 }
 
-// Where a named array lies: flat parameters by their layout, tables row by row.
-struct Place {
-  const Parameter* parameter;  // null for a table
-  Table* table;
-};
-
-Place find(Engine& engine, const std::string& name) {
-  if (Table* table = engine.find_table(name)) return {nullptr, table};
-  for (const Parameter& parameter : engine.layout().parameters())
-    if (parameter.name == name) return {&parameter, nullptr};
-  throw std::invalid_argument("there is no weight named '" + name + "'");
-}
-
-float* flat_array(Engine& engine, const std::string& kind) {
-  if (kind == "weight") return engine.weights();
-  if (kind == "exp_avg") return engine.first_moment();
-  if (kind == "exp_avg_sq") return engine.second_moment();
-  if (kind == "average") return engine.average();
-  if (kind == "gradient") return engine.gradients();
-  throw std::invalid_argument("kind '" + kind + "' is not known");
-}
-
-float* table_array(Table& table, const std::string& kind) {
-  if (kind == "weight") return table.weight.data();
-  if (kind == "exp_avg") return table.first_moment.data();
-  if (kind == "exp_avg_sq") return table.second_moment.data();
-  if (kind == "average") return table.average.data();
-  throw std::invalid_argument("kind '" + kind + "' is not known");
-}
-
-// Calls f(outside offset, inside pointer, count) for runs of values of a named array.
-template <typename F>
-void for_runs(Engine& engine, const std::string& name, const std::string& kind, F&& f) {
-  if (kind != "weight") engine.prepare_training();
-  if (kind != "gradient") engine.catch_up_all();
-  if (kind == "average") engine.reserve_average();
-  const Place place = find(engine, name);
-  if (place.parameter) {
-    const Parameter& p = *place.parameter;
-    float* flat = flat_array(engine, kind);
-    for (int r = 0; r < p.rows.logical(); ++r)
-      for (int c = 0; c < p.columns.logical(); ++c)
-        f(static_cast<std::size_t>(r) * p.columns.logical() + c, flat + p.place(r, c), 1);
-    return;
-  }
-  const int dim = engine.shape().dim, width = engine.shape().width();
-  for (int row = 1; row <= engine.shape().n_items; ++row) {
-    if (kind == "gradient") {
-      RowGradient& g = place.table->gradient;
-      if (g.slot[row] >= 0)
-        f(static_cast<std::size_t>(row) * dim, &g.values[static_cast<std::size_t>(g.slot[row]) * width], dim);
-    } else {
-      f(static_cast<std::size_t>(row) * dim, table_array(*place.table, kind) + static_cast<std::size_t>(row) * width,
-        dim);
-    }
-  }
-}
-
-std::size_t size_of(Engine& engine, const std::string& name) {
-  const Parameter* parameter = find(engine, name).parameter;
-  if (parameter) return static_cast<std::size_t>(parameter->rows.logical()) * parameter->columns.logical();
-  return static_cast<std::size_t>(engine.shape().n_items + 1) * engine.shape().dim;
-}
-
 // Rows of hidden items beside n rows of features; empty offsets hide nothing.
 HiddenView hidden_rows(const In<std::int32_t>& values, const In<std::int64_t>& offsets, std::int64_t n) {
   if (!offsets.size()) return {};
@@ -127,9 +125,17 @@ HiddenView hidden_rows(const In<std::int32_t>& values, const In<std::int64_t>& o
 }
 
 std::int64_t feature_rows(const ItemIndex& index, const In<float>& features) {
-  check(features.ndim() == 2 && static_cast<int>(features.shape(1)) == index.dim(),
+  check(features.ndim() == 2 && features.shape(1) == static_cast<std::size_t>(index.dim()),
         "features must be (rows, embedding_dim)");
   return static_cast<std::int64_t>(features.shape(0));
+}
+
+// Calls f while no other call works on the engine.
+template <typename F>
+auto alone(Engine& engine, F&& f) {
+  Released released;
+  const auto working = engine.lock();
+  return f();
 }
 
 bool available() {
@@ -145,34 +151,44 @@ bool available() {
 
 NB_MODULE(SASREC_MODULE, m) {
   m.doc() = "The compiled core of sasrec, one CPU variant of it.";
+  nb::set_leak_warnings(false);  // a daemon thread at the end of the interpreter holds what it works on
   m.attr("lanes") = kLanes;
   m.attr("bf16") = kDepth > 1;
   m.def("available", &available, "Whether the operating system lets this process use the variant.");
 
   m.def(
       "draw_unseen",
-      [](In<std::uint64_t> seeds, In<std::int64_t> step_rows, In<std::int64_t> counts, In<std::int32_t> items,
-         In<std::int64_t> starts, In<std::int64_t> ends, int n_items, int rounds, Out<std::int32_t> out) {
+      [](nb::handle given_seeds, nb::handle given_step_rows, nb::handle given_counts, nb::handle given_items,
+         nb::handle given_starts, nb::handle given_ends, int n_items, int rounds, nb::handle given_out) {
+        const auto seeds = in<std::uint64_t>("seeds", given_seeds);
+        const auto step_rows = in<std::int64_t>("step_rows", given_step_rows);
+        const auto counts = in<std::int64_t>("counts", given_counts);
+        const auto items = in<std::int32_t>("items", given_items);
+        const auto starts = in<std::int64_t>("starts", given_starts), ends = in<std::int64_t>("ends", given_ends);
+        const auto drawn = out<std::int32_t>("out", given_out);
         const std::size_t steps = step_rows.size(), rows = counts.size();
         check(seeds.ndim() == 2 && seeds.shape(0) == steps && seeds.shape(1) == 3, "seeds must be (steps, 3)");
         check(starts.size() == rows && ends.size() == rows, "one range of items for each row");
         check(n_items > 0, "n_items must be positive");
-        std::int64_t total = 0, row = 0;
+        std::int64_t room = static_cast<std::int64_t>(drawn.size()), row = 0;
         for (std::size_t i = 0; i < rows; ++i) {
           check(counts.data()[i] >= 0, "counts must not be negative");
-          check(0 <= starts.data()[i] && ends.data()[i] <= static_cast<std::int64_t>(items.size()),
+          check(0 <= starts.data()[i] && starts.data()[i] <= ends.data()[i] &&
+                    ends.data()[i] <= static_cast<std::int64_t>(items.size()),
                 "ranges must lie within items");
-          total += counts.data()[i];
+          check(counts.data()[i] <= room, "out must have room for all counts");
+          room -= counts.data()[i];
         }
-        check(total == static_cast<std::int64_t>(out.size()), "out must have room for all counts");
+        check(room == 0, "out must have room for all counts and no more");
         for (std::size_t i = 0; i < steps; ++i) {
           check(row <= step_rows.data()[i] && step_rows.data()[i] <= static_cast<std::int64_t>(rows),
                 "step_rows must be ascending ends of rows");
           row = step_rows.data()[i];
         }
-        nb::gil_scoped_release released;
+        check(row == static_cast<std::int64_t>(rows), "step_rows must end with the last row");
+        Released released;
         UnseenDrawer drawer({items.data(), starts.data(), ends.data()}, n_items);
-        std::int32_t* place = out.data();
+        std::int32_t* place = drawn.data();
         row = 0;
         for (std::size_t i = 0; i < steps; ++i) {
           const std::uint64_t* seed = seeds.data() + 3 * i;
@@ -195,57 +211,70 @@ NB_MODULE(SASREC_MODULE, m) {
                              max_seq_len,       dropout, norm_eps,      relu,     tied};
             check(n_items > 0 && embedding_dim > 0 && n_blocks >= 0 && ffn_dim > 0 && max_seq_len > 0 && threads > 0,
                   "sizes must be positive");
+            check(static_cast<std::size_t>(n_items) < kMostItems && embedding_dim <= kMostDims &&
+                      n_blocks <= kMostBlocks && ffn_dim <= kMostHidden && max_seq_len <= kMostPositions &&
+                      threads <= kMostThreads,
+                  "sizes are out of range");
+            check(dropout >= 0 && dropout < 1, "dropout must be from 0 to below 1");
             check(n_heads > 0 && embedding_dim % n_heads == 0, "n_heads must divide embedding_dim");
             new (self) Engine(shape, weights, threads, lazy_adam);
           },
           nb::kw_only(), "block"_a, "n_items"_a, "embedding_dim"_a, "n_blocks"_a, "n_heads"_a, "ffn_dim"_a,
           "max_seq_len"_a, "dropout"_a, "norm_eps"_a, "relu"_a, "tied"_a, "weights"_a, "threads"_a, "lazy_adam"_a)
       .def_prop_ro("threads", &Engine::n_threads)
-      .def_prop_rw("step_count", &Engine::step_count, &Engine::set_step_count)
+      .def_prop_rw(
+          "step_count", [](Engine& engine) { return alone(engine, [&] { return engine.step_count(); }); },
+          [](Engine& engine, double step) {  // so that no number is too large to be refused
+            check(step >= 0 && step <= static_cast<double>(kMostSteps), "step_count must be in 0..2^53");
+            alone(engine, [&] { engine.set_step_count(static_cast<std::int64_t>(step)); });
+          })
       .def(
           "read",
-          [](Engine& engine, const std::string& name, const std::string& kind, Out<float> out) {
-            check(out.size() == size_of(engine, name), "the array for " + name + " has the wrong size");
-            std::fill_n(out.data(), out.size(), 0.0f);
-            for_runs(engine, name, kind, [&](std::size_t outside, const float* inside, int n) {
-              std::copy_n(inside, n, out.data() + outside);
-            });
+          [](Engine& engine, const std::string& name, const std::string& kind, nb::handle given) {
+            const auto values = out<float>("out", given);
+            Released released;
+            read_array(engine, name, kind, values.data(), values.size());
           },
           "name"_a, "kind"_a, "out"_a, "Copy a weight, its gradient, a moment of Adam or its average into an array.")
       .def(
           "write",
-          [](Engine& engine, const std::string& name, const std::string& kind, In<float> values) {
-            check(values.size() == size_of(engine, name), "the array for " + name + " has the wrong size");
-            check(kind != "gradient", "gradients cannot be written");
-            for_runs(engine, name, kind, [&](std::size_t outside, float* inside, int n) {
-              std::copy_n(values.data() + outside, n, inside);
-            });
-            engine.weights_changed();
+          [](Engine& engine, const std::string& name, const std::string& kind, nb::handle given) {
+            const auto values = in<float>("values", given);
+            Released released;
+            write_array(engine, name, kind, values.data(), values.size());
           },
           "name"_a, "kind"_a, "values"_a,
           "Replace a weight, a moment of Adam or an average; row 0 of a table stays zero.")
       .def(
           "forward_backward",
-          [](Engine& engine, In<std::int32_t> items, In<std::int64_t> offsets, In<std::uint64_t> sequence_keys,
-             std::uint64_t step_key, const std::string& loss, In<std::int32_t> targets, In<std::int32_t> negatives,
-             In<std::int32_t> earlier, In<std::int64_t> earlier_offsets, float positive_weight, In<float> corrections,
-             float l2_embedding) {
+          [](Engine& engine, nb::handle given_items, nb::handle given_offsets, nb::handle given_keys,
+             std::uint64_t step_key, const std::string& loss, nb::handle given_targets, nb::handle given_negatives,
+             nb::handle given_earlier, nb::handle given_earlier_offsets, float positive_weight,
+             nb::handle given_corrections, float l2_embedding) {
+            const auto items = in<std::int32_t>("items", given_items);
+            const auto offsets = in<std::int64_t>("offsets", given_offsets);
+            const auto sequence_keys = in<std::uint64_t>("sequence_keys", given_keys);
+            const auto targets = in<std::int32_t>("targets", given_targets);
+            const auto negatives = in<std::int32_t>("negatives", given_negatives);
+            const auto earlier = in<std::int32_t>("earlier", given_earlier);
+            const auto earlier_offsets = in<std::int64_t>("earlier_offsets", given_earlier_offsets);
+            const auto corrections = in<float>("corrections", given_corrections);
             const RaggedView inputs = ragged(items, offsets);
             check(static_cast<std::int64_t>(sequence_keys.size()) == inputs.rows, "one key for each row");
             check(targets.size() == items.size(), "one target for each input");
             const bool shared = negatives.ndim() == 1;
             check(shared || (negatives.ndim() == 2 && negatives.shape(0) == items.shape(0)),
                   "negatives must be (inputs, n), or (n,) for all");
-            const int n_negatives = static_cast<int>(negatives.shape(shared ? 0 : 1));
+            const int n_negatives = axis("negatives", negatives, shared ? 0 : 1);
             const LossKind kind = loss_kind(loss);
             check(kind == LossKind::kCrossEntropy || n_negatives > 0, "this loss needs negatives");
             const bool corrected = kind == LossKind::kSampledSoftmax;
-            check(!corrected || static_cast<int>(corrections.size()) == engine.shape().n_items + 1,
+            check(!corrected || corrections.size() == static_cast<std::size_t>(engine.shape().n_items) + 1,
                   "one correction for each item, padding included");
             const bool masks = earlier_offsets.size() > 0;
             const RaggedView before = masks ? ragged(earlier, earlier_offsets) : RaggedView{};
             check(!masks || before.rows == inputs.rows, "one row of earlier items for each row");
-            nb::gil_scoped_release released;
+            Released released;
             return engine.forward_backward(
                 inputs, sequence_keys.data(), step_key,
                 {kind, positive_weight, corrected ? corrections.data() : nullptr, 1.0f},
@@ -257,23 +286,26 @@ NB_MODULE(SASREC_MODULE, m) {
       .def(
           "optimizer_step",
           [](Engine& engine, float learning_rate, float beta1, float beta2, float weight_decay, float clip_norm) {
-            nb::gil_scoped_release released;
+            Released released;
             engine.optimizer_step({learning_rate, beta1, beta2, weight_decay}, clip_norm);
           },
           nb::kw_only(), "learning_rate"_a, "beta1"_a, "beta2"_a, "weight_decay"_a, "clip_norm"_a)
-      .def_prop_ro("has_average", &Engine::has_average)
-      .def("update_average", &Engine::update_average, "decay"_a, nb::call_guard<nb::gil_scoped_release>(),
+      .def_prop_ro("has_average", [](Engine& engine) { return alone(engine, [&] { return engine.has_average(); }); })
+      .def("update_average", &Engine::update_average, "decay"_a, nb::call_guard<Released>(),
            "Move the average of all weights towards them; the first call copies them.")
-      .def("swap_average", &Engine::swap_average, nb::call_guard<nb::gil_scoped_release>(),
+      .def("swap_average", &Engine::swap_average, nb::call_guard<Released>(),
            "Weights and their average change places.")
       .def(
           "encode",
-          [](Engine& engine, In<std::int32_t> items, In<std::int64_t> offsets, Out<float> features) {
+          [](Engine& engine, nb::handle given_items, nb::handle given_offsets, nb::handle given_features) {
+            const auto items = in<std::int32_t>("items", given_items);
+            const auto offsets = in<std::int64_t>("offsets", given_offsets);
+            const auto features = out<float>("features", given_features);
             const RaggedView histories = ragged(items, offsets);
             check(features.ndim() == 2 && static_cast<std::int64_t>(features.shape(0)) == histories.rows &&
-                      static_cast<int>(features.shape(1)) == engine.shape().dim,
+                      features.shape(1) == static_cast<std::size_t>(engine.shape().dim),
                   "features must be (rows, embedding_dim)");
-            nb::gil_scoped_release released;
+            Released released;
             engine.encode(histories, features.data());
           },
           "items"_a, "offsets"_a, "features"_a, "Features after the last item of each row.");
@@ -281,60 +313,81 @@ NB_MODULE(SASREC_MODULE, m) {
   nb::class_<ItemIndex>(m, "ItemIndex")
       .def(
           "__init__",
-          [](ItemIndex* self, In<float> table, int threads) {
+          [](ItemIndex* self, nb::handle given, int threads) {
+            In<float> table;  // not a copy: it is read as long as the index lives
+            if (!nb::try_cast(given, table, false))
+              throw nb::type_error("the table must be an array of float32 in C order");
             check(table.ndim() == 2 && table.shape(0) > 1 && table.shape(1) > 0,
                   "the table must be (n_items + 1, dim)");
-            check(table.shape(0) <= 1u << 30 && table.shape(1) <= 1u << 16 && threads > 0, "sizes are out of range");
+            check(table.shape(0) <= kMostItems && table.shape(1) <= 1u << 16 && threads > 0 && threads <= kMostThreads,
+                  "sizes are out of range");
             new (self) ItemIndex(table.data(), static_cast<int>(table.shape(0)) - 1, static_cast<int>(table.shape(1)),
                                  threads);
           },
-          "table"_a.noconvert(), "threads"_a, nb::keep_alive<1, 2>())
+          "table"_a, "threads"_a, nb::keep_alive<1, 2>())
       .def(
           "rank",
-          [](ItemIndex& index, In<float> features, In<std::int32_t> targets, In<std::int32_t> hidden,
-             In<std::int64_t> hidden_offsets, Out<std::int64_t> n_above, Out<std::int64_t> n_tied,
-             Out<std::int32_t> lists) {
+          [](ItemIndex& index, nb::handle given_features, nb::handle given_targets, nb::handle given_hidden,
+             nb::handle given_offsets, nb::handle given_above, nb::handle given_tied, nb::handle given_lists) {
+            const auto features = in<float>("features", given_features);
+            const auto targets = in<std::int32_t>("targets", given_targets);
+            const auto hidden = in<std::int32_t>("hidden", given_hidden);
+            const auto hidden_offsets = in<std::int64_t>("hidden_offsets", given_offsets);
+            const auto n_above = out<std::int64_t>("n_above", given_above);
+            const auto n_tied = out<std::int64_t>("n_tied", given_tied);
+            const auto lists = out<std::int32_t>("lists", given_lists);
             const std::int64_t n = feature_rows(index, features);
             const auto rows = static_cast<std::size_t>(n);
             check(targets.size() == rows && n_above.size() == rows && n_tied.size() == rows, "one target for each row");
             check(lists.ndim() == 2 && lists.shape(0) == rows, "lists must be (rows, k)");
+            const int k = axis("lists", lists, 1);
             const HiddenView gone = hidden_rows(hidden, hidden_offsets, n);
-            nb::gil_scoped_release released;
-            return index.rank(features.data(), n, targets.data(), gone, static_cast<int>(lists.shape(1)),
-                              n_above.data(), n_tied.data(), lists.data());
+            Released released;
+            return index.rank(features.data(), n, targets.data(), gone, k, n_above.data(), n_tied.data(), lists.data());
           },
           "features"_a, "targets"_a, "hidden"_a, "hidden_offsets"_a, "n_above"_a, "n_tied"_a, "lists"_a,
           "Count items above each target and tied with it, and list the best; False = a score is not finite.")
       .def(
           "rank_among",
-          [](ItemIndex& index, In<float> features, In<std::int32_t> candidates, Out<std::int64_t> n_above,
-             Out<std::int64_t> n_tied) {
+          [](ItemIndex& index, nb::handle given_features, nb::handle given_candidates, nb::handle given_above,
+             nb::handle given_tied) {
+            const auto features = in<float>("features", given_features);
+            const auto candidates = in<std::int32_t>("candidates", given_candidates);
+            const auto n_above = out<std::int64_t>("n_above", given_above);
+            const auto n_tied = out<std::int64_t>("n_tied", given_tied);
             const std::int64_t n = feature_rows(index, features);
             const auto rows = static_cast<std::size_t>(n);
             check(candidates.ndim() == 2 && candidates.shape(0) == rows && candidates.shape(1) > 0 &&
                       n_above.size() == rows && n_tied.size() == rows,
                   "candidates must be (rows, 1 or more)");
-            nb::gil_scoped_release released;
-            return index.rank_among(features.data(), n, candidates.data(), static_cast<int>(candidates.shape(1)),
-                                    n_above.data(), n_tied.data());
+            const int count = axis("candidates", candidates, 1);
+            Released released;
+            return index.rank_among(features.data(), n, candidates.data(), count, n_above.data(), n_tied.data());
           },
           "features"_a, "candidates"_a, "n_above"_a, "n_tied"_a,
           "Count candidates above the first of each row and tied with it; False = a score is not finite.")
       .def(
           "top_k",
-          [](ItemIndex& index, In<float> features, In<std::int32_t> hidden, In<std::int64_t> hidden_offsets,
-             In<bool> allowed, Out<std::int32_t> indices, Out<float> scores) {
+          [](ItemIndex& index, nb::handle given_features, nb::handle given_hidden, nb::handle given_offsets,
+             nb::handle given_allowed, nb::handle given_indices, nb::handle given_scores) {
+            const auto features = in<float>("features", given_features);
+            const auto hidden = in<std::int32_t>("hidden", given_hidden);
+            const auto hidden_offsets = in<std::int64_t>("hidden_offsets", given_offsets);
+            const auto allowed = in<bool>("allowed", given_allowed);
+            const auto indices = out<std::int32_t>("indices", given_indices);
+            const auto scores = out<float>("scores", given_scores);
             const std::int64_t n = feature_rows(index, features);
             const auto rows = static_cast<std::size_t>(n);
             check(indices.ndim() == 2 && indices.shape(0) == rows && indices.size() == scores.size() &&
                       indices.shape(1) > 0,
                   "indices and scores must be (rows, k)");
-            check(allowed.size() == 0 || static_cast<int>(allowed.size()) == index.n_items() + 1,
+            check(allowed.size() == 0 || allowed.size() == static_cast<std::size_t>(index.n_items()) + 1,
                   "allowed must be (n_items + 1)");
+            const int k = axis("indices", indices, 1);
             const HiddenView gone = hidden_rows(hidden, hidden_offsets, n);
-            nb::gil_scoped_release released;
-            return index.top_k(features.data(), n, static_cast<int>(indices.shape(1)), gone,
-                               allowed.size() ? allowed.data() : nullptr, indices.data(), scores.data());
+            Released released;
+            return index.top_k(features.data(), n, k, gone, allowed.size() ? allowed.data() : nullptr, indices.data(),
+                               scores.data());
           },
           "features"_a, "hidden"_a, "hidden_offsets"_a, "allowed"_a, "indices"_a, "scores"_a,
           "The best k items of each row; False = a score is not finite.");
@@ -342,27 +395,39 @@ NB_MODULE(SASREC_MODULE, m) {
   nb::class_<LevelIndex>(m, "LevelIndex")
       .def(
           "__init__",
-          [](LevelIndex* self, In<float> levels) {
-            check(levels.ndim() == 1 && levels.shape(0) > 1 && levels.shape(0) <= 1u << 30,
+          [](LevelIndex* self, nb::handle given) {
+            const auto levels = in<float>("levels", given);
+            check(levels.ndim() == 1 && levels.shape(0) > 1 && levels.shape(0) <= kMostItems,
                   "levels must be (n_items + 1)");
             new (self) LevelIndex(levels.data(), static_cast<int>(levels.shape(0)) - 1);
           },
           "levels"_a)
       .def(
           "rank",
-          [](const LevelIndex& index, In<std::int32_t> items, In<std::int64_t> offsets, In<float> scores,
-             In<std::int32_t> targets, In<std::int32_t> hidden, In<std::int64_t> hidden_offsets,
-             Out<std::int64_t> n_above, Out<std::int64_t> n_tied, Out<std::int32_t> lists) {
+          [](const LevelIndex& index, nb::handle given_items, nb::handle given_offsets, nb::handle given_scores,
+             nb::handle given_targets, nb::handle given_hidden, nb::handle given_hidden_offsets, nb::handle given_above,
+             nb::handle given_tied, nb::handle given_lists) {
+            const auto items = in<std::int32_t>("items", given_items);
+            const auto offsets = in<std::int64_t>("offsets", given_offsets);
+            const auto scores = in<float>("scores", given_scores);
+            const auto targets = in<std::int32_t>("targets", given_targets);
+            const auto hidden = in<std::int32_t>("hidden", given_hidden);
+            const auto hidden_offsets = in<std::int64_t>("hidden_offsets", given_hidden_offsets);
+            const auto n_above = out<std::int64_t>("n_above", given_above);
+            const auto n_tied = out<std::int64_t>("n_tied", given_tied);
+            const auto lists = out<std::int32_t>("lists", given_lists);
             const RaggedView exceptions = ragged(items, offsets);
             const auto rows = static_cast<std::size_t>(exceptions.rows);
             check(scores.size() == items.size(), "one score for each exception");
             check(targets.size() == rows && n_above.size() == rows && n_tied.size() == rows, "one target for each row");
             check(lists.ndim() == 2 && lists.shape(0) == rows, "lists must be (rows, k)");
+            const int k = axis("lists", lists, 1);
             const HiddenView gone = hidden_rows(hidden, hidden_offsets, exceptions.rows);
-            nb::gil_scoped_release released;
-            index.rank(exceptions.rows, {items.data(), scores.data(), offsets.data()}, targets.data(), gone,
-                       static_cast<int>(lists.shape(1)), n_above.data(), n_tied.data(), lists.data());
+            Released released;
+            return index.rank(exceptions.rows, {items.data(), scores.data(), offsets.data()}, targets.data(), gone, k,
+                              n_above.data(), n_tied.data(), lists.data());
           },
           "items"_a, "offsets"_a, "scores"_a, "targets"_a, "hidden"_a, "hidden_offsets"_a, "n_above"_a, "n_tied"_a,
-          "lists"_a, "Count items above each target and tied with it, and list the best.");
+          "lists"_a,
+          "Count items above each target and tied with it, and list the best; False = a score is not finite.");
 }

@@ -16,6 +16,7 @@
 #include <algorithm>
 #include <atomic>
 #include <bit>
+#include <cmath>
 #include <limits>
 #include <mutex>
 #include <string>
@@ -112,8 +113,9 @@ class TopList {
   // What a score must reach (if its item is the lower one) or pass to get in.
   float bar() const { return bar_; }
 
-  // Whether the entry got in.
+  // Whether the entry got in. What is not a number has no place in an order.
   bool offer(Scored entry) {
+    if (std::isnan(entry.score)) return false;
     if (static_cast<int>(heap_.size()) == k_) {
       if (!better(entry, heap_.front())) return false;
       std::pop_heap(heap_.begin(), heap_.end(), better);
@@ -283,7 +285,7 @@ class ItemIndex {
         bytes_are_safe(features, n)) {
       if (n <= kFewRows) return top_of_few(features, n, k, hidden, allowed, write);
 #if defined(__AVX512F__)
-      if (byte_panels_.empty()) byte_panels_.pack(table_, n_items_, dim_);
+      if (byte_panels_.empty()) byte_panels_ = BytePanels(table_, n_items_, dim_);
       return for_row_blocks(n, [&](std::int64_t begin, std::int64_t end) {
         return top_block_by_bytes(features, begin, end, k, hidden, allowed, write);
       });
@@ -511,7 +513,7 @@ class ItemIndex {
 
   template <typename Write>
   bool top_of_few(const float* features, std::int64_t n, int k, HiddenView hidden, const bool* allowed, Write&& write) {
-    if (!bytes_.n_groups()) bytes_.pack(table_, n_items_, dim_);
+    if (!bytes_.n_groups()) bytes_ = ByteTable(table_, n_items_, dim_);
     bool finite = true;
     for (std::int64_t row = 0; row < n; ++row) {
       TopList list(k);

@@ -13,7 +13,11 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <stdexcept>
+#include <string>
+#include <system_error>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #if defined(__x86_64__)
@@ -39,9 +43,14 @@ bool spin_until(Condition&& done) {
   return false;
 }
 
+// Starts a thread that does the work. Tests give a pool one that fails.
+using StartThread = std::function<std::thread(std::function<void()>)>;
+
 class ThreadPool {
  public:
-  explicit ThreadPool(int n_threads) : n_threads_(n_threads < 1 ? 1 : n_threads) {}
+  explicit ThreadPool(
+      int n_threads, StartThread start_thread = [](auto work) { return std::thread(std::move(work)); })
+      : n_threads_(n_threads < 1 ? 1 : n_threads), start_thread_(std::move(start_thread)) {}
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
   ~ThreadPool() { stop(); }
@@ -49,24 +58,24 @@ class ThreadPool {
   int size() const { return n_threads_; }
 
   // Calls job(thread) once on each of size() threads, the caller among them, and waits. The first exception is
-  // rethrown.
+  // rethrown. Throws std::runtime_error, before any call, if a thread cannot be started; the next run tries again.
   void run(const std::function<void(int)>& job) {
     if (n_threads_ == 1) return job(0);
     start();
-    State& state = *state_;
+    Crew& crew = *crew_;
     {
-      std::lock_guard lock(state.mutex);
-      state.job = &job;
-      state.pending = n_threads_ - 1;
-      state.error = nullptr;
-      ++state.generation;
+      std::lock_guard lock(crew.mutex);
+      crew.job = &job;
+      crew.pending = n_threads_ - 1;
+      crew.error = nullptr;
+      ++crew.generation;
     }
-    state.wake.notify_all();
-    work(state, 0, job);
-    spin_until([&] { return state.pending == 0; });
-    std::unique_lock lock(state.mutex);
-    state.done.wait(lock, [&] { return state.pending == 0; });
-    if (state.error) std::rethrow_exception(state.error);
+    crew.wake.notify_all();
+    work(crew, 0, job);
+    spin_until([&] { return crew.pending == 0; });
+    std::unique_lock lock(crew.mutex);
+    crew.done.wait(lock, [&] { return crew.pending == 0; });
+    if (crew.error) std::rethrow_exception(std::exchange(crew.error, nullptr));
   }
 
   // Cuts 0..n into size() ranges, in order, and calls job(begin, end) for each.
@@ -75,75 +84,82 @@ class ThreadPool {
   }
 
  private:
-  struct State {
+  // The threads of one process, and all that they share.
+  struct Crew {
+    pid_t process = ::getpid();
     std::vector<std::thread> threads;
     std::mutex mutex;
     std::condition_variable wake, done;
-    const std::function<void(int)>* job = nullptr;
+    const std::function<void(int)>* job = nullptr;  // null: the end
     std::atomic<int> pending = 0;
     std::atomic<unsigned long> generation = 0;
     std::exception_ptr error;
   };
 
-  static void work(State& state, int thread, const std::function<void(int)>& job) {
+  static void work(Crew& crew, int thread, const std::function<void(int)>& job) {
     try {
       job(thread);
     } catch (...) {
-      std::lock_guard lock(state.mutex);
-      if (!state.error) state.error = std::current_exception();
+      std::lock_guard lock(crew.mutex);
+      if (!crew.error) crew.error = std::current_exception();
     }
   }
 
   void start() {
+    if (crew_ && crew_->process == ::getpid()) return;
     leave_to_parent();
-    if (state_) return;
-    state_ = std::make_unique<State>();
-    process_ = ::getpid();
-    for (int i = 1; i < n_threads_; ++i) state_->threads.emplace_back([&state = *state_, i] { serve(state, i); });
+    crew_ = std::make_unique<Crew>();
+    crew_->threads.reserve(n_threads_ - 1);
+    for (int i = 1; i < n_threads_; ++i) start(i);
   }
 
-  // After a fork the threads do not exist here, but the locks remember them: notifying or destroying a condition that
-  // they wait for would wait for them. So their state stays where it is, and nobody touches it again.
-  void leave_to_parent() {
-    if (state_ && process_ != ::getpid()) static_cast<void>(state_.release());
+  void start(int i) try {
+    crew_->threads.push_back(start_thread_([&crew = *crew_, i] { serve(crew, i); }));
+  } catch (const std::system_error& error) {
+    stop();
+    throw std::runtime_error("thread " + std::to_string(i + 1) + " of " + std::to_string(n_threads_) +
+                             " could not be started (" + error.code().message() + "); use fewer threads");
   }
 
-  static void serve(State& state, int thread) {
-    unsigned long seen = 0;
-    for (;;) {
+  static void serve(Crew& crew, int thread) {
+    for (unsigned long seen = 0;;) {
       const std::function<void(int)>* job;
-      spin_until([&] { return state.generation != seen; });
+      spin_until([&] { return crew.generation != seen; });
       {
-        std::unique_lock lock(state.mutex);
-        state.wake.wait(lock, [&] { return state.generation != seen; });
-        seen = state.generation;
-        job = state.job;
+        std::unique_lock lock(crew.mutex);
+        crew.wake.wait(lock, [&] { return crew.generation != seen; });
+        seen = crew.generation;
+        job = crew.job;
       }
       if (!job) return;
-      work(state, thread, *job);
+      work(crew, thread, *job);
       {
-        std::lock_guard lock(state.mutex);
-        --state.pending;
+        std::lock_guard lock(crew.mutex);
+        --crew.pending;
       }
-      state.done.notify_one();
+      crew.done.notify_one();
     }
   }
 
   void stop() {
-    leave_to_parent();
-    if (!state_) return;
+    if (!crew_) return;
+    if (crew_->process != ::getpid()) return leave_to_parent();
     {
-      std::lock_guard lock(state_->mutex);
-      state_->job = nullptr;
-      ++state_->generation;
+      std::lock_guard lock(crew_->mutex);
+      crew_->job = nullptr;
+      ++crew_->generation;
     }
-    state_->wake.notify_all();
-    for (auto& thread : state_->threads) thread.join();
+    crew_->wake.notify_all();
+    for (auto& thread : crew_->threads) thread.join();
+    crew_.reset();
   }
 
+  // After a fork the threads do not exist here, and to destroy what they waited for would wait for them for ever.
+  void leave_to_parent() { (void)crew_.release(); }
+
   int n_threads_;
-  pid_t process_ = 0;
-  std::unique_ptr<State> state_;
+  StartThread start_thread_;
+  std::unique_ptr<Crew> crew_;
 };
 
 }  // namespace sasrec

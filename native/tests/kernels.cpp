@@ -1,9 +1,7 @@
 // The kernels of one variant against plain loops. Exit status 77: this CPU does not run the variant.
-#include <atomic>
 
 #include "../adam.h"
 #include "../block.h"
-#include "../threads.h"
 #include "check.h"
 
 #if defined(__AMX_BF16__)
@@ -14,6 +12,7 @@
 namespace sasrec::test {
 
 void test_training();  // training.cpp
+void test_edges();     // edges.cpp
 
 namespace {
 
@@ -461,33 +460,6 @@ void test_adam() {
   }
 }
 
-void test_thread_pool() {
-  ThreadPool pool(3);
-  for (int round = 0; round < 200; ++round) {
-    std::vector<int> calls(3);  // written without a lock: the pool must order what its threads do
-    pool.run([&](int t) { ++calls[t]; });
-    expect(calls == std::vector<int>(3, 1), "each thread is called once");
-  }
-  std::vector<int> covered(10);
-  pool.run_ranges(10, [&](std::size_t begin, std::size_t end) {
-    for (std::size_t i = begin; i < end; ++i) ++covered[i];
-  });
-  expect(covered == std::vector<int>(10, 1), "ranges cover everything once");
-  for (int thrower = 0; thrower < 3; ++thrower) {
-    std::atomic<int> finished = 0;
-    bool caught = false;
-    try {
-      pool.run([&](int t) {
-        if (t == thrower) throw std::runtime_error("no");
-        ++finished;
-      });
-    } catch (const std::runtime_error&) {
-      caught = true;
-    }
-    expect(caught && finished == 2, "an exception reaches the caller after all threads are done");
-  }
-}
-
 // Not part of main: what a variant's compiler makes of its locals may be beyond the CPU.
 [[gnu::noinline]] int run_tests() {
   test_functions();
@@ -506,8 +478,8 @@ void test_thread_pool() {
   test_attention();
   test_attention_of_one_query();
   test_adam();
-  test_thread_pool();
   test_training();
+  test_edges();
   std::printf("%d checks, %d failed\n", n_checks, n_failures);
   return n_failures ? 1 : 0;
 }

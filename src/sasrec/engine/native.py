@@ -173,8 +173,9 @@ class NativeEngine:
         for key, value in state.items():
             kind, _, name = key.partition("/")
             if kind == "step":
-                self.core.step_count = int(value)
+                self.core.step_count = float(value)
             elif kind in (*MOMENTS, AVERAGE):
+                check_weights({name: value}, {name: self.shapes[name]} if name in self.shapes else {})
                 self.core.write(name, kind, np.ascontiguousarray(value, np.float32))
 
     def _read(self, name: str, kind: str) -> Float32:

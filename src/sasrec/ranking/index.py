@@ -244,6 +244,7 @@ class NativeLevelIndex:
     """
 
     def __init__(self, levels: Float32, module: Any) -> None:
+        self.levels = levels
         self.core = module.LevelIndex(np.ascontiguousarray(levels, np.float32))
 
     def rank(
@@ -252,9 +253,10 @@ class NativeLevelIndex:
         n_above, n_tied = np.empty((2, len(targets)), np.int64)
         lists = np.zeros((len(targets), k), np.int32)
         items, gone = exceptions.items, NOTHING if hidden is None else hidden
-        self.core.rank(
+        if not self.core.rank(
             items.values, items.offsets, exceptions.scores, targets, gone.values, gone.offsets, n_above, n_tied, lists
-        )
+        ):  # the plain index finds the score that is not finite, and raises
+            return PlainLevelIndex(self.levels).rank(exceptions, targets, hidden, ties, k)
         return rank_of(n_above, n_tied, ties), lists
 
 
