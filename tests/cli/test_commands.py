@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 import pytest
+from polars.exceptions import PanicException
 from conftest import make_markov_log
 
 from sasrec.cli import main as cli
@@ -414,12 +415,15 @@ def test_ctrl_c_saves_and_says_how_to_resume(run: Run, log_file: Path, tmp_path:
     assert len(history.read_text().splitlines()) == epochs + 2
 
 
-def test_unexpected_error_is_one_line_without_debug(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", [RuntimeError, PanicException])  # a panic inside Polars is no Exception
+def test_unexpected_error_is_one_line_without_debug(
+    run: Run, monkeypatch: pytest.MonkeyPatch, kind: type[BaseException]
+) -> None:
     def fail() -> None:
-        raise RuntimeError("boom")
+        raise kind("boom")
 
     monkeypatch.setattr(measure, "environment", fail)
     outcome = run("info")
     assert outcome.code == 1
-    assert "unexpected RuntimeError: boom" in outcome.err
+    assert f"unexpected {kind.__name__}: boom" in outcome.err
     assert "Traceback" not in outcome.err

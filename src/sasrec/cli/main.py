@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Annotated
 
 import typer
+from polars.exceptions import PanicException
 
 from sasrec import __version__
 from sasrec.cli import console, deploy, measure, recommend, train
@@ -72,7 +73,7 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone; nothing more to say
         sys.exit(1)
-    except Exception as error:
+    except (Exception, PanicException) as error:  # a panic inside Polars is no Exception
         if debug:
             raise
         text = f"error: unexpected {type(error).__name__}: {error}; run again with sasrec --debug for the traceback"

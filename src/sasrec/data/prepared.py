@@ -14,8 +14,7 @@ from pathlib import Path
 
 import polars as pl
 
-from sasrec.core.errors import CheckpointError, DataError
-from sasrec.core.files import atomic_file, disk_errors
+from sasrec.core.files import atomic_file, disk_errors, read_errors
 from sasrec.data.sequences import Sequences
 from sasrec.data.vocabulary import Vocabulary
 
@@ -62,10 +61,8 @@ def load_vocabulary(path: Path) -> Vocabulary:
         CheckpointError: missing or damaged.
     """
     file = path / ITEMS
-    try:
+    with read_errors(f"{file} is missing or damaged"):
         return Vocabulary.from_frame(pl.read_parquet(file, glob=False))
-    except (OSError, pl.exceptions.PolarsError, DataError) as error:
-        raise CheckpointError(f"{file} is missing or damaged") from error
 
 
 def load_sequences(path: Path) -> Sequences | None:
@@ -77,7 +74,5 @@ def load_sequences(path: Path) -> Sequences | None:
     if not is_prepared(path):
         return None
     folder = path / SEQUENCES
-    try:
+    with read_errors(f"{folder} is damaged"):
         return Sequences.load(folder)
-    except (OSError, EOFError, ValueError, TypeError, KeyError, pl.exceptions.PolarsError) as error:
-        raise CheckpointError(f"{folder} is damaged: {error}") from error

@@ -17,17 +17,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from sasrec.core.arrays import Int32, Int64
 from sasrec.core.errors import DataError, UnknownItemError
+from sasrec.core.files import load_array
 from sasrec.data.ids import canonical_id
 from sasrec.data.understanding import Understanding, load_understanding, save_understanding
 from sasrec.data.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
+WHOLE_BYTES = 2**28  # larger files are not read from end to end when they are opened
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,18 @@ class LogFacts:
     has_timestamps: bool
     fingerprint: str  # of users, items, times and their order
 
+    @classmethod
+    def read(cls, values: object) -> LogFacts:
+        """From JSON.
+
+        Raises:
+            ValueError: a fact is missing, or not of its type.
+        """
+        try:
+            return msgspec.convert(values, cls)
+        except msgspec.ValidationError as error:
+            raise ValueError(f"facts of the log: {error}") from error
+
 
 @dataclass(frozen=True)
 class Sequences:
@@ -167,18 +182,19 @@ class Sequences:
         """Map what `save` wrote; the events stay on disk until they are used.
 
         Raises:
-            ValueError: the files are not of one log.
+            ValueError: the files are not of one log, or not what `save` wrote.
         """
         stamps = folder / "timestamps.npy"
         sequences = cls(
             user_ids=pl.read_parquet(folder / "users.parquet", glob=False)["user_id"],
-            items=np.load(folder / "items.npy", mmap_mode="r"),
-            offsets=np.load(folder / "offsets.npy"),
-            facts=LogFacts(**json.loads((folder / "facts.json").read_text())),
-            timestamps=np.load(stamps, mmap_mode="r") if stamps.exists() else None,
+            items=load_array(folder / "items.npy", (np.int32,), mapped=True),
+            offsets=load_array(folder / "offsets.npy", (np.int64,), mapped=False),
+            facts=LogFacts.read(json.loads((folder / "facts.json").read_text())),
+            timestamps=load_array(stamps, (np.int64, np.float64), mapped=True) if stamps.exists() else None,
             understanding=load_understanding(folder),
         )
         sequences._check_sizes()
+        sequences._check_order()
         return sequences
 
     def _check_sizes(self) -> None:
@@ -188,6 +204,17 @@ class Sequences:
         found = (len(self.items), len(self.user_ids), len(self.offsets), n_times)
         if found != expected or self.offsets[-1] != facts.n_events:
             raise ValueError("its files are not of one log")
+
+    def _check_order(self) -> None:
+        """Refuse rows that overlap, users out of order, and indices of no item (looked for where that is quick)."""
+        if self.offsets[0] != 0 or (np.diff(self.offsets) < 0).any():
+            raise ValueError("offsets.npy does not cut the events into users")
+        if self.user_ids.dtype not in (pl.Int64, pl.String) or not (self.user_ids[1:] > self.user_ids[:-1]).all():
+            raise ValueError("users.parquet does not hold different ids in ascending order")
+        if self.items.nbytes > WHOLE_BYTES:
+            return
+        if len(self.items) and not 1 <= self.items.min() <= self.items.max() <= self.n_items:
+            raise ValueError(f"items.npy does not hold items from 1 to {self.n_items}")
 
 
 def build_sequences(log: pl.DataFrame, vocabulary: Vocabulary | None = None) -> tuple[Sequences, Vocabulary]:

@@ -77,10 +77,10 @@ class RunConfig:
                 model=from_dict(ModelConfig, values.pop("model")),
                 train=from_dict(TrainConfig, values.pop("train")),
                 eval=from_dict(EvalConfig, values.pop("eval")),
-                data=LogFacts(**values.pop("data")),
+                data=LogFacts.read(values.pop("data")),
                 **values,
             )
-        except (KeyError, TypeError, AttributeError, ConfigError) as error:
+        except (KeyError, ValueError, TypeError, AttributeError, ConfigError) as error:
             raise CheckpointError(f"{where} does not fit this version: {error}") from error
 
 
@@ -318,5 +318,10 @@ def _read_safetensors(path: Path) -> tuple[Weights, dict[str, str]]:
             return arrays, file.metadata() or {}
     except FileNotFoundError as error:
         raise CheckpointError(f"there is no {path}") from error
-    except (OSError, SafetensorError, TypeError) as error:  # TypeError: a type that NumPy has not, such as bfloat16
+    except (
+        OSError,
+        SafetensorError,
+        TypeError,
+        MemoryError,
+    ) as error:  # TypeError: a type that NumPy has not, such as bfloat16
         raise CheckpointError(f"{path} is damaged ({error})") from error
