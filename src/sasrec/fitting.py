@@ -27,6 +27,7 @@ from sasrec.data.vocabulary import Vocabulary
 from sasrec.engine.protocol import create_engine
 from sasrec.evaluation.results import Result
 from sasrec.model.published import read_published
+from sasrec.model.weights import check_finite
 from sasrec.recommender import Recommender
 from sasrec.runs.folder import RunConfig, RunFolder, check_resumable, resumed_config
 from sasrec.training.trainer import Progress, train
@@ -173,10 +174,11 @@ def convert(checkpoint: Path, layout: str | None, log: Any, *, n_heads: int | No
     """A published checkpoint with the log it was trained on; row i of its table is the item with id i.
 
     Raises:
-        CheckpointError: the checkpoint does not fit the layout, or the log has items it does not know.
+        CheckpointError: the checkpoint does not fit the layout or is not finite, or the log has items it does not know.
         ConfigError: the layout is not given.
     """
     published = read_published(checkpoint, layout, n_heads=n_heads)
+    check_finite(published.weights)
     vocabulary = Vocabulary(pl.Series("item_id", np.arange(1, published.n_items + 1)))
     sequences, vocabulary = _sequences_of(log, vocabulary)
     train_config = TrainConfig(engine="torch", valid_protocol="sampled")

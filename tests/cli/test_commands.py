@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 import pytest
-from polars.exceptions import PanicException
 from conftest import make_markov_log
+from polars.exceptions import PanicException
 
 from sasrec.cli import main as cli
 from sasrec.cli import measure

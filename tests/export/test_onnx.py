@@ -148,8 +148,9 @@ def test_a_graph_that_lists_other_items_disagrees(texts: Recommender, exported: 
 def test_weights_that_are_not_finite_are_refused(texts: Recommender, tmp_path: Path) -> None:
     weights = texts.engine.weights()
     weights["blocks.0.ffn_norm.bias"][0] = np.nan
-    with pytest.raises(DataError, match=r"weight blocks.0.ffn_norm.bias has values that are not finite"):
-        export_onnx(_with_weights(texts, weights), tmp_path / "onnx")
+    for write in (export_onnx, export_embeddings):
+        with pytest.raises(DataError, match=r"weight blocks.0.ffn_norm.bias has values that are not finite"):
+            write(_with_weights(texts, weights), tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 

@@ -119,6 +119,26 @@ def test_tensors_of_another_program_are_refused(run: RunFolder, dtype: torch.dty
         run.load_weights()
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", ["a", "b.c"])
+def test_weights_that_are_not_finite_are_refused(run: RunFolder, name: str, value: float) -> None:
+    poisoned = {key: array.copy() for key, array in WEIGHTS.items()}
+    poisoned[name].flat[-1] = value
+    run.save_weights(poisoned, 1)
+    with pytest.raises(CheckpointError, match=rf"model\.safetensors is damaged \(weight {re.escape(name)} has values"):
+        run.load_weights()
+    for weights, moments in ((poisoned, {}), (WEIGHTS, {"exp_avg/a": poisoned[name]})):
+        run.save_state(weights, moments, State(epoch=1))
+        with pytest.raises(CheckpointError, match=r"state\.safetensors is damaged \(weight .* are not finite numbers"):
+            run.load_state()
+
+
+def test_large_finite_weights_are_not_taken_for_infinite_ones(run: RunFolder) -> None:
+    large = {"a": np.full((300, 30), np.finfo(np.float32).max)}
+    run.save_weights(large, 1)
+    assert (run.load_weights()[0]["a"] == large["a"]).all()
+
+
 def test_vocabulary_and_sequences_round_trips_are_exact(run: RunFolder) -> None:
     sequences, vocabulary = build_sequences(LOG)
     vocabulary = vocabulary.with_titles(pl.DataFrame({"item_id": ["b"], "title": ["Bee"]}))

@@ -1,4 +1,4 @@
-"""Files written whole or not at all: flushed to disk under a temporary name, then renamed. Files that are not readable."""
+"""Files written whole or not at all: flushed to disk under a temporary name, then renamed; and damaged ones."""
 
 from __future__ import annotations
 

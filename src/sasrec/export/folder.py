@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sasrec import __version__
-from sasrec.core.errors import ConfigError
+from sasrec.core.errors import ConfigError, DataError
 from sasrec.core.files import disk_errors
+from sasrec.model.weights import check_finite
 from sasrec.recommender import Recommender
 
 if TYPE_CHECKING:
@@ -22,8 +23,13 @@ FORMAT = 1
 
 
 def export_facts(recommender: Recommender, kind: str) -> dict[str, Any]:
-    """What every export.json has: which model it is, and its shape."""
+    """What every export.json has: which model it is, and its shape.
+
+    Raises:
+        DataError: a weight is not finite.
+    """
     model = recommender.config.model
+    check_finite(recommender.engine.weights(), DataError)
     return {
         "format": FORMAT,
         "kind": kind,

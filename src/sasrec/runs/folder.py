@@ -30,7 +30,7 @@ from sasrec.data.prepared import load_sequences, load_vocabulary, save_sequences
 from sasrec.data.sequences import LogFacts, Sequences
 from sasrec.data.vocabulary import Vocabulary
 from sasrec.evaluation.results import Result
-from sasrec.model.weights import Weights
+from sasrec.model.weights import Weights, check_finite
 from sasrec.runs.record import EpochLine, State, TrainingFacts
 
 FORMAT = 1
@@ -315,13 +315,9 @@ def _read_safetensors(path: Path) -> tuple[Weights, dict[str, str]]:
             for name, array in arrays.items():
                 if array.dtype.kind != "f":  # where ml_dtypes is installed, bfloat16 is a type too
                     raise TypeError(f"{name} is of type {array.dtype}")
+            check_finite(arrays)
             return arrays, file.metadata() or {}
     except FileNotFoundError as error:
         raise CheckpointError(f"there is no {path}") from error
-    except (
-        OSError,
-        SafetensorError,
-        TypeError,
-        MemoryError,
-    ) as error:  # TypeError: a type that NumPy has not, such as bfloat16
+    except (OSError, SafetensorError, TypeError, MemoryError, CheckpointError) as error:  # bfloat16 is a TypeError
         raise CheckpointError(f"{path} is damaged ({error})") from error
