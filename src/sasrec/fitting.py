@@ -29,7 +29,7 @@ from sasrec.evaluation.results import Result
 from sasrec.model.published import read_published
 from sasrec.model.weights import check_finite
 from sasrec.recommender import Recommender
-from sasrec.runs.folder import RunConfig, RunFolder, check_resumable, resumed_config
+from sasrec.runs.folder import FORMAT, RunConfig, RunFolder, check_resumable, resumed_config
 from sasrec.training.trainer import Progress, train
 
 logger = logging.getLogger(__name__)
@@ -138,7 +138,8 @@ def _open_run(options: FitOptions, config: RunConfig) -> tuple[RunFolder | None,
     run = RunFolder.open(options.output)
     saved = run.load_config()
     check_resumable(saved, config)
-    config = resumed_config(saved, config)
+    run.begin_digests()
+    config = replace(resumed_config(saved, config), format=FORMAT)
     run.save_config(config)
     return run, config
 

@@ -27,13 +27,13 @@ from sasrec.engine.protocol import Engine, create_engine, environment
 from sasrec.evaluation.candidates import read_candidates
 from sasrec.evaluation.protocols import check_unseen, evaluate
 from sasrec.evaluation.results import Result
-from sasrec.model.weights import digest_of
 from sasrec.ranking.item_filter import ItemFilter
 from sasrec.ranking.next_items import Mask, NextItems
 from sasrec.ranking.scorers import ModelScorer
 from sasrec.report.examples import build_examples
 from sasrec.report.pages import write_report
 from sasrec.report.run_facts import RunFacts
+from sasrec.runs.digests import version_of
 from sasrec.runs.folder import RunConfig, RunFolder
 from sasrec.runs.record import TrainingFacts
 from sasrec.training.trainer import TrainResult, training_facts
@@ -84,8 +84,8 @@ class Recommender:
 
     @cached_property
     def model_version(self) -> str:
-        """Twelve characters that are equal for equal weights and item ids, wherever they are stored."""
-        return digest_of(self.engine.weights(), self.vocabulary.ids)
+        """Twelve characters that are equal for models that give equal answers, wherever they are stored."""
+        return version_of(self.config, self.engine.weights(), self.vocabulary)
 
     def recommend(
         self,

@@ -120,6 +120,42 @@ def test_after_a_kill_the_same_call_goes_on_and_gives_the_same_file(
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"again{suffix}", output.name]
 
 
+@pytest.mark.parametrize("suffix", READERS)
+@pytest.mark.parametrize("damage", ["emptied", "truncated", "flipped", "of another place"])
+def test_a_damaged_part_is_computed_again(
+    recommender: Recommender, tmp_path: Path, suffix: str, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    output = tmp_path / f"lists{suffix}"
+
+    def stop(done: int, total: int) -> None:
+        if done == 90:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        recommend_all(recommender, output, 5, part_users=30, progress=stop)
+    first, second, _ = sorted((tmp_path / f".lists{suffix}.parts").glob(f"0*{suffix}"))
+    data = second.read_bytes()
+    second.write_bytes({
+        "emptied": b"", "truncated": data[:-9], "flipped": bytes([*data[:60], data[60] ^ 1, *data[61:]]),
+        "of another place": first.read_bytes(),
+    }[damage])  # fmt: skip
+    with caplog.at_level(logging.WARNING, "sasrec"):
+        summary = recommend_all(recommender, output, 5, part_users=30)
+    assert summary.n_resumed == 60
+    assert f"{second} is not as it was written; its users are computed again" in caplog.text
+    recommend_all(recommender, tmp_path / f"again{suffix}", 5, part_users=30)
+    assert output.read_bytes() == (tmp_path / f"again{suffix}").read_bytes()
+
+
+def test_a_folder_of_parts_that_is_a_link_is_left_alone(recommender: Recommender, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tmp").write_text("dear")
+    (tmp_path / ".lists.csv.parts").symlink_to(tmp_path / "mine")
+    with pytest.raises(ConfigError, match=r"\.lists\.csv\.parts is a link"):
+        recommend_all(recommender, tmp_path / "lists.csv", 5)
+    assert (tmp_path / "mine" / "thesis.tmp").read_text() == "dear"
+
+
 def count_rows(recommender: Recommender, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many users each call of recommend_rows asks for."""
     asked: list[int] = []

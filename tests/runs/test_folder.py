@@ -44,6 +44,11 @@ def run(tmp_path: Path) -> RunFolder:
     return RunFolder.create(tmp_path / "run")
 
 
+def forget_digests(run: RunFolder) -> None:
+    """As in a folder of format 1."""
+    (run.path / "digests.json").unlink()
+
+
 def test_config_round_trip(run: RunFolder) -> None:
     run.save_config(CONFIG)
     assert run.load_config() == CONFIG
@@ -252,6 +257,7 @@ def test_a_table_that_is_no_vocabulary_is_refused(run: RunFolder, column: str, v
 def test_arrays_that_are_no_sequences_are_refused(run: RunFolder, name: str, array: list[Any], words: str) -> None:
     sequences, vocabulary = build_sequences(LOG)
     run.save_data(vocabulary, sequences)
+    forget_digests(run)
     kind = getattr(sequences, name.removesuffix(".npy")).dtype if type(np.ravel(array)[0].item()) is int else None
     np.save(run.path / "sequences" / name, np.array(array, kind))
     with pytest.raises(CheckpointError, match=f"sequences is damaged: .*{words}"):
@@ -262,6 +268,7 @@ def test_arrays_that_are_no_sequences_are_refused(run: RunFolder, name: str, arr
 def test_users_out_of_order_are_refused(run: RunFolder, users: list[Any]) -> None:
     sequences, vocabulary = build_sequences(LOG)
     run.save_data(vocabulary, sequences)
+    forget_digests(run)
     pl.DataFrame({"user_id": users}).write_parquet(run.path / "sequences" / "users.parquet")
     with pytest.raises(CheckpointError, match=r"users\.parquet does not hold different ids in ascending order"):
         run.load_sequences()
@@ -274,6 +281,7 @@ def test_an_array_that_claims_another_size_than_its_file_has_is_refused(
 ) -> None:
     sequences, vocabulary = build_sequences(LOG)
     run.save_data(vocabulary, sequences)
+    forget_digests(run)
     path, array = run.path / "sequences" / f"{name}.npy", getattr(sequences, name)
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(
@@ -288,6 +296,7 @@ def test_an_array_that_claims_another_size_than_its_file_has_is_refused(
 def test_facts_of_other_types_are_refused(run: RunFolder, facts: object) -> None:
     sequences, vocabulary = build_sequences(LOG)
     run.save_data(vocabulary, sequences)
+    forget_digests(run)
     told = {**dataclasses.asdict(sequences.facts), **facts} if isinstance(facts, dict) and facts else facts
     (run.path / "sequences" / "facts.json").write_text(json.dumps(told))
     with pytest.raises(CheckpointError, match="sequences is damaged: facts of the log: "):

@@ -23,6 +23,7 @@ from sasrec.evaluation.comparison import compare_all
 from sasrec.experiments.seeds import run_folders
 from sasrec.recommender import load
 from sasrec.report.text import metrics_table
+from sasrec.runs.digests import verify
 from sasrec.runs.folder import RunFolder
 
 
@@ -89,11 +90,22 @@ def _check_same_log(runs: list[Path]) -> None:
         raise ConfigError(f"{runs[0]} and {other} were trained on different logs, so their users cannot be paired")
 
 
-def info(run: Annotated[Path | None, typer.Argument(help="a run folder")] = None, json_: Json = False) -> None:
+def info(
+    run: Annotated[Path | None, typer.Argument(help="a run folder")] = None,
+    verify_: Annotated[
+        bool, typer.Option("--verify", help="read RUN from end to end, and compare each file with its digest")
+    ] = False,
+    json_: Json = False,
+) -> None:
     """Show versions, CPUs and engine; with a run folder, also its settings and its log."""
     facts: dict[str, Any] = dict(environment())
+    if verify_ and run is None:
+        raise ConfigError("--verify reads a run folder; give one")
     if run is not None:
-        facts["run"] = json.loads(RunFolder.open(run).load_config().to_json())
+        folder = RunFolder.open(run)
+        facts["run"] = json.loads(folder.load_config().to_json())
+        if verify_:
+            facts["verified"] = verify(folder)
     if json_:
         print_json(facts)
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,12 @@ DAMAGES: tuple[type[BaseException], ...] = (
 
 
 @contextlib.contextmanager
-def atomic_file(path: Path) -> Any:
+def atomic_file(path: Path, before: Callable[[Path], None] | None = None) -> Any:
     """Yield a temporary path beside `path`; what is written there is flushed to disk and takes its place.
+
+    Args:
+        path: the file.
+        before: called with the temporary path once all is on disk, before it takes its place.
 
     Raises:
         CheckpointError: the disk is full or the folder cannot be written; what was at `path` is untouched.
@@ -35,19 +39,28 @@ def atomic_file(path: Path) -> Any:
             yield temporary
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
+            if before is not None:
+                before(temporary)
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def atomic_write(path: Path, data: bytes | str) -> None:
-    """Write a file whole or not at all.
+def atomic_write(path: Path, data: bytes | str, before: Callable[[Path], None] | None = None) -> None:
+    """Write a file whole or not at all; `before` as in `atomic_file`.
 
     Raises:
         CheckpointError: the disk is full or the folder cannot be written; what was at `path` is untouched.
     """
-    with atomic_file(path) as temporary:
+    with atomic_file(path, before) as temporary:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def flush(folder: Path) -> None:
+    """Flush the files of a folder to disk."""
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
 
 
 @contextlib.contextmanager

@@ -23,14 +23,15 @@ import polars as pl
 from numpy.typing import NDArray
 
 from sasrec.core.arrays import Int32, Int64
+from sasrec.core.digests import WHOLE_BYTES
 from sasrec.core.errors import DataError, UnknownItemError
 from sasrec.core.files import load_array
 from sasrec.data.ids import canonical_id
-from sasrec.data.understanding import Understanding, load_understanding, save_understanding
+from sasrec.data.understanding import LOG, Understanding, load_understanding, save_understanding
 from sasrec.data.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
-WHOLE_BYTES = 2**28  # larger files are not read from end to end when they are opened
+FILES = ("items.npy", "offsets.npy", "timestamps.npy", "users.parquet", "facts.json", LOG)  # of the folder `save` fills
 
 
 @dataclass(frozen=True)
@@ -165,6 +166,17 @@ class Sequences:
                 f"user {user_id!r} is not in the log ({len(self)} users); give a history of items instead"
             )
         return row
+
+    @property
+    def nbytes(self) -> int:
+        """Of all arrays together."""
+        times = 0 if self.timestamps is None else self.timestamps.nbytes
+        return self.items.nbytes + self.offsets.nbytes + times
+
+    def has_fingerprint_of(self, vocabulary: Vocabulary) -> bool:
+        """Whether these events, with the items of this vocabulary, have the fingerprint that is among the facts."""
+        ids = vocabulary.item_ids
+        return _fingerprint(self.items, self.offsets, self.timestamps, self.user_ids, ids) == self.facts.fingerprint
 
     def save(self, folder: Path) -> None:
         """Write items.npy, offsets.npy, timestamps.npy, users.parquet, facts.json, log.json into an existing folder."""

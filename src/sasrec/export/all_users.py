@@ -1,8 +1,9 @@
 """The lists of all users of a log in one file: .parquet, .csv or .jsonl.
 
 Users are taken some thousands at a time, so that memory does not grow with their number. Each part is written, whole or
-not at all, into the folder `.NAME.parts` beside the output. At the end the parts are joined into the output, and the
-folder is removed. After Ctrl-C or a kill, the same call goes on behind the parts that are there.
+not at all, into the folder `.NAME.parts` beside the output, and its digest is noted. At the end the parts are joined
+into the output, and the folder is removed. After Ctrl-C or a kill, the same call goes on behind the parts that are
+there and are as they were written.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ import polars as pl
 
 from sasrec import __version__
 from sasrec.core.arrays import Int32
-from sasrec.core.errors import ConfigError
+from sasrec.core.digests import is_as_written, noting, read_book
+from sasrec.core.errors import CheckpointError, ConfigError
 from sasrec.core.files import atomic_file, atomic_write, disk_errors
 from sasrec.recommender import Recommender
 
@@ -58,8 +60,12 @@ def write_frame(frame: pl.DataFrame, path: Path) -> None:
         ConfigError: another ending.
         CheckpointError: the file cannot be written.
     """
+    _write(frame, path)
+
+
+def _write(frame: pl.DataFrame, path: Path, before: Callable[[Path], None] | None = None) -> None:
     write = writer_of(path)
-    with atomic_file(path) as temporary:
+    with atomic_file(path, before) as temporary:
         write(frame, temporary)
 
 
@@ -183,7 +189,7 @@ class _Job:
         began = time.perf_counter()
         frame = self.recommender.recommend_rows(rows, k, **filters)
         self.seconds += time.perf_counter() - began
-        self._timed_write(lambda: write_frame(frame, path))
+        self._timed_write(lambda: _write(frame, path, noting(self.folder, path.name)))
 
     def _timed_write(self, write: Callable[[], None]) -> None:
         began = time.perf_counter()
@@ -196,9 +202,11 @@ def _parts_folder(output: Path, plan: Plan) -> Iterator[Path]:
     """The folder of parts of this plan, locked for this process; it is removed when all went well.
 
     Raises:
-        ConfigError: another process has it.
+        ConfigError: another process has it, or it is a link.
     """
     folder = output.with_name(f".{output.name}.parts")
+    if folder.is_symlink():
+        raise ConfigError(f"{folder} is a link, and what it leads to may be another's; remove the link")
     with disk_errors(output):
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / "lock").open("w")
@@ -213,16 +221,26 @@ def _parts_folder(output: Path, plan: Plan) -> Iterator[Path]:
 
 
 def _keep_parts_of(plan: Plan, folder: Path) -> None:
-    """Remove parts of another plan, and files that a kill left half written."""
+    """Remove parts of another plan, files that a kill left half written, and parts that are damaged."""
     file = folder / "plan.json"
-    same = file.exists() and file.read_text() == plan.to_json()
+    same = _is_of(plan, folder)
     if not same and file.exists():
         logger.warning("%s holds parts of another model or of other settings; starting again", folder)
     for path in folder.iterdir():
         if path.name.endswith(".tmp") or (not same and path.name != "lock"):
             path.unlink()
+        elif path.stem.isdigit() and not is_as_written(folder, path.name, whole=True):
+            logger.warning("%s is not as it was written; its users are computed again", path)
+            path.unlink()
     if not same:
-        atomic_write(file, plan.to_json())
+        atomic_write(file, plan.to_json(), noting(folder, file.name))
+
+
+def _is_of(plan: Plan, folder: Path) -> bool:
+    """Whether a folder's parts are those of a plan, and their digests are known."""
+    with contextlib.suppress(FileNotFoundError, CheckpointError, UnicodeDecodeError):
+        return read_book(folder) is not None and (folder / "plan.json").read_text() == plan.to_json()
+    return False
 
 
 def _join(parts: list[Path], output: Path) -> None:

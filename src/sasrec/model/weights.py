@@ -111,11 +111,12 @@ def check_finite(weights: Mapping[str, Float32], error: type[SASRecError] = Chec
             raise error(f"weight {name} has values that are not finite numbers: the training has diverged")
 
 
-def digest_of(weights: Mapping[str, Float32], item_ids: Sequence[object]) -> str:
+def digest_of(weights: Mapping[str, Float32], item_ids: Sequence[object], more: bytes = b"") -> str:
     """Twelve characters that are equal for equal weights and item ids, wherever they are stored."""
     digest = hashlib.sha256()
     for name, array in sorted(weights.items()):
         digest.update(f"{name}{array.shape}".encode())
         digest.update(np.ascontiguousarray(array).data)
     digest.update("\n".join(map(str, item_ids)).encode())
+    digest.update(more)
     return digest.hexdigest()[:12]

@@ -7,12 +7,14 @@ RUN/sequences/           users and their histories, memory-mapped (absent with -
 RUN/history.jsonl        a line an epoch
 RUN/metrics.json         results, each with its protocol
 RUN/training/            weights, Adam's moments and the position in the run: what resume needs
+RUN/digests.json         the digest of each of these: readers refuse what is not as it was written
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -24,16 +26,23 @@ from safetensors.numpy import save as to_safetensors
 
 from sasrec.core.arrays import Float32
 from sasrec.core.config import EvalConfig, ModelConfig, TrainConfig, from_dict, to_dict
+from sasrec.core.digests import BOOK, digest_of, is_as_written, note, noting, read_book
 from sasrec.core.errors import CheckpointError, ConfigError
 from sasrec.core.files import atomic_write, disk_errors
-from sasrec.data.prepared import load_sequences, load_vocabulary, save_sequences, save_vocabulary
+from sasrec.data.prepared import DATA_FILES, load_sequences, load_vocabulary, save_sequences, save_vocabulary
 from sasrec.data.sequences import LogFacts, Sequences
 from sasrec.data.vocabulary import Vocabulary
 from sasrec.evaluation.results import Result
 from sasrec.model.weights import Weights, check_finite
 from sasrec.runs.record import EpochLine, State, TrainingFacts
 
-FORMAT = 1
+logger = logging.getLogger(__name__)
+
+FORMAT = 2
+FORMATS = (1, 2)  # 1 has no digests
+CONFIG, WEIGHTS, HISTORY, METRICS = "config.json", "model.safetensors", "history.jsonl", "metrics.json"
+STATE = "training/state.safetensors"
+WHAT_COUNTS = (CONFIG, WEIGHTS, HISTORY, METRICS, STATE, *DATA_FILES)  # the rest is for people
 MAY_CHANGE_ON_RESUME = {
     "max_epochs", "max_minutes", "patience", "threads", "engine", "device", "save_every_minutes", "log_test",
 }  # fmt: skip
@@ -52,11 +61,12 @@ class RunConfig:
     package_version: str
     layout: str | None = None  # of the published checkpoint it was converted from
     refit_epochs: int = 0  # when the saved model was trained again on all events, for how many epochs
+    format: int = FORMAT  # of the folder
 
     def to_json(self) -> str:
         """The text of config.json."""
         parts = {name: to_dict(getattr(self, name)) for name in ("model", "train", "eval")}
-        return json.dumps({"format": FORMAT, **asdict(self), **parts}, indent=1)
+        return json.dumps({"format": self.format, **asdict(self), **parts}, indent=1)
 
     @classmethod
     def from_json(cls, text: str, where: Path) -> RunConfig:
@@ -70,14 +80,15 @@ class RunConfig:
             found = values.pop("format")
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise CheckpointError(f"{where} is not the config.json of a run folder") from error
-        if found != FORMAT:
-            raise CheckpointError(f"{where} has format {found}, and this version reads format {FORMAT}; update sasrec")
+        if found not in FORMATS:
+            raise CheckpointError(f"{where} has format {found}, and this version reads up to {FORMAT}; update sasrec")
         try:
             return cls(
                 model=from_dict(ModelConfig, values.pop("model")),
                 train=from_dict(TrainConfig, values.pop("train")),
                 eval=from_dict(EvalConfig, values.pop("eval")),
                 data=LogFacts.read(values.pop("data")),
+                format=found,
                 **values,
             )
         except (KeyError, ValueError, TypeError, AttributeError, ConfigError) as error:
@@ -139,7 +150,15 @@ class RunFolder:
 
     def save_config(self, config: RunConfig) -> None:
         """Write config.json."""
-        atomic_write(self.path / "config.json", config.to_json())
+        self._write(CONFIG, config.to_json())
+
+    def _write(self, name: str, data: bytes | str) -> None:
+        """Write a file whole or not at all, and note its digest."""
+        atomic_write(self.path / name, data, noting(self.path, name))
+
+    def _check(self, name: str, end: str = ": it is not as it was written") -> None:
+        if not is_as_written(self.path, name):
+            raise CheckpointError(f"{self.path / name} is damaged{end}")
 
     def load_config(self) -> RunConfig:
         """Read config.json.
@@ -147,8 +166,14 @@ class RunFolder:
         Raises:
             CheckpointError: missing, damaged or of another version.
         """
-        path = self.path / "config.json"
-        return RunConfig.from_json(_read_text(path), path)
+        path = self.path / CONFIG
+        config = RunConfig.from_json(_read_text(path), path)
+        if config.format > 1 and read_book(self.path) is None:
+            raise CheckpointError(
+                f"there is no {self.path / BOOK} to tell whether files are whole; copy the folder again"
+            )
+        self._check(CONFIG)
+        return config
 
     def save_data(self, vocabulary: Vocabulary, sequences: Sequences | None) -> None:
         """Write items.parquet and, when given, sequences/."""
@@ -174,7 +199,7 @@ class RunFolder:
 
     def save_weights(self, weights: Weights, epoch: int) -> None:
         """Write model.safetensors, with the epoch it comes from."""
-        atomic_write(self.path / "model.safetensors", to_safetensors(weights, {"epoch": str(epoch)}))
+        self._write(WEIGHTS, to_safetensors(weights, {"epoch": str(epoch)}))
 
     def load_weights(self) -> tuple[Weights, int]:
         """The weights, and the epoch they come from.
@@ -182,7 +207,10 @@ class RunFolder:
         Raises:
             CheckpointError: missing or damaged.
         """
-        path = self.path / "model.safetensors"
+        path = self.path / WEIGHTS
+        self._check(WEIGHTS)
+        if read_book(self.path) is None:
+            logger.info("%s is of format 1, which has no digests: damage of weights and titles goes unseen", self.path)
         weights, metadata = _read_safetensors(path)
         try:
             return weights, int(metadata.get("epoch", 0))
@@ -193,7 +221,7 @@ class RunFolder:
         """Write training/state.safetensors: one file, so that it is always of one moment."""
         (self.path / "training").mkdir(exist_ok=True)
         arrays = {f"weights/{k}": v for k, v in weights.items()} | {f"adam/{k}": v for k, v in optimizer.items()}
-        atomic_write(self._state_path, to_safetensors(arrays, {"state": json.dumps(asdict(state))}))
+        self._write(STATE, to_safetensors(arrays, {"state": json.dumps(asdict(state))}))
 
     def load_state(self) -> tuple[Weights, Weights, State] | None:
         """Weights, optimizer state and position; None when nothing has been saved yet.
@@ -203,6 +231,7 @@ class RunFolder:
         """
         if not self._state_path.exists():
             return None
+        self._check(STATE, "; start again with --overwrite")
         arrays, metadata = _read_safetensors(self._state_path)
         try:
             state = msgspec.convert(json.loads(metadata["state"]), State)
@@ -212,18 +241,24 @@ class RunFolder:
         optimizer = {k.removeprefix("adam/"): v for k, v in arrays.items() if k.startswith("adam/")}
         return weights, optimizer, state
 
+    def begin_digests(self) -> None:
+        """Note all files of a folder of format 1 as they are: from then on it is of format 2."""
+        if read_book(self.path) is None:
+            found = [name for name in WHAT_COUNTS if (self.path / name).is_file()]
+            note(self.path, {name: digest_of(self.path / name) for name in found}, begin=True)
+
     @property
     def _state_path(self) -> Path:
-        return self.path / "training" / "state.safetensors"
+        return self.path / STATE
 
     def append_history(self, line: EpochLine) -> None:
         """Add an epoch to history.jsonl."""
-        with disk_errors(self.path / "history.jsonl"), (self.path / "history.jsonl").open("a") as file:
+        with disk_errors(self.path / HISTORY), (self.path / HISTORY).open("a") as file:
             file.write(_text_of(line))
 
     def read_history(self, last_epoch: int | None = None) -> list[EpochLine]:
         """The epochs written so far, up to last_epoch; a line cut off by a crash, or foreign, is left out."""
-        path = self.path / "history.jsonl"
+        path = self.path / HISTORY
         lines = []
         for text in path.read_text(errors="replace").splitlines() if path.exists() else []:
             with contextlib.suppress(ValueError, msgspec.ValidationError):
@@ -233,13 +268,15 @@ class RunFolder:
     def rewind_history(self, last_epoch: int) -> None:
         """Drop epochs after last_epoch: a resumed run writes them again."""
         lines = self.read_history(last_epoch)
-        atomic_write(self.path / "history.jsonl", "".join(map(_text_of, lines)))
+        self._write(HISTORY, "".join(map(_text_of, lines)))
 
     def save_metrics(self, results: Sequence[Result], training: TrainingFacts | None = None) -> None:
         """Write metrics.json: results and, of a run that was trained here, how training went and on what."""
         told = {} if training is None else {"training": asdict(training)}
         values = {"results": [result.to_dict() for result in results], **told}
-        atomic_write(self.path / "metrics.json", json.dumps(values, indent=1))
+        if (self.path / HISTORY).exists():
+            note(self.path, {HISTORY: digest_of(self.path / HISTORY)})
+        self._write(METRICS, json.dumps(values, indent=1))
 
     def load_metrics(self) -> list[Result]:
         """The results in metrics.json, without figures per user; none when nothing has been evaluated.
@@ -258,7 +295,7 @@ class RunFolder:
         return self._read_metrics().training
 
     def _read_metrics(self) -> _Metrics:
-        path = self.path / "metrics.json"
+        path = self.path / METRICS
         if not path.exists():
             return _Metrics([])
         try:
