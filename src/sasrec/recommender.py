@@ -374,16 +374,16 @@ class Recommender:
             ConfigError: the folder exists and is not empty.
             CheckpointError: it cannot be written.
         """
-        run = RunFolder.create(Path(path), overwrite=overwrite)
-        run.save_data(self.vocabulary, self.sequences if histories else None)
-        epoch = self.train_result.best_epoch if self.train_result else 0
-        run.save_weights(self.engine.weights(), epoch)
-        for line in self.train_result.history if self.train_result else []:
-            run.append_history(line)
-        run.save_metrics(self.results, self.training_facts())
-        run.save_config(self.config)
-        if self.train_result is not None:
-            self.write_report(run.path)
+        with RunFolder.claim(Path(path), overwrite=overwrite) as run:
+            run.save_data(self.vocabulary, self.sequences if histories else None)
+            for line in self.train_result.history if self.train_result else []:
+                run.append_history(line)
+            run.save_metrics(self.results, self.training_facts())
+            run.save_config(self.config)
+            epoch = self.train_result.best_epoch if self.train_result else 0
+            run.save_weights(self.engine.weights(), epoch)
+            if self.train_result is not None:
+                self.write_report(run.path)
 
     def write_report(self, folder: Path) -> None:
         """Write report.html, curve.png and the model card of a model that was just trained into its run folder.

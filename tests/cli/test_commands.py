@@ -83,7 +83,7 @@ def without_reports(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_train_writes_the_whole_run_folder(trained: Path) -> None:
     expected = {
         "config.json", "model.safetensors", "items.parquet", "sequences", "history.jsonl", "metrics.json", "training",
-        "report.html", "curve.png", "README.md",
+        "report.html", "curve.png", "README.md", "digests.json",
     }  # fmt: skip
     assert {path.name for path in trained.iterdir()} == expected
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
-from sasrec.training import trainer
+from sasrec.training.progress import Progress as TrainingProgress
 
 PLAIN_SECONDS = 10.0  # how often a plain line is written inside long epochs
 LONG_RUN_SECONDS = 60.0  # above this, the time a run will take is said before it starts in earnest
@@ -87,7 +87,7 @@ class TrainingDisplay(_Display):
         """Another of several runs begins; its name stands before its progress."""
         self.title, self.estimated = f"{title}  ", False
 
-    def update(self, p: trainer.Progress) -> None:
+    def update(self, p: TrainingProgress) -> None:
         """Show where the run stands."""
         if self.quiet:
             return
@@ -95,13 +95,13 @@ class TrainingDisplay(_Display):
         done = (p.epoch - 1) * p.steps_per_epoch + p.step
         self.show(done, p.max_epochs * p.steps_per_epoch, self.title + _describe(p), is_due=self._due(p))
 
-    def _due(self, p: trainer.Progress) -> bool:
+    def _due(self, p: TrainingProgress) -> bool:
         """Whether a plain line is due: the first epoch, every tenth, or some seconds since the last."""
         since = time.monotonic() - self.last_line
-        ended = p.step == p.steps_per_epoch
+        ended = p.step == p.steps_per_epoch and p.validated is None
         return since > PLAIN_SECONDS or (ended and (p.epoch == 1 or p.epoch % 10 == 0 or p.epoch == p.max_epochs))
 
-    def _estimate(self, p: trainer.Progress) -> None:
+    def _estimate(self, p: TrainingProgress) -> None:
         if self.estimated or p.seconds_left is None:
             return
         self.estimated = True
@@ -142,9 +142,12 @@ def _bar() -> Progress:
     )
 
 
-def _describe(p: trainer.Progress) -> str:
+def _describe(p: TrainingProgress) -> str:
     parts = [f"epoch {p.epoch}/{p.max_epochs}"]
-    if p.step < p.steps_per_epoch:
+    if p.validated is not None:
+        done, total = p.validated
+        parts.append(f"validating {done:,} of {total:,} targets")
+    elif p.step < p.steps_per_epoch:
         parts.append(f"step {p.step}/{p.steps_per_epoch}")
     parts.append(f"loss {p.train_loss:.4f}")
     parts.append(f"{p.users_per_second:,.0f} users/s")

@@ -42,8 +42,9 @@ PresetName = Annotated[str, typer.Option("--preset", help="settings for this log
 def prepare(log: LogArgument, output: Output, overwrite: Overwrite = False, json_: Json = False, **given: Any) -> None:
     """Read a log once and write a folder that train loads without parsing."""
     read = load_log(log, split_reading(given)[0])
-    folder = RunFolder.create(output, overwrite=overwrite)
-    folder.save_data(read.vocabulary, read.sequences)
+    with RunFolder.claim(output, overwrite=overwrite) as folder:
+        folder.save_data(read.vocabulary, read.sequences)
+        folder.forget_replaced()
     print_facts(read.sequences, json_)
 
 

@@ -9,7 +9,7 @@ there and are as they were written.
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import glob
 import hashlib
 import json
 import logging
@@ -29,6 +29,7 @@ from sasrec.core.digests import is_as_written, noting, read_book
 from sasrec.core.errors import CheckpointError, ConfigError
 from sasrec.core.files import atomic_file, atomic_write, disk_errors
 from sasrec.recommender import Recommender
+from sasrec.runs.lock import LOCK, lock
 
 logger = logging.getLogger(__name__)
 
@@ -209,12 +210,10 @@ def _parts_folder(output: Path, plan: Plan) -> Iterator[Path]:
         raise ConfigError(f"{folder} is a link, and what it leads to may be another's; remove the link")
     with disk_errors(output):
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "lock").open("w")
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released when the process ends, however it ends
-        except BlockingIOError as error:
-            raise ConfigError(f"another process is writing {output}; wait for it, or write another file") from error
+        held = lock(folder / LOCK, f"another process is writing {output}; wait for it, or write another file")
+    with held:
+        for path in output.parent.glob(f".{glob.escape(output.name)}.*.tmp"):  # of a process that was killed
+            path.unlink(missing_ok=True)
         _keep_parts_of(plan, folder)
         yield folder
         shutil.rmtree(folder, ignore_errors=True)
@@ -227,7 +226,7 @@ def _keep_parts_of(plan: Plan, folder: Path) -> None:
     if not same and file.exists():
         logger.warning("%s holds parts of another model or of other settings; starting again", folder)
     for path in folder.iterdir():
-        if path.name.endswith(".tmp") or (not same and path.name != "lock"):
+        if path.name.endswith(".tmp") or (not same and path.name != LOCK):
             path.unlink()
         elif path.stem.isdigit() and not is_as_written(folder, path.name, whole=True):
             logger.warning("%s is not as it was written; its users are computed again", path)
