@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 from conftest import make_markov_log
 from made import SETTINGS as SMALL
@@ -16,7 +17,7 @@ from sasrec import fitting
 from sasrec.core.errors import CheckpointError, ConfigError
 from sasrec.data.logs import Log
 from sasrec.data.sequences import build_sequences
-from sasrec.fitting import FitOptions, fit_log
+from sasrec.fitting import FitOptions, configure, fit_log
 from sasrec.recommender import Recommender
 from sasrec.runs.folder import RunFolder
 from sasrec.training.progress import Progress
@@ -149,3 +150,26 @@ def test_a_kill_while_measuring_loses_nothing(chosen: Path, tmp_path: Path, monk
     train(tmp_path / "run", resume=True)
     assert bits(tmp_path / "run") == bits(chosen)
     assert np.isfinite(sasrec.load(tmp_path / "run").results[0].metrics["ndcg@10"]["value"])
+
+
+# presets
+
+
+@pytest.mark.parametrize("preset", ["paper", "fast", "best"])
+@pytest.mark.parametrize("train", [[1, 2, 3, 4, 5, 6], [1, 2, 1, 2, 1, 2]])
+def test_presets_do_not_see_what_valid_and_test_repeat(preset: str, train: list[int]) -> None:
+    def resolved(held_out: list[int]) -> tuple[object, ...]:
+        rows = [(user, item) for user in range(60) for item in [*train, *held_out]]
+        rows += [(60, item) for item in range(1, 9)]  # the same items in each log
+        log = pl.DataFrame(rows, ["user_id", "item_id"], orient="row")
+        config = configure(Log(*build_sequences(log), "made"), preset, {})[1]
+        return config.model, config.train, config.eval
+
+    assert resolved([7, 8]) == resolved([1, 1]) == resolved([7, 7])
+
+
+def test_repeats_in_train_decide_whether_seen_items_compete() -> None:
+    for train, masks in (([1, 2, 3, 4, 5, 6], True), ([1, 2, 1, 2, 1, 2], False)):
+        rows = [(user, item) for user in range(60) for item in [*train, 1, 1]]
+        log = pl.DataFrame(rows, ["user_id", "item_id"], orient="row")
+        assert configure(Log(*build_sequences(log), "made"), "best", {})[1].train.mask_seen == masks

@@ -141,7 +141,8 @@ def configure(log: Log, preset: str, settings: Mapping[str, Any]) -> tuple[Split
     facts = log.sequences.facts
     _, _, eval_config = resolve(preset, _no_statistics(facts), settings)
     split = split_sequences(log.sequences, eval_config)
-    statistics = replace(split.statistics, hides_seen=hides_repeats(facts, eval_config))
+    in_train = replace(facts, repeat_share=split.repeat_share)  # valid and test decide no setting
+    statistics = replace(split.statistics, hides_seen=hides_repeats(in_train, eval_config))
     model, train_config, eval_config = resolve(preset, statistics, settings)
     return split, RunConfig(model, train_config, eval_config, preset, log.name, facts, __version__)
 

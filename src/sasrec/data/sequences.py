@@ -303,9 +303,6 @@ def _event_order(user_index: Int32, times: NDArray[Any] | None) -> Int64 | None:
 def _facts(items: Int32, offsets: Int64, times: NDArray[Any] | None, users: pl.Series, ids: pl.Series) -> LogFacts:
     n, n_users, lengths = len(items), len(offsets) - 1, np.diff(offsets)
     after_first = max(n - int((lengths > 0).sum()), 1)
-    keys = np.repeat(np.arange(n_users), lengths) * (len(ids) + 1) + items
-    keys.sort()
-    repeats = int((keys[1:] == keys[:-1]).sum())
     tied = 0
     if times is not None and n:
         same = times[1:] == times[:-1]
@@ -315,12 +312,20 @@ def _facts(items: Int32, offsets: Int64, times: NDArray[Any] | None, users: pl.S
         n_events=n,
         n_users=n_users,
         n_items=len(ids),
-        repeat_share=repeats / after_first,
+        repeat_share=repeat_share(Ragged(items, offsets), len(ids)),
         tied_share=tied / after_first,
         n_short_users=int((lengths < 3).sum()),
         has_timestamps=times is not None,
         fingerprint=_fingerprint(items, offsets, times, users, ids),
     )
+
+
+def repeat_share(histories: Ragged, n_items: int) -> float:
+    """Of events after a user's first, how many are of an item that the user had before."""
+    after_first = max(len(histories.values) - int((histories.lengths > 0).sum()), 1)
+    keys = histories.row_of * (n_items + 1) + histories.values
+    keys.sort()
+    return int((keys[1:] == keys[:-1]).sum()) / after_first
 
 
 def _fingerprint(items: Int32, offsets: Int64, times: NDArray[Any] | None, users: pl.Series, ids: pl.Series) -> str:
