@@ -415,6 +415,24 @@ def test_ctrl_c_saves_and_says_how_to_resume(run: Run, log_file: Path, tmp_path:
     assert len(history.read_text().splitlines()) == epochs + 2
 
 
+ESCAPES = "\x1b]0;owned\x07\x9b2J"
+
+
+def test_titles_ids_and_messages_of_others_do_not_reach_the_terminal_raw(run: Run, tmp_path: Path) -> None:
+    lines = [f"{user},{ESCAPES}{item}" for user in range(40) for item in range(5)]
+    (tmp_path / "log.csv").write_text("\n".join(["user_id,item_id", *lines]))
+    (tmp_path / "titles.csv").write_text("\n".join(["item_id,title", *(f"{ESCAPES}{i},{ESCAPES}t" for i in range(5))]))
+    said = [run("train", tmp_path / "log.csv", "--titles", tmp_path / "titles.csv", "-o", tmp_path / "run", *SMALL)]
+    said.append(run("recommend", tmp_path / "run", "--user", 1, "-k", 3, "--keep-seen"))
+    said.append(run("recommend", tmp_path / "run", "--user", 1, "-k", 3, "--keep-seen", "--json"))
+    assert [outcome.code for outcome in said] == [0, 0, 0]
+    assert "\\x1b]0;owned\\x07\\x9b2J" in said[1].out
+    assert json.loads(said[2].out)[0]["item_id"].startswith(ESCAPES)
+    said.append(run("similar", tmp_path / "run", f"{ESCAPES}unknown"))
+    assert said[-1].code == 1
+    assert all(not {"\x1b", "\x07", "\x9b"} & {*outcome.out, *outcome.err} for outcome in said)
+
+
 @pytest.mark.parametrize("kind", [RuntimeError, PanicException])  # a panic inside Polars is no Exception
 def test_unexpected_error_is_one_line_without_debug(
     run: Run, monkeypatch: pytest.MonkeyPatch, kind: type[BaseException]

@@ -294,3 +294,35 @@ def test_progress_goes_to_stderr_and_quiet_says_nothing(
     assert said.out.count("\n") == 1
     assert call(monkeypatch, "--quiet", "recommend", run, "--all-users", "--output", tmp_path / "lists.csv") == 0
     assert capsys.readouterr().err == ""
+
+
+FORMULAS = ["=1+1", "+1", "-1", "@x", "\tx", "plain", "a=b"]
+
+
+@pytest.fixture(scope="module")
+def formulas(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose users' ids look like formulas."""
+    folder = tmp_path_factory.mktemp("formulas") / "run"
+    log = make_markov_log(len(FORMULAS)).with_columns(
+        pl.col("user_id").replace_strict(dict(enumerate(FORMULAS, 1)), return_dtype=pl.String)
+    )
+    sasrec.fit(log, embedding_dim=8, n_blocks=1, max_epochs=1, threads=1, output=folder)
+    return folder
+
+
+def test_ids_that_a_spreadsheet_would_take_for_formulas_can_be_guarded(
+    formulas: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, output = sasrec.load(formulas), tmp_path / "lists.csv"
+    recommend_all(model, output, 1)
+    assert set(pl.read_csv(output)["user_id"]) == set(FORMULAS)
+    recommend_all(model, output, 1, guard_cells=True)
+    guarded = {"'=1+1", "'+1", "'-1", "'@x", "'\tx", "plain", "a=b"}
+    assert set(pl.read_csv(output)["user_id"]) == guarded
+    users = ["--user", "=1+1", "--user", "plain"]
+    assert call(monkeypatch, "recommend", formulas, *users, "-k", 1, "--guard-cells", "--output", output) == 0
+    assert pl.read_csv(output)["user_id"].to_list() == ["'=1+1", "plain"]
+    for wrong in (["--output", tmp_path / "lists.jsonl"], []):
+        assert call(monkeypatch, "recommend", formulas, *users, "--guard-cells", *wrong) == 2
+    with pytest.raises(ConfigError, match=r"guard_cells is for \.csv, .* and not for lists\.parquet"):
+        recommend_all(model, tmp_path / "lists.parquet", 1, guard_cells=True)

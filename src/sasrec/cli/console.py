@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
+from sasrec.core.tables import printable
 from sasrec.training.progress import Progress as TrainingProgress
 
 PLAIN_SECONDS = 10.0  # how often a plain line is written inside long epochs
@@ -20,16 +21,23 @@ LONG_RUN_SECONDS = 60.0  # above this, the time a run will take is said before i
 stderr = Console(stderr=True, highlight=False)
 
 
+class _Printable(logging.Formatter):
+    """Ids and names of others in messages are shown, not obeyed."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 def set_up_logging(*, quiet: bool, debug: bool) -> None:
     """Send the package's log to stderr: info and above, warnings only when quiet."""
     level = logging.DEBUG if debug else logging.WARNING if quiet else logging.INFO
     handler: logging.Handler
     if stderr.is_terminal:
         handler = RichHandler(console=stderr, show_path=False, show_time=False)
-        handler.setFormatter(logging.Formatter("%(message)s"))
+        handler.setFormatter(_Printable("%(message)s"))
     else:
         handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+        handler.setFormatter(_Printable("%(levelname)s: %(message)s"))
     logger = logging.getLogger("sasrec")
     logger.handlers = [handler]
     logger.setLevel(level)

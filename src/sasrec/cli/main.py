@@ -16,6 +16,7 @@ from polars.exceptions import PanicException
 from sasrec import __version__
 from sasrec.cli import console, deploy, measure, recommend, train
 from sasrec.core.errors import ConfigError, SASRecError
+from sasrec.core.tables import printable
 
 COMMANDS: dict[str, Callable[..., None]] = {  # in the order of --help
     "prepare": train.prepare,
@@ -65,7 +66,7 @@ def main() -> None:
     except SASRecError as error:
         if debug:
             raise
-        console.stderr.print(f"error: {error}", markup=False, soft_wrap=True)
+        console.stderr.print(f"error: {printable(str(error))}", markup=False, soft_wrap=True)
         sys.exit(2 if isinstance(error, ConfigError) else 1)
     except KeyboardInterrupt:
         console.stderr.print("interrupted")
@@ -77,5 +78,5 @@ def main() -> None:
         if debug:
             raise
         text = f"error: unexpected {type(error).__name__}: {error}; run again with sasrec --debug for the traceback"
-        console.stderr.print(text, markup=False, soft_wrap=True)
+        console.stderr.print(printable(text), markup=False, soft_wrap=True)
         sys.exit(1)

@@ -16,7 +16,7 @@ from sasrec.cli.flags import (
     settings_of,
     with_flags,
 )
-from sasrec.cli.output import print_json
+from sasrec.cli.output import print_json, print_text
 from sasrec.core.errors import ConfigError
 from sasrec.engine.protocol import environment
 from sasrec.evaluation.comparison import compare_all
@@ -51,7 +51,7 @@ def evaluate(
     if json_:
         print_json(result.to_dict())
     else:
-        typer.echo(metrics_table([result]))
+        print_text(metrics_table([result]))
 
 
 @with_flags("eval")
@@ -80,7 +80,7 @@ def compare_(
         told = [comparison.to_dict() for comparison in comparisons]
         print_json(told[0] if len(runs) == 2 else {"comparisons": told})
     else:
-        typer.echo("\n\n".join(comparison.to_text() for comparison in comparisons))
+        print_text("\n\n".join(comparison.to_text() for comparison in comparisons))
 
 
 def _check_same_log(runs: list[Path]) -> None:

@@ -54,14 +54,32 @@ def writer_of(path: Path) -> Callable[[pl.DataFrame, Path], Any]:
     return WRITERS[path.suffix]
 
 
-def write_frame(frame: pl.DataFrame, path: Path) -> None:
+def write_frame(frame: pl.DataFrame, path: Path, *, guard_cells: bool = False) -> None:
     """Write a frame, whole or not at all, in the format of the file's name.
 
+    Args:
+        frame: what is written.
+        path: a file .parquet, .csv or .jsonl.
+        guard_cells: of a .csv, put an apostrophe before texts that a spreadsheet would take for a formula.
+
     Raises:
-        ConfigError: another ending.
+        ConfigError: another ending, or guard_cells for one that no spreadsheet reads so.
         CheckpointError: the file cannot be written.
     """
-    _write(frame, path)
+    check_guard(path, guard_cells)
+    _write(guarded(frame) if guard_cells else frame, path)
+
+
+def check_guard(path: Path, guard_cells: bool) -> None:
+    """Raise ConfigError if cells are to be guarded in a file that holds no texts for a spreadsheet."""
+    if guard_cells and path.suffix != ".csv":
+        raise ConfigError(f"guard_cells is for .csv, which spreadsheets read as formulas, and not for {path.name}")
+
+
+def guarded(frame: pl.DataFrame) -> pl.DataFrame:
+    """A frame whose texts no spreadsheet takes for formulas: an apostrophe stands before =, +, -, @ and controls."""
+    text = pl.col(pl.String)
+    return frame.with_columns(pl.when(text.str.contains(r"^[=+\-@\t\r]")).then("'" + text).otherwise(text).name.keep())
 
 
 def _write(frame: pl.DataFrame, path: Path, before: Callable[[Path], None] | None = None) -> None:
@@ -81,6 +99,7 @@ class Plan:
     deny: str
     keep_seen: bool
     part_users: int
+    guard_cells: bool = False
     sasrec: str = __version__
 
     def to_json(self) -> str:
@@ -109,6 +128,7 @@ def recommend_all(
     progress: OnUsers | None = None,
     part_users: int | None = None,
     part_rows: int = PART_ROWS,
+    guard_cells: bool = False,
 ) -> Summary:
     """Write the top k next items of every user, as `Recommender.recommend_users` gives them.
 
@@ -122,6 +142,7 @@ def recommend_all(
         progress: called after each part.
         part_users: at most so many users at a time; None = PART_USERS.
         part_rows: at most so many rows of the output at a time: long lists make parts of fewer users.
+        guard_cells: as in `write_frame`.
 
     Raises:
         ConfigError: another ending of the output, k below 1, or another process is writing the same output.
@@ -130,6 +151,7 @@ def recommend_all(
     """
     output = Path(output)
     writer_of(output)
+    check_guard(output, guard_cells)
     items = recommender.item_filter(allow, deny)
     filters: dict[str, Any] = {
         "allowed": items.mask(),
@@ -146,9 +168,10 @@ def recommend_all(
         _digest(items.denied),
         filters["keep_seen"],
         part_users,
+        guard_cells,
     )
     with _parts_folder(output, plan) as folder:
-        job = _Job(recommender, folder, output, progress or (lambda done, total: None))
+        job = _Job(recommender, folder, output, progress or (lambda done, total: None), guard_cells)
         return job.run(k, filters, part_users)
 
 
@@ -160,6 +183,7 @@ class _Job:
     folder: Path
     output: Path
     progress: OnUsers
+    guard_cells: bool
     seconds: float = 0.0
     seconds_writing: float = 0.0
 
@@ -190,6 +214,7 @@ class _Job:
         began = time.perf_counter()
         frame = self.recommender.recommend_rows(rows, k, **filters)
         self.seconds += time.perf_counter() - began
+        frame = guarded(frame) if self.guard_cells else frame
         self._timed_write(lambda: _write(frame, path, noting(self.folder, path.name)))
 
     def _timed_write(self, write: Callable[[], None]) -> None:
