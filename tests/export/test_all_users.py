@@ -147,6 +147,19 @@ def test_a_damaged_part_is_computed_again(
     assert output.read_bytes() == (tmp_path / f"again{suffix}").read_bytes()
 
 
+def test_events_that_are_cut_off_meanwhile_are_an_error_and_no_crash(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    loaded = sasrec.load(tmp_path / "run")
+
+    def cut(done: int, total: int) -> None:
+        os.truncate(tmp_path / "run" / "sequences" / "items.npy", 200)
+
+    with pytest.raises(CheckpointError, match=r"items\.npy was cut off while it was in use"):
+        recommend_all(loaded, tmp_path / "lists.csv", 3, part_users=30, progress=cut)
+    with pytest.raises(CheckpointError, match=r"items\.npy was cut off while it was in use"):
+        loaded.evaluate()
+
+
 def test_a_folder_of_parts_that_is_a_link_is_left_alone(recommender: Recommender, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tmp").write_text("dear")

@@ -284,6 +284,17 @@ def post(url: str, body: dict[str, Any]) -> Any:
         return json.load(answer)
 
 
+def test_an_export_that_was_killed_is_swept_and_what_it_replaced_is_back(texts: Recommender, tmp_path: Path) -> None:
+    folder = tmp_path / "vectors"
+    export_embeddings(texts, folder)
+    folder.rename(tmp_path / ".vectors.123.old")  # between the two renames
+    (tmp_path / ".vectors.123.tmp").mkdir()
+    with pytest.raises(ConfigError, match="exists and is not empty"):
+        export_embeddings(texts, folder)
+    export_embeddings(texts, folder, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["vectors"]
+
+
 # vectors
 
 

@@ -69,7 +69,7 @@ def read_book(folder: Path) -> Book | None:
         found = told["format"]
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, KeyError, TypeError, msgspec.ValidationError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, msgspec.ValidationError) as error:
         raise _damaged(path) from error
     if found != FORMAT:
         raise CheckpointError(f"{path} has format {found}, and this version reads format {FORMAT}; update sasrec")

@@ -18,6 +18,7 @@ from sasrec.core.errors import CheckpointError
 # What reading a damaged file raises. A panic inside Polars is no Exception; a file may claim a size beyond any memory.
 DAMAGES: tuple[type[BaseException], ...] = (
     OSError, EOFError, ValueError, TypeError, KeyError, AttributeError, MemoryError, OverflowError,
+    RecursionError,
     pl.exceptions.PolarsError, PanicException,
 )  # fmt: skip
 
@@ -117,3 +118,14 @@ def load_array(path: Path, dtypes: tuple[type[np.generic], ...], *, mapped: bool
         if not mapped:
             return np.fromfile(file, dtype, shape[0])
     return np.memmap(path, dtype, "r", start, shape)
+
+
+def check_map(array: NDArray[Any]) -> None:
+    """Refuse a mapped array whose file was cut off after it was opened: to touch what is gone would end the process.
+
+    Raises:
+        CheckpointError: it was cut off.
+    """
+    mapped = getattr(array, "_mmap", None)  # of np.memmap and its views; it knows the file even if another has its name
+    if isinstance(array, np.memmap) and mapped is not None and mapped.size() < array.offset + array.nbytes:
+        raise CheckpointError(f"{array.filename} was cut off while it was in use; copy it again, and begin anew")

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from sasrec.core.arrays import Int32, Int64
 from sasrec.core.digests import WHOLE_BYTES
 from sasrec.core.errors import DataError, UnknownItemError
-from sasrec.core.files import load_array
+from sasrec.core.files import check_map, load_array
 from sasrec.data.ids import canonical_id
 from sasrec.data.understanding import LOG, Understanding, load_understanding, save_understanding
 from sasrec.data.vocabulary import Vocabulary
@@ -172,6 +172,12 @@ class Sequences:
         """Of all arrays together."""
         times = 0 if self.timestamps is None else self.timestamps.nbytes
         return self.items.nbytes + self.offsets.nbytes + times
+
+    def check_maps(self) -> None:
+        """Raise CheckpointError if a mapped file was cut off since it was opened."""
+        check_map(self.items)
+        if self.timestamps is not None:
+            check_map(self.timestamps)
 
     def has_fingerprint_of(self, vocabulary: Vocabulary) -> bool:
         """Whether these events, with the items of this vocabulary, have the fingerprint that is among the facts."""

@@ -171,6 +171,7 @@ def _temporal_targets(events: Int64, users: Int64, starts: Int64, targets: Tempo
 
 def split_sequences(sequences: Sequences, config: EvalConfig) -> Split:
     """The split that a config asks for."""
+    sequences.check_maps()
     if config.split_method == "leave_one_out":
         return split_leave_one_out(sequences, config.min_items)
     if sequences.timestamps is None:

@@ -212,6 +212,8 @@ class _Job:
 
     def _part(self, rows: slice, path: Path, k: int, filters: dict[str, Any]) -> None:
         began = time.perf_counter()
+        if self.recommender.sequences is not None:
+            self.recommender.sequences.check_maps()
         frame = self.recommender.recommend_rows(rows, k, **filters)
         self.seconds += time.perf_counter() - began
         frame = guarded(frame) if self.guard_cells else frame

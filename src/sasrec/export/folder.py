@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
 import shutil
@@ -12,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from sasrec import __version__
 from sasrec.core.errors import ConfigError, DataError
-from sasrec.core.files import disk_errors
+from sasrec.core.files import disk_errors, flush
 from sasrec.model.weights import check_finite
 from sasrec.recommender import Recommender
+from sasrec.runs.lock import lock
 
 if TYPE_CHECKING:
     pass
@@ -62,22 +64,51 @@ def new_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
         ConfigError: there is something at `path`, and it is no export or overwrite is not set.
         CheckpointError: the disk is full or the folder cannot be written; what was at `path` is untouched.
     """
+    with _alone(path):
+        _check_replaceable(path, overwrite)
+        temporary, old = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
+        try:
+            with disk_errors(path):
+                temporary.mkdir(parents=True)
+                yield temporary
+                flush(temporary)
+                if path.exists():
+                    path.rename(old)
+                temporary.rename(path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _check_replaceable(path: Path, overwrite: bool) -> None:
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
         if not overwrite:
             raise ConfigError(f"output {path} exists and is not empty; use --overwrite or another folder")
         if not (path / "export.json").is_file():
             raise ConfigError(f"output {path} is not an export, so --overwrite does not delete it")
-    temporary, old = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
-    try:
-        with disk_errors(path):
-            temporary.mkdir(parents=True)
-            yield temporary
-            for file in temporary.iterdir():
-                with file.open("rb") as written:
-                    os.fsync(written.fileno())
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """No other process writes this export meanwhile; what a killed one left is swept, and what it had replaced is back.
+
+    Raises:
+        ConfigError: another process writes it.
+    """
+    file = path.with_name(f".{path.name}.lock")
+    with disk_errors(path):
+        if not path.parent.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+        held = lock(file, f"another process is writing {path}; wait for it, or use another folder")
+    with held:
+        for left in path.parent.glob(f".{glob.escape(path.name)}.*.old"):
             if path.exists():
-                path.rename(old)
-            temporary.rename(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.rename(path)
+        for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+            shutil.rmtree(left, ignore_errors=True)
+        try:
+            yield
+        finally:
+            file.unlink(missing_ok=True)

@@ -87,7 +87,7 @@ class RunConfig:
         try:
             values = json.loads(text)
             found = values.pop("format")
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise CheckpointError(f"{where} is not the config.json of a run folder") from error
         if found not in FORMATS:
             raise CheckpointError(f"{where} has format {found}, and this version reads up to {FORMAT}; update sasrec")
@@ -377,7 +377,7 @@ class RunFolder:
             return _Metrics([])
         try:
             return msgspec.convert(json.loads(_read_text(path)), _Metrics)
-        except (ValueError, msgspec.ValidationError) as error:
+        except (ValueError, RecursionError, msgspec.ValidationError) as error:
             raise CheckpointError(f"{path} is damaged ({error}); delete it and evaluate again") from error
 
 
