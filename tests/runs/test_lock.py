@@ -153,8 +153,8 @@ def test_after_a_kill_between_the_two_renames_the_old_run_comes_back(tmp_path: P
     folder = tmp_path / "run"
     train(folder)
     folder.rename(replaced_by(folder))
-    (tmp_path / ".run.new").mkdir()
-    with pytest.raises(CheckpointError, match=r"there is no run folder .*; the run it was to replace is .*\.run\.old"):
+    (tmp_path / ".run.replacing").mkdir()
+    with pytest.raises(CheckpointError, match=r"there is no run folder .*; the run it was to replace is .*\.replaced"):
         sasrec.load(folder)
     with pytest.raises(ConfigError, match="exists and is not empty; use --resume, --overwrite"):
         train(folder, seed=1)

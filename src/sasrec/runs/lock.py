@@ -1,7 +1,8 @@
 """A folder that one process writes, and the older one beside it that it replaces once it has something to keep.
 
 The lock is the kernel's (flock) on RUN/.lock, so a killed process holds none. What `overwrite` replaces waits beside
-RUN as .RUN.old until the new folder has a model. A process that fails before puts it back; after a kill, the next does.
+RUN as .RUN.replaced until the new one has a model. If training fails before, it comes back; after a kill, with
+the next command that writes RUN.
 """
 
 from __future__ import annotations
@@ -202,11 +203,11 @@ def sweep(folder: Path) -> None:
 
 def replaced_by(path: Path) -> Path:
     """Where a folder waits that the one at this path replaces."""
-    return path.with_name(f".{path.name}.old")
+    return path.with_name(f".{path.name}.replaced")
 
 
 def _made_for(path: Path) -> Path:
-    return path.with_name(f".{path.name}.new")
+    return path.with_name(f".{path.name}.replacing")
 
 
 def _busy(path: Path) -> str:
