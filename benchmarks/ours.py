@@ -25,7 +25,8 @@ from sasrec.fitting import FitOptions, configure, fit_log
 from sasrec.ranking.scorers import ModelScorer
 from sasrec.recommender import Recommender
 from sasrec.runs.folder import RunFolder
-from sasrec.training.trainer import Progress, train
+from sasrec.training.progress import Progress
+from sasrec.training.trainer import train
 
 N_CANDIDATES = 101  # the target and 100 negatives, as the published evaluation scores them
 

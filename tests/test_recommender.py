@@ -17,6 +17,7 @@ import sasrec
 from sasrec.core.errors import CheckpointError, ConfigError, DataError, UnknownItemError
 from sasrec.data.sequences import Ragged
 from sasrec.recommender import Recommender
+from sasrec.runs.folder import RunFolder
 
 SMALL = {"embedding_dim": 16, "n_blocks": 1, "max_epochs": 15, "learning_rate": 3e-3, "batch_size": 32, "patience": 0}
 
@@ -311,6 +312,15 @@ def test_saved_and_loaded_model_gives_bitwise_the_same(recommender: Recommender,
     assert loaded.recommend_users(k=3).equals(recommender.recommend_users(k=3))
     assert loaded.evaluate().to_dict() == recommender.evaluate().to_dict()
     assert loaded.results == recommender.results
+
+
+def test_a_model_with_a_weight_that_is_not_finite_is_not_loaded(numbers: Recommender, tmp_path: Path) -> None:
+    numbers.save(tmp_path / "run")
+    weights, epoch = RunFolder(tmp_path / "run").load_weights()
+    weights["position_embedding.weight"][0] = np.nan  # the row of the oldest place, which no history here reaches
+    RunFolder(tmp_path / "run").save_weights(weights, epoch)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is damaged \(weight position_embedding\.weight has"):
+        sasrec.load(tmp_path / "run")
 
 
 def test_model_saved_without_histories_serves_histories_but_not_users(numbers: Recommender, tmp_path: Path) -> None:

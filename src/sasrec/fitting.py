@@ -5,8 +5,9 @@ Split, train, choose the epoch on valid, measure on test, report; `convert` does
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import polars as pl
 
 from sasrec import __version__
 from sasrec.core.config import EvalConfig, TrainConfig
-from sasrec.core.errors import ConfigError, DataError
+from sasrec.core.errors import CheckpointError, ConfigError, DataError
 from sasrec.core.presets import DEFAULT_PRESET, LogStatistics, resolve
 from sasrec.core.threads import set_threads
 from sasrec.data.logs import Log, load_log
@@ -26,10 +27,12 @@ from sasrec.data.vocabulary import Vocabulary
 from sasrec.engine.protocol import create_engine
 from sasrec.evaluation.results import Result
 from sasrec.model.published import read_published
+from sasrec.model.weights import check_finite
 from sasrec.reading.readers import read_interactions
 from sasrec.recommender import Recommender
-from sasrec.runs.folder import RunConfig, RunFolder, check_resumable, resumed_config
-from sasrec.training.trainer import Progress, train
+from sasrec.runs.folder import FORMAT, RunConfig, RunFolder, check_resumable, resumed_config
+from sasrec.training.progress import Progress
+from sasrec.training.trainer import train
 
 logger = logging.getLogger(__name__)
 
@@ -89,27 +92,48 @@ def fit_log(
 ) -> Recommender:
     """`fit` for a log that has been read already."""
     split, config = configure(log, options.preset, settings)
-    run, config = _open_run(options, config)
-    if run is not None and not options.resume:
-        run.save_data(log.vocabulary, log.sequences if options.histories else None)
-        run.save_config(config)
+    with _output(options) as run:
+        before = None if run is None else _begin(run, log, options, config)
+        if before is not None:
+            config = replace(resumed_config(before, config), format=FORMAT, refit_epochs=0)
+        recommender = _train(log, split, config, options, run, before, progress)
+        result = recommender.train_result
+        assert result is not None
+        if result.stopped == "interrupted":
+            return recommender
+        logger.info("measuring the model of epoch %d on valid and test, beside baselines", result.best_epoch)
+        recommender.results = [result.without_users() for result in final_results(recommender)]
+        if run is not None:
+            run.save_metrics(recommender.results, recommender.training_facts())
+        if options.refit:
+            recommender = _refit(recommender, split, run, progress)
+        if run is not None and options.report:
+            recommender.write_report(run.path)
+        return recommender
+
+
+def _train(
+    log: Log,
+    split: Split,
+    config: RunConfig,
+    options: FitOptions,
+    run: RunFolder | None,
+    before: RunConfig | None,
+    progress: Callable[[Progress], None] | None,
+) -> Recommender:
+    """Train by valid; `before` are the settings of the run that is gone on with."""
     engine = create_engine(config.model, len(log.vocabulary), config.train)
     set_threads(engine.threads)
+    if run is not None and before is not None:
+        # The mark that the saved model has seen all events stays until another model is in its place.
+        run.save_config(replace(config, refit_epochs=before.refit_epochs))
+        run.forget_metrics()  # they are of an earlier end of training
     result = train(
-        engine, split, config.model, config.train, config.eval, run=run, resume=options.resume, progress=progress
+        engine, split, config.model, config.train, config.eval, run=run, resume=before is not None, progress=progress
     )
-    recommender = Recommender(engine, log.vocabulary, config, log.sequences, (), result)
-    if result.stopped == "interrupted":
-        return recommender
-    logger.info("measuring the model of epoch %d on valid and test, beside baselines", result.best_epoch)
-    recommender.results = [result.without_users() for result in final_results(recommender)]
-    if run is not None:
-        run.save_metrics(recommender.results, recommender.training_facts())
-    if options.refit:
-        recommender = _refit(recommender, split, run, progress)
-    if run is not None and options.report:
-        recommender.write_report(run.path)
-    return recommender
+    if run is not None and before is not None and before.refit_epochs:
+        run.save_config(config)
+    return Recommender(engine, log.vocabulary, config, log.sequences, (), result)
 
 
 def configure(log: Log, preset: str, settings: Mapping[str, Any]) -> tuple[Split, RunConfig]:
@@ -117,7 +141,8 @@ def configure(log: Log, preset: str, settings: Mapping[str, Any]) -> tuple[Split
     facts = log.sequences.facts
     _, _, eval_config = resolve(preset, _no_statistics(facts), settings)
     split = split_sequences(log.sequences, eval_config)
-    statistics = replace(split.statistics, hides_seen=hides_repeats(facts, eval_config))
+    in_train = replace(facts, repeat_share=split.repeat_share)  # valid and test decide no setting
+    statistics = replace(split.statistics, hides_seen=hides_repeats(in_train, eval_config))
     model, train_config, eval_config = resolve(preset, statistics, settings)
     return split, RunConfig(model, train_config, eval_config, preset, log.name, facts, __version__)
 
@@ -127,19 +152,38 @@ def _no_statistics(facts: LogFacts) -> LogStatistics:
     return LogStatistics(facts.n_users, facts.n_items, facts.n_events, facts.n_events / max(facts.n_users, 1))
 
 
-def _open_run(options: FitOptions, config: RunConfig) -> tuple[RunFolder | None, RunConfig]:
+@contextlib.contextmanager
+def _output(options: FitOptions) -> Iterator[RunFolder | None]:
+    """The run folder to write, which no other process writes meanwhile."""
     if options.output is None:
         if options.resume:
             raise ConfigError("resume needs the output folder of the run to go on with")
-        return None, config
-    if not options.resume:
-        return RunFolder.create(options.output, overwrite=options.overwrite), config
-    run = RunFolder.open(options.output)
-    saved = run.load_config()
-    check_resumable(saved, config)
-    config = resumed_config(saved, config)
-    run.save_config(config)
-    return run, config
+        yield None
+        return
+    with RunFolder.claim(options.output, resume=options.resume, overwrite=options.overwrite) as run:
+        yield run
+
+
+def _begin(run: RunFolder, log: Log, options: FitOptions, config: RunConfig) -> RunConfig | None:
+    """Write what training starts from; the settings of the run that is gone on with, or None for a new one.
+
+    Settings come first, so a folder that a kill cut short before anything was trained is known for what it is.
+    """
+    saved = None
+    if options.resume and not run.is_empty():
+        saved = RunFolder.open(run.path).load_config()
+        check_resumable(saved, config)
+        if saved.refit_epochs and saved.format == 1:
+            raise CheckpointError(
+                f"{run.path} was trained again on all events by an earlier version, which did not keep the weights of "
+                "the chosen epoch, so it cannot be gone on with; train into another folder"
+            )
+        run.begin_digests()
+    else:
+        run.save_config(config)
+    if not run.has_begun():
+        run.save_data(log.vocabulary, log.sequences if options.histories else None)
+    return saved
 
 
 def final_results(recommender: Recommender) -> list[Result]:
@@ -164,8 +208,8 @@ def _refit(
         return recommender
     config = replace(config, refit_epochs=epochs)
     if run is not None:
-        run.save_weights(again.weights, epochs)
-        run.save_config(config)
+        run.save_config(config)  # first: no model that has seen the targets lies there without the mark
+        run.save_weights(again.weights, epochs, refit=True)
     return Recommender(engine, recommender.vocabulary, config, recommender.sequences, recommender.results, result)
 
 
@@ -173,10 +217,11 @@ def convert(checkpoint: Path, layout: str | None, log: Any, *, n_heads: int | No
     """A published checkpoint with the log it was trained on; row i of its table is the item with id i.
 
     Raises:
-        CheckpointError: the checkpoint does not fit the layout, or the log has items it does not know.
+        CheckpointError: the checkpoint does not fit the layout or is not finite, or the log has items it does not know.
         ConfigError: the layout is not given.
     """
     published = read_published(checkpoint, layout, n_heads=n_heads)
+    check_finite(published.weights)
     vocabulary = Vocabulary(pl.Series("item_id", np.arange(1, published.n_items + 1)))
     sequences, vocabulary = _sequences_of(log, vocabulary)
     train_config = TrainConfig(engine="torch", valid_protocol="sampled")

@@ -28,7 +28,7 @@ from sasrec.engine.protocol import Engine, create_engine, environment
 from sasrec.evaluation.candidates import read_candidates
 from sasrec.evaluation.protocols import check_unseen, evaluate
 from sasrec.evaluation.results import Result
-from sasrec.model.weights import Weights, digest_of
+from sasrec.model.weights import Weights
 from sasrec.ranking.item_filter import ItemFilter
 from sasrec.ranking.next_items import Mask, NextItems
 from sasrec.ranking.order import check_k
@@ -36,6 +36,7 @@ from sasrec.ranking.scorers import ModelScorer
 from sasrec.report.examples import build_examples
 from sasrec.report.pages import write_report
 from sasrec.report.run_facts import RunFacts
+from sasrec.runs.digests import version_of
 from sasrec.runs.folder import RunConfig, RunFolder
 from sasrec.runs.record import TrainingFacts
 from sasrec.training.trainer import TrainResult, training_facts
@@ -91,8 +92,8 @@ class Recommender:
 
     @cached_property
     def model_version(self) -> str:
-        """Twelve characters that are equal for equal weights and item ids, wherever they are stored."""
-        return digest_of(self.engine.weights(), self.vocabulary.ids)
+        """Twelve characters that are equal for models that give equal answers, wherever they are stored."""
+        return version_of(self.config, self.engine.weights(), self.vocabulary)
 
     def recommend(
         self,
@@ -382,16 +383,16 @@ class Recommender:
             ConfigError: the folder exists and is not empty.
             CheckpointError: it cannot be written.
         """
-        run = RunFolder.create(Path(path), overwrite=overwrite)
-        run.save_data(self.vocabulary, self.sequences if histories else None)
-        epoch = self.train_result.best_epoch if self.train_result else 0
-        run.save_weights(self.engine.weights(), epoch)
-        for line in self.train_result.history if self.train_result else []:
-            run.append_history(line)
-        run.save_metrics(self.results, self.training_facts())
-        run.save_config(self.config)
-        if self.train_result is not None:
-            self.write_report(run.path)
+        with RunFolder.claim(Path(path), overwrite=overwrite) as run:
+            run.save_data(self.vocabulary, self.sequences if histories else None)
+            for line in self.train_result.history if self.train_result else []:
+                run.append_history(line)
+            run.save_metrics(self.results, self.training_facts())
+            run.save_config(self.config)
+            epoch = self.train_result.best_epoch if self.train_result else 0
+            run.save_weights(self.engine.weights(), epoch)
+            if self.train_result is not None:
+                self.write_report(run.path)
 
     def write_report(self, folder: Path) -> None:
         """Write report.html, curve.png and the model card of a model that was just trained into its run folder.

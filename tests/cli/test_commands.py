@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 import pytest
 from conftest import make_markov_log
+from polars.exceptions import PanicException
 
 from sasrec.cli import main as cli
 from sasrec.cli import measure
@@ -82,7 +83,7 @@ def without_reports(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_train_writes_the_whole_run_folder(trained: Path) -> None:
     expected = {
         "config.json", "model.safetensors", "items.parquet", "sequences", "history.jsonl", "metrics.json", "training",
-        "report.html", "curve.png", "README.md",
+        "report.html", "curve.png", "README.md", "digests.json",
     }  # fmt: skip
     assert {path.name for path in trained.iterdir()} == expected
 
@@ -414,12 +415,33 @@ def test_ctrl_c_saves_and_says_how_to_resume(run: Run, log_file: Path, tmp_path:
     assert len(history.read_text().splitlines()) == epochs + 2
 
 
-def test_unexpected_error_is_one_line_without_debug(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+ESCAPES = "\x1b]0;owned\x07\x9b2J"
+
+
+def test_titles_ids_and_messages_of_others_do_not_reach_the_terminal_raw(run: Run, tmp_path: Path) -> None:
+    lines = [f"{user},{ESCAPES}{item}" for user in range(40) for item in range(5)]
+    (tmp_path / "log.csv").write_text("\n".join(["user_id,item_id", *lines]))
+    (tmp_path / "titles.csv").write_text("\n".join(["item_id,title", *(f"{ESCAPES}{i},{ESCAPES}t" for i in range(5))]))
+    said = [run("train", tmp_path / "log.csv", "--titles", tmp_path / "titles.csv", "-o", tmp_path / "run", *SMALL)]
+    said.append(run("recommend", tmp_path / "run", "--user", 1, "-k", 3, "--keep-seen"))
+    said.append(run("recommend", tmp_path / "run", "--user", 1, "-k", 3, "--keep-seen", "--json"))
+    assert [outcome.code for outcome in said] == [0, 0, 0]
+    assert "\\x1b]0;owned\\x07\\x9b2J" in said[1].out
+    assert json.loads(said[2].out)[0]["item_id"].startswith(ESCAPES)
+    said.append(run("similar", tmp_path / "run", f"{ESCAPES}unknown"))
+    assert said[-1].code == 1
+    assert all(not {"\x1b", "\x07", "\x9b"} & {*outcome.out, *outcome.err} for outcome in said)
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, PanicException])  # a panic inside Polars is no Exception
+def test_unexpected_error_is_one_line_without_debug(
+    run: Run, monkeypatch: pytest.MonkeyPatch, kind: type[BaseException]
+) -> None:
     def fail() -> None:
-        raise RuntimeError("boom")
+        raise kind("boom")
 
     monkeypatch.setattr(measure, "environment", fail)
     outcome = run("info")
     assert outcome.code == 1
-    assert "unexpected RuntimeError: boom" in outcome.err
+    assert f"unexpected {kind.__name__}: boom" in outcome.err
     assert "Traceback" not in outcome.err

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import warnings
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -436,6 +437,17 @@ def test_candidate_files_that_do_not_fit_say_where(tmp_path: Path, test: Any, me
     split, vocabulary = make_split([[3, 1, 2, 4], [4, 3, 1]])
     with pytest.raises(DataError, match=message):
         read_candidates(write_candidates(tmp_path, test=np.array(test)), "test", split, vocabulary)
+
+
+@pytest.mark.parametrize("name", ["test.npy", "test"])
+def test_a_small_candidate_file_that_unpacks_to_gigabytes_is_refused_unread(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "bomb.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open(name, "w") as member:
+        np.lib.format.write_array_header_1_0(member, {"descr": "<i8", "fortran_order": False, "shape": (2, 2**23)})
+        for _ in range(2**7):
+            member.write(bytes(2**20))
+    with pytest.raises(DataError, match=r"array 'test' of .*bomb\.npz has 134,217,\d+ bytes in a file of 1\d\d,\d+"):
+        read_candidates(path, "test", SPLIT, VOCABULARY)
 
 
 def test_damaged_candidate_files_are_refused(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from sasrec.experiments.grid import Grid, lines_of, run_benchmark
 from sasrec.experiments.lines import read_lines
 from sasrec.experiments.seeds import Watch, read_runs
 from sasrec.fitting import FitOptions
-from sasrec.training.trainer import Progress
+from sasrec.training.progress import Progress
 
 BOTH = ("leave_one_out", "temporal")
 

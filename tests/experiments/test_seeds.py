@@ -21,7 +21,7 @@ from sasrec.experiments.seeds import Watch, read_runs, run_folders, run_study
 from sasrec.experiments.summary import summarise, summary_page
 from sasrec.fitting import FitOptions, fit_log
 from sasrec.runs.folder import RunFolder
-from sasrec.training.trainer import Progress
+from sasrec.training.progress import Progress
 
 LOG = Log(*build_sequences(make_markov_log(60)), "made")
 

@@ -71,3 +71,11 @@ def test_the_summary_reads_well_as_text_and_as_markdown() -> None:
 def test_why_protocols_disagree_is_said_where_both_were_measured() -> None:
     both = [make_result(split="valid"), make_result(), make_result(**SAMPLED)]
     assert "Krichene & Rendle 2020" in summary_text(summarise([run(3, *both)]))
+
+
+def test_names_in_a_page_are_no_markup() -> None:
+    foreign = make_result(metrics={"ndcg@10": estimate(0.5)}, candidates="<script>x</script> | [a](b)")
+    page = summary_page("a|b<img src=x>", summarise([run(3, foreign)]))
+    assert page.startswith("# a\\|b\\<img src=x\\>: seeds 3")
+    assert "<script" not in page.replace("\\<", "")
+    assert "[a]" not in page

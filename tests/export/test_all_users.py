@@ -121,6 +121,55 @@ def test_after_a_kill_the_same_call_goes_on_and_gives_the_same_file(
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"again{suffix}", output.name]
 
 
+@pytest.mark.parametrize("suffix", READERS)
+@pytest.mark.parametrize("damage", ["emptied", "truncated", "flipped", "of another place"])
+def test_a_damaged_part_is_computed_again(
+    recommender: Recommender, tmp_path: Path, suffix: str, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    output = tmp_path / f"lists{suffix}"
+
+    def stop(done: int, total: int) -> None:
+        if done == 90:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        recommend_all(recommender, output, 5, part_users=30, progress=stop)
+    first, second, _ = sorted((tmp_path / f".lists{suffix}.parts").glob(f"0*{suffix}"))
+    data = second.read_bytes()
+    second.write_bytes({
+        "emptied": b"", "truncated": data[:-9], "flipped": bytes([*data[:60], data[60] ^ 1, *data[61:]]),
+        "of another place": first.read_bytes(),
+    }[damage])  # fmt: skip
+    with caplog.at_level(logging.WARNING, "sasrec"):
+        summary = recommend_all(recommender, output, 5, part_users=30)
+    assert summary.n_resumed == 60
+    assert f"{second} is not as it was written; its users are computed again" in caplog.text
+    recommend_all(recommender, tmp_path / f"again{suffix}", 5, part_users=30)
+    assert output.read_bytes() == (tmp_path / f"again{suffix}").read_bytes()
+
+
+def test_events_that_are_cut_off_meanwhile_are_an_error_and_no_crash(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    loaded = sasrec.load(tmp_path / "run")
+
+    def cut(done: int, total: int) -> None:
+        os.truncate(tmp_path / "run" / "sequences" / "items.npy", 200)
+
+    with pytest.raises(CheckpointError, match=r"items\.npy was cut off while it was in use"):
+        recommend_all(loaded, tmp_path / "lists.csv", 3, part_users=30, progress=cut)
+    with pytest.raises(CheckpointError, match=r"items\.npy was cut off while it was in use"):
+        loaded.evaluate()
+
+
+def test_a_folder_of_parts_that_is_a_link_is_left_alone(recommender: Recommender, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tmp").write_text("dear")
+    (tmp_path / ".lists.csv.parts").symlink_to(tmp_path / "mine")
+    with pytest.raises(ConfigError, match=r"\.lists\.csv\.parts is a link"):
+        recommend_all(recommender, tmp_path / "lists.csv", 5)
+    assert (tmp_path / "mine" / "thesis.tmp").read_text() == "dear"
+
+
 def count_rows(recommender: Recommender, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many users each call of recommend_rows asks for."""
     asked: list[int] = []
@@ -275,3 +324,35 @@ def test_progress_goes_to_stderr_and_quiet_says_nothing(
     assert said.out.count("\n") == 1
     assert call(monkeypatch, "--quiet", "recommend", run, "--all-users", "--output", tmp_path / "lists.csv") == 0
     assert capsys.readouterr().err == ""
+
+
+FORMULAS = ["=1+1", "+1", "-1", "@x", "\tx", "plain", "a=b"]
+
+
+@pytest.fixture(scope="module")
+def formulas(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose users' ids look like formulas."""
+    folder = tmp_path_factory.mktemp("formulas") / "run"
+    log = make_markov_log(len(FORMULAS)).with_columns(
+        pl.col("user_id").replace_strict(dict(enumerate(FORMULAS, 1)), return_dtype=pl.String)
+    )
+    sasrec.fit(log, embedding_dim=8, n_blocks=1, max_epochs=1, threads=1, output=folder)
+    return folder
+
+
+def test_ids_that_a_spreadsheet_would_take_for_formulas_can_be_guarded(
+    formulas: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, output = sasrec.load(formulas), tmp_path / "lists.csv"
+    recommend_all(model, output, 1)
+    assert set(pl.read_csv(output)["user_id"]) == set(FORMULAS)
+    recommend_all(model, output, 1, guard_cells=True)
+    guarded = {"'=1+1", "'+1", "'-1", "'@x", "'\tx", "plain", "a=b"}
+    assert set(pl.read_csv(output)["user_id"]) == guarded
+    users = ["--user", "=1+1", "--user", "plain"]
+    assert call(monkeypatch, "recommend", formulas, *users, "-k", 1, "--guard-cells", "--output", output) == 0
+    assert pl.read_csv(output)["user_id"].to_list() == ["'=1+1", "plain"]
+    for wrong in (["--output", tmp_path / "lists.jsonl"], []):
+        assert call(monkeypatch, "recommend", formulas, *users, "--guard-cells", *wrong) == 2
+    with pytest.raises(ConfigError, match=r"guard_cells is for \.csv, .* and not for lists\.parquet"):
+        recommend_all(model, tmp_path / "lists.parquet", 1, guard_cells=True)

@@ -148,8 +148,9 @@ def test_a_graph_that_lists_other_items_disagrees(texts: Recommender, exported: 
 def test_weights_that_are_not_finite_are_refused(texts: Recommender, tmp_path: Path) -> None:
     weights = texts.engine.weights()
     weights["blocks.0.ffn_norm.bias"][0] = np.nan
-    with pytest.raises(DataError, match=r"weight blocks.0.ffn_norm.bias has values that are not finite"):
-        export_onnx(_with_weights(texts, weights), tmp_path / "onnx")
+    for write in (export_onnx, export_embeddings):
+        with pytest.raises(DataError, match=r"weight blocks.0.ffn_norm.bias has values that are not finite"):
+            write(_with_weights(texts, weights), tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 
@@ -353,6 +354,17 @@ def test_the_example_answers_over_http(texts: Recommender, exported: Path) -> No
 def post(url: str, body: dict[str, Any]) -> Any:
     with urllib.request.urlopen(urllib.request.Request(url, json.dumps(body).encode()), timeout=20) as answer:
         return json.load(answer)
+
+
+def test_an_export_that_was_killed_is_swept_and_what_it_replaced_is_back(texts: Recommender, tmp_path: Path) -> None:
+    folder = tmp_path / "vectors"
+    export_embeddings(texts, folder)
+    folder.rename(tmp_path / ".vectors.123.old")  # between the two renames
+    (tmp_path / ".vectors.123.tmp").mkdir()
+    with pytest.raises(ConfigError, match="exists and is not empty"):
+        export_embeddings(texts, folder)
+    export_embeddings(texts, folder, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["vectors"]
 
 
 # vectors

@@ -18,6 +18,7 @@ import polars as pl
 import pytest
 import torch
 from made import SAMPLED, make_epoch, make_result, make_training
+from polars.exceptions import PanicException
 from safetensors.numpy import save_file
 from safetensors.torch import save_file as torch_save_file
 
@@ -41,6 +42,11 @@ WEIGHTS = {"a": RNG.standard_normal((3, 4), np.float32), "b.c": np.array([np.pi,
 @pytest.fixture
 def run(tmp_path: Path) -> RunFolder:
     return RunFolder.create(tmp_path / "run")
+
+
+def forget_digests(run: RunFolder) -> None:
+    """As in a folder of format 1."""
+    (run.path / "digests.json").unlink()
 
 
 def test_config_round_trip(run: RunFolder) -> None:
@@ -118,6 +124,26 @@ def test_tensors_of_another_program_are_refused(run: RunFolder, dtype: torch.dty
         run.load_weights()
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", ["a", "b.c"])
+def test_weights_that_are_not_finite_are_refused(run: RunFolder, name: str, value: float) -> None:
+    poisoned = {key: array.copy() for key, array in WEIGHTS.items()}
+    poisoned[name].flat[-1] = value
+    run.save_weights(poisoned, 1)
+    with pytest.raises(CheckpointError, match=rf"model\.safetensors is damaged \(weight {re.escape(name)} has values"):
+        run.load_weights()
+    for weights, moments in ((poisoned, {}), (WEIGHTS, {"exp_avg/a": poisoned[name]})):
+        run.save_state(weights, moments, State(epoch=1))
+        with pytest.raises(CheckpointError, match=r"state\.safetensors is damaged \(weight .* are not finite numbers"):
+            run.load_state()
+
+
+def test_large_finite_weights_are_not_taken_for_infinite_ones(run: RunFolder) -> None:
+    large = {"a": np.full((300, 30), np.finfo(np.float32).max)}
+    run.save_weights(large, 1)
+    assert (run.load_weights()[0]["a"] == large["a"]).all()
+
+
 def test_vocabulary_and_sequences_round_trips_are_exact(run: RunFolder) -> None:
     sequences, vocabulary = build_sequences(LOG)
     vocabulary = vocabulary.with_titles(pl.DataFrame({"item_id": ["b"], "title": ["Bee"]}))
@@ -174,6 +200,110 @@ def test_table_of_other_columns_or_without_an_id_is_no_vocabulary(run: RunFolder
     pl.DataFrame(ids).write_parquet(run.path / "items.parquet")
     with pytest.raises(CheckpointError, match=r"items\.parquet is missing or damaged"):
         run.load_vocabulary()
+
+
+def panic(*_: object, **__: object) -> None:
+    raise PanicException("called `Result::unwrap()` on an `Err` value\nand a second line")
+
+
+def test_a_panic_inside_polars_is_a_damaged_file(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    sequences, vocabulary = build_sequences(LOG)
+    run.save_data(vocabulary, sequences)
+    monkeypatch.setattr(pl, "read_parquet", panic)
+    with pytest.raises(CheckpointError, match=r"items\.parquet is missing or damaged: called `Result::unwrap.* value$"):
+        run.load_vocabulary()
+    with pytest.raises(CheckpointError, match=r"sequences is damaged: called `Result::unwrap.* value$"):
+        run.load_sequences()
+
+
+def test_a_panic_while_writing_keeps_what_was_there(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    vocabulary = build_sequences(LOG)[1]
+    run.save_data(vocabulary, None)
+    before = (run.path / "items.parquet").read_bytes()
+    monkeypatch.setattr(pl.DataFrame, "write_parquet", panic)
+    with pytest.raises(CheckpointError, match=r"cannot write .*items\.parquet: called `Result::unwrap"):
+        run.save_data(vocabulary, None)
+    assert (run.path / "items.parquet").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("item_index", [2, 3, 4]), ("item_index", [1, 2, 2]), ("item_index", [0, 1, 2]), ("item_id", ["a", "b", "b"]),
+        ("item_id", [b"a", b"b", b"c"]), ("count", [2, -1, 1]), ("count", [2, None, 1]), ("count", [0.5, 2.0, 1.0]),
+    ],
+)  # fmt: skip
+def test_a_table_that_is_no_vocabulary_is_refused(run: RunFolder, column: str, values: list[object]) -> None:
+    frame = build_sequences(LOG)[1].to_frame()
+    kind = frame.schema[column] if all(value is None or isinstance(value, int) for value in values) else None
+    frame.with_columns(pl.Series(column, values, kind)).write_parquet(run.path / "items.parquet")
+    with pytest.raises(CheckpointError, match=r"items\.parquet is missing or damaged: "):
+        run.load_vocabulary()
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "words"),
+    [
+        ("offsets.npy", [0, 4, 3], "its files are not of one log"),
+        ("offsets.npy", [0, 6, 5], "does not cut the events into users"),
+        ("offsets.npy", [-1, 3, 5], "does not cut the events into users"),
+        ("offsets.npy", [0.0, 3.0, 5.0], "not a flat array of its numbers"),
+        ("items.npy", [1, 3, 2, 2, 0], "does not hold items from 1 to 3"),
+        ("items.npy", [1, 3, 2, 2, 4], "does not hold items from 1 to 3"),
+        ("items.npy", [[1, 3, 2, 2, 1]], "not a flat array of its numbers"),
+        ("timestamps.npy", ["1", "3", "4", "2", "5"], "not a flat array of its numbers"),
+    ],
+)
+def test_arrays_that_are_no_sequences_are_refused(run: RunFolder, name: str, array: list[Any], words: str) -> None:
+    sequences, vocabulary = build_sequences(LOG)
+    run.save_data(vocabulary, sequences)
+    forget_digests(run)
+    kind = getattr(sequences, name.removesuffix(".npy")).dtype if type(np.ravel(array)[0].item()) is int else None
+    np.save(run.path / "sequences" / name, np.array(array, kind))
+    with pytest.raises(CheckpointError, match=f"sequences is damaged: .*{words}"):
+        run.load_sequences()
+
+
+@pytest.mark.parametrize("users", [["v", "u"], ["u", "u"], [b"u", b"v"], [0.5, 1.5]])
+def test_users_out_of_order_are_refused(run: RunFolder, users: list[Any]) -> None:
+    sequences, vocabulary = build_sequences(LOG)
+    run.save_data(vocabulary, sequences)
+    forget_digests(run)
+    pl.DataFrame({"user_id": users}).write_parquet(run.path / "sequences" / "users.parquet")
+    with pytest.raises(CheckpointError, match=r"users\.parquet does not hold different ids in ascending order"):
+        run.load_sequences()
+
+
+@pytest.mark.parametrize("name", ["items", "offsets", "timestamps"])
+@pytest.mark.parametrize("claimed", [2**40, 6, 4])
+def test_an_array_that_claims_another_size_than_its_file_has_is_refused(
+    run: RunFolder, name: str, claimed: int
+) -> None:
+    sequences, vocabulary = build_sequences(LOG)
+    run.save_data(vocabulary, sequences)
+    forget_digests(run)
+    path, array = run.path / "sequences" / f"{name}.npy", getattr(sequences, name)
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(
+            file, {"descr": array.dtype.str, "fortran_order": False, "shape": (claimed * (1 + (name == "offsets")),)}
+        )
+        file.write(array.tobytes())
+    with pytest.raises(CheckpointError, match=rf"{name}\.npy has .* bytes, and its header tells of "):
+        run.load_sequences()
+
+
+@pytest.mark.parametrize("facts", [5, [], {}, {"n_events": "5"}, {"repeat_share": None}, {"has_timestamps": 1}])
+def test_facts_of_other_types_are_refused(run: RunFolder, facts: object) -> None:
+    sequences, vocabulary = build_sequences(LOG)
+    run.save_data(vocabulary, sequences)
+    forget_digests(run)
+    told = {**dataclasses.asdict(sequences.facts), **facts} if isinstance(facts, dict) and facts else facts
+    (run.path / "sequences" / "facts.json").write_text(json.dumps(told))
+    with pytest.raises(CheckpointError, match="sequences is damaged: facts of the log: "):
+        run.load_sequences()
+    (run.path / "config.json").write_text(json.dumps({**json.loads(CONFIG.to_json()), "data": told}))
+    with pytest.raises(CheckpointError, match="does not fit this version: facts of the log: "):
+        run.load_config()
 
 
 def test_metrics_round_trip(run: RunFolder) -> None:

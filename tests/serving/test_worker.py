@@ -164,8 +164,7 @@ def test_sighup_loads_the_same_folder_and_the_keys_again(run: Path, runs: Path, 
         body = {"history": [1]}
         first = server.ask("POST", "/v1/recommend", body, **{"X-API-Key": "old"})[1]["model_version"]
         assert server.ask("POST", "/v1/recommend", body)[0] == 401
-        for name in ("model.safetensors", "config.json"):
-            shutil.copy(runs / "b" / name, run / name)
+        shutil.copytree(runs / "b", run, dirs_exist_ok=True)  # all of it: digests tell files of two runs apart
         keys.write_text("new\n")
         server.signal(signal.SIGHUP)
         until(lambda: server.ask("POST", "/v1/recommend", body, **{"X-API-Key": "new"})[0] == 200)

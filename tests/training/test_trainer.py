@@ -17,12 +17,14 @@ from conftest import make_markov_log
 from made import make_epoch
 
 from sasrec.core.config import EvalConfig, ModelConfig, TrainConfig
-from sasrec.core.errors import TrainingError
+from sasrec.core.errors import CheckpointError, TrainingError
 from sasrec.data.sequences import build_sequences
 from sasrec.data.splits import Split, split_leave_one_out
 from sasrec.engine.protocol import create_engine
 from sasrec.runs.folder import RunFolder
-from sasrec.training.trainer import Progress, TrainResult, train
+from sasrec.runs.record import State
+from sasrec.training.progress import Progress, seconds_left
+from sasrec.training.trainer import TrainResult, train
 
 MODEL = ModelConfig(embedding_dim=16, n_blocks=1, max_seq_len=10, dropout=0.1)
 TRAIN = TrainConfig(max_epochs=3, batch_size=32, learning_rate=3e-3, seed=1, patience=0)
@@ -243,3 +245,140 @@ def test_resume_before_anything_was_saved_starts_the_history_anew(markov_log: pl
     result = run_training(split_of(markov_log), run=run, resume=True)
     assert [line.epoch for line in run.read_history()] == [1, 2, 3]
     assert run.read_history() == result.history
+
+
+# stopping while an epoch is validated
+
+
+@pytest.fixture
+def blocks_of_16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Validation in many blocks, each of which is reported."""
+    monkeypatch.setattr("sasrec.evaluation.protocols.MAX_ROWS", 16)
+    monkeypatch.setattr("sasrec.training.trainer.REPORT_SECONDS", -1.0)
+
+
+@pytest.mark.usefixtures("blocks_of_16")
+@pytest.mark.parametrize("log_test", [False, True])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_an_interrupt_is_heeded_within_a_block_of_validation_and_nothing_is_lost(
+    markov_log: pl.DataFrame, tmp_path: Path, epoch: int, signum: signal.Signals, log_test: bool
+) -> None:
+    split, config = split_of(markov_log), replace(TRAIN, ema_decay=0.9, log_test=log_test)
+    seen: list[int] = []
+
+    def interrupt(p: Progress) -> None:
+        if p.epoch == epoch and p.validated is not None:
+            seen.append(p.validated[0])
+            if p.validated[0] == 48:
+                signal.raise_signal(signum)
+
+    run = RunFolder.create(tmp_path / "run")
+    stopped = run_training(split, config, run=run, progress=interrupt)
+    assert (stopped.stopped, stopped.epochs) == ("interrupted", epoch - 1)
+    assert seen == [16, 32, 48]
+    state = run.load_state()
+    assert state is not None
+    assert (state.state.epoch, state.state.step) == (epoch - 1, 7)  # all steps of the epoch
+    resumed = run_training(split, config, run=run, resume=True)
+    whole = run_training(split, config)
+    assert_same_weights(resumed, whole)
+    assert [line.valid for line in resumed.history] == [line.valid for line in whole.history]
+
+
+@pytest.mark.usefixtures("blocks_of_16")
+def test_a_second_interrupt_while_an_epoch_is_validated_loses_only_the_validation(
+    markov_log: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sasrec.training.trainer.SAVE_SECONDS", 0.0)
+    split, run = split_of(markov_log), RunFolder.create(tmp_path / "run")
+
+    def interrupt(p: Progress) -> None:
+        if p.epoch == 2 and p.validated is not None:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_training(split, run=run, progress=interrupt)
+    state = run.load_state()
+    assert state is not None
+    assert (state.state.epoch, state.state.step) == (1, 7)
+    assert_same_weights(run_training(split, run=run, resume=True), run_training(split))
+
+
+def test_a_run_that_was_interrupted_before_its_first_validation_has_a_state_and_no_model(
+    markov_log: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sasrec.training.trainer.REPORT_SECONDS", -1.0)
+    run = RunFolder.create(tmp_path / "run")
+    run_training(split_of(markov_log), run=run, progress=lambda p: signal.raise_signal(signal.SIGINT))
+    assert run.load_state() is not None
+    assert not (run.path / "model.safetensors").exists()
+
+
+def estimate_of(state: State, validates: bool = True, **settings: float) -> float | None:
+    return seconds_left(state, replace(TRAIN, max_epochs=10, **settings), 100, validates)
+
+
+def test_the_time_left_counts_training_and_validation_each_at_its_pace() -> None:
+    state = State(epoch=2, seconds=100, valid_seconds=80, n_validations=2)  # 10 s of training and 40 s of validation
+    assert estimate_of(state) == pytest.approx(8 * 50)
+    assert estimate_of(state, valid_every=4) == pytest.approx(8 * 10 + 3 * 40)  # after 4, 8 and 10
+    assert estimate_of(state, max_minutes=5) == pytest.approx(200)
+    half = replace(state, step=50, epoch_seconds=5)
+    assert estimate_of(half) == pytest.approx(7.5 * 10 + 8 * 40)
+    assert estimate_of(State(epoch=2, seconds=20), validates=False) == pytest.approx(80)
+
+
+def test_the_time_left_is_not_told_before_it_is_known_how_long_a_validation_takes() -> None:
+    begun = State(step=50, epoch_seconds=60)
+    assert estimate_of(begun) is None
+    assert estimate_of(begun, validates=False) == pytest.approx(9.5 * 120)
+    assert estimate_of(State(step=50, epoch_seconds=1), validates=False) is None
+
+
+# what belongs together
+
+
+def test_a_kill_between_the_best_weights_and_the_state_labels_nothing_wrongly(
+    markov_log: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split, run = split_of(markov_log), RunFolder.create(tmp_path / "run")
+    run_training(split, replace(TRAIN, max_epochs=1), run=run)
+    first = run.load_weights()[0]
+    monkeypatch.setattr(RunFolder, "save_state", lambda *_: None)  # as if each later one were killed before it
+    later = run_training(split, replace(TRAIN, max_epochs=3), run=run, resume=True)
+    assert later.best_epoch > 1
+    assert run.load_weights()[1] == later.best_epoch
+    monkeypatch.undo()
+    again = run_training(split, replace(TRAIN, max_epochs=1), run=run, resume=True)
+    assert again.best_epoch == 1
+    for name, array in first.items():
+        np.testing.assert_array_equal(again.weights[name], array)
+        np.testing.assert_array_equal(run.load_weights()[0][name], array)
+    assert run.load_weights()[1] == 1
+
+
+def test_best_weights_that_an_earlier_version_overwrote_are_not_taken_for_those_of_the_saved_epoch(
+    markov_log: pl.DataFrame, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    split, run = split_of(markov_log), RunFolder.create(tmp_path / "run")
+    result = run_training(split, run=run)
+    state = run.load_state()
+    assert state is not None
+    run.save_state(state.weights, state.optimizer, replace(state.state, epoch=2, best_epoch=1, best_value=0.125))
+    again = run_training(split, run=run, resume=True)
+    assert "the weights of epoch 1 are gone" in caplog.text
+    assert again.best_epoch == 3
+    assert again.valid != result.valid
+    assert again.valid == again.history[-1].valid
+
+
+def test_a_model_without_a_state_is_not_trained_over(markov_log: pl.DataFrame, tmp_path: Path) -> None:
+    split, run = split_of(markov_log), RunFolder.create(tmp_path / "run")
+    run_training(split, run=run)
+    (run.path / "training" / "state.safetensors").unlink()
+    before = (run.path / "history.jsonl").read_bytes()
+    with pytest.raises(CheckpointError, match=r"has a model and no training/state\.safetensors to go on from"):
+        run_training(split, run=run, resume=True)
+    assert (run.path / "history.jsonl").read_bytes() == before

@@ -14,12 +14,20 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
-from sasrec.training import trainer
+from sasrec.core.tables import printable
+from sasrec.training.progress import Progress as TrainingProgress
 
 PLAIN_SECONDS = 10.0  # how often a plain line is written inside long epochs
 LONG_RUN_SECONDS = 60.0  # above this, the time a run will take is said before it starts in earnest
 
 stderr = Console(stderr=True, highlight=False)
+
+
+class _Printable(logging.Formatter):
+    """Ids and names of others in messages are shown, not obeyed."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 def set_up_logging(*, quiet: bool, debug: bool) -> None:
@@ -28,10 +36,10 @@ def set_up_logging(*, quiet: bool, debug: bool) -> None:
     handler: logging.Handler
     if stderr.is_terminal:
         handler = RichHandler(console=stderr, show_path=False, show_time=False)
-        handler.setFormatter(logging.Formatter("%(message)s"))
+        handler.setFormatter(_Printable("%(message)s"))
     else:
         handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+        handler.setFormatter(_Printable("%(levelname)s: %(message)s"))
     logger = logging.getLogger("sasrec")
     logger.handlers = [handler]
     logger.setLevel(level)
@@ -103,7 +111,7 @@ class TrainingDisplay(_Display):
         """Another of several runs begins; its name stands before its progress."""
         self.title, self.estimated = f"{title}  ", False
 
-    def update(self, p: trainer.Progress) -> None:
+    def update(self, p: TrainingProgress) -> None:
         """Show where the run stands."""
         if self.quiet:
             return
@@ -111,13 +119,13 @@ class TrainingDisplay(_Display):
         done = (p.epoch - 1) * p.steps_per_epoch + p.step
         self.show(done, p.max_epochs * p.steps_per_epoch, self.title + _describe(p), is_due=self._due(p))
 
-    def _due(self, p: trainer.Progress) -> bool:
+    def _due(self, p: TrainingProgress) -> bool:
         """Whether a plain line is due: the first epoch, every tenth, or some seconds since the last."""
         since = time.monotonic() - self.last_line
-        ended = p.step == p.steps_per_epoch
+        ended = p.step == p.steps_per_epoch and p.validated is None
         return since > PLAIN_SECONDS or (ended and (p.epoch == 1 or p.epoch % 10 == 0 or p.epoch == p.max_epochs))
 
-    def _estimate(self, p: trainer.Progress) -> None:
+    def _estimate(self, p: TrainingProgress) -> None:
         if self.estimated or p.seconds_left is None:
             return
         self.estimated = True
@@ -158,9 +166,12 @@ def _bar() -> Progress:
     )
 
 
-def _describe(p: trainer.Progress) -> str:
+def _describe(p: TrainingProgress) -> str:
     parts = [f"epoch {p.epoch}/{p.max_epochs}"]
-    if p.step < p.steps_per_epoch:
+    if p.validated is not None:
+        done, total = p.validated
+        parts.append(f"validating {done:,} of {total:,} targets")
+    elif p.step < p.steps_per_epoch:
         parts.append(f"step {p.step}/{p.steps_per_epoch}")
     parts.append(f"loss {p.train_loss:.4f}")
     parts.append(f"{p.users_per_second:,.0f} users/s")

@@ -11,11 +11,13 @@ from collections.abc import Callable
 from typing import Annotated
 
 import typer
+from polars.exceptions import PanicException
 
 from sasrec import __version__
 from sasrec.cli import console, deploy, measure, recommend, train
 from sasrec.cli.flags import IdCommand
 from sasrec.core.errors import ConfigError, SASRecError
+from sasrec.core.tables import printable
 
 COMMANDS: dict[str, Callable[..., None]] = {  # in the order of --help
     "prepare": train.prepare,
@@ -66,7 +68,7 @@ def main() -> None:
     except SASRecError as error:
         if debug:
             raise
-        console.stderr.print(f"error: {error}", markup=False, soft_wrap=True)
+        console.stderr.print(f"error: {printable(str(error))}", markup=False, soft_wrap=True)
         sys.exit(2 if isinstance(error, ConfigError) else 1)
     except KeyboardInterrupt:
         console.stderr.print("interrupted")
@@ -74,9 +76,9 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone; nothing more to say
         sys.exit(1)
-    except Exception as error:
+    except (Exception, PanicException) as error:  # a panic inside Polars is no Exception
         if debug:
             raise
         text = f"error: unexpected {type(error).__name__}: {error}; run again with sasrec --debug for the traceback"
-        console.stderr.print(text, markup=False, soft_wrap=True)
+        console.stderr.print(printable(text), markup=False, soft_wrap=True)
         sys.exit(1)

@@ -16,13 +16,14 @@ from sasrec.cli.flags import (
     settings_of,
     with_flags,
 )
-from sasrec.cli.output import print_json
+from sasrec.cli.output import print_json, print_text
 from sasrec.core.errors import ConfigError
 from sasrec.engine.protocol import environment
 from sasrec.evaluation.comparison import compare_all
 from sasrec.experiments.seeds import run_folders
 from sasrec.recommender import load
 from sasrec.report.text import metrics_table
+from sasrec.runs.digests import verify
 from sasrec.runs.folder import RunFolder
 
 
@@ -50,7 +51,7 @@ def evaluate(
     if json_:
         print_json(result.to_dict())
     else:
-        typer.echo(metrics_table([result]))
+        print_text(metrics_table([result]))
 
 
 @with_flags("eval")
@@ -79,7 +80,7 @@ def compare_(
         told = [comparison.to_dict() for comparison in comparisons]
         print_json(told[0] if len(runs) == 2 else {"comparisons": told})
     else:
-        typer.echo("\n\n".join(comparison.to_text() for comparison in comparisons))
+        print_text("\n\n".join(comparison.to_text() for comparison in comparisons))
 
 
 def _check_same_log(runs: list[Path]) -> None:
@@ -89,15 +90,25 @@ def _check_same_log(runs: list[Path]) -> None:
         raise ConfigError(f"{runs[0]} and {other} were trained on different logs, so their users cannot be paired")
 
 
-def info(run: Annotated[Path | None, typer.Argument(help="a run folder")] = None, json_: Json = False) -> None:
+def info(
+    run: Annotated[Path | None, typer.Argument(help="a run folder")] = None,
+    verify_: Annotated[
+        bool, typer.Option("--verify", help="read RUN from end to end, and compare each file with its digest")
+    ] = False,
+    json_: Json = False,
+) -> None:
     """Show versions, CPUs and engine; with a run folder, also its settings and how its log was read."""
     facts: dict[str, Any] = dict(environment())
+    if verify_ and run is None:
+        raise ConfigError("--verify reads a run folder; give one")
     if run is not None:
         folder = RunFolder.open(run)
         config, read = folder.load_config(), folder.load_understanding()
         facts["run"] = json.loads(config.to_json())
         if read is not None:
             facts["log"] = read.lines(config.data.n_events, config.data.n_users, config.data.n_items)[:2]
+        if verify_:
+            facts["verified"] = verify(folder)
     if json_:
         print_json(facts)
         return

@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 import typer
 
-from sasrec.core.tables import plain_table
+from sasrec.core.tables import COMMANDS, plain_table, printable
 from sasrec.data.sequences import Sequences
 from sasrec.data.vocabulary import Vocabulary
 from sasrec.export.all_users import write_frame
@@ -31,10 +31,12 @@ def names_of(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def print_frame(frame: pl.DataFrame, output: Path | None, json_: bool, vocabulary: Vocabulary) -> None:
+def print_frame(
+    frame: pl.DataFrame, output: Path | None, json_: bool, vocabulary: Vocabulary, *, guard_cells: bool = False
+) -> None:
     """A frame into a file, or onto stdout as JSON or as a table with titles."""
     if output is not None:
-        write_frame(frame, output)
+        write_frame(frame, output, guard_cells=guard_cells)
         typer.echo(f"wrote {len(frame):,} rows to {output}")
     elif json_:
         print_json(frame.to_dicts())
@@ -52,5 +54,11 @@ def print_table(frame: pl.DataFrame, vocabulary: Vocabulary) -> None:
 
 
 def print_json(value: Any) -> None:
-    """A value on one line."""
-    typer.echo(json.dumps(value, ensure_ascii=False))
+    """A value on one line; what a terminal would obey is escaped as JSON does it."""
+    text = json.dumps(value, ensure_ascii=False)
+    typer.echo(COMMANDS.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+
+
+def print_text(text: str) -> None:
+    """Lines for people, with names and titles of others in them."""
+    typer.echo(printable(text))

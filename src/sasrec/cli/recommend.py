@@ -43,10 +43,18 @@ def recommend(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="write a .parquet, .csv or .jsonl file instead of printing")
     ] = None,
+    guard_cells: Annotated[
+        bool,
+        typer.Option(
+            "--guard-cells", help="in a .csv, put ' before ids that a spreadsheet takes for formulas, such as =1+1"
+        ),
+    ] = False,
     json_: Json = False,
 ) -> None:
     """Recommend the next items for users of the log or after a history."""
     chosen = [users is not None, bool(user), history is not None, all_users]
+    if guard_cells and output is None:
+        raise ConfigError("--guard-cells is for --output FILE.csv")
     if sum(chosen) != 1:
         raise ConfigError("give one of --users FILE, --user ID, --history ID,ID,... or --all-users")
     if [users, allow, deny].count(STDIN) > 1:
@@ -59,7 +67,7 @@ def recommend(
     wanted = user or None if users is None else read_users(users)
     recommender = load(run)
     if all_users and output is not None:
-        _recommend_all(recommender, output, k, filters, quiet=context.obj["quiet"])
+        _recommend_all(recommender, output, k, {**filters, "guard_cells": guard_cells}, quiet=context.obj["quiet"])
         return
     if history is not None:
         details = recommender.recommend_detailed([ids_of_text(history, recommender.vocabulary)], k, **filters)
@@ -68,13 +76,13 @@ def recommend(
             console.stderr.print("no item of the history is known; these are popular items", soft_wrap=True)
     else:
         frame = recommender.recommend_users(wanted, k, **filters)
-    print_frame(frame, output, json_, recommender.vocabulary)
+    print_frame(frame, output, json_, recommender.vocabulary, guard_cells=guard_cells)
 
 
-def _recommend_all(recommender: Recommender, output: Path, k: int, filters: dict[str, Any], *, quiet: bool) -> None:
+def _recommend_all(recommender: Recommender, output: Path, k: int, options: dict[str, Any], *, quiet: bool) -> None:
     try:
         with console.UsersDisplay(quiet=quiet) as display:
-            summary = recommend_all(recommender, output, k, progress=display.update, **filters)
+            summary = recommend_all(recommender, output, k, progress=display.update, **options)
     except KeyboardInterrupt:
         console.stderr.print("stopped; what is done is kept, and the same command goes on from there", soft_wrap=True)
         raise typer.Exit(1) from None

@@ -19,7 +19,7 @@ from sasrec.cli.flags import (
     split_reading,
     with_flags,
 )
-from sasrec.cli.output import names_of, print_facts, print_frame, print_json
+from sasrec.cli.output import names_of, print_facts, print_frame, print_json, print_text
 from sasrec.core.config import TrainConfig
 from sasrec.core.errors import ConfigError
 from sasrec.core.presets import DEFAULT_PRESET, PRESETS
@@ -44,8 +44,9 @@ PresetName = Annotated[str, typer.Option("--preset", help="settings for this log
 def prepare(log: Logs, output: Output, overwrite: Overwrite = False, json_: Json = False, **given: Any) -> None:
     """Read a log once and write a folder that train loads without parsing."""
     read = load_log(log, split_reading(given)[0])
-    folder = RunFolder.create(output, overwrite=overwrite)
-    folder.save_data(read.vocabulary, read.sequences)
+    with RunFolder.claim(output, overwrite=overwrite) as folder:
+        folder.save_data(read.vocabulary, read.sequences)
+        folder.forget_replaced()
     print_facts(read.sequences, json_)
 
 
@@ -109,7 +110,7 @@ def train(
     if json_:
         print_json(_training_summary(recommender, output))
         return
-    typer.echo(metrics_table(recommender.results))
+    print_text(metrics_table(recommender.results))
     typer.echo(
         f"\nbest epoch {result.best_epoch} of {result.epochs} ({result.stopped}), "
         f"{console.duration(result.seconds)} of training; report: {output / 'report.html'}"
@@ -142,7 +143,7 @@ def _train_seeds(
     if json_:
         print_json(summary.to_dict())
         return
-    typer.echo(summary_text(summary))
+    print_text(summary_text(summary))
     runs = ", ".join(run.folder for run in summary.runs)
     typer.echo(f"\nsummary: {folder / 'summary.md'}; each of {runs} in {folder} is a run folder of its own")
 
@@ -201,7 +202,7 @@ def benchmark_(
     for line in lines if json_ else []:
         print_json(line.to_dict())
     if not json_:
-        typer.echo(benchmark_text(lines))
+        print_text(benchmark_text(lines))
 
 
 def _training_summary(recommender: Recommender, output: Path) -> dict[str, Any]:
@@ -257,9 +258,9 @@ def demo(
     settings = {} if max_epochs is None else {"max_epochs": max_epochs}
     with console.TrainingDisplay(quiet=context.obj["quiet"]) as display:
         recommender = fit_log(log, options, settings, display.update)
-    typer.echo(metrics_table(recommender.results))
+    print_text(metrics_table(recommender.results))
     user = sequences.user_ids[0]
     recent = vocabulary.titles_of(sequences.history(0)[-5:])
-    typer.echo(f"\nUser {user} last watched:\n  " + "\n  ".join(recent) + "\nand may like next:")
+    print_text(f"\nUser {user} last watched:\n  " + "\n  ".join(recent) + "\nand may like next:")
     print_frame(recommender.recommend_users([user]), None, False, vocabulary)
     typer.echo(f"\nreport: {output / 'report.html'}\nmore:   sasrec recommend {output} --user 2")

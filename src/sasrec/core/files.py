@@ -1,20 +1,35 @@
-"""Files written whole or not at all: flushed to disk under a temporary name, then renamed."""
+"""Files written whole or not at all: flushed to disk under a temporary name, then renamed; and damaged ones."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
+from polars.exceptions import PanicException
 
 from sasrec.core.errors import CheckpointError
 
+# What reading a damaged file raises. A panic inside Polars is no Exception; a file may claim a size beyond any memory.
+DAMAGES: tuple[type[BaseException], ...] = (
+    OSError, EOFError, ValueError, TypeError, KeyError, AttributeError, MemoryError, OverflowError,
+    RecursionError,
+    pl.exceptions.PolarsError, PanicException,
+)  # fmt: skip
+
 
 @contextlib.contextmanager
-def atomic_file(path: Path) -> Any:
+def atomic_file(path: Path, before: Callable[[Path], None] | None = None) -> Any:
     """Yield a temporary path beside `path`; what is written there is flushed to disk and takes its place.
+
+    Args:
+        path: the file.
+        before: called with the temporary path once all is on disk, before it takes its place.
 
     Raises:
         CheckpointError: the disk is full or the folder cannot be written; what was at `path` is untouched.
@@ -25,19 +40,28 @@ def atomic_file(path: Path) -> Any:
             yield temporary
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
+            if before is not None:
+                before(temporary)
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def atomic_write(path: Path, data: bytes | str) -> None:
-    """Write a file whole or not at all.
+def atomic_write(path: Path, data: bytes | str, before: Callable[[Path], None] | None = None) -> None:
+    """Write a file whole or not at all; `before` as in `atomic_file`.
 
     Raises:
         CheckpointError: the disk is full or the folder cannot be written; what was at `path` is untouched.
     """
-    with atomic_file(path) as temporary:
+    with atomic_file(path, before) as temporary:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def flush(folder: Path) -> None:
+    """Flush the files of a folder to disk."""
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
 
 
 @contextlib.contextmanager
@@ -49,6 +73,59 @@ def disk_errors(path: Path) -> Any:
     """
     try:
         yield
-    except (OSError, pl.exceptions.PolarsError) as error:  # Polars reports a full disk as one of its own
+    except (OSError, pl.exceptions.PolarsError, PanicException) as error:  # Polars has its own words for a full disk
         reason = getattr(error, "strerror", None) or error
         raise CheckpointError(f"cannot write {path}: {reason}; what was saved before is kept") from error
+
+
+@contextlib.contextmanager
+def read_errors(what: str) -> Iterator[None]:
+    """Say in one sentence that a file, or a folder of them, cannot be read.
+
+    Args:
+        what: the beginning of the sentence, such as "RUN/items.parquet is missing or damaged".
+
+    Raises:
+        CheckpointError: the body met a file that is missing, cut off, foreign or damaged.
+    """
+    try:
+        yield
+    except DAMAGES as error:
+        told = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise CheckpointError(f"{what}: {told}") from error
+
+
+def load_array(path: Path, dtypes: tuple[type[np.generic], ...], *, mapped: bool) -> NDArray[Any]:
+    """A flat array as `np.save` wrote it. Its size is compared with the file's first: a map beyond the end would crash.
+
+    Args:
+        path: a .npy file.
+        dtypes: what its numbers may be.
+        mapped: leave it on disk, read-only.
+
+    Raises:
+        ValueError: cut off, longer than it says, of another type or shape.
+    """
+    with path.open("rb") as file:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+        start, size = file.tell(), os.fstat(file.fileno()).st_size
+        if dtype not in dtypes or len(shape) != 1:
+            raise ValueError(f"{path.name} has shape {shape} of {dtype}, which is not a flat array of its numbers")
+        if start + shape[0] * dtype.itemsize != size:
+            raise ValueError(f"{path.name} has {size:,} bytes, and its header tells of {shape[0]:,} numbers of {dtype}")
+        if not mapped:
+            return np.fromfile(file, dtype, shape[0])
+    return np.memmap(path, dtype, "r", start, shape)
+
+
+def check_map(array: NDArray[Any]) -> None:
+    """Refuse a mapped array whose file was cut off after it was opened: to touch what is gone would end the process.
+
+    Raises:
+        CheckpointError: it was cut off.
+    """
+    mapped = getattr(array, "_mmap", None)  # of np.memmap and its views; it knows the file even if another has its name
+    if isinstance(array, np.memmap) and mapped is not None and mapped.size() < array.offset + array.nbytes:
+        raise CheckpointError(f"{array.filename} was cut off while it was in use; copy it again, and begin anew")

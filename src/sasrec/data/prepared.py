@@ -2,8 +2,9 @@
 
 items.parquet    item_index, item_id, count, title if known
 sequences/       users and their histories, memory-mapped
+digests.json     the digest of each file: readers refuse what is not as it was written
 
-A run folder holds the same two.
+A run folder holds the same.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ from pathlib import Path
 
 import polars as pl
 
-from sasrec.core.errors import CheckpointError, DataError
-from sasrec.core.files import atomic_file, disk_errors
+from sasrec.core.digests import WHOLE_BYTES, digest_of, is_as_written, note, noting, read_book
+from sasrec.core.errors import CheckpointError
+from sasrec.core.files import atomic_file, disk_errors, flush, read_errors
 from sasrec.core.forks import needs_threads_of
-from sasrec.data.sequences import Sequences
+from sasrec.data.sequences import FILES, Sequences
 from sasrec.data.vocabulary import Vocabulary
 
 ITEMS, SEQUENCES = "items.parquet", "sequences"
+DATA_FILES = (ITEMS, *(f"{SEQUENCES}/{name}" for name in FILES))
 
 
 def is_prepared(path: Path) -> bool:
@@ -36,7 +39,7 @@ def save_vocabulary(path: Path, vocabulary: Vocabulary) -> None:
         CheckpointError: it cannot be written.
     """
     needs_threads_of("Polars")
-    with atomic_file(path / ITEMS) as temporary:
+    with atomic_file(path / ITEMS, noting(path, ITEMS)) as temporary:
         vocabulary.to_frame().write_parquet(temporary)
 
 
@@ -48,15 +51,19 @@ def save_sequences(path: Path, sequences: Sequences) -> None:
     """
     needs_threads_of("Polars")
     temporary, target = Path(tempfile.mkdtemp(prefix=".sequences-", dir=path)), path / SEQUENCES
+    former = temporary.with_name(f"{temporary.name}-former")
     try:
         with disk_errors(target):
             sequences.save(temporary)
-        if target.exists():
-            shutil.rmtree(target)
-        temporary.chmod(0o755)
-        temporary.rename(target)
+            flush(temporary)
+            note(path, {f"{SEQUENCES}/{file.name}": digest_of(file) for file in sorted(temporary.iterdir())})
+            temporary.chmod(0o755)
+            if target.exists():
+                target.rename(former)
+            temporary.rename(target)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        for left in (temporary, former):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def load_vocabulary(path: Path) -> Vocabulary:
@@ -67,10 +74,10 @@ def load_vocabulary(path: Path) -> Vocabulary:
     """
     needs_threads_of("Polars")
     file = path / ITEMS
-    try:
+    if not is_as_written(path, ITEMS):
+        raise CheckpointError(f"{file} is missing or damaged: it is not as it was written")
+    with read_errors(f"{file} is missing or damaged"):
         return Vocabulary.from_frame(pl.read_parquet(file, glob=False))
-    except (OSError, pl.exceptions.PolarsError, DataError) as error:
-        raise CheckpointError(f"{file} is missing or damaged") from error
 
 
 def load_sequences(path: Path) -> Sequences | None:
@@ -83,7 +90,21 @@ def load_sequences(path: Path) -> Sequences | None:
         return None
     needs_threads_of("Polars")
     folder = path / SEQUENCES
-    try:
-        return Sequences.load(folder)
-    except (OSError, EOFError, ValueError, TypeError, KeyError, pl.exceptions.PolarsError) as error:
-        raise CheckpointError(f"{folder} is damaged: {error}") from error
+    for name in FILES:
+        if not is_as_written(path, f"{SEQUENCES}/{name}"):
+            raise CheckpointError(f"{folder} is damaged: {name} is not as it was written")
+    with read_errors(f"{folder} is damaged"):
+        sequences = Sequences.load(folder)
+    if read_book(path) is None and (path / ITEMS).exists() and sequences.nbytes < WHOLE_BYTES:
+        check_fingerprint(path, sequences, load_vocabulary(path))
+    return sequences
+
+
+def check_fingerprint(path: Path, sequences: Sequences, vocabulary: Vocabulary) -> None:
+    """Refuse events, users and items that are not those of the log's fingerprint; it tells nothing of titles.
+
+    Raises:
+        CheckpointError: they are not.
+    """
+    if not sequences.has_fingerprint_of(vocabulary):
+        raise CheckpointError(f"{path / SEQUENCES} is damaged: events and {ITEMS} do not have the log's fingerprint")

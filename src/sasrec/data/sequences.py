@@ -17,18 +17,22 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from sasrec.core.arrays import Int32, Int64
+from sasrec.core.digests import WHOLE_BYTES
 from sasrec.core.errors import DataError, UnknownItemError
+from sasrec.core.files import check_map, load_array
 from sasrec.core.forks import needs_threads_of
 from sasrec.data.vocabulary import Vocabulary
 from sasrec.reading.ids import canonical_id
-from sasrec.reading.understanding import Understanding, load_understanding, save_understanding
+from sasrec.reading.understanding import LOG, Understanding, load_understanding, save_understanding
 
 logger = logging.getLogger(__name__)
+FILES = ("items.npy", "offsets.npy", "timestamps.npy", "users.parquet", "facts.json", LOG)  # of the folder `save` fills
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,18 @@ class LogFacts:
     has_timestamps: bool
     fingerprint: str  # of users, items, times and their order
 
+    @classmethod
+    def read(cls, values: object) -> LogFacts:
+        """From JSON.
+
+        Raises:
+            ValueError: a fact is missing, or not of its type.
+        """
+        try:
+            return msgspec.convert(values, cls)
+        except msgspec.ValidationError as error:
+            raise ValueError(f"facts of the log: {error}") from error
+
 
 @dataclass(frozen=True)
 class Sequences:
@@ -152,6 +168,23 @@ class Sequences:
             )
         return row
 
+    @property
+    def nbytes(self) -> int:
+        """Of all arrays together."""
+        times = 0 if self.timestamps is None else self.timestamps.nbytes
+        return self.items.nbytes + self.offsets.nbytes + times
+
+    def check_maps(self) -> None:
+        """Raise CheckpointError if a mapped file was cut off since it was opened."""
+        check_map(self.items)
+        if self.timestamps is not None:
+            check_map(self.timestamps)
+
+    def has_fingerprint_of(self, vocabulary: Vocabulary) -> bool:
+        """Whether these events, with the items of this vocabulary, have the fingerprint that is among the facts."""
+        ids = vocabulary.item_ids
+        return _fingerprint(self.items, self.offsets, self.timestamps, self.user_ids, ids) == self.facts.fingerprint
+
     def save(self, folder: Path) -> None:
         """Write items.npy, offsets.npy, timestamps.npy, users.parquet, facts.json, log.json into an existing folder."""
         np.save(folder / "items.npy", self.items)
@@ -168,18 +201,19 @@ class Sequences:
         """Map what `save` wrote; the events stay on disk until they are used.
 
         Raises:
-            ValueError: the files are not of one log.
+            ValueError: the files are not of one log, or not what `save` wrote.
         """
         stamps = folder / "timestamps.npy"
         sequences = cls(
             user_ids=pl.read_parquet(folder / "users.parquet", glob=False)["user_id"],
-            items=np.load(folder / "items.npy", mmap_mode="r"),
-            offsets=np.load(folder / "offsets.npy"),
-            facts=LogFacts(**json.loads((folder / "facts.json").read_text())),
-            timestamps=np.load(stamps, mmap_mode="r") if stamps.exists() else None,
+            items=load_array(folder / "items.npy", (np.int32,), mapped=True),
+            offsets=load_array(folder / "offsets.npy", (np.int64,), mapped=False),
+            facts=LogFacts.read(json.loads((folder / "facts.json").read_text())),
+            timestamps=load_array(stamps, (np.int64, np.float64), mapped=True) if stamps.exists() else None,
             understanding=load_understanding(folder),
         )
         sequences._check_sizes()
+        sequences._check_order()
         return sequences
 
     def _check_sizes(self) -> None:
@@ -189,6 +223,17 @@ class Sequences:
         found = (len(self.items), len(self.user_ids), len(self.offsets), n_times)
         if found != expected or self.offsets[-1] != facts.n_events:
             raise ValueError("its files are not of one log")
+
+    def _check_order(self) -> None:
+        """Refuse rows that overlap, users out of order, and indices of no item (looked for where that is quick)."""
+        if self.offsets[0] != 0 or (np.diff(self.offsets) < 0).any():
+            raise ValueError("offsets.npy does not cut the events into users")
+        if self.user_ids.dtype not in (pl.Int64, pl.String) or not (self.user_ids[1:] > self.user_ids[:-1]).all():
+            raise ValueError("users.parquet does not hold different ids in ascending order")
+        if self.items.nbytes > WHOLE_BYTES:
+            return
+        if len(self.items) and not 1 <= self.items.min() <= self.items.max() <= self.n_items:
+            raise ValueError(f"items.npy does not hold items from 1 to {self.n_items}")
 
 
 def build_sequences(log: pl.DataFrame, vocabulary: Vocabulary | None = None) -> tuple[Sequences, Vocabulary]:
@@ -266,9 +311,6 @@ def _event_order(user_index: Int32, times: NDArray[Any] | None) -> Int64 | None:
 def _facts(items: Int32, offsets: Int64, times: NDArray[Any] | None, users: pl.Series, ids: pl.Series) -> LogFacts:
     n, n_users, lengths = len(items), len(offsets) - 1, np.diff(offsets)
     after_first = max(n - int((lengths > 0).sum()), 1)
-    keys = np.repeat(np.arange(n_users), lengths) * (len(ids) + 1) + items
-    keys.sort()
-    repeats = int((keys[1:] == keys[:-1]).sum())
     tied = 0
     if times is not None and n:
         same = times[1:] == times[:-1]
@@ -278,12 +320,20 @@ def _facts(items: Int32, offsets: Int64, times: NDArray[Any] | None, users: pl.S
         n_events=n,
         n_users=n_users,
         n_items=len(ids),
-        repeat_share=repeats / after_first,
+        repeat_share=repeat_share(Ragged(items, offsets), len(ids)),
         tied_share=tied / after_first,
         n_short_users=int((lengths < 3).sum()),
         has_timestamps=times is not None,
         fingerprint=_fingerprint(items, offsets, times, users, ids),
     )
+
+
+def repeat_share(histories: Ragged, n_items: int) -> float:
+    """Of events after a user's first, how many are of an item that the user had before."""
+    after_first = max(len(histories.values) - int((histories.lengths > 0).sum()), 1)
+    keys = histories.row_of * (n_items + 1) + histories.values
+    keys.sort()
+    return int((keys[1:] == keys[:-1]).sum()) / after_first
 
 
 def _fingerprint(items: Int32, offsets: Int64, times: NDArray[Any] | None, users: pl.Series, ids: pl.Series) -> str:

@@ -15,7 +15,7 @@ from sasrec.core.arrays import Int32, Int64
 from sasrec.core.config import EvalConfig, TemporalTargets
 from sasrec.core.errors import ConfigError, DataError
 from sasrec.core.presets import LogStatistics
-from sasrec.data.sequences import LogFacts, Ragged, Sequences
+from sasrec.data.sequences import LogFacts, Ragged, Sequences, repeat_share
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +73,13 @@ class Split:
     def train_counts(self) -> Int64:
         """(n_items + 1,) how often each item occurs in train; row 0 is padding."""
         return np.bincount(self.train.values, minlength=self.sequences.n_items + 1).astype(np.int64)
+
+    @cached_property
+    def repeat_share(self) -> float:
+        """Of a user's train events after the first, how many are of an item that the user had before."""
+        if not self.sequences.facts.repeat_share:  # of all events
+            return 0.0
+        return repeat_share(self.train, self.sequences.n_items)
 
     @property
     def statistics(self) -> LogStatistics:
@@ -164,6 +171,7 @@ def _temporal_targets(events: Int64, users: Int64, starts: Int64, targets: Tempo
 
 def split_sequences(sequences: Sequences, config: EvalConfig) -> Split:
     """The split that a config asks for."""
+    sequences.check_maps()
     if config.split_method == "leave_one_out":
         return split_leave_one_out(sequences, config.min_items)
     if sequences.timestamps is None:

@@ -118,9 +118,14 @@ class Vocabulary:
 
     @classmethod
     def from_frame(cls, frame: pl.DataFrame) -> Vocabulary:
-        """Read back what `to_frame` wrote."""
+        """Read back what `to_frame` wrote.
+
+        Raises:
+            ValueError: it is not what `to_frame` wrote.
+        """
         frame = frame.sort("item_index")
         titles = frame["title"] if "title" in frame.columns else None
+        _check_table(frame)
         return cls(frame["item_id"], frame["count"].to_numpy(), titles)
 
     def with_titles(self, titles: pl.DataFrame) -> Vocabulary:
@@ -131,3 +136,18 @@ class Vocabulary:
             titles = titles.with_columns(pl.col("item_id").cast(self.item_ids.dtype, strict=False))
         joined = self.item_ids.to_frame().join(titles, on="item_id", how="left", maintain_order="left")
         return Vocabulary(self.item_ids, self.counts, joined["title"])
+
+
+def _check_table(frame: pl.DataFrame) -> None:
+    """Raise ValueError unless rows are items 1 to n, each with an id of its own."""
+    kinds = {"item_index": (pl.Int32,), "item_id": (pl.Int64, pl.String), "count": (pl.Int64,)}
+    for name, kind in frame.schema.items():
+        if kind not in kinds.get(name, (kind,)):
+            raise ValueError(f"column {name} is of type {kind}")
+    ids = frame["item_id"]
+    if ids.null_count() or ids.n_unique() < len(ids):
+        raise ValueError("an item has no id, or that of another")
+    if (frame["item_index"] != pl.Series(np.arange(1, len(frame) + 1, dtype=np.int32))).any():
+        raise ValueError(f"item_index does not go from 1 to {len(frame)}")
+    if frame["count"].null_count() or (frame["count"] < 0).any():
+        raise ValueError("a count is not a number from 0 on")

@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 MANY_REPEATS = 0.05  # of the draws; with 10 items for each draw there are fewer
 DRAW_ROWS = 4096  # targets whose candidates are drawn at once; the draws depend on it
+FREE_BYTES = 2**26  # a candidate file's array may have so many in any case
+MOST_COMPRESSED = 32  # times the file's size; random ids of 8 bytes compress to a quarter
 PART_KEYS = {"valid": 0, "test": 1}  # valid and test draw different negatives
 
 
@@ -126,13 +128,25 @@ def _load_array(path: Path, name: str) -> NDArray[Any]:
         # Opened here, because np.load leaves a damaged file open.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             if name in archive:
+                _check_size(archive, name, path)
                 return np.asarray(archive[name])
             found = ", ".join(archive) or "none"
     except OSError as error:
         raise DataError(f"cannot read the candidate file {path}: {error.strerror or error}") from error
-    except (ValueError, TypeError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+    except (ValueError, TypeError, EOFError, AttributeError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path} is not an .npz file of plain arrays, or is damaged: {error}") from error
     raise DataError(f"candidate file {path} has no array '{name}'; its arrays: {found}")
+
+
+def _check_size(archive: Any, name: str, path: Path) -> None:
+    """Refuse an array that grows far beyond its file when it is unpacked: ids of items do not compress so well."""
+    members = [info.file_size for info in archive.zip.infolist() if info.filename.removesuffix(".npy") == name]
+    unpacked, packed = max(members), path.stat().st_size
+    if unpacked > max(FREE_BYTES, MOST_COMPRESSED * packed):
+        raise DataError(
+            f"array '{name}' of {path} has {unpacked:,} bytes in a file of {packed:,}: no candidates compress "
+            "so well; if they do, save them with np.savez in place of np.savez_compressed"
+        )
 
 
 def check_candidates(candidates: Int32, targets: Targets, split: Split) -> None:

@@ -25,7 +25,7 @@ from sasrec.core.presets import PRESETS
 from sasrec.data.logs import Log
 from sasrec.experiments.grid_tables import benchmark_page
 from sasrec.experiments.lines import ResultLine, append_lines, result_lines
-from sasrec.experiments.seeds import Watch, is_study, open_marked_folder, run_study
+from sasrec.experiments.seeds import Watch, is_study, marked_folder, run_study
 from sasrec.fitting import FitOptions, configure
 
 logger = logging.getLogger(__name__)
@@ -94,20 +94,23 @@ def run_benchmark(
     """
     for preset, method in grid.cells:  # before anything is trained
         configure(log, preset, {**settings, "split_method": method})
-    folder = open_marked_folder(options, MARKER, "benchmark")
-    atomic_write(folder / MARKER, json.dumps({**asdict(grid), "command": command}, indent=1))
-    file = results or folder / "results.jsonl"
-    for preset, method in grid.cells:
-        cell = folder / _name((preset, method))
-        logger.info("%s, %s", preset, method.replace("_", " "))
-        cell_options = FitOptions(
-            preset, cell, resume=is_study(cell), histories=options.histories, report=options.report
-        )
-        given = {**settings, "split_method": method}
-        if not run_study(log, cell_options, given, grid.seeds, command, watch):
-            return False
-        append_lines(file, _lines_of_cell(cell, grid))
-        atomic_write(folder / "summary.md", benchmark_page(log.name, lines_of(folder, grid)))
+    with marked_folder(options, MARKER, "benchmark") as claimed:
+        folder = claimed.path
+        atomic_write(folder / MARKER, json.dumps({**asdict(grid), "command": command}, indent=1))
+        file = results or folder / "results.jsonl"
+        for preset, method in grid.cells:
+            cell = folder / _name((preset, method))
+            logger.info("%s, %s", preset, method.replace("_", " "))
+            cell_options = FitOptions(
+                preset, cell, resume=is_study(cell), histories=options.histories, report=options.report
+            )
+            given = {**settings, "split_method": method}
+            if not run_study(log, cell_options, given, grid.seeds, command, watch):
+                return False
+            claimed.check()
+            claimed.forget_replaced()
+            append_lines(file, _lines_of_cell(cell, grid))
+            atomic_write(folder / "summary.md", benchmark_page(log.name, lines_of(folder, grid)))
     return True
 
 

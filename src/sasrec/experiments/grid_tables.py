@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sasrec.core.tables import markdown_table, plain_table
+from sasrec.core.tables import markdown_table, markdown_text, plain_table
 from sasrec.experiments.lines import ResultLine, label
 from sasrec.experiments.summary import Spread
 from sasrec.report.text import PROTOCOLS_NOTE, headline_metrics
@@ -87,8 +87,9 @@ def benchmark_text(lines: Sequence[ResultLine]) -> str:
 
 def benchmark_page(name: str, lines: Sequence[ResultLine]) -> str:
     """The tables as Markdown."""
-    parts = [f"## {title}\n\n{markdown_table(table_rows(part))}\n" for title, part in _parts(lines)]
-    return "\n".join([f"# {name}\n", *parts, _note(lines) + "\n"])
+    tables = [(title, [[markdown_text(first), *rest] for first, *rest in table_rows(p)]) for title, p in _parts(lines)]
+    parts = [f"## {markdown_text(title)}\n\n{markdown_table(rows)}\n" for title, rows in tables]
+    return "\n".join([f"# {markdown_text(name)}\n", *parts, _note(lines) + "\n"])
 
 
 def _parts(lines: Sequence[ResultLine]) -> list[tuple[str, list[ResultLine]]]:

@@ -8,10 +8,11 @@ STUDY/summary.md      the same for people
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,9 @@ from sasrec.core.scalars import plain
 from sasrec.data.logs import Log
 from sasrec.experiments.summary import SeedRun, summarise, summary_page
 from sasrec.fitting import FitOptions, configure, fit_log
-from sasrec.runs.folder import RunConfig, RunFolder, check_resumable
-from sasrec.training.trainer import Progress
+from sasrec.runs.folder import RunConfig, RunFolder, check_resumable, is_run_folder
+from sasrec.runs.lock import Claim, claim, replaced_by
+from sasrec.training.progress import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -79,48 +81,63 @@ def run_study(
         ConfigError: the folder is not empty, or resume with other settings.
         CheckpointError: nothing to resume, or the log has changed.
     """
-    folder = open_marked_folder(options, MARKER, "study of several seeds")
-    config = configure(log, options.preset, {**settings, "seed": seeds[0]})[1]
-    configs = {seed: replace(config, train=replace(config.train, seed=seed)) for seed in seeds}
-    _check_runs(folder, configs)
-    told = {name: plain(value) for name, value in settings.items() if name not in TOLD_ELSEWHERE}
-    _save_study(folder, Study(options.preset, told, [plain(seed) for seed in seeds], command))
-    for number, seed in enumerate(seeds, 1):
-        path, given = folder / f"{SEED_FOLDER}{seed}", {**settings, "seed": seed}
-        if _has_ended(path, configs[seed], options.refit):
-            logger.info("seed %d has been trained already", seed)
-            continue
-        if watch is not None:
-            watch.begin(f"seed {seed} ({number} of {len(seeds)})")
-        run_options = replace(options, output=path, overwrite=False, resume=_can_resume(path))
-        update = None if watch is None else watch.update
-        (path / "metrics.json").unlink(missing_ok=True)  # it is of an earlier end of training
-        result = fit_log(log, run_options, given, update).train_result
-        assert result is not None
-        if result.stopped == "interrupted":
-            return False
-    _write_summary(folder)
+    with marked_folder(options, MARKER, "study of several seeds") as claimed:
+        folder = claimed.path
+        config = configure(log, options.preset, {**settings, "seed": seeds[0]})[1]
+        configs = {seed: replace(config, train=replace(config.train, seed=seed)) for seed in seeds}
+        _check_runs(folder, configs)
+        told = {name: plain(value) for name, value in settings.items() if name not in TOLD_ELSEWHERE}
+        _save_study(folder, Study(options.preset, told, [plain(seed) for seed in seeds], command))
+        for number, seed in enumerate(seeds, 1):
+            if _has_ended(folder / f"{SEED_FOLDER}{seed}", configs[seed], options):
+                logger.info("seed %d has been trained already", seed)
+                with RunFolder.claim(folder / f"{SEED_FOLDER}{seed}", resume=True):
+                    pass  # sweeps what a kill may have left
+            elif not _run_seed(log, options, settings, seed, f"seed {seed} ({number} of {len(seeds)})", watch):
+                return False
+            claimed.check()
+            claimed.forget_replaced()
+        _write_summary(folder)
     return True
 
 
-def open_marked_folder(options: FitOptions, marker: str, what: str) -> Path:
-    """A folder that a marker file identifies: new, emptied, or kept to go on.
+def _run_seed(
+    log: Log, options: FitOptions, settings: Mapping[str, Any], seed: int, title: str, watch: Watch | None
+) -> bool:
+    """Train and measure one seed, or go on with it; False = interrupted."""
+    assert options.output is not None
+    path = options.output / f"{SEED_FOLDER}{seed}"
+    if watch is not None:
+        watch.begin(title)
+    run_options = replace(options, output=path, overwrite=False, resume=_can_resume(path))
+    update = None if watch is None else watch.update
+    result = fit_log(log, run_options, {**settings, "seed": seed}, update).train_result
+    assert result is not None
+    return result.stopped != "interrupted"
+
+
+@contextlib.contextmanager
+def marked_folder(options: FitOptions, marker: str, what: str) -> Iterator[Claim]:
+    """A folder that a marker file identifies, which no other process writes meanwhile: new, or kept to go on.
 
     Raises:
-        ConfigError: no folder is given, or it is not empty.
+        ConfigError: no folder is given, another process writes it, or it is not empty.
         CheckpointError: nothing to resume.
     """
     folder = options.output
     if folder is None:
         raise ConfigError(f"a {what} needs an output folder, for the run folders that go into it")
-    marked = (folder / marker).is_file()
-    if options.resume:
-        if not marked:
-            raise CheckpointError(f"{folder} holds no {what} to go on with; leave --resume out, or give its folder")
-        return folder
-    if marked and options.overwrite:
-        shutil.rmtree(folder)
-    return RunFolder.create(folder, overwrite=options.overwrite).path
+    nothing = CheckpointError(f"{folder} holds no {what} to go on with; leave --resume out, or give its folder")
+    if options.resume and not folder.exists() and not replaced_by(folder).exists():
+        raise nothing
+
+    def is_ours(path: Path) -> bool:
+        return (path / marker).is_file() or is_run_folder(path)
+
+    with claim(folder, is_ours, resume=options.resume, overwrite=options.overwrite) as claimed:
+        if options.resume and not (folder / marker).is_file():
+            raise nothing
+        yield claimed
 
 
 def is_study(folder: Path) -> bool:
@@ -150,14 +167,16 @@ def _can_resume(path: Path) -> bool:
     return (path / "config.json").is_file()
 
 
-def _has_ended(path: Path, config: RunConfig, refit: bool) -> bool:
-    """Whether a run has been measured, and trained to the end that these settings ask for."""
+def _has_ended(path: Path, config: RunConfig, options: FitOptions) -> bool:
+    """Whether a run has been measured and reported, and trained to the end that these settings ask for."""
     if not _can_resume(path):
         return False
     run = RunFolder(path)
     saved = run.load_config()
     same_end = all(getattr(saved.train, name) == getattr(config.train, name) for name in ENDS_TRAINING)
-    return same_end and run.load_training() is not None and (not refit or saved.refit_epochs > 0)
+    if not same_end or run.load_training() is None or (options.refit and not run.has_refit(saved)):
+        return False
+    return not options.report or (path / "README.md").is_file()  # the report's last file
 
 
 def _save_study(folder: Path, study: Study) -> None:

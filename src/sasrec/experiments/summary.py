@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from sasrec.core.tables import markdown_table, plain_table
+from sasrec.core.tables import markdown_table, markdown_text, plain_table
 from sasrec.evaluation.intervals import Estimate
 from sasrec.evaluation.results import Result
 from sasrec.report.text import PROTOCOLS_NOTE, measured_in_words
@@ -115,10 +115,10 @@ def summary_text(summary: StudySummary) -> str:
 
 def summary_page(name: str, summary: StudySummary) -> str:
     """The summary as Markdown."""
-    parts = [f"# {name}: seeds {', '.join(map(str, summary.seeds))}\n"]
+    parts = [f"# {markdown_text(name)}: seeds {', '.join(map(str, summary.seeds))}\n"]
     for result in summary.results:
         title = f"## {result.first.split.capitalize()}, {result.first.protocol} protocol"
-        parts += [f"{title}\n\n{measured_in_words(result.first)}.\n\n{markdown_table(_rows(result))}\n"]
+        parts += [f"{title}\n\n{markdown_text(measured_in_words(result.first))}.\n\n{markdown_table(_rows(result))}\n"]
     table = markdown_table(_run_rows(summary.runs))
     return "\n".join([*parts, f"{_legend(summary)}\n", f"## Runs\n\n{table}\n"])
 
@@ -128,7 +128,7 @@ def _run_rows(runs: Sequence[SeedRun]) -> list[list[str]]:
     for run in runs:
         facts = run.training
         counts = [str(run.seed), str(facts.best_epoch), str(facts.epochs)]
-        rows.append([*counts, f"{facts.seconds:.0f}", facts.stopped, run.folder])
+        rows.append([*counts, f"{facts.seconds:.0f}", markdown_text(facts.stopped), run.folder])
     return rows
 
 

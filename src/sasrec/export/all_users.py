@@ -1,14 +1,15 @@
 """The lists of all users of a log in one file: .parquet, .csv or .jsonl.
 
 Users are taken some thousands at a time, so that memory does not grow with their number. Each part is written, whole or
-not at all, into the folder `.NAME.parts` beside the output. At the end the parts are joined into the output, and the
-folder is removed. After Ctrl-C or a kill, the same call goes on behind the parts that are there.
+not at all, into the folder `.NAME.parts` beside the output, and its digest is noted. At the end the parts are joined
+into the output, and the folder is removed. After Ctrl-C or a kill, the same call goes on behind the parts that are
+there and are as they were written.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import glob
 import hashlib
 import json
 import logging
@@ -24,12 +25,14 @@ import polars as pl
 
 from sasrec import __version__
 from sasrec.core.arrays import Int32
-from sasrec.core.errors import ConfigError
+from sasrec.core.digests import is_as_written, noting, read_book
+from sasrec.core.errors import CheckpointError, ConfigError
 from sasrec.core.files import atomic_file, atomic_write, disk_errors
 from sasrec.core.forks import needs_threads_of
 from sasrec.core.scalars import check_number, check_truth
 from sasrec.ranking.order import check_k
 from sasrec.recommender import Recommender
+from sasrec.runs.lock import LOCK, lock
 
 logger = logging.getLogger(__name__)
 
@@ -54,15 +57,37 @@ def writer_of(path: Path) -> Callable[[pl.DataFrame, Path], Any]:
     return WRITERS[path.suffix]
 
 
-def write_frame(frame: pl.DataFrame, path: Path) -> None:
+def write_frame(frame: pl.DataFrame, path: Path, *, guard_cells: bool = False) -> None:
     """Write a frame, whole or not at all, in the format of the file's name.
 
+    Args:
+        frame: what is written.
+        path: a file .parquet, .csv or .jsonl.
+        guard_cells: of a .csv, put an apostrophe before texts that a spreadsheet would take for a formula.
+
     Raises:
-        ConfigError: another ending.
+        ConfigError: another ending, or guard_cells for one that no spreadsheet reads so.
         CheckpointError: the file cannot be written.
     """
+    check_guard(path, guard_cells)
+    _write(guarded(frame) if guard_cells else frame, path)
+
+
+def check_guard(path: Path, guard_cells: bool) -> None:
+    """Raise ConfigError if cells are to be guarded in a file that holds no texts for a spreadsheet."""
+    if guard_cells and path.suffix != ".csv":
+        raise ConfigError(f"guard_cells is for .csv, which spreadsheets read as formulas, and not for {path.name}")
+
+
+def guarded(frame: pl.DataFrame) -> pl.DataFrame:
+    """A frame whose texts no spreadsheet takes for formulas: an apostrophe stands before =, +, -, @ and controls."""
+    text = pl.col(pl.String)
+    return frame.with_columns(pl.when(text.str.contains(r"^[=+\-@\t\r]")).then("'" + text).otherwise(text).name.keep())
+
+
+def _write(frame: pl.DataFrame, path: Path, before: Callable[[Path], None] | None = None) -> None:
     write = writer_of(path)
-    with atomic_file(path) as temporary:
+    with atomic_file(path, before) as temporary:
         write(frame, temporary)
 
 
@@ -77,6 +102,7 @@ class Plan:
     deny: str
     keep_seen: bool
     part_users: int
+    guard_cells: bool = False
     sasrec: str = __version__
 
     def to_json(self) -> str:
@@ -105,6 +131,7 @@ def recommend_all(
     progress: OnUsers | None = None,
     part_users: int | None = None,
     part_rows: int = PART_ROWS,
+    guard_cells: bool = False,
 ) -> Summary:
     """Write the top k next items of every user, as `Recommender.recommend_users` gives them.
 
@@ -118,6 +145,7 @@ def recommend_all(
         progress: called after each part.
         part_users: at most so many users at a time; None = PART_USERS.
         part_rows: at most so many rows of the output at a time: long lists make parts of fewer users.
+        guard_cells: as in `write_frame`.
 
     Raises:
         ConfigError: another ending of the output, another process is writing the same output, or a number is below 1.
@@ -128,6 +156,7 @@ def recommend_all(
     needs_threads_of("Polars")
     output = Path(output)
     writer_of(output)
+    check_guard(output, guard_cells)
     items = recommender.item_filter(allow, deny)
     k, kept = check_k(k), check_truth("keep_seen", keep_seen)
     filters: dict[str, Any] = {
@@ -146,9 +175,10 @@ def recommend_all(
         _digest(items.denied),
         filters["keep_seen"],
         part_users,
+        guard_cells,
     )
     with _parts_folder(output, plan) as folder:
-        job = _Job(recommender, folder, output, progress or (lambda done, total: None))
+        job = _Job(recommender, folder, output, progress or (lambda done, total: None), guard_cells)
         return job.run(k, filters, part_users)
 
 
@@ -160,6 +190,7 @@ class _Job:
     folder: Path
     output: Path
     progress: OnUsers
+    guard_cells: bool
     seconds: float = 0.0
     seconds_writing: float = 0.0
 
@@ -188,9 +219,12 @@ class _Job:
 
     def _part(self, rows: slice, path: Path, k: int, filters: dict[str, Any]) -> None:
         began = time.perf_counter()
+        if self.recommender.sequences is not None:
+            self.recommender.sequences.check_maps()
         frame = self.recommender.recommend_rows(rows, k, **filters)
         self.seconds += time.perf_counter() - began
-        self._timed_write(lambda: write_frame(frame, path))
+        frame = guarded(frame) if self.guard_cells else frame
+        self._timed_write(lambda: _write(frame, path, noting(self.folder, path.name)))
 
     def _timed_write(self, write: Callable[[], None]) -> None:
         began = time.perf_counter()
@@ -203,33 +237,43 @@ def _parts_folder(output: Path, plan: Plan) -> Iterator[Path]:
     """The folder of parts of this plan, locked for this process; it is removed when all went well.
 
     Raises:
-        ConfigError: another process has it.
+        ConfigError: another process has it, or it is a link.
     """
     folder = output.with_name(f".{output.name}.parts")
+    if folder.is_symlink():
+        raise ConfigError(f"{folder} is a link, and what it leads to may be another's; remove the link")
     with disk_errors(output):
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "lock").open("w")
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released when the process ends, however it ends
-        except BlockingIOError as error:
-            raise ConfigError(f"another process is writing {output}; wait for it, or write another file") from error
+        held = lock(folder / LOCK, f"another process is writing {output}; wait for it, or write another file")
+    with held:
+        for path in output.parent.glob(f".{glob.escape(output.name)}.*.tmp"):  # of a process that was killed
+            path.unlink(missing_ok=True)
         _keep_parts_of(plan, folder)
         yield folder
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _keep_parts_of(plan: Plan, folder: Path) -> None:
-    """Remove parts of another plan, and files that a kill left half written."""
+    """Remove parts of another plan, files that a kill left half written, and parts that are damaged."""
     file = folder / "plan.json"
-    same = file.exists() and file.read_text() == plan.to_json()
+    same = _is_of(plan, folder)
     if not same and file.exists():
         logger.warning("%s holds parts of another model or of other settings; starting again", folder)
     for path in folder.iterdir():
-        if path.name.endswith(".tmp") or (not same and path.name != "lock"):
+        if path.name.endswith(".tmp") or (not same and path.name != LOCK):
+            path.unlink()
+        elif path.stem.isdigit() and not is_as_written(folder, path.name, whole=True):
+            logger.warning("%s is not as it was written; its users are computed again", path)
             path.unlink()
     if not same:
-        atomic_write(file, plan.to_json())
+        atomic_write(file, plan.to_json(), noting(folder, file.name))
+
+
+def _is_of(plan: Plan, folder: Path) -> bool:
+    """Whether a folder's parts are those of a plan, and their digests are known."""
+    with contextlib.suppress(FileNotFoundError, CheckpointError, UnicodeDecodeError):
+        return read_book(folder) is not None and (folder / "plan.json").read_text() == plan.to_json()
+    return False
 
 
 def _join(parts: list[Path], output: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
 import shutil
@@ -11,10 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sasrec import __version__
-from sasrec.core.errors import ConfigError
-from sasrec.core.files import disk_errors
+from sasrec.core.errors import ConfigError, DataError
+from sasrec.core.files import disk_errors, flush
 from sasrec.core.forks import needs_threads_of
+from sasrec.model.weights import check_finite
 from sasrec.recommender import Recommender
+from sasrec.runs.lock import lock
 
 if TYPE_CHECKING:
     pass
@@ -23,8 +26,13 @@ FORMAT = 1
 
 
 def export_facts(recommender: Recommender, kind: str) -> dict[str, Any]:
-    """What every export.json has: which model it is, and its shape."""
+    """What every export.json has: which model it is, and its shape.
+
+    Raises:
+        DataError: a weight is not finite.
+    """
     model = recommender.config.model
+    check_finite(recommender.engine.weights(), DataError)
     return {
         "format": FORMAT,
         "kind": kind,
@@ -59,22 +67,51 @@ def new_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
         SASRecError: this process was forked after Polars was used.
     """
     needs_threads_of("Polars")
+    with _alone(path):
+        _check_replaceable(path, overwrite)
+        temporary, old = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
+        try:
+            with disk_errors(path):
+                temporary.mkdir(parents=True)
+                yield temporary
+                flush(temporary)
+                if path.exists():
+                    path.rename(old)
+                temporary.rename(path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _check_replaceable(path: Path, overwrite: bool) -> None:
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
         if not overwrite:
             raise ConfigError(f"output {path} exists and is not empty; use --overwrite or another folder")
         if not (path / "export.json").is_file():
             raise ConfigError(f"output {path} is not an export, so --overwrite does not delete it")
-    temporary, old = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
-    try:
-        with disk_errors(path):
-            temporary.mkdir(parents=True)
-            yield temporary
-            for file in temporary.iterdir():
-                with file.open("rb") as written:
-                    os.fsync(written.fileno())
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """No other process writes this export meanwhile; what a killed one left is swept, and what it had replaced is back.
+
+    Raises:
+        ConfigError: another process writes it.
+    """
+    file = path.with_name(f".{path.name}.lock")
+    with disk_errors(path):
+        if not path.parent.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+        held = lock(file, f"another process is writing {path}; wait for it, or use another folder")
+    with held:
+        for left in path.parent.glob(f".{glob.escape(path.name)}.*.old"):
             if path.exists():
-                path.rename(old)
-            temporary.rename(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.rename(path)
+        for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+            shutil.rmtree(left, ignore_errors=True)
+        try:
+            yield
+        finally:
+            file.unlink(missing_ok=True)

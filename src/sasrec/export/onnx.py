@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sasrec.core.arrays import Float32, Int32
-from sasrec.core.errors import CheckpointError, ConfigError, DataError
+from sasrec.core.errors import CheckpointError, ConfigError
 from sasrec.core.isa import load_float32, load_native
 from sasrec.data.sequences import Ragged
 from sasrec.engine.protocol import create_engine
@@ -84,9 +84,6 @@ def export_onnx(
     """
     _require_onnx()
     weights = recommender.engine.weights()
-    for name, value in weights.items():
-        if not np.isfinite(value).all():
-            raise DataError(f"weight {name} has values that are not finite numbers: the training has diverged")
     facts = {**export_facts(recommender, "onnx"), "int8": int8}
     counts = np.concatenate([[0.0], recommender.vocabulary.counts]).astype(np.float32)
     model = ModelGraph(recommender.config.model, weights, counts, int8=int8).build(

@@ -22,6 +22,7 @@ def export_embeddings(recommender: Recommender, output: Path | str, *, overwrite
 
     Raises:
         ConfigError: the output exists.
+        DataError: the model's weights are not finite numbers.
         CheckpointError: the folder cannot be written.
     """
     facts = {**export_facts(recommender, "embeddings"), "metric": "inner product"}

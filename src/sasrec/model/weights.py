@@ -14,7 +14,7 @@ import numpy as np
 
 from sasrec.core.arrays import Float32
 from sasrec.core.config import ModelConfig
-from sasrec.core.errors import CheckpointError
+from sasrec.core.errors import CheckpointError, SASRecError
 
 Weights = dict[str, Float32]
 
@@ -104,11 +104,19 @@ def check_weights(weights: Mapping[str, Float32], expected: Mapping[str, tuple[i
             )
 
 
-def digest_of(weights: Mapping[str, Float32], item_ids: Sequence[object]) -> str:
+def check_finite(weights: Mapping[str, Float32], error: type[SASRecError] = CheckpointError) -> None:
+    """Raise an error if a weight is infinite or not a number: such a model answers wrongly, or not at all."""
+    for name, array in weights.items():
+        if not np.isfinite(array.sum(dtype=np.float64)):  # no sum of float32 overflows; needs no array of its own
+            raise error(f"weight {name} has values that are not finite numbers: the training has diverged")
+
+
+def digest_of(weights: Mapping[str, Float32], item_ids: Sequence[object], more: bytes = b"") -> str:
     """Twelve characters that are equal for equal weights and item ids, wherever they are stored."""
     digest = hashlib.sha256()
     for name, array in sorted(weights.items()):
         digest.update(f"{name}{array.shape}".encode())
         digest.update(np.ascontiguousarray(array).data)
     digest.update("\n".join(map(str, item_ids)).encode())
+    digest.update(more)
     return digest.hexdigest()[:12]

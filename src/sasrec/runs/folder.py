@@ -7,16 +7,18 @@ RUN/sequences/           users and their histories, memory-mapped (absent with -
 RUN/history.jsonl        a line an epoch
 RUN/metrics.json         results, each with its protocol
 RUN/training/            weights, Adam's moments and the position in the run: what resume needs
+RUN/digests.json         the digest of each of these: readers refuse what is not as it was written
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import shutil
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 from safetensors import SafetensorError, safe_open
@@ -24,17 +26,34 @@ from safetensors.numpy import save as to_safetensors
 
 from sasrec.core.arrays import Float32
 from sasrec.core.config import EvalConfig, ModelConfig, TrainConfig, from_dict, to_dict
+from sasrec.core.digests import BOOK, digest_of, is_as_written, note, noting, read_book
 from sasrec.core.errors import CheckpointError, ConfigError
 from sasrec.core.files import atomic_write, disk_errors
-from sasrec.data.prepared import SEQUENCES, load_sequences, load_vocabulary, save_sequences, save_vocabulary
+from sasrec.data.prepared import (
+    DATA_FILES,
+    SEQUENCES,
+    is_prepared,
+    load_sequences,
+    load_vocabulary,
+    save_sequences,
+    save_vocabulary,
+)
 from sasrec.data.sequences import LogFacts, Sequences
 from sasrec.data.vocabulary import Vocabulary
 from sasrec.evaluation.results import Result
-from sasrec.model.weights import Weights
+from sasrec.model.weights import Weights, check_finite
 from sasrec.reading.understanding import Understanding, load_understanding
+from sasrec.runs.lock import Claim, claim, is_empty, replaced_by
 from sasrec.runs.record import EpochLine, State, TrainingFacts
 
-FORMAT = 1
+logger = logging.getLogger(__name__)
+
+FORMAT = 2
+FORMATS = (1, 2)  # 1 has no digests
+CONFIG, WEIGHTS, HISTORY, METRICS = "config.json", "model.safetensors", "history.jsonl", "metrics.json"
+STATE = "training/state.safetensors"
+EPOCH, REFIT = "epoch", "refit_epochs"  # what model.safetensors tells: chosen by valid, or trained again on all
+WHAT_COUNTS = (CONFIG, WEIGHTS, HISTORY, METRICS, STATE, *DATA_FILES)  # the rest is for people
 MAY_CHANGE_ON_RESUME = {
     "max_epochs", "max_minutes", "patience", "threads", "engine", "device", "save_every_minutes", "log_test",
 }  # fmt: skip
@@ -53,11 +72,12 @@ class RunConfig:
     package_version: str
     layout: str | None = None  # of the published checkpoint it was converted from
     refit_epochs: int = 0  # when the saved model was trained again on all events, for how many epochs
+    format: int = FORMAT  # of the folder
 
     def to_json(self) -> str:
         """The text of config.json."""
         parts = {name: to_dict(getattr(self, name)) for name in ("model", "train", "eval")}
-        return json.dumps({"format": FORMAT, **asdict(self), **parts}, indent=1)
+        return json.dumps({"format": self.format, **asdict(self), **parts}, indent=1)
 
     @classmethod
     def from_json(cls, text: str, where: Path) -> RunConfig:
@@ -69,20 +89,30 @@ class RunConfig:
         try:
             values = json.loads(text)
             found = values.pop("format")
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise CheckpointError(f"{where} is not the config.json of a run folder") from error
-        if found != FORMAT:
-            raise CheckpointError(f"{where} has format {found}, and this version reads format {FORMAT}; update sasrec")
+        if found not in FORMATS:
+            raise CheckpointError(f"{where} has format {found}, and this version reads up to {FORMAT}; update sasrec")
         try:
             return cls(
                 model=from_dict(ModelConfig, values.pop("model")),
                 train=from_dict(TrainConfig, values.pop("train")),
                 eval=from_dict(EvalConfig, values.pop("eval")),
-                data=LogFacts(**values.pop("data")),
+                data=LogFacts.read(values.pop("data")),
+                format=found,
                 **values,
             )
-        except (KeyError, TypeError, AttributeError, ConfigError) as error:
+        except (KeyError, ValueError, TypeError, AttributeError, ConfigError) as error:
             raise CheckpointError(f"{where} does not fit this version: {error}") from error
+
+
+class SavedState(NamedTuple):
+    """What training/ holds, all of one moment."""
+
+    weights: Weights
+    optimizer: Weights
+    state: State
+    best: Weights  # of the best epoch; none before there is one, and in folders of earlier versions
 
 
 @dataclass(frozen=True)
@@ -100,28 +130,40 @@ class RunFolder:
         path: the folder; `create` makes it, `open` checks it.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, claimed: Claim | None = None) -> None:
+        self.path, self.claimed = path, claimed
+
+    @classmethod
+    @contextlib.contextmanager
+    def claim(cls, path: Path, *, resume: bool = False, overwrite: bool = False) -> Iterator[RunFolder]:
+        """A folder that no other process writes meanwhile: empty or, to resume, as it is.
+
+        What `overwrite` replaces is removed when the first model is saved, or by `forget_replaced`.
+
+        Raises:
+            ConfigError: another process writes it, or it is not empty and neither resume nor overwrite is set.
+            CheckpointError: it cannot be made, or there is none to resume.
+        """
+        with claim(path, is_run_folder, resume=resume, overwrite=overwrite) as claimed:
+            yield cls(path, claimed)
 
     @classmethod
     def create(cls, path: Path, *, overwrite: bool = False) -> RunFolder:
-        """An empty folder.
+        """An empty folder, which others may write, too.
 
         Raises:
             ConfigError: it exists and is not empty, and overwrite is not set.
             CheckpointError: it cannot be made.
         """
-        if path.is_file() or (path.is_dir() and any(path.iterdir())):
-            if not overwrite:
-                raise ConfigError(f"output {path} exists and is not empty; use --resume, --overwrite or another folder")
-            if not (path / "config.json").exists() and not (path / "sequences").is_dir():
-                raise ConfigError(f"output {path} is not a run folder, so --overwrite does not delete it")
-            shutil.rmtree(path)
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise CheckpointError(f"cannot make the folder {path}: {error.strerror}") from error
+        with cls.claim(path, overwrite=overwrite) as run:
+            run.forget_replaced()
+        path.mkdir(exist_ok=True)
         return cls(path)
+
+    def forget_replaced(self) -> None:
+        """Remove what this folder replaces: it has something to keep now."""
+        if self.claimed is not None:
+            self.claimed.forget_replaced()
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
@@ -130,17 +172,33 @@ class RunFolder:
         Raises:
             CheckpointError: there is none at this path.
         """
+        old = replaced_by(path)
+        hint = f"; the run it was to replace is {old}, and comes back with the next training into {path}"
+        hint = hint if old.is_dir() else ""
         if not path.is_dir():
-            raise CheckpointError(f"there is no run folder {path}")
+            raise CheckpointError(f"there is no run folder {path}{hint}")
         if not (path / "config.json").is_file():
             inside = next((found.parent for found in sorted(path.glob("*/config.json"))), None)
-            hint = f"; it holds run folders: give one of them, such as {inside}" if inside else ""
+            hint = f"; it holds run folders: give one of them, such as {inside}" if inside else hint
             raise CheckpointError(f"{path} is not a run folder: it has no config.json{hint}")
         return cls(path)
 
     def save_config(self, config: RunConfig) -> None:
         """Write config.json."""
-        atomic_write(self.path / "config.json", config.to_json())
+        self._write(CONFIG, config.to_json())
+
+    def _write(self, name: str, data: bytes | str) -> None:
+        """Write a file whole or not at all, and note its digest."""
+        self._check_place()
+        atomic_write(self.path / name, data, noting(self.path, name))
+
+    def _check_place(self) -> None:
+        if self.claimed is not None:
+            self.claimed.check()
+
+    def _check(self, name: str, end: str = ": it is not as it was written") -> None:
+        if not is_as_written(self.path, name):
+            raise CheckpointError(f"{self.path / name} is damaged{end}")
 
     def load_config(self) -> RunConfig:
         """Read config.json.
@@ -148,11 +206,18 @@ class RunFolder:
         Raises:
             CheckpointError: missing, damaged or of another version.
         """
-        path = self.path / "config.json"
-        return RunConfig.from_json(_read_text(path), path)
+        path = self.path / CONFIG
+        config = RunConfig.from_json(_read_text(path), path)
+        if config.format > 1 and read_book(self.path) is None:
+            raise CheckpointError(
+                f"there is no {self.path / BOOK} to tell whether files are whole; copy the folder again"
+            )
+        self._check(CONFIG)
+        return config
 
     def save_data(self, vocabulary: Vocabulary, sequences: Sequences | None) -> None:
         """Write items.parquet and, when given, sequences/."""
+        self._check_place()
         save_vocabulary(self.path, vocabulary)
         if sequences is not None:
             save_sequences(self.path, sequences)
@@ -185,9 +250,21 @@ class RunFolder:
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{folder} is damaged: {error}") from error
 
-    def save_weights(self, weights: Weights, epoch: int) -> None:
-        """Write model.safetensors, with the epoch it comes from."""
-        atomic_write(self.path / "model.safetensors", to_safetensors(weights, {"epoch": str(epoch)}))
+    def save_weights(self, weights: Weights, epoch: int, *, refit: bool = False) -> None:
+        """Write model.safetensors, with the epoch it comes from, and whether it was trained again on all events."""
+        metadata = {REFIT if refit else EPOCH: str(epoch)}  # of two keys, the order in the file would be by chance
+        self._write(WEIGHTS, to_safetensors(weights, metadata))
+        self.forget_replaced()
+
+    def has_refit(self, config: RunConfig) -> bool:
+        """Whether the saved model was trained again on all events, to the end.
+
+        Raises:
+            CheckpointError: damaged.
+        """
+        if not config.refit_epochs or not (self.path / WEIGHTS).exists():
+            return False
+        return config.format == 1 or REFIT in _read_safetensors(self.path / WEIGHTS)[1]
 
     def load_weights(self) -> tuple[Weights, int]:
         """The weights, and the epoch they come from.
@@ -195,48 +272,79 @@ class RunFolder:
         Raises:
             CheckpointError: missing or damaged.
         """
-        path = self.path / "model.safetensors"
+        path = self.path / WEIGHTS
+        self._check(WEIGHTS)
+        if read_book(self.path) is None:
+            logger.info("%s is of format 1, which has no digests: damage of weights and titles goes unseen", self.path)
         weights, metadata = _read_safetensors(path)
+        epoch = metadata.get(EPOCH, metadata.get(REFIT, "0"))
         try:
-            return weights, int(metadata.get("epoch", 0))
+            return weights, int(epoch)
         except ValueError as error:
-            raise CheckpointError(f"{path} is damaged: its epoch is {metadata['epoch']!r}") from error
+            raise CheckpointError(f"{path} is damaged: its epoch is {epoch!r}") from error
 
-    def save_state(self, weights: Weights, optimizer: Weights, state: State) -> None:
-        """Write training/state.safetensors: one file, so that it is always of one moment."""
+    def save_state(self, weights: Weights, optimizer: Weights, state: State, best: Weights | None = None) -> None:
+        """Write training/state.safetensors: one file, so that it is always of one moment.
+
+        Args:
+            weights: of the last step.
+            optimizer: Adam's moments and so on.
+            state: the position.
+            best: the weights of the best epoch that `state` tells of.
+        """
+        self._check_place()
         (self.path / "training").mkdir(exist_ok=True)
-        arrays = {f"weights/{k}": v for k, v in weights.items()} | {f"adam/{k}": v for k, v in optimizer.items()}
-        atomic_write(self._state_path, to_safetensors(arrays, {"state": json.dumps(asdict(state))}))
+        parts = {"weights": weights, "adam": optimizer, "best": best or {}}
+        arrays = {f"{part}/{name}": value for part, named in parts.items() for name, value in named.items()}
+        self._write(STATE, to_safetensors(arrays, {"state": json.dumps(asdict(state))}))
 
-    def load_state(self) -> tuple[Weights, Weights, State] | None:
-        """Weights, optimizer state and position; None when nothing has been saved yet.
+    def has_begun(self) -> bool:
+        """Whether training has saved anything."""
+        return (self.path / STATE).exists() or (self.path / WEIGHTS).exists()
+
+    def is_empty(self) -> bool:
+        """Whether the folder, which is claimed, holds nothing."""
+        return is_empty(self.path)
+
+    def load_state(self) -> SavedState | None:
+        """Where training stood; None when nothing has been saved yet.
 
         Raises:
             CheckpointError: damaged.
         """
         if not self._state_path.exists():
             return None
+        self._check(STATE, "; start again with --overwrite")
         arrays, metadata = _read_safetensors(self._state_path)
         try:
             state = msgspec.convert(json.loads(metadata["state"]), State)
         except (KeyError, ValueError, msgspec.ValidationError) as error:
             raise CheckpointError(f"{self._state_path} is damaged; start again with --overwrite") from error
-        weights = {k.removeprefix("weights/"): v for k, v in arrays.items() if k.startswith("weights/")}
-        optimizer = {k.removeprefix("adam/"): v for k, v in arrays.items() if k.startswith("adam/")}
-        return weights, optimizer, state
+        weights, optimizer, best = (
+            {k.removeprefix(part): v for k, v in arrays.items() if k.startswith(part)}
+            for part in ("weights/", "adam/", "best/")
+        )
+        return SavedState(weights, optimizer, state, best)
+
+    def begin_digests(self) -> None:
+        """Note all files of a folder of format 1 as they are: from then on it is of format 2."""
+        if read_book(self.path) is None:
+            found = [name for name in WHAT_COUNTS if (self.path / name).is_file()]
+            note(self.path, {name: digest_of(self.path / name) for name in found}, begin=True)
 
     @property
     def _state_path(self) -> Path:
-        return self.path / "training" / "state.safetensors"
+        return self.path / STATE
 
     def append_history(self, line: EpochLine) -> None:
         """Add an epoch to history.jsonl."""
-        with disk_errors(self.path / "history.jsonl"), (self.path / "history.jsonl").open("a") as file:
+        self._check_place()
+        with disk_errors(self.path / HISTORY), (self.path / HISTORY).open("a") as file:
             file.write(_text_of(line))
 
     def read_history(self, last_epoch: int | None = None) -> list[EpochLine]:
         """The epochs written so far, up to last_epoch; a line cut off by a crash, or foreign, is left out."""
-        path = self.path / "history.jsonl"
+        path = self.path / HISTORY
         lines = []
         for text in path.read_text(errors="replace").splitlines() if path.exists() else []:
             with contextlib.suppress(ValueError, msgspec.ValidationError):
@@ -246,13 +354,15 @@ class RunFolder:
     def rewind_history(self, last_epoch: int) -> None:
         """Drop epochs after last_epoch: a resumed run writes them again."""
         lines = self.read_history(last_epoch)
-        atomic_write(self.path / "history.jsonl", "".join(map(_text_of, lines)))
+        self._write(HISTORY, "".join(map(_text_of, lines)))
 
     def save_metrics(self, results: Sequence[Result], training: TrainingFacts | None = None) -> None:
         """Write metrics.json: results and, of a run that was trained here, how training went and on what."""
         told = {} if training is None else {"training": asdict(training)}
         values = {"results": [result.to_dict() for result in results], **told}
-        atomic_write(self.path / "metrics.json", json.dumps(values, indent=1))
+        if (self.path / HISTORY).exists():
+            note(self.path, {HISTORY: digest_of(self.path / HISTORY)})
+        self._write(METRICS, json.dumps(values, indent=1))
 
     def load_metrics(self) -> list[Result]:
         """The results in metrics.json, without figures per user; none when nothing has been evaluated.
@@ -261,6 +371,11 @@ class RunFolder:
             CheckpointError: damaged.
         """
         return self._read_metrics().results
+
+    def forget_metrics(self) -> None:
+        """Remove metrics.json: another model than its own takes its place."""
+        self._check_place()
+        (self.path / METRICS).unlink(missing_ok=True)
 
     def load_training(self) -> TrainingFacts | None:
         """How training went, as metrics.json tells; None when it has not ended.
@@ -271,13 +386,18 @@ class RunFolder:
         return self._read_metrics().training
 
     def _read_metrics(self) -> _Metrics:
-        path = self.path / "metrics.json"
+        path = self.path / METRICS
         if not path.exists():
             return _Metrics([])
         try:
             return msgspec.convert(json.loads(_read_text(path)), _Metrics)
-        except (ValueError, msgspec.ValidationError) as error:
+        except (ValueError, RecursionError, msgspec.ValidationError) as error:
             raise CheckpointError(f"{path} is damaged ({error}); delete it and evaluate again") from error
+
+
+def is_run_folder(path: Path) -> bool:
+    """Whether a folder is a run, or the beginning of one, or a prepared log."""
+    return is_prepared(path) or any((path / name).is_file() for name in (CONFIG, BOOK))
 
 
 def check_resumable(saved: RunConfig, now: RunConfig) -> None:
@@ -328,8 +448,9 @@ def _read_safetensors(path: Path) -> tuple[Weights, dict[str, str]]:
             for name, array in arrays.items():
                 if array.dtype.kind != "f":  # where ml_dtypes is installed, bfloat16 is a type too
                     raise TypeError(f"{name} is of type {array.dtype}")
+            check_finite(arrays)
             return arrays, file.metadata() or {}
     except FileNotFoundError as error:
         raise CheckpointError(f"there is no {path}") from error
-    except (OSError, SafetensorError, TypeError) as error:  # TypeError: a type that NumPy has not, such as bfloat16
+    except (OSError, SafetensorError, TypeError, MemoryError, CheckpointError) as error:  # bfloat16 is a TypeError
         raise CheckpointError(f"{path} is damaged ({error})") from error

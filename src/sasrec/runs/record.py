@@ -38,6 +38,8 @@ class State:
     n_positions: int = 0
     epoch_seconds: float = 0.0  # of the epoch under way
     seconds: float = 0.0  # trained so far, validation included
+    valid_seconds: float = 0.0  # of that, validation
+    n_validations: int = 0
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import numpy as np
 
 from sasrec.core.arrays import Int32
 from sasrec.core.config import EvalConfig, ModelConfig, TrainConfig, parse_metric
-from sasrec.core.errors import TrainingError
+from sasrec.core.errors import CheckpointError, TrainingError
 from sasrec.core.provenance import commit, isa_of, machine, versions
 from sasrec.data.batches import TrainBatches
 from sasrec.data.splits import Split
@@ -30,28 +30,12 @@ from sasrec.model.weights import Weights
 from sasrec.ranking.scorers import ModelScorer
 from sasrec.runs.folder import RunFolder
 from sasrec.runs.record import EpochLine, State, TrainingFacts
+from sasrec.training.progress import Progress, seconds_left
 
 logger = logging.getLogger(__name__)
 
 REPORT_SECONDS = 0.5  # how often progress is reported inside an epoch
 SAVE_SECONDS = 5.0  # epochs shorter than this do not each save the state to resume from
-ESTIMATE_SECONDS = 2.0  # how long to train before the time that is left is estimated
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How a run stands, for those who show it."""
-
-    epoch: int  # from 1
-    max_epochs: int
-    step: int  # of this epoch
-    steps_per_epoch: int
-    train_loss: float
-    users_per_second: float
-    seconds: float
-    seconds_left: float | None  # until max_epochs or max_minutes; None while too little is known
-    best_epoch: int
-    valid: dict[str, float] | None  # at the end of an epoch that was validated
 
 
 @dataclass(frozen=True)
@@ -103,6 +87,10 @@ def train(
     return loop.finish(stopped)
 
 
+class _InterruptedError(Exception):
+    """Ctrl-C or SIGTERM came while an epoch was validated."""
+
+
 class _Loop:
     """One call of `train`: what it was given, and the state it changes."""
 
@@ -134,31 +122,53 @@ class _Loop:
             return
         saved = self.run.load_state()
         if saved is None:
+            if self.run.has_begun():
+                raise CheckpointError(
+                    f"{self.run.path} has a model and no training/state.safetensors to go on from; start again with "
+                    "--overwrite, or train into another folder"
+                )
             logger.info("nothing has been saved yet; training starts at the first epoch")
             self.run.rewind_history(0)
             return
-        weights, optimizer, self.state = saved
-        self.engine.load_weights(weights)
-        self.engine.load_optimizer_state(optimizer)
+        self.state = saved.state
+        self.engine.load_weights(saved.weights)
+        self.engine.load_optimizer_state(saved.optimizer)
         self.run.rewind_history(self.state.epoch)
         self.history = self.run.read_history()
         if self.state.best_epoch:
-            self.best_weights = self.run.load_weights()[0]
+            self._restore_best(self.run, saved.best)
         logger.info("resumed after epoch %d, step %d", self.state.epoch, self.state.step)
+
+    def _restore_best(self, run: RunFolder, best: Weights) -> None:
+        """The weights of the saved state's best epoch; a kill may have left those of a later one, or of a refit."""
+        state = self.state
+        if best:
+            self.best_weights = best
+            run.save_weights(best, state.best_epoch)
+            return
+        weights, epoch = run.load_weights()  # an earlier version kept them there alone
+        if epoch == state.best_epoch:
+            self.best_weights = weights
+            return
+        logger.warning("the weights of epoch %d are gone; the best epoch is chosen from here on", state.best_epoch)
+        state.best_epoch, state.best_value, state.best_metrics = 0, State.best_value, {}
 
     def run_until_stopped(self, interrupted: threading.Event) -> str:
         """Train epoch after epoch; returns what ended it."""
-        state = self.state
         while True:
-            reason = self._reason_to_stop(interrupted)
-            if not reason:
-                reason = self._train_epoch(interrupted)
+            reason = ""
+            if self.state.step < self.batches.steps_per_epoch:  # else the epoch is to be validated
+                reason = self._reason_to_stop(interrupted) or self._train_epoch(interrupted)
+            if not reason and not self._end_epoch(interrupted):
+                reason = "interrupted"
             if reason:
                 self._save_state()
                 return reason
-            self._end_epoch()
-            if time.monotonic() - self.last_save > SAVE_SECONDS or state.epoch == 1:
-                self._save_state()
+            self._save_if_due()
+
+    def _save_if_due(self) -> None:
+        if time.monotonic() - self.last_save > SAVE_SECONDS:
+            self._save_state()
 
     def _reason_to_stop(self, interrupted: threading.Event) -> str:
         state, config = self.state, self.config
@@ -228,15 +238,23 @@ class _Loop:
             f"(learning_rate={self.config.learning_rate:g}); lower it or set clip_norm=1; {kept}"
         )
 
-    def _end_epoch(self) -> None:
-        """Validate, keep the best, write the epoch's line."""
+    def _end_epoch(self, interrupted: threading.Event) -> bool:
+        """Validate, keep the best, write the epoch's line; False = interrupted, and this is to be done again."""
         state, began = self.state, time.monotonic()
         steps = (state.epoch + 1) * self.batches.steps_per_epoch
         with self._averaged():
             weights = self.engine.weights()
-            if not all(np.isfinite(w).all() for w in weights.values()):
-                self._fail("a weight became infinite or not a number")
-            valid, test = self._validate(weights)
+        if not all(np.isfinite(w).all() for w in weights.values()):
+            self._fail("a weight became infinite or not a number")
+        if state.epoch == 0:
+            self._save_state()  # so that no model is without a state to go on from
+        else:
+            self._save_if_due()  # validation may take long
+        try:
+            with self._averaged():
+                valid, test = self._validate(weights, interrupted)
+        except _InterruptedError:
+            return False
         state.seconds += state.epoch_seconds + time.monotonic() - began
         line = EpochLine(
             epoch=state.epoch + 1,
@@ -255,8 +273,11 @@ class _Loop:
         state.epoch, state.step = state.epoch + 1, 0
         self._report(line)
         state.loss_sum, state.n_positions, state.epoch_seconds = 0.0, 0, 0.0
+        return True
 
-    def _validate(self, weights: Weights) -> tuple[dict[str, float] | None, dict[str, float] | None]:
+    def _validate(
+        self, weights: Weights, interrupted: threading.Event
+    ) -> tuple[dict[str, float] | None, dict[str, float] | None]:
         """Keep the weights if they are the best so far; the metrics of valid and of test, where they were taken."""
         state, config, epoch = self.state, self.config, self.state.epoch + 1
         if not len(self.split.valid):
@@ -264,15 +285,28 @@ class _Loop:
             return None, None
         if epoch % config.valid_every and epoch < config.max_epochs:
             return None, None
-        valid = self._metrics("valid")
-        test = self._metrics("test") if config.log_test else None
+        began = time.monotonic()
+        valid = self._metrics("valid", interrupted)
+        test = self._metrics("test", interrupted) if config.log_test else None
+        state.valid_seconds += time.monotonic() - began
+        state.n_validations += 1
         if valid[config.valid_metric] > state.best_value:
             state.best_value, state.best_metrics = valid[config.valid_metric], valid
             self._keep(weights, epoch)
         return valid, test
 
-    def _metrics(self, part: str) -> dict[str, float]:
+    def _metrics(self, part: str, interrupted: threading.Event) -> dict[str, float]:
         config = self.eval_config
+        reported = time.monotonic()
+
+        def show(done: int, total: int) -> None:
+            nonlocal reported
+            if interrupted.is_set():
+                raise _InterruptedError
+            if time.monotonic() - reported > REPORT_SECONDS and done < total:
+                reported = time.monotonic()
+                self._report(validated=(done, total))
+
         if part not in self.candidates:
             sampled = config.protocol == "sampled"
             self.candidates[part] = (
@@ -282,7 +316,14 @@ class _Loop:
             )
         scorer = ModelScorer(self.engine, self.model.max_seq_len)
         result = evaluate(
-            scorer, self.split, part, config, candidates=self.candidates[part], baselines=False, lists=False
+            scorer,
+            self.split,
+            part,
+            config,
+            candidates=self.candidates[part],
+            baselines=False,
+            lists=False,
+            progress=show,
         )
         return {name: metric["value"] for name, metric in result.metrics.items()}
 
@@ -294,9 +335,10 @@ class _Loop:
     def _save_state(self) -> None:
         self.last_save = time.monotonic()
         if self.run:
-            self.run.save_state(self.engine.weights(), self.engine.optimizer_state(), self.state)
+            best = self.best_weights if self.state.best_epoch else None
+            self.run.save_state(self.engine.weights(), self.engine.optimizer_state(), self.state, best)
 
-    def _report(self, line: EpochLine | None = None) -> None:
+    def _report(self, line: EpochLine | None = None, validated: tuple[int, int] | None = None) -> None:
         """Tell `progress` how the epoch under way, or the one just ended, stands."""
         if self.progress is None:
             return
@@ -311,29 +353,23 @@ class _Loop:
                 train_loss=state.loss_sum / max(state.n_positions, 1),
                 users_per_second=users / max(state.epoch_seconds, 1e-9),
                 seconds=state.seconds + (0.0 if line else state.epoch_seconds),
-                seconds_left=self._seconds_left(),
+                seconds_left=seconds_left(state, self.config, batches.steps_per_epoch, len(self.split.valid) > 0),
                 best_epoch=state.best_epoch,
                 valid=line.valid if line else None,
+                validated=validated,
             )
         )
-
-    def _seconds_left(self) -> float | None:
-        """Until max_epochs or max_minutes, at the pace so far."""
-        state, config = self.state, self.config
-        share = state.step / self.batches.steps_per_epoch
-        spent = state.seconds + (state.epoch_seconds if share else 0.0)
-        if spent < ESTIMATE_SECONDS and not state.epoch:
-            return None
-        done = state.epoch + share
-        left = spent / done * (config.max_epochs - done)
-        return min(left, 60 * config.max_minutes - spent) if config.max_minutes else left
 
     def finish(self, stopped: str) -> TrainResult:
         """Leave the engine with the best weights and say how it went."""
         state = self.state
         if self.best_weights is None:
             with self._averaged() if state.epoch else contextlib.nullcontext():
-                self._keep(self.engine.weights(), state.epoch)
+                weights = self.engine.weights()
+            if stopped == "interrupted":  # no epoch has been chosen yet: there is a state to go on from, and no model
+                self.best_weights = weights
+            else:
+                self._keep(weights, state.epoch)
         assert self.best_weights is not None
         self.engine.load_weights(self.best_weights)
         logger.info("training ended after epoch %d (%s); best epoch %d", state.epoch, stopped, state.best_epoch)

@@ -1,0 +1,158 @@
+"""A run folder that was damaged is refused; the version of a model covers what changes its answers."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from conftest import make_markov_log
+from made import SETTINGS
+
+import sasrec
+from sasrec.core.digests import BOOK
+from sasrec.core.errors import CheckpointError
+from sasrec.fitting import fit
+from sasrec.recommender import Recommender
+from sasrec.runs.digests import verify, version_of
+from sasrec.runs.folder import DATA_FILES, WHAT_COUNTS, RunFolder
+
+FORMAT_1 = Path(__file__).parent / "format-1" / "run"
+FOR_PEOPLE = {"README.md", "curve.png", "report.html"}  # nothing reads them
+BY_LOAD = {"config.json", "model.safetensors", BOOK, *DATA_FILES}
+FLIPS = 40  # of a file
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with everything that a folder can hold, but for log.json."""
+    folder = tmp_path_factory.mktemp("digests") / "run"
+    log = make_markov_log(60).with_columns(timestamp=np.arange(720))
+    titles = log.select("item_id").unique().with_columns(title=pl.lit("Film"))
+    fit(log, output=folder, titles=titles, **SETTINGS)
+    return folder
+
+
+def files_of(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_whole_run_is_verified_file_by_file(run: Path) -> None:
+    counted = files_of(run) - FOR_PEOPLE - {BOOK}
+    assert set(verify(RunFolder.open(run))) == counted == {*WHAT_COUNTS} & files_of(run)
+
+
+@pytest.mark.parametrize("name", sorted({*WHAT_COUNTS, BOOK} - {"sequences/log.json"}))
+def test_each_flipped_bit_is_noticed(run: Path, tmp_path: Path, name: str) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    path, rng = tmp_path / "run" / name, random.Random(name)
+    data = path.read_bytes()
+    places = [*range(8), *(len(data) - 1 - i for i in range(8)), *rng.sample(range(len(data)), FLIPS)]
+    for place in places:
+        flipped = bytes([data[place] ^ (1 << rng.randrange(8))])
+        path.write_bytes(data[:place] + flipped + data[place + 1 :])
+        if name == BOOK and json_or_none(path) == json.loads(data):
+            continue  # the layout of the JSON, which means nothing
+        with pytest.raises(CheckpointError) as caught:
+            sasrec.load(tmp_path / "run") if name in BY_LOAD else verify(RunFolder.open(tmp_path / "run"))
+        assert "\n" not in str(caught.value)
+
+
+def json_or_none(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError:
+        return None
+
+
+@pytest.mark.parametrize("name", sorted({*WHAT_COUNTS} - {"sequences/log.json"}))
+def test_a_file_of_another_run_is_noticed(run: Path, tmp_path: Path, name: str) -> None:
+    log = make_markov_log(60, 31, seed=1).with_columns(pl.col("user_id") + 1, timestamp=np.arange(720))
+    fit(log.tail(717), output=tmp_path / "other", **SETTINGS)
+    shutil.copytree(run, tmp_path / "run")
+    shutil.copy(tmp_path / "other" / name, tmp_path / "run" / name)
+    with pytest.raises(CheckpointError, match=r"(is damaged|missing or damaged).*not as it was written"):
+        sasrec.load(tmp_path / "run") if name in BY_LOAD else verify(RunFolder.open(tmp_path / "run"))
+
+
+def test_a_missing_file_is_told_by_name(run: Path, tmp_path: Path) -> None:
+    for name in ("model.safetensors", "items.parquet"):
+        shutil.copytree(run, tmp_path / name)
+        (tmp_path / name / name).unlink()
+        with pytest.raises(CheckpointError, match=f"is damaged: {name} is missing"):
+            verify(RunFolder.open(tmp_path / name))
+
+
+def test_a_run_of_format_2_without_its_digests_is_refused(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / BOOK).unlink()
+    with pytest.raises(CheckpointError, match=r"there is no .*digests\.json to tell whether files are whole"):
+        sasrec.load(tmp_path / "run")
+
+
+def test_a_run_of_format_1_is_read_with_a_note_and_gets_digests_when_it_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    shutil.copytree(FORMAT_1, tmp_path / "run")
+    before = sasrec.load(tmp_path / "run")
+    assert "is of format 1, which has no digests" in caplog.text
+    assert verify(RunFolder.open(tmp_path / "run")) == []
+    config = before.config
+    settings = {**vars(config.model), **vars(config.train), **vars(config.eval)}
+    fit(tmp_path / "run", output=tmp_path / "run", resume=True, **settings)
+    after = RunFolder.open(tmp_path / "run")
+    assert after.load_config().format == 2
+    assert set(verify(after)) == files_of(tmp_path / "run") - FOR_PEOPLE - {BOOK}
+
+
+@pytest.mark.parametrize(("name", "place"), [("items.npy", 1), ("offsets.npy", 1), ("timestamps.npy", 2)])
+def test_events_of_format_1_that_do_not_have_the_fingerprint_are_refused(tmp_path: Path, name: str, place: int) -> None:
+    shutil.copytree(FORMAT_1, tmp_path / "run")
+    path = tmp_path / "run" / "sequences" / name
+    array = np.load(path)
+    array[place] += 1 if array[place] < array[place + 1] else -1  # still a log, but another
+    np.save(path, array)
+    with pytest.raises(CheckpointError, match="do not have the log's fingerprint"):
+        sasrec.load(tmp_path / "run")
+
+
+# the version of a model
+
+
+def test_the_version_covers_what_changes_answers(run: Path) -> None:
+    loaded = sasrec.load(run)
+    config, weights, vocabulary = loaded.config, loaded.engine.weights(), loaded.vocabulary
+    version = version_of(config, weights, vocabulary)
+    assert loaded.model_version == version
+    changed = {
+        "n_heads": replace(config, model=replace(config.model, n_heads=2)),
+        "norm_eps": replace(config, model=replace(config.model, norm_eps=1e-3)),
+        "filter_seen": replace(config, eval=replace(config.eval, filter_seen="yes")),
+    }
+    versions = {version, *(version_of(other, weights, vocabulary) for other in changed.values())}
+    popular = sasrec.load(run).vocabulary
+    popular.counts = popular.counts + np.arange(len(popular))
+    versions.add(version_of(config, weights, popular))
+    assert len(versions) == 5
+    same = replace(config, model=replace(config.model, dropout=0.9), preset="other", data_name="x")
+    assert version_of(same, weights, vocabulary) == version
+
+
+def test_a_run_of_format_1_keeps_its_version(tmp_path: Path) -> None:
+    loaded = sasrec.load(FORMAT_1)
+    assert loaded.model_version == "3bd64a3a4c33"
+    loaded.save(tmp_path / "copy")
+    assert sasrec.load(tmp_path / "copy").model_version == loaded.model_version
+
+
+def test_a_saved_model_has_digests(run: Path, tmp_path: Path) -> None:
+    loaded: Recommender = sasrec.load(run)
+    loaded.save(tmp_path / "copy")
+    assert set(verify(RunFolder.open(tmp_path / "copy"))) == files_of(tmp_path / "copy") - {BOOK}
