@@ -18,6 +18,7 @@ from sasrec.cli.flags import (
 )
 from sasrec.cli.output import print_json, print_text
 from sasrec.core.errors import ConfigError
+from sasrec.data.prepared import understanding_of
 from sasrec.engine.protocol import environment
 from sasrec.evaluation.comparison import compare_all
 from sasrec.experiments.seeds import run_folders
@@ -103,7 +104,7 @@ def info(
         raise ConfigError("--verify reads a run folder; give one")
     if run is not None:
         folder = RunFolder.open(run)
-        config, read = folder.load_config(), folder.load_understanding()
+        config, read = folder.load_config(), understanding_of(run)
         facts["run"] = json.loads(config.to_json())
         if read is not None:
             facts["log"] = read.lines(config.data.n_events, config.data.n_users, config.data.n_items)[:2]

@@ -22,6 +22,7 @@ from sasrec.core.files import atomic_file, disk_errors, flush, read_errors
 from sasrec.core.forks import needs_threads_of
 from sasrec.data.sequences import FILES, Sequences
 from sasrec.data.vocabulary import Vocabulary
+from sasrec.reading.understanding import Understanding, load_understanding
 
 ITEMS, SEQUENCES = "items.parquet", "sequences"
 DATA_FILES = (ITEMS, *(f"{SEQUENCES}/{name}" for name in FILES))
@@ -108,3 +109,13 @@ def check_fingerprint(path: Path, sequences: Sequences, vocabulary: Vocabulary) 
     """
     if not sequences.has_fingerprint_of(vocabulary):
         raise CheckpointError(f"{path / SEQUENCES} is damaged: events and {ITEMS} do not have the log's fingerprint")
+
+
+def understanding_of(path: Path) -> Understanding | None:
+    """How the log was read; None when histories were not saved, or by an earlier version.
+
+    Raises:
+        CheckpointError: damaged.
+    """
+    with read_errors(f"{path / SEQUENCES} is damaged"):
+        return load_understanding(path / SEQUENCES)

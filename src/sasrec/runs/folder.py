@@ -31,7 +31,6 @@ from sasrec.core.errors import CheckpointError, ConfigError
 from sasrec.core.files import atomic_write, disk_errors
 from sasrec.data.prepared import (
     DATA_FILES,
-    SEQUENCES,
     is_prepared,
     load_sequences,
     load_vocabulary,
@@ -42,7 +41,6 @@ from sasrec.data.sequences import LogFacts, Sequences
 from sasrec.data.vocabulary import Vocabulary
 from sasrec.evaluation.results import Result
 from sasrec.model.weights import Weights, check_finite
-from sasrec.reading.understanding import Understanding, load_understanding
 from sasrec.runs.lock import Claim, claim, is_empty, replaced_by
 from sasrec.runs.record import EpochLine, State, TrainingFacts
 
@@ -237,18 +235,6 @@ class RunFolder:
             CheckpointError: damaged.
         """
         return load_sequences(self.path)
-
-    def load_understanding(self) -> Understanding | None:
-        """Read how the log was read; None when histories were not saved, or by an earlier version.
-
-        Raises:
-            CheckpointError: damaged.
-        """
-        folder = self.path / SEQUENCES
-        try:
-            return load_understanding(folder)
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{folder} is damaged: {error}") from error
 
     def save_weights(self, weights: Weights, epoch: int, *, refit: bool = False) -> None:
         """Write model.safetensors, with the epoch it comes from, and whether it was trained again on all events."""
