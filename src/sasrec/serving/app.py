@@ -18,6 +18,7 @@ from sasrec.core.config import ServerConfig
 from sasrec.core.errors import RequestError
 from sasrec.recommender import Recommender
 from sasrec.serving.batching import Batcher
+from sasrec.serving.budget import HELD_PER_BYTE, Budget
 from sasrec.serving.endpoints import ANY_METHOD, READ, Call, Endpoint, Handler, Receive, Reply, Scope, Send, problem
 from sasrec.serving.events import EventStore
 from sasrec.serving.keys import Keys
@@ -50,6 +51,7 @@ class Application:
         self.is_draining = False
         self.in_flight = 0
         self.reader = Reader(config)
+        self.budget = Budget(max(config.max_held_bytes, HELD_PER_BYTE * config.max_body_bytes))
         self.batcher: Batcher[Job, bytes] = Batcher(
             service.answer,
             name="model",
@@ -210,6 +212,7 @@ class Application:
         """Tell the metrics how busy the server is at this moment; `less` requests do not count."""
         self.metrics.in_flight.set(self.in_flight - less)
         self.metrics.queued.set(self.batcher.rows)
+        self.metrics.held.set(self.budget.used)
 
     async def openapi(self, call: Call) -> Reply:
         """GET /openapi.json."""

@@ -55,6 +55,7 @@ class Metrics:
         self.batch_rows = histogram("batch_rows", "histories computed together", ROWS)
         self.in_flight = gauge("requests_in_flight", "requests that are not answered yet", "livesum")
         self.queued = gauge("queue_rows", "histories that wait or are computed", "livesum")
+        self.held = gauge("held_bytes", "bytes of bodies on their way and of answers not read yet", "livesum")
         self.history_items = counter("history_items_total", "items of histories asked about")
         self.unknown_items = counter("unknown_items_total", "items of histories that the model does not know")
         self.answers = counter("answers_total", "lists of recommendations given")
