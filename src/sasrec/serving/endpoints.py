@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 from sasrec.core.errors import RequestError, SASRecError
 from sasrec.serving.budget import HELD_PER_BYTE
 from sasrec.serving.keys import Keys
-from sasrec.serving.schemas import Parameters, Problem, encode
+from sasrec.serving.schemas import Parameters, Problem, encode, sentence
 from sasrec.serving.wire import EXCHANGE, SMALL_BODY, UNREAD_BYTES, Exchange
 
 logger = logging.getLogger(__name__)
@@ -115,7 +115,9 @@ Handler = Callable[[Call], Awaitable[Reply]]
 
 def problem(status: int, message: str, headers: Sequence[Header] = ()) -> Reply:
     """An error as JSON; 503 says when to come again."""
-    return Reply(status, encode(Problem(message)), JSON, (*headers, RETRY_AFTER) if status == 503 else headers)
+    return Reply(
+        status, encode(Problem(sentence(message))), JSON, (*headers, RETRY_AFTER) if status == 503 else headers
+    )
 
 
 class Host(Protocol):
@@ -170,7 +172,9 @@ class Endpoint:
             return problem(503, "the server ends, and this request took too long; send it to another")
         except SASRecError as error:
             return problem(error.status if isinstance(error, RequestError) else 500, str(error))
-        except Exception:
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        except BaseException:  # a panic of compiled code is no Exception
             logger.exception("request %s failed", call.request_id.decode())
             return problem(500, "the server failed; its log has the reason under this answer's X-Request-ID")
 

@@ -11,6 +11,7 @@ from sasrec import __version__
 from sasrec.core.config import ServerConfig
 from sasrec.serving.schemas import (
     DEFAULT_K,
+    MAX_ID,
     MAX_TEXT,
     Answer,
     Answers,
@@ -99,6 +100,9 @@ def _add_limits(schemas: dict[str, Any], limits: ServerConfig) -> None:
         query[name]["anyOf"][0]["maxItems"] = limits.max_filter
     schemas["Queries"]["properties"]["requests"]["maxItems"] = limits.max_requests
     schemas["Events"]["properties"]["events"]["maxItems"] = limits.max_requests
+    for described in schemas["Event"]["properties"].values():
+        text = next(kind for kind in described["anyOf"] if kind["type"] == "string")
+        text["maxLength"] = MAX_ID
 
 
 def _described_operation(operation: Operation, limits: ServerConfig, with_key: bool) -> dict[str, Any]:

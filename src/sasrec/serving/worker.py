@@ -28,6 +28,7 @@ from sasrec.serving.telemetry import Metrics
 
 logger = logging.getLogger("sasrec.serving.worker")  # also when it runs as a module
 
+NEVER = 86400.0  # seconds
 SWITCH_SECONDS = 0.0005  # between threads of the interpreter: the model's must not wait 5 ms for the event loop
 
 
@@ -71,15 +72,18 @@ async def _serve(run: Path, config: ServerConfig, listener: socket.socket, paren
         await asyncio.to_thread(service.load)  # a worker without a model leaves connections to those that have one
     tasks = [server.serve([listener]), server.sweep(), reloading.watch()]
     answering, *helpers = map(asyncio.ensure_future, tasks)
+    for helper in helpers:
+        helper.add_done_callback(app.helper_ended)
     try:
         if parent is None:
             await asyncio.to_thread(service.load)  # meanwhile /health/live answers, and all else is 503
         else:
-            helpers.append(asyncio.ensure_future(parent.follow(server)))
+            helpers.append(asyncio.ensure_future(parent.follow(server)))  # it ends with its parent
         _tell_ready(run, service, listener)
         await answering
     finally:
         for helper in helpers:
+            helper.remove_done_callback(app.helper_ended)
             helper.cancel()
         if not answering.done():
             server.stop()
@@ -147,9 +151,9 @@ class _Reloading:
 
     async def watch(self) -> None:
         """Look now and then whether the path leads elsewhere."""
-        while self.config.reload_seconds:
-            await asyncio.sleep(self.config.reload_seconds)
-            if await asyncio.to_thread(self.app.service.has_moved):
+        while True:
+            await asyncio.sleep(self.config.reload_seconds or NEVER)
+            if self.config.reload_seconds and await asyncio.to_thread(self.app.service.has_moved):
                 self.start()
 
 
