@@ -27,12 +27,13 @@ from sasrec.serving.endpoints import ANY_METHOD, READ, Call, Endpoint, Handler, 
 from sasrec.serving.events import EventStore
 from sasrec.serving.item_search import told_apart
 from sasrec.serving.keys import Keys
+from sasrec.serving.log_lines import AccessLog
 from sasrec.serving.openapi import openapi
 from sasrec.serving.schemas import Health, Query, Reader, Stored, encode
 from sasrec.serving.served_model import Row, ServedModel
 from sasrec.serving.service import Job, RecommendJob, Service, parted, weight
 from sasrec.serving.static_files import StaticFiles
-from sasrec.serving.telemetry import CONTENT_TYPE, AccessLog, Metrics
+from sasrec.serving.telemetry import CONTENT_TYPE, Metrics
 
 logger = logging.getLogger(__name__)
 SMALL_BODY = 2**14  # bytes of a body that is decoded at once
@@ -280,7 +281,7 @@ class Application:
         self.batcher.close()
         if self.events is not None:
             self.events.close()
-        self.log.flush()
+        self.log.close()
 
 
 def create_app(
@@ -307,7 +308,8 @@ def create_app(
     config = config or ServerConfig()
     service = service or Service(Metrics())
     service.events = store = EventStore.open(config, service.metrics) if config.events else None
-    log = AccessLog((log_file or sys.stdout.buffer) if config.access_log else None)
+    file = (log_file or sys.stdout.buffer) if config.access_log else None
+    log = AccessLog(file, service.metrics.dropped_lines.inc)
     if recommender is not None:
         service.use(recommender)
     return Application(config, service, log, Keys(keys), store)

@@ -23,6 +23,7 @@ from sasrec.core.errors import ConfigError, SASRecError
 from sasrec.serving.app import Application, create_app
 from sasrec.serving.connections import Server
 from sasrec.serving.keys import Keys, read_keys
+from sasrec.serving.log_lines import messages_never_wait
 from sasrec.serving.service import Service
 from sasrec.serving.telemetry import Metrics
 
@@ -48,8 +49,12 @@ def run_worker(run: Path, config: ServerConfig, listener: socket.socket, parent:
     _raise_file_limit()
     for name in ("uvicorn", "uvicorn.error"):
         logging.getLogger(name).setLevel(logging.ERROR)  # else each malformed request writes a line
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(run, config, listener, parent))
+    metrics = Metrics()
+    with (
+        messages_never_wait(metrics.dropped_lines.inc),
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
+        runner.run(_serve(Service(metrics, path=run, threads=config.threads), config, listener, parent))
 
 
 def _raise_file_limit() -> None:
@@ -59,8 +64,7 @@ def _raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-async def _serve(run: Path, config: ServerConfig, listener: socket.socket, parent: Parent | None) -> None:
-    service = Service(Metrics(), path=run, threads=config.threads)
+async def _serve(service: Service, config: ServerConfig, listener: socket.socket, parent: Parent | None) -> None:
     app = create_app(None, config, service=service, keys=read_keys(config))
     server = Server(app, config)
     reloading = _Reloading(app, config)
@@ -79,7 +83,7 @@ async def _serve(run: Path, config: ServerConfig, listener: socket.socket, paren
             await asyncio.to_thread(service.load)  # meanwhile /health/live answers, and all else is 503
         else:
             helpers.append(asyncio.ensure_future(parent.follow(server)))  # it ends with its parent
-        _tell_ready(run, service, listener)
+        _tell_ready(service, listener)
         await answering
     finally:
         for helper in helpers:
@@ -92,13 +96,13 @@ async def _serve(run: Path, config: ServerConfig, listener: socket.socket, paren
         app.close()
 
 
-def _tell_ready(run: Path, service: Service, listener: socket.socket) -> None:
+def _tell_ready(service: Service, listener: socket.socket) -> None:
     assert service.model is not None
     if listener.fileno() < 0:
         return  # it has been told to end meanwhile
     address, port = listener.getsockname()[:2]
     where = f"[{address}]" if ":" in address else address
-    logger.info("serving %s (model %s) at http://%s:%d", run, service.model.version, where, port)
+    logger.info("serving %s (model %s) at http://%s:%d", service.path, service.model.version, where, port)
     _tell_systemd(b"READY=1")
 
 
