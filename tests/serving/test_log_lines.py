@@ -15,7 +15,7 @@ from typing import IO
 
 import pytest
 from hostile import Client, head
-from server_process import PATIENCE, until
+from server_process import PATIENCE, port_of, until
 
 from sasrec.serving.log_lines import CLOSE_SECONDS, WAITING_BYTES, AccessLog, LineWriter, messages_never_wait
 
@@ -66,8 +66,10 @@ def test_lines_that_nobody_reads_are_dropped_and_counted_and_nothing_waits(pipe:
     assert time.monotonic() - began < CLOSE_SECONDS + 5
     assert 0 < sum(dropped) < 3000
     assert 3000 - sum(dropped) <= 2 * WAITING_BYTES // len(line)
-    kept = [reader.readline() for _ in range(3000 - sum(dropped))]  # now somebody reads: whole lines, the first ones
-    assert kept == [b"%d " % i + line for i in range(len(kept))]
+    kept = [reader.readline() for _ in range(3000 - sum(dropped))]  # now somebody reads: whole lines in their order
+    numbers = [int(text.split()[0]) for text in kept]
+    assert numbers == sorted(numbers)
+    assert kept == [b"%d " % i + line for i in numbers]
 
 
 def test_a_pipe_that_never_blocks_is_waited_for(pipe: tuple[IO[bytes], IO[bytes]]) -> None:
@@ -116,18 +118,3 @@ def test_a_server_goes_on_and_ends_though_nobody_reads_what_it_says(runs: Path, 
                 stream.close()
     [dropped] = [line for line in metrics.splitlines() if line.startswith("sasrec_log_lines_dropped_total ")]
     assert (float(dropped.split()[1]) > 0) == (unread == "stdout")
-
-
-def port_of(pid: int) -> int:
-    """The port that a process of this machine listens on; 0 while it does not."""
-    sockets = set()
-    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-        try:
-            sockets.add(str(descriptor.readlink()))
-        except OSError:
-            continue
-    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-        fields = line.split()
-        if fields[3] == "0A" and f"socket:[{fields[9]}]" in sockets:
-            return int(fields[1].rpartition(":")[2], 16)
-    return 0
