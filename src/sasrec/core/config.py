@@ -305,6 +305,9 @@ class ServerConfig:
     )
     access_log: bool = _setting(True, "write a JSON line to stdout for each request")
     api_key_file: str = _setting("", "file with one API key per line (or set SASREC_API_KEY); clients send X-API-Key")
+    allowed_hosts: str = _setting(
+        "", "host names that requests may name, separated by commas, without ports; empty = any"
+    )
     trusted_proxies: str = _setting("", "proxies whose X-Forwarded-For is believed: addresses, separated by commas")
     events: str = _setting(
         "", "SQLite file of events from POST /v1/events, which continue users' histories; empty = off"

@@ -29,6 +29,7 @@ from sasrec.serving.item_search import told_apart
 from sasrec.serving.keys import Keys
 from sasrec.serving.log_lines import AccessLog
 from sasrec.serving.openapi import openapi
+from sasrec.serving.origins import FOREIGN_SITE, AllowedHosts, is_cross_site
 from sasrec.serving.schemas import Health, Query, Reader, Stored, encode
 from sasrec.serving.served_model import Row, ServedModel
 from sasrec.serving.service import Job, RecommendJob, Service, parted, weight
@@ -62,6 +63,7 @@ class Application:
         self.is_draining = False
         self.has_failed = False  # something that watches over the server has ended
         self.in_flight = 0
+        self.hosts = AllowedHosts(config.allowed_hosts)
         self.reader = Reader(config)
         self.budget = Budget(max(config.max_held_bytes, HELD_PER_BYTE * config.max_body_bytes))
         self.batcher: Batcher[Job, bytes] = Batcher(
@@ -213,6 +215,8 @@ class Application:
 
     async def add_events(self, call: Call) -> Reply:
         """POST /v1/events."""
+        if is_cross_site(call.scope["headers"]):
+            raise RequestError(403, FOREIGN_SITE)
         events = await self._read(call, self.reader.events)
         model = self.service.model
         if model is None or self.events is None:

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple, Protocol
 from sasrec.core.errors import RequestError, SASRecError
 from sasrec.serving.budget import HELD_PER_BYTE
 from sasrec.serving.keys import Keys
-from sasrec.serving.schemas import Parameters, Problem, encode, sentence
+from sasrec.serving.origins import FOREIGN_HOST, AllowedHosts
+from sasrec.serving.schemas import Header, Parameters, Problem, encode, sentence
 from sasrec.serving.wire import EXCHANGE, SMALL_BODY, UNREAD_BYTES, Exchange
 
 logger = logging.getLogger(__name__)
@@ -24,13 +25,13 @@ logger = logging.getLogger(__name__)
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-Header = tuple[bytes, bytes]
 JSON = b"application/json"
 DISCARDED_BODIES = 8  # times the limit that is read of a body too long, so that the client sees the answer
 FULL = "the server holds as many bytes of requests and answers as it may; try again in a second"
 RETRY_AFTER: Header = (b"retry-after", b"1")
 NEEDS_KEY: list[Header] = [(b"www-authenticate", b"ApiKey")]
 READ = ("GET", "HEAD")
+WATCHED = ("/health/live", "/health/ready", "/metrics")  # who watches over a server asks by its address
 ANY_METHOD = (*READ, "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 _id_prefix, _ids = b"%x-" % time.time_ns(), itertools.count(1)  # of the ids that this process gives to requests
@@ -124,6 +125,7 @@ class Host(Protocol):
     """What the endpoints of an application share."""
 
     keys: Keys
+    hosts: AllowedHosts
     in_flight: int  # requests that are not answered yet
     is_draining: bool  # then each reply is the last one on its connection
 
@@ -145,6 +147,7 @@ class Endpoint:
     def __init__(self, host: Host, name: str, handler: Handler, methods: Sequence[str], is_protected: bool) -> None:
         self.host, self.name, self.handler = host, name, handler
         self.methods, self.is_protected = methods, is_protected
+        self.is_watched = name in WATCHED
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -179,6 +182,8 @@ class Endpoint:
             return problem(500, "the server failed; its log has the reason under this answer's X-Request-ID")
 
     async def _reply(self, call: Call) -> Reply:
+        if not (self.is_watched or self.host.hosts.admit(call.scope["headers"])):
+            return problem(403, FOREIGN_HOST)
         if self.is_protected and not self.host.keys.admits(call.key):
             return problem(401, "the API key is missing or wrong; send it as X-API-Key", NEEDS_KEY)
         if call.scope["method"] not in self.methods:

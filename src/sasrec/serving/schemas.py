@@ -17,6 +17,7 @@ from sasrec.core.config import ServerConfig
 from sasrec.core.errors import RequestError
 from sasrec.serving.decoding import Form, ItemId
 
+Header = tuple[bytes, bytes]
 DEFAULT_K = 10
 MAX_TEXT = 200  # characters of a search
 MAX_ID = 512  # characters of an id in an event
