@@ -165,7 +165,7 @@ def test_rows_are_parted_by_what_they_cost() -> None:
     rows = [Row(query) for query in [usual] * 40 + [wide] * 5 + [Query([], k=10**6)] + [usual]]
     parts = list(parted(rows))
     assert [row for part in parts for row in part] == rows
-    assert list(map(len, parts)) == [32, 10, 2, 1, 1, 1]
+    assert list(map(len, parts)) == [16, 16, 8, 1, 1, 1, 1, 1, 1, 1]
     assert list(parted([])) == []
 
 

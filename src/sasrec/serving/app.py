@@ -39,6 +39,7 @@ from sasrec.serving.telemetry import CONTENT_TYPE, Metrics
 logger = logging.getLogger(__name__)
 SMALL_BODY = 2**14  # bytes of a body that is decoded at once
 SMALL_WEIGHT = 4  # of a request that is computed together with others; 1 is that of a history of usual length
+ITEM_BYTES = 64  # of an answer, about; what is held for it before it is there
 SCAN_ROWS = 2  # that a look at the whole catalogue costs
 Body = TypeVar("Body")
 CLIENT_GONE = 499  # what the log says when nobody waits for the answer any more
@@ -138,16 +139,19 @@ class Application:
         """POST /v1/recommend."""
         found = await self._read(call, self.reader.queries)
         if isinstance(found, Query):
-            return Reply(200, b"".join(await self._recommended([Row(found)])))
-        return Reply(200, b'{"results":[%s]}' % b",".join(await self._recommended([Row(query) for query in found])))
+            return Reply(200, b"".join(await self._recommended(call, [Row(found)])))
+        answers = await self._recommended(call, [Row(query) for query in found])
+        pieces = [piece for answer in answers for piece in (b",", answer)][1:]
+        return Reply(200, b"".join([b'{"results":[', *pieces, b"]}"]))
 
-    async def _recommended(self, rows: list[Row]) -> list[bytes]:
+    async def _recommended(self, call: Call, rows: list[Row]) -> list[bytes]:
         """The encoded answers of rows, those of a part in one piece."""
         parts = list(parted(rows))
         if not parts:
             return []
         if len(parts) == 1 and sum(map(weight, rows)) <= SMALL_WEIGHT:
             return [await self.batcher.submit(RecommendJob(rows), len(rows))]
+        call.hold(sum(row.query.k for row in rows) * ITEM_BYTES)
         model = self.service.model  # for all parts the same
         return await self.batcher.submit_large([RecommendJob(part, model) for part in parts], len(rows))
 
@@ -177,7 +181,7 @@ class Application:
             given.flag("keep_seen"),
         )
         self.reader.check(query)
-        return Reply(200, b"".join(await self._recommended([Row(query, call.in_path("user_id"))])))
+        return Reply(200, b"".join(await self._recommended(call, [Row(query, call.in_path("user_id"))])))
 
     async def similar(self, call: Call) -> Reply:
         """GET /v1/items/{item_id}/similar."""

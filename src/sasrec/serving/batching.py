@@ -72,6 +72,7 @@ class Batcher(Generic[Job, Result]):
         self._small: deque[_Entry[Job, Result]] = deque()  # taken from the queue, on the thread
         self._large: deque[_Entry[Job, Result]] = deque()
         self._thread: threading.Thread | None = None
+        self._turn = asyncio.Lock()  # of a request of several jobs: what is there of its answer waits for the rest
 
     async def submit(self, job: Job, rows: int = 1) -> Result:
         """The job's result.
@@ -99,7 +100,7 @@ class Batcher(Generic[Job, Result]):
             raise RequestError(503, FULL)
         self.large_rows += rows
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(self._timeout), self._turn if len(jobs) > 1 else contextlib.nullcontext():
                 return [await self._enqueued(job, max(rows // len(jobs), 1), is_large=True).future for job in jobs]
         except TimeoutError:
             raise self._too_late() from None

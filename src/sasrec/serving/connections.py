@@ -21,7 +21,7 @@ import uvicorn
 
 from sasrec.core.config import ServerConfig
 from sasrec.serving.app import Application
-from sasrec.serving.wire import Connection
+from sasrec.serving.wire import Connection, Turns
 
 SWEEP_SECONDS = 0.5
 LINGER_SECONDS = 1.0  # while draining, connections may bring requests that are on their way
@@ -78,6 +78,7 @@ class Server(uvicorn.Server):
             )
         )
         self.app, self.limits = app, config
+        self._turns = Turns()
         self._connecting: set[asyncio.Task[Any]] = set()
 
     @contextlib.contextmanager
@@ -131,7 +132,7 @@ class Server(uvicorn.Server):
             task.add_done_callback(self._connecting.discard)
 
     def _connection(self) -> Connection:
-        return Connection(self, self.limits, self.app.budget, self.app.metrics.refused)
+        return Connection(self, self.limits, self.app.budget, self._turns, self.app.metrics.refused)
 
     def _accept_again(self, listener: socket.socket) -> None:
         if listener.fileno() >= 0:

@@ -82,34 +82,62 @@ class Form(Generic[Body]):
         except RecursionError:
             raise error from None
         self._fit(in_texts)
-        return self._read(in_texts, "$")
+        try:
+            return self._read(in_texts)
+        except _MisfitError as misfit:
+            raise msgspec.ValidationError(f"{misfit.what} - at `${misfit.where}`") from None
 
-    def _read(self, value: Any, where: str) -> Any:
+    def _read(self, value: Any) -> Any:
         if isinstance(value, Raw):
-            return _number_or_text(bytes(value), where)
+            return _number_or_text(bytes(value))
         if isinstance(value, list):
-            return [self._read(part, f"{where}[{i}]") for i, part in enumerate(value)]
-        if isinstance(value, Struct):
-            kind = self._kinds[type(value)]
-            parts = {name: self._read(getattr(value, name), f"{where}.{name}") for name in value.__struct_fields__}
-            for field in struct_fields(kind):
-                if field.type is int and isinstance(parts[field.name], str):
-                    raise msgspec.ValidationError(f"Expected `int`, got `str` - at `{where}.{field.name}`")
-            return kind(**parts)
-        return value
+            try:
+                return [self._read(part) for part in value]
+            except _MisfitError as misfit:
+                raise misfit.within(f"[{self._first_misfit(value)}]") from None
+        return self._read_struct(value) if isinstance(value, Struct) else value
+
+    def _first_misfit(self, values: list[Any]) -> int:
+        for i, value in enumerate(values):
+            try:
+                self._read(value)
+            except _MisfitError:
+                return i
+        return len(values)
+
+    def _read_struct(self, value: Struct) -> Struct:
+        kind, parts = self._kinds[type(value)], {}
+        for field in struct_fields(kind):
+            try:
+                part = parts[field.name] = self._read(getattr(value, field.name))
+                if field.type is int and isinstance(part, str):
+                    raise _MisfitError("Expected `int`, got `str`")
+            except _MisfitError as misfit:
+                raise misfit.within(f".{field.name}") from None
+        return kind(**parts)
 
 
-def _number_or_text(text: bytes, where: str) -> ItemId:
+class _MisfitError(Exception):
+    """What does not fit, and where within what is read."""
+
+    def __init__(self, what: str, where: str = "") -> None:
+        self.what, self.where = what, where
+
+    def within(self, place: str) -> _MisfitError:
+        return _MisfitError(self.what, place + self.where)
+
+
+def _number_or_text(text: bytes) -> ItemId:
     """What a piece of JSON says, if it is a whole number or a text."""
     if text[:1] == b'"' or not (b"." in text or b"e" in text or b"E" in text):
         try:
-            return msgspec.json.decode(text, type=ItemId)  # type: ignore[no-any-return]
-        except msgspec.ValidationError as error:
-            raise msgspec.ValidationError(f"{error} - at `{where}`") from None
+            return int(text) if text.isdigit() else msgspec.json.decode(text, type=ItemId)
+        except (msgspec.ValidationError, ValueError) as error:
+            raise _MisfitError(str(error)) from None
     try:
         number = float(text)
     except ValueError:  # a list or an object
         number = 0.5
     if number.is_integer() and abs(number) < EXACT:
         return int(number)
-    raise msgspec.ValidationError(f"Expected a whole number below {EXACT} or a text - at `{where}`")
+    raise _MisfitError(f"Expected a whole number below {EXACT} or a text")

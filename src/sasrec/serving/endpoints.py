@@ -102,9 +102,18 @@ class Call:
             if not message.get("more_body", False) or size > DISCARDED_BODIES * most:
                 break
         self._check_size(size, most)
-        if size > SMALL_BODY and self.exchange is not None and not self.exchange.hold((HELD_PER_BYTE - 1) * size):
-            raise RequestError(503, FULL)
+        if size > SMALL_BODY:
+            self.hold((HELD_PER_BYTE - 1) * size)
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def hold(self, n: int) -> None:
+        """Count bytes that the request takes while it is answered.
+
+        Raises:
+            RequestError: 503, there is no room for them.
+        """
+        if self.exchange is not None and not self.exchange.hold(n):
+            raise RequestError(503, FULL)
 
     def _check_size(self, size: int, most: int) -> None:
         if size > most:

@@ -21,7 +21,7 @@ from sasrec.serving.served_model import EventReader, Row, ServedModel
 from sasrec.serving.telemetry import Metrics
 
 logger = logging.getLogger(__name__)
-PART_WEIGHT = 32  # of what is computed of a large request before others have their turn
+PART_WEIGHT = 16  # of what is computed of a large request before others have their turn
 KEPT_SHARE = 0.5  # of the items: a new model that knows less of them is of another catalogue
 
 

@@ -7,6 +7,8 @@ that all connections share.
 
 from __future__ import annotations
 
+import asyncio
+from collections import deque
 from typing import Any
 
 import httptools
@@ -20,7 +22,11 @@ from sasrec.serving.budget import Budget
 
 EXCHANGE = "exchange"  # its name in the state of an ASGI scope
 MAX_HEAD_BYTES = 2**16
-PART_BYTES = 4096  # parsed at once
+PART_BYTES = 1024  # parsed at once, so that few requests wait that nobody has asked to wait
+BODY_PART_BYTES = 2**14  # the same within a body
+STEP_BYTES = 2**16  # counted at once of a body
+LONG_BODY = 2**14  # bytes after which connections take turns
+READ_TOGETHER = 8  # of them in a turn of the loop
 CHUNK_BYTES = 16  # of a chunk's own line that count as its body
 SMALL_BODY = 4096  # bytes of a body that are not counted: the queue bounds how many of those there are
 MAX_WAITING = 8  # requests behind the one that is answered; what comes after them is not parsed yet
@@ -92,17 +98,55 @@ class Exchange:
 
 
 class Flow(FlowControl):
-    """Flow control that leaves a closed connection alone."""
+    """Flow control that leaves a closed connection alone, and knows two reasons to read no more for now.
+
+    Args:
+        transport: of the connection.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        super().__init__(transport)
+        self._is_full = self._is_waiting = False
 
     def pause_reading(self) -> None:
-        """Take no more from the client."""
-        if not self._transport.is_closing():
-            super().pause_reading()
+        """Take no more: what has come is not taken up yet."""
+        self._is_full = True
+        self._apply()
 
     def resume_reading(self) -> None:
-        """Take what comes again."""
-        if not self._transport.is_closing():
-            super().resume_reading()
+        """What has come is taken up."""
+        self._is_full = False
+        self._apply()
+
+    def wait(self, is_waiting: bool) -> None:
+        """Whether it is not this connection's turn."""
+        self._is_waiting = is_waiting
+        self._apply()
+
+    def _apply(self) -> None:
+        wanted = self._is_full or self._is_waiting
+        if wanted != self.read_paused and not self._transport.is_closing():
+            super().pause_reading() if wanted else super().resume_reading()
+
+
+class Turns:
+    """Lets connections with long bodies be read a few at a time, so that a thousand of them keep nobody waiting."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Flow] = deque()
+
+    def take(self, flow: Flow, loop: asyncio.AbstractEventLoop) -> None:
+        """Read no more from a connection until it is its turn."""
+        flow.wait(True)
+        if not self._waiting:
+            loop.call_soon(self._next, loop)
+        self._waiting.append(flow)
+
+    def _next(self, loop: asyncio.AbstractEventLoop) -> None:
+        for _ in range(min(READ_TOGETHER, len(self._waiting))):
+            self._waiting.popleft().wait(False)
+        if self._waiting:
+            loop.call_soon(self._next, loop)
 
 
 class Connection(HttpToolsProtocol):
@@ -112,12 +156,15 @@ class Connection(HttpToolsProtocol):
         server: that accepted it.
         limits: its limits and times.
         budget: that all connections share.
+        turns: likewise.
         refused: counts connections that are cut, by reason.
     """
 
-    def __init__(self, server: uvicorn.Server, limits: ServerConfig, budget: Budget, refused: Counter) -> None:
+    def __init__(
+        self, server: uvicorn.Server, limits: ServerConfig, budget: Budget, turns: Turns, refused: Counter
+    ) -> None:
         super().__init__(server.config, server.server_state, {})
-        self.limits, self.budget, self.refused = limits, budget, refused
+        self.limits, self.budget, self._turns, self.refused = limits, budget, turns, refused
         self.reading_since: float | None = None  # a request arrives
         self.writing_since: float | None = None  # an answer is read
         self.exchange = Exchange(self, self.budget)  # the last one that has begun
@@ -129,7 +176,7 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: Any) -> None:
         """Refuse a connection too many."""
         super().connection_made(transport)
-        self.flow = Flow(transport)
+        self.flow: Flow = Flow(transport)
         transport.set_write_buffer_limits(high=UNREAD_BYTES)
         self.reading_since = self.loop.time()
         if len(self.connections) > self.limits.max_connections:
@@ -195,14 +242,19 @@ class Connection(HttpToolsProtocol):
 
     def _parse(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
-        for at in range(0, len(data), PART_BYTES):
+        at = 0
+        while at < len(data):
             if self._is_malformed or self.transport.is_closing():
                 return
             if len(self.pipeline) >= MAX_WAITING:
                 self._unparsed, self.reading_since = data[at:], None
                 self.flow.pause_reading()
                 return
-            self._parse_part(data[at : at + PART_BYTES])
+            n = BODY_PART_BYTES if self._is_arriving and not self._in_head else PART_BYTES
+            self._parse_part(data[at : at + n])
+            at += n
+        if self._is_arriving and self.exchange.body_bytes > LONG_BODY:
+            self._turns.take(self.flow, self.loop)
 
     def _parse_part(self, part: bytes) -> None:
         """Parse a part, and count what of it is head: all that is not body, of the last request in it."""
@@ -306,7 +358,8 @@ class Connection(HttpToolsProtocol):
         exchange.body_bytes += n
         if exchange.is_refused or self.cycle.response_complete:
             return
-        if SMALL_BODY < exchange.body_bytes <= self.limits.max_body_bytes and not exchange.hold(n):
+        known = exchange.body_bytes if SMALL_BODY < exchange.body_bytes <= self.limits.max_body_bytes else 0
+        if known > exchange.held and not exchange.hold(max(n, STEP_BYTES)):
             exchange.refuse()
             return
         super().on_body(body)

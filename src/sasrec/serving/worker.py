@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import json
 import logging
 import os
@@ -29,6 +30,7 @@ from sasrec.serving.telemetry import Metrics
 
 logger = logging.getLogger("sasrec.serving.worker")  # also when it runs as a module
 
+M_MMAP_THRESHOLD, LARGE_BLOCK = -3, 2**17  # of glibc
 NEVER = 86400.0  # seconds
 SWITCH_SECONDS = 0.0005  # between threads of the interpreter: the model's must not wait 5 ms for the event loop
 
@@ -47,6 +49,7 @@ def run_worker(run: Path, config: ServerConfig, listener: socket.socket, parent:
     """
     sys.setswitchinterval(SWITCH_SECONDS)
     _raise_file_limit()
+    _give_memory_back()
     for name in ("uvicorn", "uvicorn.error"):
         logging.getLogger(name).setLevel(logging.ERROR)  # else each malformed request writes a line
     metrics = Metrics()
@@ -62,6 +65,12 @@ def _raise_file_limit() -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _give_memory_back() -> None:
+    """Let glibc give large blocks back at once when they are freed: it would keep more the larger they were."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)
 
 
 async def _serve(service: Service, config: ServerConfig, listener: socket.socket, parent: Parent | None) -> None:
