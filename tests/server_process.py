@@ -32,6 +32,21 @@ def until(condition: Callable[[], Any]) -> Any:
     raise AssertionError(f"not within {PATIENCE} s")
 
 
+def port_of(pid: int) -> int:
+    """The port that a process of this machine listens on; 0 while it does not."""
+    sockets = set()
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            sockets.add(str(descriptor.readlink()))
+        except OSError:
+            continue
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        if fields[3] == "0A" and f"socket:[{fields[9]}]" in sockets:
+            return int(fields[1].rpartition(":")[2], 16)
+    return 0
+
+
 def command(run: Path, *flags: object) -> list[str]:
     return [sys.executable, "-m", "sasrec", "serve", str(run), "--port", "0", *map(str, flags)]
 

@@ -224,3 +224,45 @@ def test_only_http_is_spoken(app: Application) -> None:
 
     with pytest.raises(RuntimeError, match="lifespan off"):
         asyncio.run(app({"type": "lifespan"}, nothing, nothing))
+
+
+def test_a_large_request_gets_the_answers_of_small_ones(app: Application) -> None:
+    requests = [{"history": list(range(1, 1 + i % 30)), "k": 1 + i % 50} for i in range(128)]
+    results = post(app, "/v1/recommend", {"requests": requests}).json()["results"]
+    assert results[::9] == [post(app, "/v1/recommend", request).json() for request in requests[::9]]
+    long = [{"history": ["x" * 400] * 50 + [1, 2]}] * 3  # a body that is decoded on another thread
+    assert post(app, "/v1/recommend", {"requests": long}).json()["results"] == [
+        post(app, "/v1/recommend", request).json() for request in long
+    ]
+    refused = post(app, "/v1/recommend", {"history": ["x" * 20_000], "k": 0})
+    assert (refused.status_code, refused.json()["error"]) == (422, "k is not a number of items from 1 to 50")
+
+
+def test_not_ready_when_the_thread_that_computes_has_ended(recommender: Recommender, tmp_path: Path) -> None:
+    app = quiet_app(recommender, events=str(tmp_path / "events.db"))
+    assert ask(app, "GET", "/health/ready").status_code == 200
+    for batcher in (app.batcher, app.events.batcher):
+        batcher.has_failed = True
+        reply = ask(app, "GET", "/health/ready")
+        assert (reply.status_code, reply.json()["status"]) == (503, "failed")
+        batcher.has_failed = False
+    app.close()
+
+
+def test_not_ready_when_a_task_that_watches_over_the_server_has_ended(
+    recommender: Recommender, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = quiet_app(recommender)
+
+    async def main() -> None:
+        async def watch() -> None:
+            raise ZeroDivisionError
+
+        helper = asyncio.ensure_future(watch())
+        helper.add_done_callback(app.helper_ended)
+        await asyncio.wait([helper])
+
+    asyncio.run(main())
+    assert ask(app, "GET", "/health/ready").json()["status"] == "failed"
+    assert "ZeroDivisionError" in caplog.text
+    app.close()

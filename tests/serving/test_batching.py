@@ -185,3 +185,107 @@ def test_it_serves_one_event_loop_after_another() -> None:
     b = batcher(lambda jobs: [10 * job for job in jobs])
     assert [asyncio.run(b.submit(i)) for i in range(3)] == [0, 10, 20]
     b.close()
+
+
+def test_a_large_request_and_small_ones_take_turns() -> None:
+    async def main() -> None:
+        slow = Slow()
+        b = batcher(slow)
+        first = asyncio.ensure_future(b.submit(0))
+        await slow.is_at_work()
+        large = [asyncio.ensure_future(b.submit_large([10 * i, 10 * i + 1, 10 * i + 2], 8)) for i in (1, 2)]
+        small = [asyncio.ensure_future(b.submit(i)) for i in range(1, 6)]
+        await asyncio.sleep(0)
+        assert (b.rows, b.large_rows) == (6, 16)
+        slow.go.set()
+        assert await asyncio.gather(*large) == [[100, 110, 120], [200, 210, 220]]
+        assert await asyncio.gather(first, *small) == [0, 10, 20, 30, 40, 50]
+        assert slow.batches == [[0], [1, 2, 3, 4], [10], [5], [11], [12], [20], [21], [22]]
+        assert (b.rows, b.large_rows) == (0, 0)
+        b.close()
+
+    asyncio.run(main())
+
+
+def test_large_requests_leave_the_queue_of_small_ones_free_and_have_an_end_themselves() -> None:
+    async def main() -> None:
+        slow = Slow()
+        b = batcher(slow, max_queued=10)
+        large = [asyncio.ensure_future(b.submit_large([i], 5)) for i in range(2)]
+        await slow.is_at_work()
+        with pytest.raises(RequestError, match="more requests than it can answer"):
+            await b.submit_large([3], 1)
+        small = asyncio.ensure_future(b.submit(4))
+        slow.go.set()
+        assert await asyncio.gather(small, *large) == [40, [0], [10]]
+        b.close()
+
+    asyncio.run(main())
+
+
+def test_a_large_request_is_given_up_as_a_whole_after_its_time() -> None:
+    async def main() -> None:
+        slow = Slow()
+        b = batcher(slow, timeout=0.2)
+        with pytest.raises(RequestError, match=r"no answer within 0\.2 s"):
+            await b.submit_large([1, 2], 2)
+        slow.go.set()
+        assert await b.submit(3) == 30
+        assert slow.batches == [[1], [3]]
+        assert b.large_rows == 0
+        b.close()
+
+    asyncio.run(main())
+
+
+class Panic(BaseException):
+    """What compiled code raises when it panics."""
+
+
+def test_a_panic_is_the_error_of_its_job_alone() -> None:
+    def work(jobs: Sequence[int]) -> list[int]:
+        if 3 in jobs:
+            raise Panic("index out of bounds")
+        return list(jobs)
+
+    async def main() -> None:
+        b = batcher(work, window=100 * PATIENCE, max_rows=4)
+        found = await asyncio.gather(*(b.submit(i) for i in range(4)), return_exceptions=True)
+        assert found[:3] == [0, 1, 2]
+        assert isinstance(found[3], RuntimeError)
+        assert "Panic: index out of bounds" in str(found[3])
+        with pytest.raises(RuntimeError, match="Panic"):
+            await b.submit_large([3], 1)
+        assert await b.submit_large([5], 1) == [5]
+        assert not b.has_failed
+        b.close()
+
+    asyncio.run(main())
+
+
+def test_a_thread_that_ends_answers_all_that_wait_and_refuses_what_comes(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        slow = Slow()
+        b = batcher(slow)
+        first = asyncio.ensure_future(b.submit(0))
+        await slow.is_at_work()
+        waiting = [asyncio.ensure_future(b.submit(1)), asyncio.ensure_future(b.submit_large([2], 1))]
+        await asyncio.sleep(0)
+
+        def ends(*_: Any) -> None:
+            raise Panic
+
+        b._collect = ends  # type: ignore[method-assign]
+        slow.go.set()
+        assert await first == 0
+        for job in waiting:
+            with pytest.raises(RequestError, match="has to be started again") as refused:
+                await job
+            assert refused.value.status == 503
+        assert b.has_failed
+        with pytest.raises(RequestError, match="has to be started again"):
+            await b.submit(3)
+        b.close()
+
+    asyncio.run(main())
+    assert "the thread test has ended" in caplog.text

@@ -20,6 +20,7 @@ import pytest
 import uvicorn
 from server_process import PATIENCE, Load, ServerProcess, running, until
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from sasrec.serving.connections import HANDSHAKE_SECONDS, LINGER_SECONDS, let_no_more_begin
@@ -216,10 +217,10 @@ def test_when_no_more_may_begin_what_has_begun_is_still_accepted_and_what_comes_
 
 
 class Internal(NamedTuple):
-    """A part of uvicorn's inside that serving/connections.py relies on."""
+    """A part of uvicorn's inside that serving/connections.py and serving/wire.py rely on."""
 
     name: str
-    use: str  # what connections.py does with it
+    use: str  # what they do with it
     is_there: Callable[[], Any]
 
 
@@ -229,7 +230,7 @@ def what_moved(internal: Internal) -> str:
         found = internal.is_there()
     except (AttributeError, TypeError, KeyError, TimeoutError):
         found = False
-    message = f"uvicorn {uvicorn.__version__} has no {internal.name} any more: serving/connections.py {internal.use}"
+    message = f"uvicorn {uvicorn.__version__} has no {internal.name} any more: serving {internal.use}"
     return "" if found else message
 
 
@@ -241,7 +242,7 @@ def takes(function: Any, *names: str) -> bool:
 
 
 def overridden(owner: type, name: str, *parameters: str) -> Internal:
-    """A method that connections.py overrides and calls."""
+    """A method that is overridden and called."""
     what = f"{owner.__name__}.{name}({', '.join(parameters)})"
     return Internal(what, "overrides it", lambda: takes(getattr(owner, name), "self", *parameters))
 
@@ -304,6 +305,9 @@ class Transport(asyncio.Transport):
     is_ended = False
 
     def write(self, data: Any) -> None:
+        pass
+
+    def pause_reading(self) -> None:
         pass
 
     def is_closing(self) -> bool:
@@ -388,6 +392,26 @@ def loaded(**settings: Any) -> uvicorn.Config:
     return config
 
 
+async def waits_in_a_pipeline() -> WatchedConnection:
+    """A connection whose second request waits behind the first, which is never answered."""
+
+    async def endless(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.sleep(PATIENCE)
+
+    server = Watched()
+    connection = WatchedConnection(server)
+    connection.app = endless
+    connection.connection_made(Transport())
+    connection.data_received(b"POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\nabcGET / HTTP/1.1\r\n\r\n")
+    for task in server.server_state.tasks:
+        task.cancel()
+    return connection
+
+
+def piped() -> WatchedConnection:
+    return asyncio.run(waits_in_a_pipeline())
+
+
 CALLBACKS = ["on_message_begin", "on_headers_complete", "on_message_complete"]
 INTERNALS = [
     Internal(
@@ -397,6 +421,39 @@ INTERNALS = [
     overridden(HttpToolsProtocol, "connection_made", "transport"),
     overridden(HttpToolsProtocol, "data_received", "data"),
     *(overridden(HttpToolsProtocol, name) for name in CALLBACKS),
+    *(overridden(HttpToolsProtocol, name) for name in ("pause_writing", "resume_writing", "on_response_complete")),
+    overridden(HttpToolsProtocol, "connection_lost", "exc"),
+    overridden(HttpToolsProtocol, "on_header", "name", "value"),
+    overridden(HttpToolsProtocol, "on_body", "body"),
+    overridden(HttpToolsProtocol, "_start_asgi_task", "cycle", "app"),
+    overridden(HttpToolsProtocol, "_unset_keepalive_if_required"),
+    overridden(HttpToolsProtocol, "send_400_response", "msg"),
+    overridden(FlowControl, "pause_reading"),
+    overridden(FlowControl, "resume_reading"),
+    Internal(
+        "HttpToolsProtocol.pipeline of requests that wait, the newest first", "bounds it, and forgets them",
+        lambda: (found := piped()).pipeline[0][0] is found.cycle and len(found.pipeline) == 1,
+    ),
+    Internal(
+        "HttpToolsProtocol.cycle with scope, body, message_event, response_started, response_complete, disconnected",
+        "gives requests up by them",
+        lambda: all(
+            hasattr(piped().cycle, name)
+            for name in ("scope", "body", "message_event", "response_started", "response_complete", "disconnected")
+        ),
+    ),
+    Internal(
+        "HttpToolsProtocol.scope that is the one of its cycle", "puts its own part there",
+        lambda: (found := piped()).scope is found.cycle.scope,
+    ),
+    Internal(
+        "HttpToolsProtocol.parser, url and headers", "reads a head again by them",
+        lambda: (found := piped()).parser and found.url == b"/" and found.headers == [],
+    ),
+    Internal(
+        "HttpToolsProtocol.flow, a FlowControl of the transport", "gives it its own",
+        lambda: type(piped().flow) is FlowControl and takes(FlowControl.__init__, "self", "transport"),
+    ),
     Internal(
         f"HttpToolsProtocol that is told {', '.join(CALLBACKS)} of a request", "takes its times in that order",
         lambda: asyncio.run(asked()).calls == CALLBACKS,
@@ -473,5 +530,5 @@ def test_what_is_gone_from_uvicorn_is_named() -> None:
 
     version = re.escape(uvicorn.__version__)
     for name in ("on_headers_complete", "on_body"):  # one with another signature, one that is not there
-        sentence = rf"uvicorn {version} has no OtherProtocol.{name}\(\) any more: serving/connections.py overrides it"
+        sentence = rf"uvicorn {version} has no OtherProtocol.{name}\(\) any more: serving overrides it"
         assert re.fullmatch(sentence, what_moved(overridden(OtherProtocol, name)))

@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 
 from sasrec.data.vocabulary import Vocabulary
-from sasrec.serving.item_search import ItemSearch
+from sasrec.serving.item_search import ItemSearch, told_apart
 
 TITLES = ["The Matrix", "Amélie", "Matrix Reloaded", "Postmatrix", "Other", None, "Matrix Zero"]
 COUNTS = np.array([9, 1, 2, 99, 5, 7, 3], np.int64)
@@ -37,3 +37,8 @@ def test_without_a_word_the_most_popular_are_found() -> None:
 def test_items_without_titles_are_found_by_id() -> None:
     assert make_search(None).find("7", 10).tolist() == [7]
     assert make_search(None).find("matrix", 10).tolist() == []
+
+
+def test_words_that_are_parts_of_others_are_not_looked_for() -> None:
+    assert told_apart(["a"] * 100 + ["alpha", "beta", "et", "x"]) == ["alpha", "beta", "x"]
+    assert told_apart([]) == []

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import time
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from sasrec.core.config import ServerConfig
 from sasrec.core.errors import RequestError
 from sasrec.serving.openapi import openapi
-from sasrec.serving.schemas import DEFAULT_K, Event, Parameters, Query, Reader
+from sasrec.serving.schemas import DEFAULT_K, Event, Parameters, Query, Reader, sentence
 
 LIMITS = ServerConfig(max_k=20, max_history=5, max_filter=3, max_requests=2)
 READER = Reader(LIMITS)
@@ -186,3 +187,58 @@ def test_parameters_that_do_not_fit_get_a_sentence(query: str, words: str) -> No
         read()
     assert words in str(refused.value)
     assert "secret" not in str(refused.value)
+
+
+HOSTILE = {
+    "large exponents": b'{"history": [' + b",".join([b"1e300"] * 170_000) + b", 1.5]}",
+    "large exponents of a legal length": b'{"history": [' + b",".join([b"1e300"] * 9_000) + b"]}",
+    "large exponents of k": b'{"requests": [' + b",".join([b'{"history": [], "k": 1e300}'] * 30_000) + b"]}",
+    "nested lists": b'{"history": [1.0, ' + b",".join([b"[" * 300 + b"]" * 300] * 1_700) + b"]}",
+    "nested lists beside floats": b'{"history": [1.0], "k": [' + b",".join([b"[" * 300 + b"]" * 300] * 1_700) + b"]}",
+    "objects": b'{"history": [1.0], "k": [' + b",".join([b"{}"] * 300_000) + b"]}",
+    "long numbers": b'{"history": [1.0, ' + b",".join([b"9" * 4_000] * 250) + b"]}",
+    "long fractions": b'{"history": [1.0, ' + b",".join([b"1." + b"0" * 4_000] * 250) + b"]}",
+}
+
+
+@pytest.mark.parametrize("body", HOSTILE.values(), ids=HOSTILE)
+@pytest.mark.parametrize("what", ["queries", "explain", "events"])
+def test_a_megabyte_costs_no_more_whatever_is_in_it(body: bytes, what: str) -> None:
+    reader = Reader(ServerConfig())
+    plain = b'{"history": [' + b",".join([b'"a"'] * 250_000) + b"]}"
+
+    def seconds(body: bytes) -> float:
+        began = time.process_time()
+        with contextlib.suppress(RequestError):
+            getattr(reader, what)(body)
+        return time.process_time() - began
+
+    usual = min(seconds(plain) for _ in range(3))
+    assert min(seconds(body) for _ in range(3)) < 4 * usual + 0.05
+
+
+def test_whole_numbers_beside_floats_stay_exact_and_what_doubles_cannot_tell_apart_is_refused() -> None:
+    query = READER.queries(b'{"history": [1.0, 12345678901234567890, 90071992547409.0, -3e0, "e"], "k": 2e0}')
+    assert isinstance(query, Query)
+    assert (query.history, query.k) == ([1, 12345678901234567890, 90071992547409, -3, "e"], 2)
+    for number in (b"9007199254740992.0", b"1e300", b"-1e16", b"1e-3"):
+        assert "expected a whole number below 9007199254740992 or a text - at $.history[1]" in refusal(
+            b'{"history": [1.0, ' + number + b"]}"
+        )
+    assert "expected int, got str - at $.k" in refusal(b'{"history": [1.0], "k": "5"}')
+    assert "at $.history[1]" in refusal(b'{"history": [1.0, null]}')
+
+
+def test_ids_of_events_are_bounded() -> None:
+    longest = "x" * 512
+    assert READER.events(json.dumps({"user_id": 1, "item_id": longest}).encode()) == [Event(1, longest)]
+    for item in (longest + "x", 10**600):
+        with pytest.raises(RequestError, match=r"events\[1\].item_id is longer than 512 characters"):
+            READER.events(json.dumps({"events": [{"user_id": 1, "item_id": i} for i in (1, item)]}).encode())
+    with pytest.raises(RequestError, match="user_id is longer than 512 characters"):
+        READER.events(json.dumps({"user_id": longest + "x", "item_id": 1.0}).encode())
+
+
+def test_an_error_has_an_end() -> None:
+    assert sentence("short") == "short"
+    assert len(sentence("x" * 10**7)) < 600

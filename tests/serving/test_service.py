@@ -16,7 +16,7 @@ from sasrec.core.errors import CheckpointError, RequestError
 from sasrec.recommender import Recommender
 from sasrec.serving.schemas import Query
 from sasrec.serving.served_model import Row
-from sasrec.serving.service import RecommendJob, Service
+from sasrec.serving.service import RecommendJob, Service, parted, weight
 from sasrec.serving.telemetry import Metrics
 
 
@@ -115,13 +115,13 @@ def test_the_first_load_fails_with_the_librarys_sentence(tmp_path: Path) -> None
 
 def ids_in(encoded: Any) -> list[list[Any]]:
     """The items of each answer."""
-    return [[item["item_id"] for item in answer["items"]] for answer in json.loads(encoded)["results"]]
+    return [[item["item_id"] for item in answer["items"]] for answer in json.loads(b"[" + encoded + b"]")]
 
 
 def test_a_job_that_fails_fails_alone(recommender: Recommender) -> None:
     service = Service(Metrics())
     service.use(recommender)
-    good = RecommendJob([Row(Query([1, 2])), Row(Query([], allow=["a"]))], True)
+    good = RecommendJob([Row(Query([1, 2])), Row(Query([], allow=["a"]))])
     first, failed, missing, last = service.answer(
         [good, RecommendJob([Row(Query([]), "nobody")]), lambda model: model.similar("nothing", 3), good]
     )
@@ -143,7 +143,63 @@ def test_unknown_items_of_histories_and_fallbacks_are_counted(recommender: Recom
     service = Service(Metrics())
     service.use(recommender)
     filtered = Query([2, "x"], allow=[1, 3, "x", "a"], deny=["d", "d"])  # what filters name does not count
-    service.answer([RecommendJob([Row(Query([1, "x"])), Row(Query(["y"]))], True), RecommendJob([Row(filtered)])])
+    service.answer([RecommendJob([Row(Query([1, "x"])), Row(Query(["y"]))]), RecommendJob([Row(filtered)])])
     counts = {name: value(service, f"sasrec_{name}_total") for name in ("answers", "history_items", "unknown_items")}
     assert counts == {"answers": 3, "history_items": 5, "unknown_items": 3}
     assert value(service, "sasrec_fallback_answers_total") == 1
+
+
+def test_parts_of_a_request_are_answered_by_the_model_they_name(service: Service, run: Path, runs: Path) -> None:
+    first = service.model
+    part = RecommendJob([Row(Query([1, 2]))], first)
+    before = service.answer([part])
+    point(run, runs / "b")
+    assert service.reload()
+    assert service.answer([part]) == before
+    assert service.answer([RecommendJob([Row(Query([1, 2]))])]) != before
+
+
+def test_rows_are_parted_by_what_they_cost() -> None:
+    usual, long, wide = Query([1] * 10), Query([1] * 5000), Query([1], k=1000)
+    assert [weight(Row(query)) for query in (usual, long, wide, Query([], allow=[1]))] == [1, 11, 11, 2]
+    rows = [Row(query) for query in [usual] * 40 + [wide] * 5 + [Query([], k=10**6)] + [usual]]
+    parts = list(parted(rows))
+    assert [row for part in parts for row in part] == rows
+    assert list(map(len, parts)) == [16, 16, 8, 1, 1, 1, 1, 1, 1, 1]
+    assert list(parted([])) == []
+
+
+class Panic(BaseException):
+    """What compiled code raises when it panics."""
+
+
+@pytest.mark.parametrize("error", [Panic("index out of bounds\nbacktrace"), ZeroDivisionError("x" * 10**7)])
+def test_a_panic_while_loading_is_one_sentence_and_the_old_model_stays(
+    service: Service, run: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    def panics(*_: Any, **__: Any) -> None:
+        raise error
+
+    before = service.model
+    with monkeypatch.context() as patch:
+        patch.setattr("sasrec.serving.service.load", panics)
+        assert not service.reload()
+        with pytest.raises(CheckpointError, match=f"{type(error).__name__}: ") as failed:
+            service.load()
+    assert str(failed.value).startswith(service.reload_error.removesuffix(" ..."))
+    assert f"the model in {run} cannot be loaded, so a file of it is damaged" in service.reload_error
+    assert len(service.reload_error) < 1000
+    assert "\n" not in service.reload_error
+    assert value(service, "sasrec_last_reload_ok") == 0
+    monkeypatch.setattr("sasrec.serving.service.ServedModel", panics)  # it loads, and cannot answer
+    assert not service.reload()
+    assert f"the model in {run} cannot be loaded" in str(service.reload_error)
+    assert service.model is before
+
+
+def test_links_in_a_circle_are_no_other_folder(service: Service, run: Path) -> None:
+    (run.parent / "x").symlink_to("y")
+    (run.parent / "y").symlink_to("x")
+    point(run, "x")
+    assert not service.has_moved()
+    assert not service.reload()

@@ -2,12 +2,17 @@
 
 import contextlib
 import os
+import re
+import shutil
 import signal
 import socket
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
-from server_process import PATIENCE, Load, ServerProcess, running, start_and_fail, until
+from hostile import Client, head
+from server_process import PATIENCE, READY, Load, ServerProcess, command, port_of, running, start_and_fail, until
 
 from sasrec.core.config import ServerConfig
 from sasrec.core.errors import CheckpointError, ConfigError
@@ -52,6 +57,50 @@ def is_alive(pid: int) -> bool:
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return False
+
+
+@pytest.mark.slow
+def test_sighup_while_workers_start_ends_none_of_them_and_is_not_forgotten(run: Path, runs: Path) -> None:
+    process = subprocess.Popen(command(run, "--workers", 2), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    end = time.monotonic() + 1.5
+    until(lambda: len(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()) == 2)
+    while time.monotonic() < end:  # as they start, and after that
+        process.send_signal(signal.SIGHUP)
+        time.sleep(0.02)
+    with Client(until(lambda: port_of(process.pid))) as client:
+        until(lambda: client.ask(head("GET", "/health/ready")).status == 200)
+        before = client.ask(head("GET", "/health/ready")).json()["model_version"]
+        for name in ("model.safetensors", "config.json"):
+            shutil.copy(runs / "b" / name, run / name)
+        process.send_signal(signal.SIGHUP)
+        until(lambda: client.ask(head("GET", "/health/ready")).json()["model_version"] != before)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=PATIENCE)[1].decode()
+    assert process.returncode == 0
+    assert re.search(READY, said)
+    assert "ended (code" not in said, said
+
+
+@pytest.mark.slow
+def test_folders_for_metrics_of_servers_that_were_killed_are_removed_and_others_are_not(
+    runs: Path, tmp_path: Path
+) -> None:
+    with running(runs / "a", "--workers", 2, TMPDIR=str(tmp_path)):
+        [held] = tmp_path.glob("sasrec-metrics-*")
+        stale, fresh = tmp_path / "sasrec-metrics-stale", tmp_path / "sasrec-metrics-fresh"
+        for folder in (stale, fresh):
+            folder.mkdir()
+            (folder / "counter_1.db").write_bytes(b"x")
+        for folder in (stale, held):
+            os.utime(folder, (0, 0))
+        (tmp_path / "sasrec-metrics-link").symlink_to(runs)
+        with running(runs / "a", "--workers", 2, TMPDIR=str(tmp_path)):
+            assert held.is_dir()
+            assert fresh.is_dir()
+            assert not stale.exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"sasrec-metrics-fresh", "sasrec-metrics-link"}
+    assert (runs / "a").is_dir()
 
 
 @pytest.mark.slow

@@ -1,12 +1,8 @@
-"""Metrics and the access log."""
-
-import asyncio
-import io
-import json
+"""Metrics."""
 
 import pytest
 
-from sasrec.serving.telemetry import AccessLog, Metrics
+from sasrec.serving.telemetry import Metrics
 
 
 def test_requests_are_counted_by_route_and_code_and_timed_whatever_the_code() -> None:
@@ -29,29 +25,3 @@ def test_the_models_age_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     metrics.model_changed("abc")
     now += 60
     assert b"sasrec_model_age_seconds 60.0" in metrics.exposition().splitlines()
-
-
-def test_the_log_is_written_in_lines_and_a_reader_that_has_gone_is_no_error() -> None:
-    file = io.BytesIO()
-
-    async def main() -> None:
-        log = AccessLog(file)
-        log.write({"status": 200})
-        log.write({"status": 422, "route": "ü"})
-        assert file.getvalue() == b""
-        log.flush()
-
-    asyncio.run(main())
-    assert [json.loads(line) for line in file.getvalue().splitlines()] == [
-        {"status": 200},
-        {"status": 422, "route": "ü"},
-    ]
-
-    async def gone() -> None:
-        log = AccessLog(file)
-        file.close()
-        log.write({})
-        log.flush()
-
-    asyncio.run(gone())
-    assert not AccessLog(None)

@@ -289,7 +289,14 @@ class ServerConfig:
     request_timeout: float = _setting(
         5.0, "seconds that a request may wait; then it is answered with 503", low=0.01, high=3600
     )
+    max_held_bytes: int = _setting(
+        2**26,
+        "most bytes of bodies on their way and of answers not read yet, per worker; beyond it the answer is 503",
+        low=2**16,
+        high=MAX_INT,
+    )
     read_timeout: float = _setting(10.0, "seconds within which a request must arrive completely", low=0.1, high=3600)
+    write_timeout: float = _setting(10.0, "seconds within which a client must read an answer", low=0.1, high=3600)
     keep_alive: float = _setting(75.0, "seconds after which an idle connection is closed", low=0.0, high=86400)
     drain_seconds: float = _setting(
         30.0, "seconds that running requests have to end after SIGTERM", low=0.0, high=86400
@@ -302,6 +309,9 @@ class ServerConfig:
     )
     access_log: bool = _setting(True, "write a JSON line to stdout for each request")
     api_key_file: str = _setting("", "file with one API key per line (or set SASREC_API_KEY); clients send X-API-Key")
+    allowed_hosts: str = _setting(
+        "", "host names that requests may name, separated by commas, without ports; empty = any"
+    )
     trusted_proxies: str = _setting("", "proxies whose X-Forwarded-For is believed: addresses, separated by commas")
     events: str = _setting(
         "", "SQLite file of events from POST /v1/events, which continue users' histories; empty = off"

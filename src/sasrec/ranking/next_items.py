@@ -115,13 +115,19 @@ class NextItems:
         scores = np.where(indices > 0, self.counts[indices - 1], 0).astype(np.float32)
         return indices, scores
 
+    @cached_property
+    def _norms(self) -> Float32:
+        """(V,) the length of each row of the table."""
+        norms: Float32 = np.linalg.norm(self.table, axis=1)
+        return norms
+
     def similar(self, index: int, k: int) -> tuple[Int32, Float32]:
         """(K,) the items nearest to one by the cosine of their rows, and the cosines.
 
         Raises:
             ConfigError: k is below 1.
         """
-        norms = np.linalg.norm(self.table, axis=1)
+        norms = self._norms
         cosine = (self.table @ self.table[index]) / np.maximum(norms * norms[index], 1e-12)
         indices, scores = top_k(cosine[None].astype(np.float32), k, hidden=Ragged.from_lists([[index]]))
         return indices[0], scores[0]

@@ -6,10 +6,13 @@ logged (`telemetry`). The routes are plain ASGI, so that a request costs little 
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import sys
+import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import msgspec
 from starlette.routing import Route, Router
@@ -18,16 +21,27 @@ from sasrec.core.config import ServerConfig
 from sasrec.core.errors import RequestError
 from sasrec.recommender import Recommender
 from sasrec.serving.batching import Batcher
+from sasrec.serving.budget import HELD_PER_BYTE, Budget
+from sasrec.serving.decoding import ItemId
 from sasrec.serving.endpoints import ANY_METHOD, READ, Call, Endpoint, Handler, Receive, Reply, Scope, Send, problem
 from sasrec.serving.events import EventStore
+from sasrec.serving.item_search import told_apart
 from sasrec.serving.keys import Keys
+from sasrec.serving.log_lines import AccessLog
 from sasrec.serving.openapi import openapi
-from sasrec.serving.schemas import Health, ItemId, Query, Reader, Stored, encode
+from sasrec.serving.origins import FOREIGN_SITE, AllowedHosts, is_cross_site
+from sasrec.serving.schemas import Health, Query, Reader, Stored, encode
 from sasrec.serving.served_model import Row, ServedModel
-from sasrec.serving.service import Job, RecommendJob, Service
+from sasrec.serving.service import Job, RecommendJob, Service, parted, weight
 from sasrec.serving.static_files import StaticFiles
-from sasrec.serving.telemetry import CONTENT_TYPE, AccessLog, Metrics
+from sasrec.serving.telemetry import CONTENT_TYPE, Metrics
 
+logger = logging.getLogger(__name__)
+SMALL_BODY = 2**14  # bytes of a body that is decoded at once
+SMALL_WEIGHT = 4  # of a request that is computed together with others; 1 is that of a history of usual length
+ITEM_BYTES = 64  # of an answer, about; what is held for it before it is there
+SCAN_ROWS = 2  # that a look at the whole catalogue costs
+Body = TypeVar("Body")
 CLIENT_GONE = 499  # what the log says when nobody waits for the answer any more
 
 
@@ -48,8 +62,11 @@ class Application:
         self.config, self.service, self.log, self.keys, self.events = config, service, log, keys, events
         self.metrics = service.metrics
         self.is_draining = False
+        self.has_failed = False  # something that watches over the server has ended
         self.in_flight = 0
+        self.hosts = AllowedHosts(config.allowed_hosts)
         self.reader = Reader(config)
+        self.budget = Budget(max(config.max_held_bytes, HELD_PER_BYTE * config.max_body_bytes))
         self.batcher: Batcher[Job, bytes] = Batcher(
             service.answer,
             name="model",
@@ -59,6 +76,7 @@ class Application:
             window=config.batch_window_ms / 1000,
             observe=self.metrics.batch_rows.observe,
         )
+        self._reading = asyncio.Lock()  # of a large body
         self._openapi = b""
         self._files = StaticFiles()
         self.routes = self._routes()
@@ -119,13 +137,38 @@ class Application:
 
     async def recommend(self, call: Call) -> Reply:
         """POST /v1/recommend."""
-        found = self.reader.queries(await call.body(self.config.max_body_bytes))
+        found = await self._read(call, self.reader.queries)
         if isinstance(found, Query):
-            return Reply(200, await self.batcher.submit(RecommendJob([Row(found)])))
-        if not found:
-            return Reply(200, b'{"results":[]}')
-        rows = [Row(query) for query in found]
-        return Reply(200, await self.batcher.submit(RecommendJob(rows, True), len(rows)))
+            return Reply(200, b"".join(await self._recommended(call, [Row(found)])))
+        answers = await self._recommended(call, [Row(query) for query in found])
+        pieces = [piece for answer in answers for piece in (b",", answer)][1:]
+        return Reply(200, b"".join([b'{"results":[', *pieces, b"]}"]))
+
+    async def _recommended(self, call: Call, rows: list[Row]) -> list[bytes]:
+        """The encoded answers of rows, those of a part in one piece."""
+        parts = list(parted(rows))
+        if not parts:
+            return []
+        if len(parts) == 1 and sum(map(weight, rows)) <= SMALL_WEIGHT:
+            return [await self.batcher.submit(RecommendJob(rows), len(rows))]
+        call.hold(sum(row.query.k for row in rows) * ITEM_BYTES)
+        model = self.service.model  # for all parts the same
+        return await self.batcher.submit_large([RecommendJob(part, model) for part in parts], len(rows))
+
+    async def _read(self, call: Call, read: Callable[[bytes], Body]) -> Body:
+        """The body, decoded: a large one on another thread, one at a time and for at most half of the time."""
+        body = await call.body(self.config.max_body_bytes)
+        if len(body) <= SMALL_BODY:
+            return read(body)
+        try:
+            async with asyncio.timeout(self.config.request_timeout), self._reading:
+                began = time.perf_counter()
+                try:
+                    return await asyncio.to_thread(read, body)
+                finally:
+                    await asyncio.sleep(time.perf_counter() - began)
+        except TimeoutError:
+            raise RequestError(503, "too many large requests wait to be read; try again in a second") from None
 
     async def recommend_user(self, call: Call) -> Reply:
         """GET /v1/users/{user_id}/recommendations."""
@@ -138,27 +181,26 @@ class Application:
             given.flag("keep_seen"),
         )
         self.reader.check(query)
-        return Reply(200, await self.batcher.submit(RecommendJob([Row(query, call.in_path("user_id"))])))
+        return Reply(200, b"".join(await self._recommended(call, [Row(query, call.in_path("user_id"))])))
 
     async def similar(self, call: Call) -> Reply:
         """GET /v1/items/{item_id}/similar."""
         item: ItemId = call.in_path("item_id")
         k = call.parameters("k").integer("k", self.reader.default_k, self.config.max_k)
-        return await self._ask(lambda model: model.similar(item, k))
+        return await self._ask(lambda model: model.similar(item, k), SCAN_ROWS)
 
     async def search(self, call: Call) -> Reply:
         """GET /v1/items?query=."""
         given = call.parameters("query", "k")
         text, k = given.text("query"), given.integer("k", self.reader.default_k, self.config.max_k)
-        return await self._ask(lambda model: model.search(text, k))
+        return await self._ask(lambda model: model.search(text, k), SCAN_ROWS * len(told_apart(text.split())))
 
     async def explain(self, call: Call) -> Reply:
         """POST /v1/explain."""
-        query = self.reader.explain(await call.body(self.config.max_body_bytes))
+        query = await self._read(call, self.reader.explain)
         model = self.service.model  # each item is left out once, so the request weighs as so many
         n_left_out = min(len(query.history), model.recommender.config.model.max_seq_len) if model else 0
-        rows = min(1 + n_left_out, self.config.queue_size)
-        return await self._ask(lambda model: model.explain(query.history, query.item_id), rows)
+        return await self._ask(lambda model: model.explain(query.history, query.item_id), 1 + n_left_out)
 
     async def model(self, call: Call) -> Reply:
         """GET /v1/model."""
@@ -169,11 +211,17 @@ class Application:
         return await self._ask(lambda model: {**model.facts(), **more})
 
     async def _ask(self, question: Callable[[ServedModel], Any], rows: int = 1) -> Reply:
-        return Reply(200, await self.batcher.submit(question, rows))
+        """The model's answer to a question that costs about as much as so many rows."""
+        if rows <= SMALL_WEIGHT:
+            return Reply(200, await self.batcher.submit(question, rows))
+        [answer] = await self.batcher.submit_large([question], min(rows, self.config.queue_size))
+        return Reply(200, answer)
 
     async def add_events(self, call: Call) -> Reply:
         """POST /v1/events."""
-        events = self.reader.events(await call.body(self.config.max_body_bytes))
+        if is_cross_site(call.scope["headers"]):
+            raise RequestError(403, FOREIGN_SITE)
+        events = await self._read(call, self.reader.events)
         model = self.service.model
         if model is None or self.events is None:
             raise RequestError(503, "the model is being loaded; try again in a second")
@@ -194,9 +242,11 @@ class Application:
         return Reply(200, encode(self._health("live")))
 
     async def ready(self, call: Call) -> Reply:
-        """GET /health/ready: 503 until a model is warm, and while draining."""
+        """GET /health/ready: 503 until a model is warm, while draining, and when a part of the server has ended."""
         call.parameters()
         status = "draining" if self.is_draining else "ready" if self.service.model else "loading"
+        if self.has_failed or self.batcher.has_failed or (self.events is not None and self.events.batcher.has_failed):
+            status = "failed"
         return Reply(200 if status == "ready" else 503, encode(self._health(status)))
 
     def _health(self, status: str) -> Health:
@@ -212,7 +262,8 @@ class Application:
     def observe(self, less: int = 0) -> None:
         """Tell the metrics how busy the server is at this moment; `less` requests do not count."""
         self.metrics.in_flight.set(self.in_flight - less)
-        self.metrics.queued.set(self.batcher.rows)
+        self.metrics.queued.set(self.batcher.rows + self.batcher.large_rows)
+        self.metrics.held.set(self.budget.used)
 
     async def openapi(self, call: Call) -> Reply:
         """GET /openapi.json."""
@@ -231,12 +282,17 @@ class Application:
         """Any other path."""
         return problem(404, "there is nothing at this path; /openapi.json lists what there is")
 
+    def helper_ended(self, helper: asyncio.Future[None]) -> None:
+        """Be ready no more, since a task has ended that watches over the server."""
+        self.has_failed = True
+        logger.critical("a task that watches over the server has ended", exc_info=helper.exception())
+
     def close(self) -> None:
         """End the threads and write what is left of the log."""
         self.batcher.close()
         if self.events is not None:
             self.events.close()
-        self.log.flush()
+        self.log.close()
 
 
 def create_app(
@@ -263,7 +319,8 @@ def create_app(
     config = config or ServerConfig()
     service = service or Service(Metrics())
     service.events = store = EventStore.open(config, service.metrics) if config.events else None
-    log = AccessLog((log_file or sys.stdout.buffer) if config.access_log else None)
+    file = (log_file or sys.stdout.buffer) if config.access_log else None
+    log = AccessLog(file, service.metrics.dropped_lines.inc)
     if recommender is not None:
         service.use(recommender)
     return Application(config, service, log, Keys(keys), store)

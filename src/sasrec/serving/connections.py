@@ -1,7 +1,7 @@
 """The connections of a server: uvicorn, with three things that it lacks.
 
-It bounds slow clients and the number of clients, accepts many connections in one turn of the event loop, and its drain
-answers every request that was accepted.
+It cuts clients that are slow to send or to read, accepts many connections in one turn of the event loop, and its drain
+answers every request that was accepted. What happens on one connection is in wire.py.
 """
 
 from __future__ import annotations
@@ -18,12 +18,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from sasrec.core.config import ServerConfig
 from sasrec.serving.app import Application
+from sasrec.serving.wire import Connection, Turns
 
-MAX_HEAD_BYTES = 2**16
 SWEEP_SECONDS = 0.5
 LINGER_SECONDS = 1.0  # while draining, connections may bring requests that are on their way
 ACCEPTS = 64  # connections taken in one turn of the loop
@@ -54,54 +53,6 @@ def let_no_more_begin(listener: socket.socket) -> None:
         listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
 
 
-class Connection(HttpToolsProtocol):
-    """An HTTP connection that knows since when a request has been arriving, and how long its head is.
-
-    Args:
-        server: that accepted it.
-    """
-
-    def __init__(self, server: Server) -> None:
-        super().__init__(server.config, server.server_state, {})
-        self.max_connections, self.refused = server.limits.max_connections, server.app.metrics.refused
-        self.reading_since: float | None = None
-        self.head_bytes = 0
-        self.in_head = False
-
-    def connection_made(self, transport: Any) -> None:
-        """Refuse a connection too many."""
-        super().connection_made(transport)
-        self.reading_since = self.loop.time()
-        if len(self.connections) > self.max_connections:
-            self.refused.labels("too_many").inc()
-            transport.abort()
-
-    def data_received(self, data: bytes) -> None:
-        """Parse what came."""
-        if self.reading_since is None:
-            self.reading_since = self.loop.time()
-        super().data_received(data)
-        if self.in_head:
-            self.head_bytes += len(data)
-            if self.head_bytes > MAX_HEAD_BYTES:
-                self.transport.abort()
-
-    def on_message_begin(self) -> None:
-        """A request's first byte."""
-        super().on_message_begin()
-        self.reading_since, self.in_head, self.head_bytes = self.loop.time(), True, 0
-
-    def on_headers_complete(self) -> None:
-        """A request's head has come."""
-        self.in_head = False
-        super().on_headers_complete()
-
-    def on_message_complete(self) -> None:
-        """A request has come whole."""
-        super().on_message_complete()
-        self.reading_since = None
-
-
 class Server(uvicorn.Server):
     """Uvicorn with a bound on slow clients, and a drain that answers all that has come.
 
@@ -127,6 +78,7 @@ class Server(uvicorn.Server):
             )
         )
         self.app, self.limits = app, config
+        self._turns = Turns()
         self._connecting: set[asyncio.Task[Any]] = set()
 
     @contextlib.contextmanager
@@ -142,16 +94,14 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     async def sweep(self) -> None:
-        """Close connections whose request does not arrive in time, again and again; and tell how busy we are."""
+        """Cut connections whose client is too slow, again and again; and tell how busy we are."""
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             self.app.observe()
             now = asyncio.get_running_loop().time()
             for connection in list(self.server_state.connections):
-                since = getattr(connection, "reading_since", None)
-                if since is not None and now - since > self.limits.read_timeout:
-                    self.app.metrics.refused.labels("slow").inc()
-                    connection.transport.abort()
+                if isinstance(connection, Connection) and (reason := connection.overdue(now)):
+                    connection.cut(reason)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept connections, many at a time.
@@ -177,9 +127,12 @@ class Server(uvicorn.Server):
                     loop.remove_reader(listener)
                     loop.call_later(SWEEP_SECONDS, self._accept_again, listener)
                 return
-            task = loop.create_task(loop.connect_accepted_socket(lambda: Connection(self), connection))
+            task = loop.create_task(loop.connect_accepted_socket(self._connection, connection))
             self._connecting.add(task)
             task.add_done_callback(self._connecting.discard)
+
+    def _connection(self) -> Connection:
+        return Connection(self, self.limits, self.app.budget, self._turns, self.app.metrics.refused)
 
     def _accept_again(self, listener: socket.socket) -> None:
         if listener.fileno() >= 0:

@@ -14,20 +14,24 @@ from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from sasrec.core.errors import RequestError, SASRecError
+from sasrec.serving.budget import HELD_PER_BYTE
 from sasrec.serving.keys import Keys
-from sasrec.serving.schemas import Parameters, Problem, encode
+from sasrec.serving.origins import FOREIGN_HOST, AllowedHosts
+from sasrec.serving.schemas import Header, Parameters, Problem, encode, sentence
+from sasrec.serving.wire import EXCHANGE, SMALL_BODY, UNREAD_BYTES, Exchange
 
 logger = logging.getLogger(__name__)
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-Header = tuple[bytes, bytes]
 JSON = b"application/json"
 DISCARDED_BODIES = 8  # times the limit that is read of a body too long, so that the client sees the answer
+FULL = "the server holds as many bytes of requests and answers as it may; try again in a second"
 RETRY_AFTER: Header = (b"retry-after", b"1")
 NEEDS_KEY: list[Header] = [(b"www-authenticate", b"ApiKey")]
 READ = ("GET", "HEAD")
+WATCHED = ("/health/live", "/health/ready", "/metrics")  # who watches over a server asks by its address
 ANY_METHOD = (*READ, "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 _id_prefix, _ids = b"%x-" % time.time_ns(), itertools.count(1)  # of the ids that this process gives to requests
@@ -54,10 +58,11 @@ class Call:
         receive: of ASGI.
     """
 
-    __slots__ = ("key", "receive", "request_id", "scope")
+    __slots__ = ("exchange", "key", "receive", "request_id", "scope")
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self.scope, self.receive = scope, receive
+        self.exchange: Exchange | None = scope.get("state", {}).get(EXCHANGE)  # None: not by a connection of ours
         self.key: bytes | None = None  # the API key that came with it
         self.request_id = b""  # the client's own if it is plain, else a new one
         for name, value in scope["headers"]:
@@ -80,16 +85,14 @@ class Call:
         """The whole body.
 
         Raises:
-            RequestError: 422, it is longer than `most`.
+            RequestError: 422, it is longer than `most`; 503, there is no room for it.
             ClientGoneError: it never came.
         """
-        message = await self.receive()
-        if message["type"] == "http.request" and not message.get("more_body", False):
-            body = message.get("body", b"")  # nearly always in one piece
-            self._check_size(len(body), most)
-            return bytes(body)
         parts, size = [], 0
         while True:
+            message = await self.receive()
+            if self.exchange is not None and self.exchange.is_refused:
+                raise RequestError(503, FULL)
             if message["type"] != "http.request":
                 raise ClientGoneError
             part = message.get("body", b"")
@@ -97,9 +100,20 @@ class Call:
             if size <= most:
                 parts.append(part)
             if not message.get("more_body", False) or size > DISCARDED_BODIES * most:
-                self._check_size(size, most)
-                return b"".join(parts)
-            message = await self.receive()
+                break
+        self._check_size(size, most)
+        if size > SMALL_BODY:
+            self.hold((HELD_PER_BYTE - 1) * size)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def hold(self, n: int) -> None:
+        """Count bytes that the request takes while it is answered.
+
+        Raises:
+            RequestError: 503, there is no room for them.
+        """
+        if self.exchange is not None and not self.exchange.hold(n):
+            raise RequestError(503, FULL)
 
     def _check_size(self, size: int, most: int) -> None:
         if size > most:
@@ -111,13 +125,16 @@ Handler = Callable[[Call], Awaitable[Reply]]
 
 def problem(status: int, message: str, headers: Sequence[Header] = ()) -> Reply:
     """An error as JSON; 503 says when to come again."""
-    return Reply(status, encode(Problem(message)), JSON, (*headers, RETRY_AFTER) if status == 503 else headers)
+    return Reply(
+        status, encode(Problem(sentence(message))), JSON, (*headers, RETRY_AFTER) if status == 503 else headers
+    )
 
 
 class Host(Protocol):
     """What the endpoints of an application share."""
 
     keys: Keys
+    hosts: AllowedHosts
     in_flight: int  # requests that are not answered yet
     is_draining: bool  # then each reply is the last one on its connection
 
@@ -139,6 +156,7 @@ class Endpoint:
     def __init__(self, host: Host, name: str, handler: Handler, methods: Sequence[str], is_protected: bool) -> None:
         self.host, self.name, self.handler = host, name, handler
         self.methods, self.is_protected = methods, is_protected
+        self.is_watched = name in WATCHED
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -147,9 +165,13 @@ class Endpoint:
         try:
             reply = await self._answer(call)
             if reply is not None:
-                await self._send(reply, call.request_id, began, send)
+                if call.exchange is not None and not call.exchange.begin_answer(len(reply.body)):
+                    reply = problem(503, FULL)
+                await self._send(reply, call, began, send)
         finally:
             self.host.in_flight -= 1
+            if call.exchange is not None:
+                call.exchange.release()
         self.host.record(self.name, call, reply, time.perf_counter() - began)
 
     async def _answer(self, call: Call) -> Reply | None:
@@ -162,11 +184,15 @@ class Endpoint:
             return problem(503, "the server ends, and this request took too long; send it to another")
         except SASRecError as error:
             return problem(error.status if isinstance(error, RequestError) else 500, str(error))
-        except Exception:
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        except BaseException:  # a panic of compiled code is no Exception
             logger.exception("request %s failed", call.request_id.decode())
             return problem(500, "the server failed; its log has the reason under this answer's X-Request-ID")
 
     async def _reply(self, call: Call) -> Reply:
+        if not (self.is_watched or self.host.hosts.admit(call.scope["headers"])):
+            return problem(403, FOREIGN_HOST)
         if self.is_protected and not self.host.keys.admits(call.key):
             return problem(401, "the API key is missing or wrong; send it as X-API-Key", NEEDS_KEY)
         if call.scope["method"] not in self.methods:
@@ -174,17 +200,22 @@ class Endpoint:
             return problem(405, f"this path takes {allowed} only", ((b"allow", allowed.encode()),))
         return await self.handler(call)
 
-    async def _send(self, reply: Reply, request_id: bytes, began: float, send: Send) -> None:
+    async def _send(self, reply: Reply, call: Call, began: float, send: Send) -> None:
         """Send a reply, with the time it took."""
         headers = [
             (b"content-type", reply.content_type),
             (b"content-length", b"%d" % len(reply.body)),
             (b"x-content-type-options", b"nosniff"),
-            (b"x-request-id", request_id),
+            (b"x-request-id", call.request_id),
             (b"server-timing", b"app;dur=%.3f" % (1000 * (time.perf_counter() - began))),
             *reply.headers,
         ]
         if self.host.is_draining:
             headers.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-        await send({"type": "http.response.body", "body": reply.body})
+        last = max(len(reply.body) - 1, 0) // UNREAD_BYTES * UNREAD_BYTES
+        for at in range(0, last, UNREAD_BYTES):  # each waits until the client has read what is before it
+            await send({"type": "http.response.body", "body": reply.body[at : at + UNREAD_BYTES], "more_body": True})
+            if call.exchange is not None:
+                call.exchange.has_read()
+        await send({"type": "http.response.body", "body": reply.body[last:]})

@@ -18,7 +18,8 @@ from pathlib import Path
 from sasrec.core.config import ServerConfig
 from sasrec.core.errors import CheckpointError, RequestError
 from sasrec.serving.batching import Batcher
-from sasrec.serving.schemas import ItemId
+from sasrec.serving.decoding import ItemId
+from sasrec.serving.schemas import MAX_ID
 from sasrec.serving.telemetry import Metrics
 
 logger = logging.getLogger(__name__)
@@ -84,7 +85,7 @@ class EventStore:
         self._max_events, self._max_user_events, self._metrics = config.max_events, config.max_user_events, metrics
         self._writer, self._reader = _File(path), _File(path)
         self._reading = threading.Lock()
-        self._batcher: Batcher[Pairs, None] = Batcher(
+        self.batcher: Batcher[Pairs, None] = Batcher(
             self._write,
             name="events",
             max_rows=TOGETHER,
@@ -113,14 +114,14 @@ class EventStore:
             RequestError: 503, the disk or the file does not take them now.
         """
         if events:
-            await self._batcher.submit(events, len(events))
+            await self.batcher.submit(events, len(events))
 
     def events_of(self, user: ItemId) -> list[ItemId]:
         """A user's items, oldest first; none while the file cannot be read."""
-        query = "SELECT item_id FROM events WHERE user_id = ? ORDER BY id"
+        query = "SELECT item_id FROM events WHERE user_id = ? AND length(item_id) <= ? ORDER BY id"
         try:
             with self._reading:
-                return [item for (item,) in self._reader.connection().execute(query, (str(user),))]
+                return [item for (item,) in self._reader.connection().execute(query, (str(user), MAX_ID))]
         except (sqlite3.Error, OSError) as error:
             self._failed("read", error)
             return []
@@ -157,7 +158,7 @@ class EventStore:
 
     def close(self) -> None:
         """Store what waits, and close the file."""
-        self._batcher.close()
+        self.batcher.close()
         self._writer.close()
         self._reader.close()
 

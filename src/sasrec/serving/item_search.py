@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
@@ -35,13 +36,23 @@ class ItemSearch:
         words = _folded(text).split()
         if not words:
             return self.popular[:k]
-        found = np.logical_and.reduce([self._texts.str.contains(word, literal=True).to_numpy() for word in words])
-        rows = np.flatnonzero(found)
-        candidates = self._texts.gather(rows)
+        rows, candidates = np.arange(len(self._texts)), self._texts
+        for word in told_apart(words):  # each looks only at what the ones before have left
+            has_word = candidates.str.contains(word, literal=True)
+            rows, candidates = rows[has_word.to_numpy()], candidates.filter(has_word)
         begins = candidates.str.starts_with(" ".join(words)).to_numpy()
         at_word = candidates.str.contains(" " + words[0], literal=True).to_numpy()
         order = np.lexsort((rows, -self.counts[rows], ~at_word, ~begins))
         return (rows[order[:k]] + 1).astype(np.int32)
+
+
+def told_apart(words: Sequence[str]) -> list[str]:
+    """The words that tell something, the longest first: one that is a part of another tells nothing."""
+    told: list[str] = []
+    for word in sorted(set(words), key=lambda word: (-len(word), word)):
+        if not any(word in longer for longer in told):
+            told.append(word)
+    return told
 
 
 def _folded(text: str) -> str:

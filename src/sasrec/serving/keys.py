@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from sasrec.core.config import ServerConfig
 from sasrec.core.errors import ConfigError
 
+COMMENT = re.compile(r"(^|\s)#.*")  # a whole line, or behind a key and a space
 KEY_VARIABLE = "SASREC_API_KEY"
 
 
@@ -42,16 +44,20 @@ def read_keys(config: ServerConfig) -> list[str]:
     """The API keys of the file and of the environment; none = everybody is admitted.
 
     Raises:
-        ConfigError: the file cannot be read, or holds no key.
+        ConfigError: the file cannot be read or holds no key, or the variable is set and holds none.
     """
-    keys = [key for key in [os.environ.get(KEY_VARIABLE, "").strip()] if key]
+    keys = []
+    if KEY_VARIABLE in os.environ:
+        keys = [os.environ[KEY_VARIABLE].strip()]
+        if not keys[0]:
+            raise ConfigError(f"{KEY_VARIABLE} is set and empty, which would admit everybody; give a key, or unset it")
     if not config.api_key_file:
         return keys
     try:
-        lines = Path(config.api_key_file).read_text().splitlines()
+        text = Path(config.api_key_file).read_text(encoding="utf-8-sig")  # editors write a mark before the first key
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"the API keys in {config.api_key_file} cannot be read: {error}") from error
-    found = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    found = [key for key in (COMMENT.sub("", line).strip() for line in text.splitlines()) if key]
     if not found:
         raise ConfigError(f"{config.api_key_file} holds no API key; write one a line")
     return keys + found

@@ -11,6 +11,7 @@ from sasrec import __version__
 from sasrec.core.config import ServerConfig
 from sasrec.serving.schemas import (
     DEFAULT_K,
+    MAX_ID,
     MAX_TEXT,
     Answer,
     Answers,
@@ -54,7 +55,7 @@ OPERATIONS = [
     Operation("post", "/v1/explain", "Which items of a history speak for an item", Explanation,
               (ExplainQuery,), codes=(404, 422, 503), example={"history": [1, 2, 3], "item_id": 4}),
     Operation("post", "/v1/events", "Store events of known users, so that their next recommendations know them", Stored,
-              (Event, Events), codes=(404, 422, 503), example={"user_id": 1, "item_id": 2}),
+              (Event, Events), codes=(403, 404, 422, 503), example={"user_id": 1, "item_id": 2}),
     Operation("get", "/v1/model", "The model and the limits of this server", None, codes=(503,)),
     Operation("get", "/health/live", "Whether the process runs", Health),
     Operation("get", "/health/ready", "Whether requests are answered", Health, codes=(503,)),
@@ -66,6 +67,7 @@ FILTER_RULES = {
 }
 MEANINGS = {
     401: "The API key is missing or wrong",
+    403: "The request comes from a page of another site",
     404: "No such user or item",
     422: "The request does not fit",
     503: "Not now: no model yet, draining, or more requests than can be answered; try again after Retry-After seconds",
@@ -99,6 +101,9 @@ def _add_limits(schemas: dict[str, Any], limits: ServerConfig) -> None:
         query[name]["anyOf"][0]["maxItems"] = limits.max_filter
     schemas["Queries"]["properties"]["requests"]["maxItems"] = limits.max_requests
     schemas["Events"]["properties"]["events"]["maxItems"] = limits.max_requests
+    for described in schemas["Event"]["properties"].values():
+        text = next(kind for kind in described["anyOf"] if kind["type"] == "string")
+        text["maxLength"] = MAX_ID
 
 
 def _described_operation(operation: Operation, limits: ServerConfig, with_key: bool) -> dict[str, Any]:

@@ -15,10 +15,13 @@ from msgspec import Struct
 
 from sasrec.core.config import ServerConfig
 from sasrec.core.errors import RequestError
+from sasrec.serving.decoding import Form, ItemId
 
-ItemId = int | str
+Header = tuple[bytes, bytes]
 DEFAULT_K = 10
 MAX_TEXT = 200  # characters of a search
+MAX_ID = 512  # characters of an id in an event
+MAX_SENTENCE = 500  # characters of an error
 INVALID = 422
 TRUTH = {"true": True, "1": True, "false": False, "0": False}
 
@@ -153,10 +156,15 @@ class Health(Struct):
     reload_error: str | None
 
 
-Body = TypeVar("Body")
 Single = TypeVar("Single")
 Several = TypeVar("Several")
+Body = TypeVar("Body")
 encode = msgspec.json.Encoder().encode
+
+
+def sentence(text: str) -> str:
+    """An error as it is told: its beginning, where it quotes something long."""
+    return text if len(text) <= MAX_SENTENCE else f"{text[:MAX_SENTENCE]} ..."
 
 
 class Reader:
@@ -174,9 +182,9 @@ class Reader:
             query = msgspec.defstruct("Query", [("k", int, self.default_k)], bases=(Query,), forbid_unknown_fields=True)  # type: ignore[assignment]
             several = [("requests", list[query])]  # type: ignore[valid-type]
             queries = msgspec.defstruct("Queries", several, bases=(Queries,), forbid_unknown_fields=True)  # type: ignore[assignment]
-        self._query, self._queries = msgspec.json.Decoder(query), msgspec.json.Decoder(queries)
-        self._explain = msgspec.json.Decoder(ExplainQuery)
-        self._event, self._events = msgspec.json.Decoder(Event), msgspec.json.Decoder(Events)
+        self._query, self._queries = Form(query, self._fit, self.check), Form(queries, self._fit_queries, self._check)
+        self._explain = Form(ExplainQuery, self._fit_explain)
+        self._event, self._events = Form(Event, check=_check_event), Form(Events, self._fit_events, _check_events)
 
     def queries(self, body: bytes) -> Query | list[Query]:
         """The body of POST /v1/recommend.
@@ -185,13 +193,7 @@ class Reader:
             RequestError: 422.
         """
         found = _either(body, self._query, self._queries, b'"requests"')
-        if isinstance(found, Query):
-            self.check(found)
-            return found
-        _check_length(found.requests, self.limits.max_requests, "requests")
-        for position, query in enumerate(found.requests):
-            self.check(query, f"requests[{position}].")
-        return found.requests
+        return found if isinstance(found, Query) else found.requests
 
     def explain(self, body: bytes) -> ExplainQuery:
         """The body of POST /v1/explain.
@@ -199,9 +201,7 @@ class Reader:
         Raises:
             RequestError: 422.
         """
-        query = _decode(body, self._explain)
-        _check_length(query.history, self.limits.max_history, "history")
-        return query
+        return _decoded(body, self._explain)
 
     def events(self, body: bytes) -> list[Event]:
         """The body of POST /v1/events.
@@ -210,9 +210,27 @@ class Reader:
             RequestError: 422.
         """
         found = _either(body, self._event, self._events, b'"events"')
-        events = [found] if isinstance(found, Event) else found.events
-        _check_length(events, self.limits.max_requests, "events")
-        return events
+        return [found] if isinstance(found, Event) else found.events
+
+    def _fit(self, query: Query, where: str = "") -> None:
+        """The lengths of a query; `where` is what its fields are called by."""
+        limits = self.limits
+        _check_length(query.history, limits.max_history, f"{where}history")
+        if query.allow is not None:
+            _check_length(query.allow, limits.max_filter, f"{where}allow")
+        if query.deny is not None:
+            _check_length(query.deny, limits.max_filter, f"{where}deny")
+
+    def _fit_queries(self, queries: Queries) -> None:
+        _check_length(queries.requests, self.limits.max_requests, "requests")
+        for position, query in enumerate(queries.requests):
+            self._fit(query, f"requests[{position}].")
+
+    def _fit_explain(self, query: ExplainQuery) -> None:
+        _check_length(query.history, self.limits.max_history, "history")
+
+    def _fit_events(self, events: Events) -> None:
+        _check_length(events.events, self.limits.max_requests, "events")
 
     def check(self, query: Query, where: str = "") -> None:
         """The sizes of a query; `where` is what its fields are called by.
@@ -220,14 +238,13 @@ class Reader:
         Raises:
             RequestError: 422.
         """
-        limits = self.limits
-        if not 1 <= query.k <= limits.max_k:
-            raise RequestError(INVALID, f"{where}k is not a number of items from 1 to {limits.max_k}")
-        _check_length(query.history, limits.max_history, f"{where}history")
-        if query.allow is not None:
-            _check_length(query.allow, limits.max_filter, f"{where}allow")
-        if query.deny is not None:
-            _check_length(query.deny, limits.max_filter, f"{where}deny")
+        if not 1 <= query.k <= self.limits.max_k:
+            raise RequestError(INVALID, f"{where}k is not a number of items from 1 to {self.limits.max_k}")
+        self._fit(query, where)
+
+    def _check(self, queries: Queries) -> None:
+        for position, query in enumerate(queries.requests):
+            self.check(query, f"requests[{position}].")
 
 
 def _check_length(values: Sequence[object], most: int, name: str) -> None:
@@ -235,50 +252,38 @@ def _check_length(values: Sequence[object], most: int, name: str) -> None:
         raise RequestError(INVALID, f"{name} has {len(values)} elements, and at most {most} are taken; send fewer")
 
 
-def _either(
-    body: bytes, single: msgspec.json.Decoder[Single], several: msgspec.json.Decoder[Several], mark: bytes
-) -> Single | Several:
+def _check_event(event: Event, where: str = "") -> None:
+    for name in ("user_id", "item_id"):
+        if len(str(getattr(event, name))) > MAX_ID:
+            raise RequestError(INVALID, f"{where}{name} is longer than {MAX_ID} characters")
+
+
+def _check_events(events: Events) -> None:
+    for position, event in enumerate(events.events):
+        _check_event(event, f"events[{position}].")
+
+
+def _either(body: bytes, single: Form[Single], several: Form[Several], mark: bytes) -> Single | Several:
     """The body as the single kind, or, if that does not fit and the mark of the other occurs, as several."""
     try:
-        return _exact(body, single)
+        return single.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError):
-        return _decode(body, several) if mark in body else _decode(body, single)
+        return _decoded(body, several) if mark in body else _decoded(body, single)
 
 
-def _decode(body: bytes, decoder: msgspec.json.Decoder[Body]) -> Body:
+def _decoded(body: bytes, form: Form[Body]) -> Body:
     try:
-        return _exact(body, decoder)
+        return form.decode(body)
     except UnicodeDecodeError as error:
         raise RequestError(INVALID, "the request body is not UTF-8") from error
     except msgspec.MsgspecError as error:
-        raise RequestError(INVALID, f"the request body does not fit: {_described(str(error), decoder)}") from error
+        raise RequestError(INVALID, f"the request body does not fit: {_described(str(error), form.kind)}") from error
 
 
-def _exact(body: bytes, decoder: msgspec.json.Decoder[Body]) -> Body:
-    """The body in its type; 3.0 is the integer 3, as in JSON's schemas."""
-    try:
-        return decoder.decode(body)
-    except msgspec.ValidationError as error:
-        if "got `float`" not in str(error):
-            raise
-        try:
-            return msgspec.convert(_with_integers(msgspec.json.decode(body)), decoder.type)
-        except RecursionError:
-            raise error from None
-
-
-def _with_integers(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _with_integers(part) for name, part in value.items()}
-    if isinstance(value, list):
-        return [_with_integers(part) for part in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _described(text: str, decoder: msgspec.json.Decoder[Any]) -> str:
+def _described(text: str, kind: Any) -> str:
     """The decoder's words, but for the names of unknown fields, which are the client's own text."""
     if "unknown field" in text:
-        fields = Query if "$.requests" in text else Event if "$.events" in text else decoder.type
+        fields = Query if "$.requests" in text else Event if "$.events" in text else kind
         return f"it has a field that is not one of {', '.join(fields.__struct_fields__)}"
     text = text.replace("`", "")
     return text if text[:2].isupper() else text[0].lower() + text[1:]

@@ -15,12 +15,12 @@ from sasrec.data.sequences import Ragged, Sequences
 from sasrec.ranking.item_filter import ItemFilter
 from sasrec.ranking.next_items import ALL_ROWS, Group
 from sasrec.recommender import Recommender
+from sasrec.serving.decoding import ItemId
 from sasrec.serving.item_search import ItemSearch
 from sasrec.serving.schemas import (
     Answer,
     Explanation,
     Item,
-    ItemId,
     Items,
     Query,
     Reason,

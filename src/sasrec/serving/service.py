@@ -5,6 +5,7 @@ A `ServedModel` never changes: a reload loads another one beside it, warms it up
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -15,19 +16,20 @@ import numpy as np
 
 from sasrec.core.errors import CheckpointError, RequestError, SASRecError
 from sasrec.recommender import Recommender, load
-from sasrec.serving.schemas import Answer, Answers, encode
+from sasrec.serving.schemas import Answer, encode, sentence
 from sasrec.serving.served_model import EventReader, Row, ServedModel
 from sasrec.serving.telemetry import Metrics
 
 logger = logging.getLogger(__name__)
+PART_WEIGHT = 16  # of what is computed of a large request before others have their turn
 KEPT_SHARE = 0.5  # of the items: a new model that knows less of them is of another catalogue
 
 
 class RecommendJob(NamedTuple):
-    """Rows to recommend for; `is_list`: the answer is a list even of one."""
+    """Rows to recommend for; the answer is theirs, separated by commas. `model`: None = the one that answers then."""
 
     rows: list[Row]
-    is_list: bool = False
+    model: ServedModel | None = None
 
 
 Job = RecommendJob | Callable[[ServedModel], Any]  # the latter: any other question to the model
@@ -71,7 +73,8 @@ class Service:
         """
         assert self.path is not None
         self._loaded_from = self._place()
-        self.use(load(self.path, threads=self.threads))
+        with _one_sentence(self.path):
+            self.use(load(self.path, threads=self.threads))
 
     def reload(self) -> bool:
         """Load the run folder again and say whether it answers now; if not, `reload_error` has the reason."""
@@ -80,13 +83,14 @@ class Service:
         with self._loading:
             self._loaded_from = self._place()
             try:
-                recommender = load(self.path, threads=self.threads)
-                self._check_catalogue(recommender)
-                self.use(recommender)
+                with _one_sentence(self.path):
+                    recommender = load(self.path, threads=self.threads)
+                    self._check_catalogue(recommender)
+                    self.use(recommender)
                 error = None
-            except Exception as failure:  # whatever it is, the old model goes on
-                known = isinstance(failure, SASRecError)
-                error = str(failure) if known else f"unexpected {type(failure).__name__}: {failure}"
+            except SASRecError as failure:  # whatever it is, the old model goes on
+                error = sentence(str(failure))
+            if error is not None:
                 logger.error("the model could not be reloaded, and the one before it answers: %s", error)
             self.reload_error = error
             self.metrics.reloads.labels("failed" if error else "done").inc()
@@ -104,7 +108,7 @@ class Service:
         try:
             folder = self.path.resolve(strict=True)
             found = folder.stat()
-        except OSError:
+        except (OSError, RuntimeError):  # the latter: links in a circle
             return None
         return str(folder), found.st_dev, found.st_ino
 
@@ -120,8 +124,9 @@ class Service:
             )
 
     def answer(self, jobs: Sequence[Job]) -> list[bytes | Exception]:
-        """The encoded answers of jobs, all by the same model."""
-        model = self.model
+        """The encoded answers of jobs, all by the same model: that of the first job, if it names one."""
+        first = jobs[0]
+        model = self.model if callable(first) or first.model is None else first.model
         if model is None:
             return [RequestError(503, "the model is being loaded; try again in a second")] * len(jobs)
         answers = iter(model.answer([row for job in jobs if not callable(job) for row in job.rows]))
@@ -134,7 +139,7 @@ class Service:
                 return answer
             found.append(answer)
         self._count(job, found)
-        return encode(Answers(found) if job.is_list else found[0])
+        return b",".join(map(encode, found))
 
     def _count(self, job: RecommendJob, answers: Sequence[Answer]) -> None:
         metrics = self.metrics
@@ -146,6 +151,41 @@ class Service:
         fallbacks = sum(answer.fallback for answer in answers)
         if fallbacks:
             metrics.fallbacks.inc(fallbacks)
+
+
+@contextlib.contextmanager
+def _one_sentence(path: Path) -> Iterator[None]:
+    """Whatever is wrong with a run folder is an error of ours: a panic of compiled code is not even an Exception."""
+    try:
+        yield
+    except SASRecError:
+        raise
+    except BaseException as error:
+        found = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise CheckpointError(
+            f"the model in {path} cannot be loaded, so a file of it is damaged; train or copy it again ({found})"
+        ) from error
+
+
+def weight(row: Row) -> int:
+    """What a row costs, in rows of usual size: its ids are looked up, its list is written."""
+    query = row.query
+    n_ids = len(query.history) + len(query.allow or ()) + len(query.deny or ())
+    return 1 + n_ids // 500 + query.k // 100 + (query.allow is not None)
+
+
+def parted(rows: Sequence[Row]) -> Iterator[list[Row]]:
+    """The rows in parts of a bounded weight, or of one row."""
+    part: list[Row] = []
+    left = PART_WEIGHT
+    for row in rows:
+        left -= weight(row)
+        if left < 0 and part:
+            yield part
+            part, left = [], PART_WEIGHT - weight(row)
+        part.append(row)
+    if part:
+        yield part
 
 
 def _unknown_in_history(row: Row, answer: Answer) -> int:

@@ -6,7 +6,8 @@ import hashlib
 from collections.abc import Sequence
 from importlib.resources import files
 
-from sasrec.serving.endpoints import Header, Reply
+from sasrec.serving.endpoints import Reply
+from sasrec.serving.schemas import Header
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "

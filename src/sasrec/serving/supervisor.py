@@ -9,20 +9,22 @@ SIGHUP            load the run folder and the API keys again
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import logging
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from prometheus_client.multiprocess import mark_process_dead
 
@@ -31,13 +33,19 @@ from sasrec.core.errors import CheckpointError, ConfigError
 from sasrec.runs.folder import RunFolder
 from sasrec.serving.connections import LINGER_SECONDS, let_no_more_begin
 from sasrec.serving.keys import read_keys
+from sasrec.serving.log_lines import messages_never_wait
 from sasrec.serving.telemetry import SHARED_FOLDER
 from sasrec.serving.worker import run_worker
 
 logger = logging.getLogger(__name__)
 
 BACKLOG = 2048
+SYSTEM_BUFFER_BYTES = 2**16  # of a connection in each direction
 RESTART_SECONDS = (0.1, 10.0)  # before a worker that died is started again: at first, and at most
+HEEDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+METRICS_FOLDER = "sasrec-metrics-"
+NEW_SECONDS = 5.0  # that such a folder is left alone
+END_SECONDS = 0.02  # between looks whether the workers have ended
 TEND_SECONDS = 0.1  # the supervisor looks after its workers this often
 PATIENCE_SECONDS = 5.0  # beyond a worker's own deadline, before it is killed
 
@@ -52,6 +60,7 @@ def serve(run: Path, config: ServerConfig) -> None:
     RunFolder.open(run).load_config()
     read_keys(config)
     with _listen(config) as listener:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until somebody heeds it: the run folder is yet to be loaded
         if config.workers == 1:
             run_worker(run, config, listener)
         else:
@@ -64,6 +73,8 @@ def _listen(config: ServerConfig) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # its connections inherit it
+        for buffer in (socket.SO_SNDBUF, socket.SO_RCVBUF):  # else the system keeps megabytes for each of them
+            listener.setsockopt(socket.SOL_SOCKET, buffer, SYSTEM_BUFFER_BYTES)
         listener.bind((config.host, config.port))
         listener.listen(BACKLOG)
     except OSError as error:
@@ -81,6 +92,7 @@ class _Slot:
     worker: subprocess.Popen[bytes] | None = None
     channel: int = -1  # where it says that it answers
     is_ready: bool = False
+    is_outdated: bool = False  # is to load the run folder again
     failures: int = 0  # in a row, to answer at all
     due: float = 0.0  # when an empty place is to be filled
 
@@ -97,9 +109,8 @@ class Supervisor:
     def __init__(self, run: Path, config: ServerConfig, listener: socket.socket) -> None:
         self.run_folder, self.config, self.listener = run, config, listener
         self._slots = [_Slot() for _ in range(config.workers)]
-        self._metrics_folder = ""
-        self._wake = threading.Event()
-        self._hang_up = self._stopping = False
+        self._metrics_folder, self._metrics_lock = "", -1
+        self._stopping = False
 
     def run(self) -> None:
         """Look after the workers until SIGTERM or SIGINT.
@@ -107,31 +118,27 @@ class Supervisor:
         Raises:
             CheckpointError: no worker lives long enough to answer.
         """
-        signal.signal(signal.SIGTERM, self._on_stop)
-        signal.signal(signal.SIGINT, self._on_stop)
-        signal.signal(signal.SIGHUP, self._on_hang_up)
-        with tempfile.TemporaryDirectory(prefix="sasrec-metrics-") as folder:
-            self._metrics_folder = folder
+        with messages_never_wait(), _signals() as signals, _metrics_folder() as (folder, lock):
+            self._metrics_folder, self._metrics_lock = folder, lock
             try:
                 while not self._stopping:
                     self._tend()
-                    self._wake.wait(TEND_SECONDS)
-                    self._wake.clear()
-                    if self._hang_up:
-                        self._hang_up = False
-                        self._send(signal.SIGHUP)
+                    self._heed(signals, TEND_SECONDS)
             finally:
-                self._end()
+                self._end(signals)
 
-    def _on_stop(self, *_: Any) -> None:
-        if self._stopping:
-            self._send(signal.SIGTERM)  # a second one: workers end at once
-        self._stopping = True
-        self._wake.set()
-
-    def _on_hang_up(self, *_: Any) -> None:
-        self._hang_up = True
-        self._wake.set()
+    def _heed(self, signals: int, seconds: float) -> None:
+        """Wait for signals so long, and do what they ask for."""
+        ready = select.poll()  # select() knows no file beyond the 1,024th
+        ready.register(signals, select.POLLIN)
+        for number in os.read(signals, 1024) if ready.poll(1000 * seconds) else b"":
+            if number == signal.SIGHUP:
+                for slot in self._slots:
+                    slot.is_outdated = True
+            elif self._stopping:
+                self._send(signal.SIGTERM)  # a second one: workers end at once
+            else:
+                self._stopping = True
 
     def _tend(self) -> None:
         """Start the workers that are missing and due."""
@@ -140,6 +147,9 @@ class Supervisor:
                 slot.is_ready = slot.is_ready or _has_byte(slot.channel)
                 if slot.worker.poll() is not None:
                     self._bury(slot, slot.worker)
+                elif slot.is_outdated and slot.is_ready:  # one that starts would not outlive the signal
+                    slot.is_outdated = False
+                    slot.worker.send_signal(signal.SIGHUP)
             if slot.worker is None and time.monotonic() >= slot.due:
                 self._start(slot)
 
@@ -159,12 +169,13 @@ class Supervisor:
     def _start(self, slot: _Slot) -> None:
         listener = self.listener.fileno()
         slot.channel, its_end = os.pipe()
+        slot.is_outdated = False
         told = {
             "run": str(self.run_folder), "listener": listener, "channel": its_end, "config": to_dict(self.config),
         }  # fmt: skip
         slot.worker = subprocess.Popen(
             [sys.executable, "-m", "sasrec.serving.worker", json.dumps(told)],
-            pass_fds=[listener, its_end],
+            pass_fds=[listener, its_end, self._metrics_lock],
             env={**os.environ, SHARED_FOLDER: self._metrics_folder},
         )
         os.close(its_end)
@@ -174,7 +185,7 @@ class Supervisor:
             if slot.worker is not None and slot.worker.poll() is None:
                 slot.worker.send_signal(number)
 
-    def _end(self) -> None:
+    def _end(self, signals: int) -> None:
         """Let the workers drain; those that do not end in time are killed."""
         for slot in self._slots:
             if slot.worker is not None and not slot.is_ready and not _has_byte(slot.channel):
@@ -182,14 +193,62 @@ class Supervisor:
                 slot.worker.wait()
         let_no_more_begin(self.listener)
         self.listener.close()  # nor must this process
+        self._stopping = True
         self._send(signal.SIGTERM)
         until = time.monotonic() + self.config.drain_seconds + LINGER_SECONDS + PATIENCE_SECONDS
-        for worker in [slot.worker for slot in self._slots if slot.worker is not None]:
-            try:
-                worker.wait(max(until - time.monotonic(), 0.1))
-            except subprocess.TimeoutExpired:
+        workers = [slot.worker for slot in self._slots if slot.worker is not None]
+        while any(worker.poll() is None for worker in workers) and time.monotonic() < until:
+            self._heed(signals, END_SECONDS)
+        for worker in workers:
+            if worker.poll() is None:
                 worker.kill()
                 worker.wait()
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[int]:
+    """A pipe with a byte for each signal that comes. A handler in Python could meet a lock that is held."""
+    reads, writes = os.pipe()
+    os.set_blocking(writes, False)
+    before = {number: signal.signal(number, lambda *_: None) for number in HEEDED}
+    signal.set_wakeup_fd(writes, warn_on_full_buffer=False)
+    try:
+        yield reads
+    finally:
+        signal.set_wakeup_fd(-1)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.close(reads)
+        os.close(writes)
+
+
+@contextlib.contextmanager
+def _metrics_folder() -> Iterator[tuple[str, int]]:
+    """A folder for the workers' metrics, and the lock that says it is in use; those of servers that were killed go."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{METRICS_FOLDER}*"):
+        with contextlib.suppress(OSError), _locked(folder) as lock:
+            if time.time() - os.fstat(lock).st_mtime < NEW_SECONDS:
+                continue  # its server may be about to lock it
+            shutil.rmtree(folder, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=METRICS_FOLDER) as name, _locked(Path(name)) as lock:
+        yield name, lock
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[int]:
+    """Hold a folder of ours; its workers hold it too.
+
+    Raises:
+        OSError: somebody holds it, or it is not ours.
+    """
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        if os.fstat(lock).st_uid != os.getuid():
+            raise PermissionError(f"{folder} is of another user")
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield lock
+    finally:
+        os.close(lock)
 
 
 def _has_byte(channel: int) -> bool:

@@ -1,4 +1,4 @@
-"""Prometheus metrics and the access log of a server.
+"""Prometheus metrics of a server.
 
 With several workers the metrics lie in files that all of them share (PROMETHEUS_MULTIPROC_DIR, set before this module
 is imported), and each worker gives the sum.
@@ -6,13 +6,10 @@ is imported), and each worker gives the sum.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import os
 import time
-from typing import IO, Any
+from typing import Any
 
-import msgspec
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -27,7 +24,6 @@ from prometheus_client.multiprocess import MultiProcessCollector
 SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 SECONDS = (0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
-FLUSH_SECONDS = 0.2  # access log lines are written together, this often
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -55,12 +51,14 @@ class Metrics:
         self.batch_rows = histogram("batch_rows", "histories computed together", ROWS)
         self.in_flight = gauge("requests_in_flight", "requests that are not answered yet", "livesum")
         self.queued = gauge("queue_rows", "histories that wait or are computed", "livesum")
+        self.held = gauge("held_bytes", "bytes of bodies on their way and of answers not read yet", "livesum")
         self.history_items = counter("history_items_total", "items of histories asked about")
         self.unknown_items = counter("unknown_items_total", "items of histories that the model does not know")
         self.answers = counter("answers_total", "lists of recommendations given")
         self.fallbacks = counter("fallback_answers_total", "of which popular items, as no item was known")
         self.events = counter("events_total", "events stored")
         self.event_failures = counter("event_failures_total", "reads and writes of the event file that failed")
+        self.dropped_lines = counter("log_lines_dropped_total", "lines of logs that nobody has read in time")
         self.refused = counter("connections_refused_total", "connections closed, by reason", "reason")
         self.model = gauge("model_info", "1 for the model that answers", "livemax", "version")
         self.loaded = gauge("model_loaded_timestamp_seconds", "when the model was loaded", "livemin")
@@ -97,33 +95,3 @@ class Metrics:
         together = CollectorRegistry()
         MultiProcessCollector(together)  # type: ignore[no-untyped-call]
         return generate_latest(together)
-
-
-class AccessLog:
-    """Writes a JSON line for each request, in one go for all of a moment.
-
-    Args:
-        file: where to; None writes nothing.
-    """
-
-    def __init__(self, file: IO[bytes] | None) -> None:
-        self._file = file
-        self._lines: list[bytes] = []
-        self._encode = msgspec.json.Encoder().encode
-
-    def __bool__(self) -> bool:
-        return self._file is not None
-
-    def write(self, line: dict[str, Any]) -> None:
-        """Add a line; called on the event loop."""
-        if not self._lines:
-            asyncio.get_running_loop().call_later(FLUSH_SECONDS, self.flush)
-        self._lines.append(self._encode(line))
-
-    def flush(self) -> None:
-        """Write what has gathered; a reader that has gone loses its log, not the server."""
-        lines, self._lines = self._lines, []
-        if self._file is not None and lines:
-            with contextlib.suppress(OSError, ValueError):
-                self._file.write(b"\n".join(lines) + b"\n")
-                self._file.flush()

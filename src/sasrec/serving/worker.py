@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import json
 import logging
 import os
@@ -23,11 +24,14 @@ from sasrec.core.errors import ConfigError, SASRecError
 from sasrec.serving.app import Application, create_app
 from sasrec.serving.connections import Server
 from sasrec.serving.keys import Keys, read_keys
+from sasrec.serving.log_lines import messages_never_wait
 from sasrec.serving.service import Service
 from sasrec.serving.telemetry import Metrics
 
 logger = logging.getLogger("sasrec.serving.worker")  # also when it runs as a module
 
+M_MMAP_THRESHOLD, LARGE_BLOCK = -3, 2**17  # of glibc
+NEVER = 86400.0  # seconds
 SWITCH_SECONDS = 0.0005  # between threads of the interpreter: the model's must not wait 5 ms for the event loop
 
 
@@ -45,10 +49,15 @@ def run_worker(run: Path, config: ServerConfig, listener: socket.socket, parent:
     """
     sys.setswitchinterval(SWITCH_SECONDS)
     _raise_file_limit()
+    _give_memory_back()
     for name in ("uvicorn", "uvicorn.error"):
         logging.getLogger(name).setLevel(logging.ERROR)  # else each malformed request writes a line
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(run, config, listener, parent))
+    metrics = Metrics()
+    with (
+        messages_never_wait(metrics.dropped_lines.inc),
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
+        runner.run(_serve(Service(metrics, path=run, threads=config.threads), config, listener, parent))
 
 
 def _raise_file_limit() -> None:
@@ -58,8 +67,13 @@ def _raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-async def _serve(run: Path, config: ServerConfig, listener: socket.socket, parent: Parent | None) -> None:
-    service = Service(Metrics(), path=run, threads=config.threads)
+def _give_memory_back() -> None:
+    """Let glibc give large blocks back at once when they are freed: it would keep more the larger they were."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)
+
+
+async def _serve(service: Service, config: ServerConfig, listener: socket.socket, parent: Parent | None) -> None:
     app = create_app(None, config, service=service, keys=read_keys(config))
     server = Server(app, config)
     reloading = _Reloading(app, config)
@@ -71,15 +85,18 @@ async def _serve(run: Path, config: ServerConfig, listener: socket.socket, paren
         await asyncio.to_thread(service.load)  # a worker without a model leaves connections to those that have one
     tasks = [server.serve([listener]), server.sweep(), reloading.watch()]
     answering, *helpers = map(asyncio.ensure_future, tasks)
+    for helper in helpers:
+        helper.add_done_callback(app.helper_ended)
     try:
         if parent is None:
             await asyncio.to_thread(service.load)  # meanwhile /health/live answers, and all else is 503
         else:
-            helpers.append(asyncio.ensure_future(parent.follow(server)))
-        _tell_ready(run, service, listener)
+            helpers.append(asyncio.ensure_future(parent.follow(server)))  # it ends with its parent
+        _tell_ready(service, listener)
         await answering
     finally:
         for helper in helpers:
+            helper.remove_done_callback(app.helper_ended)
             helper.cancel()
         if not answering.done():
             server.stop()
@@ -88,13 +105,13 @@ async def _serve(run: Path, config: ServerConfig, listener: socket.socket, paren
         app.close()
 
 
-def _tell_ready(run: Path, service: Service, listener: socket.socket) -> None:
+def _tell_ready(service: Service, listener: socket.socket) -> None:
     assert service.model is not None
     if listener.fileno() < 0:
         return  # it has been told to end meanwhile
     address, port = listener.getsockname()[:2]
     where = f"[{address}]" if ":" in address else address
-    logger.info("serving %s (model %s) at http://%s:%d", run, service.model.version, where, port)
+    logger.info("serving %s (model %s) at http://%s:%d", service.path, service.model.version, where, port)
     _tell_systemd(b"READY=1")
 
 
@@ -147,9 +164,9 @@ class _Reloading:
 
     async def watch(self) -> None:
         """Look now and then whether the path leads elsewhere."""
-        while self.config.reload_seconds:
-            await asyncio.sleep(self.config.reload_seconds)
-            if await asyncio.to_thread(self.app.service.has_moved):
+        while True:
+            await asyncio.sleep(self.config.reload_seconds or NEVER)
+            if self.config.reload_seconds and await asyncio.to_thread(self.app.service.has_moved):
                 self.start()
 
 
