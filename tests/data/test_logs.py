@@ -72,6 +72,7 @@ def test_column_names_are_passed_on_to_the_reader(tmp_path: Path) -> None:
     [
         ("logs/shop.2026.csv.gz", "shop"),
         ("logs/part-*.csv", "part"),
+        ("log_*_pure.csv", "log-pure"),
         ("-", "log"),
         (["part-1.csv", "part-2.csv", "part-10.csv"], "part"),
         (["logs-2024-01.csv", "logs-2024-02.csv"], "logs-2024"),

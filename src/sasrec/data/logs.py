@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -211,7 +212,7 @@ def name_of(source: Any) -> str:
     if name != last:
         n = next((j for j, pair in enumerate(zip(name, last, strict=False)) if pair[0] != pair[1]), len(name))
         name = name[:n].rstrip("0123456789").rstrip("-_ ") or names[0]
-    return name.strip("-*?") or "log"
+    return re.sub(r"[-_ ]*[*?\[\]]+[-_ ]*", "-", name).strip("-") or "log"  # of a pattern
 
 
 def _filtered(events: pl.DataFrame, reading: Reading, source: Any) -> pl.DataFrame:
