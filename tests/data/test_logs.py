@@ -101,3 +101,14 @@ def test_the_flags_of_a_reading_are_those_that_differ_from_the_defaults() -> Non
     assert Reading().flags == []
     reading = Reading(columns="-,user,item", drop_missing=True, k_core=5, titles=Path("t.csv"))
     assert reading.flags == ["--columns", "-,user,item", "--drop-missing", "--k-core", "5", "--titles", "t.csv"]
+
+
+def test_a_folder_with_a_patterns_signs_in_its_name_is_read_itself(tmp_path: Path) -> None:
+    for name, items in (("n1", ["a", "b"]), ("n[1]", ["c", "d"])):
+        log = load_log(pl.DataFrame({"user_id": ["u", name], "item_id": items}))
+        (tmp_path / name).mkdir()
+        save_vocabulary(tmp_path / name, log.vocabulary)
+        save_sequences(tmp_path / name, log.sequences)
+    again = load_log(tmp_path / "n[1]")
+    assert again.vocabulary.ids == ["c", "d"]
+    assert again.sequences.user_ids.to_list() == ["n[1]", "u"]
