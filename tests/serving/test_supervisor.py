@@ -71,8 +71,7 @@ def test_sighup_while_workers_start_ends_none_of_them_and_is_not_forgotten(run: 
     with Client(until(lambda: port_of(process.pid))) as client:
         until(lambda: client.ask(head("GET", "/health/ready")).status == 200)
         before = client.ask(head("GET", "/health/ready")).json()["model_version"]
-        for name in ("model.safetensors", "config.json"):
-            shutil.copy(runs / "b" / name, run / name)
+        shutil.copytree(runs / "b", run, dirs_exist_ok=True)
         process.send_signal(signal.SIGHUP)
         until(lambda: client.ask(head("GET", "/health/ready")).json()["model_version"] != before)
     process.send_signal(signal.SIGTERM)
