@@ -290,7 +290,7 @@ class ServerConfig:
         5.0, "seconds that a request may wait; then it is answered with 503", low=0.01, high=3600
     )
     max_held_bytes: int = _setting(
-        2**26,
+        2**25,
         "most bytes of bodies on their way and of answers not read yet, per worker; beyond it the answer is 503",
         low=2**16,
         high=MAX_INT,

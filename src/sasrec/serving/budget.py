@@ -39,12 +39,12 @@ class Budget:
     def __init__(self, most: int) -> None:
         self.most, self.used = most, 0
         self._holders: set[Holder] = set()
+        self._stuck: list[Holder] = []  # at the last look, the largest last
 
     def take(self, holder: Holder, n: int) -> bool:
         """Whether n more bytes could be held."""
         while self.used + n > self.most:
-            stuck = [other for other in self._holders if other.is_stuck and other is not holder]
-            largest = max(stuck, key=lambda other: other.held, default=None)
+            largest = self._largest(holder)
             if largest is None or (holder.is_arriving and largest.held <= holder.held + n):
                 return False
             largest.shed()
@@ -52,6 +52,16 @@ class Budget:
         holder.held += n
         self._holders.add(holder)
         return True
+
+    def _largest(self, newcomer: Holder) -> Holder | None:
+        """About the largest of the others that are stuck: all are looked at again when those of the last look are gone."""
+        while self._stuck:
+            largest = self._stuck[-1]
+            if largest in self._holders and largest.is_stuck and largest is not newcomer:
+                return largest
+            self._stuck.pop()
+        self._stuck = sorted((h for h in self._holders if h.is_stuck and h is not newcomer), key=lambda h: h.held)
+        return self._stuck[-1] if self._stuck else None
 
     def give(self, holder: Holder) -> None:
         """All that it holds is free again."""

@@ -171,7 +171,7 @@ def weight(row: Row) -> int:
     """What a row costs, in rows of usual size: its ids are looked up, its list is written."""
     query = row.query
     n_ids = len(query.history) + len(query.allow or ()) + len(query.deny or ())
-    return 1 + n_ids // 500 + query.k // 100 + (query.allow is not None)
+    return 1 + n_ids // 1000 + query.k // 100 + (query.allow is not None)
 
 
 def parted(rows: Sequence[Row]) -> Iterator[list[Row]]:

@@ -30,7 +30,7 @@ from sasrec.serving.telemetry import Metrics
 
 logger = logging.getLogger("sasrec.serving.worker")  # also when it runs as a module
 
-M_MMAP_THRESHOLD, LARGE_BLOCK = -3, 2**17  # of glibc
+M_MMAP_THRESHOLD, LARGE_BLOCK = -3, 2**20  # of glibc
 NEVER = 86400.0  # seconds
 SWITCH_SECONDS = 0.0005  # between threads of the interpreter: the model's must not wait 5 ms for the event loop
 
