@@ -54,7 +54,7 @@ class Budget:
         return True
 
     def _largest(self, newcomer: Holder) -> Holder | None:
-        """About the largest of the others that are stuck; a new look is taken when those of the last look are gone."""
+        """About the largest that is stuck beside it: all are looked at again when those of the last look are gone."""
         while self._stuck:
             largest = self._stuck[-1]
             if largest in self._holders and largest.is_stuck and largest is not newcomer:

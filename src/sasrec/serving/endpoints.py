@@ -171,7 +171,7 @@ class Endpoint:
         finally:
             self.host.in_flight -= 1
             if call.exchange is not None:
-                call.exchange.release()
+                call.exchange.end()
         self.host.record(self.name, call, reply, time.perf_counter() - began)
 
     async def _answer(self, call: Call) -> Reply | None:

@@ -40,7 +40,7 @@ from sasrec.serving.worker import run_worker
 logger = logging.getLogger(__name__)
 
 BACKLOG = 2048
-SYSTEM_BUFFER_BYTES = 2**16  # of a connection in each direction
+SENT_BYTES = 2**16  # of a connection that the system has and the client has not
 RESTART_SECONDS = (0.1, 10.0)  # before a worker that died is started again: at first, and at most
 HEEDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 METRICS_FOLDER = "sasrec-metrics-"
@@ -73,8 +73,8 @@ def _listen(config: ServerConfig) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # its connections inherit it
-        for buffer in (socket.SO_SNDBUF, socket.SO_RCVBUF):  # else the system keeps megabytes for each of them
-            listener.setsockopt(socket.SOL_SOCKET, buffer, SYSTEM_BUFFER_BYTES)
+        # Else the system takes megabytes of an answer that nobody reads. (A small SO_RCVBUF would delay bodies.)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SENT_BYTES)
         listener.bind((config.host, config.port))
         listener.listen(BACKLOG)
     except OSError as error:

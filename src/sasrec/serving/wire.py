@@ -71,6 +71,11 @@ class Exchange:
         if self.held:
             self.budget.give(self)
 
+    def end(self) -> None:
+        """It is answered: leave no circle behind that only the garbage collector would find."""
+        self.release()
+        self.cycle = None
+
     def begin_answer(self, n: int) -> bool:
         """Whether there is room for an answer of n bytes, in place of the request; the time to read it begins."""
         self.release()
@@ -197,7 +202,7 @@ class Connection(HttpToolsProtocol):
     def _give_up(self) -> None:
         """Tell those who work on answers that nobody waits for them; requests behind them are forgotten."""
         for waiting, _ in self.pipeline:
-            waiting.scope["state"][EXCHANGE].release()
+            waiting.scope["state"][EXCHANGE].end()
         self.pipeline.clear()
         self._unparsed = b""
         for cycle in (self.answered, self.cycle):
@@ -298,15 +303,15 @@ class Connection(HttpToolsProtocol):
     def _end_malformed(self) -> None:
         """Answer 400 behind the answers that are owed, and read no more."""
         self._is_malformed = True
-        broken = self.exchange.cycle if self._is_arriving else None
+        broken = self.cycle if self._is_arriving and not self._in_head else None
         if broken is None:
             pass
-        elif broken is not self.answered:
-            self.pipeline.popleft()  # the last one that has begun
-            self.exchange.release()
         elif broken.response_complete:
             self.transport.close()
             return
+        elif broken is not self.answered:
+            self.pipeline.popleft()  # the last one that has begun
+            self.exchange.end()
         else:  # its handler waits for a body that does not come
             self._give_up()
         if self._owes_answers and broken is not self.answered:
