@@ -339,15 +339,8 @@ class Recommender:
         drawn = None
         if candidates is not None:
             drawn = read_candidates(Path(candidates), split, split_, self.vocabulary)
-        return evaluate(
-            ModelScorer(self.engine, self.config.model.max_seq_len, self.next_items.index),
-            split_,
-            split,
-            config,
-            candidates=drawn,
-            baselines=baselines,
-            progress=progress,
-        )
+        scorer = ModelScorer(self.engine, self.config.model.max_seq_len, self.next_items.index)
+        return evaluate(scorer, split_, split, config, candidates=drawn, baselines=baselines, progress=progress)
 
     def training_facts(self) -> TrainingFacts | None:
         """How training went and on what; None for a model that was not trained here."""
@@ -433,8 +426,7 @@ def load(path: Path | str, *, device: str | None = None, threads: int | None = N
         CheckpointError: missing, truncated or foreign.
     """
     run = RunFolder.open(Path(path))
-    config = run.load_config()
-    vocabulary = run.load_vocabulary()
+    config, vocabulary = run.load_config(), run.load_vocabulary()
     train_config = replace(
         config.train,
         device=config.train.device if device is None else device,
@@ -444,7 +436,9 @@ def load(path: Path | str, *, device: str | None = None, threads: int | None = N
     return _made_again(train_config, weights, vocabulary, config, run.load_sequences(), run.load_metrics())
 
 
-def _made_again(train: TrainConfig, w: Weights, vocabulary: Vocabulary, config: RunConfig, *more: Any) -> Recommender:
-    engine = create_engine(config.model, len(vocabulary), train, w)
+def _made_again(
+    train: TrainConfig, weights: Weights, vocabulary: Vocabulary, config: RunConfig, *more: Any
+) -> Recommender:
+    engine = create_engine(config.model, len(vocabulary), train, weights)
     set_threads(engine.threads)
     return Recommender(engine, vocabulary, config, *more)

@@ -2,15 +2,11 @@
 
 import json
 import shlex
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from cli.conftest import Run
 
-from sasrec.cli import main as cli
-
-Run = Callable[..., tuple[int, str, str]]
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "data.md"
 LOG = """\
 userId,movieId,date,device
@@ -60,23 +56,11 @@ Warnings
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """Call the command line in a folder with a log: exit code, stdout, stderr."""
+def run(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """Call the command line in a folder with a log."""
     monkeypatch.chdir(tmp_path)
     Path("events.csv").write_text(LOG)
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["sasrec", *arguments])
-        capsys.readouterr()
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as end:
-            code = int(end.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
+    return run
 
 
 def files() -> set[str]:

@@ -8,51 +8,18 @@ import io
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import polars as pl
 import pytest
+from cli.conftest import Run
 from conftest import make_markov_log
 
 import sasrec
-from sasrec.cli import main as cli
 
 SMALL: dict[str, Any] = {"embedding_dim": 8, "n_blocks": 1, "max_epochs": 1, "filter_seen": "yes", "threads": 1}
 SHIFT = 9  # the items of the numbers are -8 to 21
-
-
-class Outcome(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-    @property
-    def items(self) -> list[Any]:
-        assert self.code == 0, self.err
-        return [row["item_id"] for row in json.loads(self.out)]
-
-
-Run = Callable[..., Outcome]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Call the command line in this process."""
-
-    def call(*arguments: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["sasrec", *map(str, arguments)])
-        capsys.readouterr()
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as end:
-            code = int(end.code or 0)
-        captured = capsys.readouterr()
-        return Outcome(code, captured.out, captured.err)
-
-    return call
 
 
 @pytest.fixture(scope="module")

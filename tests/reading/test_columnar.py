@@ -8,6 +8,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from polars.exceptions import PanicException
 
 from sasrec.core.errors import DataError
 from sasrec.reading.readers import read_interactions
@@ -36,6 +37,15 @@ def test_damaged_table_is_refused(save: Save) -> None:
     for told, name in ((None, "csv.parquet"), ("parquet", "log.csv")):
         with pytest.raises(DataError, match=r"as parquet: it does not begin as parquet files do"):
             read_interactions(save(name, "user,item\n1,2\n"), format=told)
+
+
+def test_panic_of_the_reader_below_is_one_sentence(save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
+    def panics(*_: object, **__: object) -> pl.DataFrame:
+        raise PanicException("range end index 9 out of range")
+
+    monkeypatch.setattr(pl, "read_parquet", panics)
+    with pytest.raises(DataError, match=r"cannot read .*log.parquet as parquet: range end index"):
+        read_interactions(save("log.parquet", written("write_parquet")))
 
 
 def test_times_that_only_some_files_have_are_not_lost(tmp_path: Path) -> None:

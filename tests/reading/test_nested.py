@@ -38,8 +38,8 @@ def test_lists_of_items_and_times_belong_together(frame: pl.DataFrame, tmp_path:
     frame.write_parquet(tmp_path / "log.parquet")
     expected = [(1, 5, 3), (1, 6, 2), (2, 7, 1)]
     told = {"timestamp_column": "timestamps"} if frame.schema.get("timestamps") == pl.Int64 else {}
-    assert read_interactions(frame, **told).rows() == expected  # type: ignore[arg-type]
-    assert read_interactions(tmp_path / "log.parquet", **told).rows() == expected  # type: ignore[arg-type]
+    assert read_interactions(frame, **told).rows() == expected
+    assert read_interactions(tmp_path / "log.parquet", **told).rows() == expected
 
 
 def test_arrays_of_a_fixed_width_are_lists(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_each_part_may_have_a_header_or_only_the_first(save: Save, tmp_path: Pat
     for text in ("4,5,6\n", "who,what,t\n4,5,6\n", "what,t,who\n5,6,4\n", "t;what;who\n6;5;4\n"):
         save("logs/b.csv", text)
         told = {"user_column": "who", "item_column": "what", "timestamp_column": "t"}
-        log = read_interactions(tmp_path / "logs", **told)  # type: ignore[arg-type]
+        log = read_interactions(tmp_path / "logs", **told)
         assert log.rows() == [(1, 2, 3), (4, 5, 6)]
     save("logs/b.csv", "who,what,t\n4,5,6\n")
     assert read_interactions(tmp_path / "logs", columns="user,item,timestamp").rows() == [(1, 2, 3), (4, 5, 6)]

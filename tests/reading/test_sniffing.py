@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -73,9 +74,9 @@ def test_columns_can_be_named_by_position(text: str, columns: str, rows: list[ob
         ("user,item,-", {"format": "jsonl"}, "by position, which --format jsonl has none of"),
     ],
 )
-def test_wrong_columns_are_refused(columns: str, told: dict[str, str], message: str, save: Save) -> None:
+def test_wrong_columns_are_refused(columns: str, told: dict[str, Any], message: str, save: Save) -> None:
     with pytest.raises((ConfigError, DataError), match=message):
-        read_interactions(save("log.csv", "1,2,3\n4,5,6\n"), columns=columns, **told)  # type: ignore[arg-type]
+        read_interactions(save("log.csv", "1,2,3\n4,5,6\n"), columns=columns, **told)
 
 
 def test_line_of_very_many_fields_is_refused_in_a_few_words(save: Save) -> None:

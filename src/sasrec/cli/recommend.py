@@ -12,8 +12,9 @@ from sasrec.cli import console
 from sasrec.cli.flags import HISTORY_HELP, History, Json, K, Run
 from sasrec.cli.output import print_frame
 from sasrec.core.errors import ConfigError
-from sasrec.data.id_lists import STDIN, ids_of_text, read_filter, read_users
+from sasrec.data.id_lists import ids_of_text, read_filter, read_users
 from sasrec.export.all_users import recommend_all
+from sasrec.reading.sources import STDIN
 from sasrec.recommender import Recommender, load
 
 
@@ -57,7 +58,7 @@ def recommend(
         raise ConfigError("--guard-cells is for --output FILE.csv")
     if sum(chosen) != 1:
         raise ConfigError("give one of --users FILE, --user ID, --history ID,ID,... or --all-users")
-    if [users, allow, deny].count(STDIN) > 1:
+    if list(map(str, (users, allow, deny))).count(STDIN) > 1:
         raise ConfigError("only one of --users, --allow and --deny can be read from standard input")
     filters: dict[str, Any] = {
         "allow": None if allow is None else read_filter(allow, "allow"),

@@ -12,7 +12,6 @@ import numpy as np
 import polars as pl
 
 from sasrec.core.errors import DataError
-from sasrec.core.forks import needs_threads_of
 from sasrec.data.sequences import Ragged
 from sasrec.data.vocabulary import Vocabulary
 from sasrec.reading.ids import canonical_ids
@@ -120,7 +119,6 @@ def read_histories(histories: Any) -> tuple[Histories, pl.Series | None, bool]:
     """
     as_pandas = is_pandas(histories)
     if isinstance(histories, FRAMES) or (as_pandas and histories.ndim == 2):
-        needs_threads_of("Polars")
         log = read_interactions(histories)
         if "timestamp" in log.columns:
             log = log.sort("timestamp", maintain_order=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import io
 import json
@@ -18,17 +17,12 @@ from sasrec.core.errors import ConfigError, DataError
 from sasrec.data.vocabulary import Vocabulary
 from sasrec.reading.columns import KNOWN_NAMES, plain_name
 from sasrec.reading.ids import canonical_id, canonical_ids
-from sasrec.reading.sources import unpacked
+from sasrec.reading.sources import SourceFile, reading, unpacked
+from sasrec.reading.textfiles import MARKS
 
 logger = logging.getLogger(__name__)
 Role = Literal["user", "item"]
 Found = tuple[list[str], str]  # the ids, and how they were found
-STDIN = Path("-")
-PARQUET = b"PAR1"
-ENCODINGS = {  # by the mark at the beginning; UTF-32's begins like UTF-16's
-    codecs.BOM_UTF8: "UTF-8-sig", codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF32_BE: "UTF-32",
-    codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16",
-}  # fmt: skip
 SEPARATORS = (",", "\t", ";", "|")
 SPACE = " \t\n\ufeff"
 JSON_BEGINS = re.compile(r'\[\s*["{\[]|\[[ \t]*\n|\{\s*"')
@@ -49,12 +43,14 @@ def read_ids(path: Path, role: Role) -> list[str]:
     Raises:
         DataError: the file cannot be read, or could mean something else, such as several columns without names.
     """
-    where = "standard input" if path == STDIN else str(path)
-    content = _content(path, where, role)
-    if content.startswith(PARQUET):
-        ids, how = _of_parquet(content, where, role)
+    if path.is_dir():
+        raise DataError(f"{path} is a folder; give a file of {role} ids")
+    file = unpacked(path, {})
+    where = file.name
+    if file.table == "parquet":
+        ids, how = _of_parquet(file, role)
     else:
-        text = _decoded(content, where).replace("\r\n", "\n").replace("\r", "\n")
+        text = _decoded(file.read(), where).replace("\r\n", "\n").replace("\r", "\n")
         ids, how = _of_json(text, where, role) or _of_text(text, where, role)
     logger.info("%s: %s ids%s: %d", where, role, how, len(ids))
     return ids
@@ -106,19 +102,12 @@ def ids_of_text(text: str, vocabulary: Vocabulary) -> list[str]:
     return [field.strip() for row in rows for field in row if field.strip()]
 
 
-def _content(path: Path, where: str, role: Role) -> bytes:
-    """All bytes, unpacked; they are read once, as a pipe can be read only once."""
-    if path.is_dir():
-        raise DataError(f"{where} is a folder; give a file of {role} ids")
-    return unpacked(path, {}).read()
-
-
 def _decoded(content: bytes, where: str) -> str:
-    encoding = next((name for mark, name in ENCODINGS.items() if content.startswith(mark)), "UTF-8")
+    encoding = next((name.upper() for mark, name in MARKS.items() if content.startswith(mark)), "UTF-8")
     try:
-        text = content.decode(encoding)
+        text = content.decode(encoding).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        raise DataError(f"{where} is not {encoding.removesuffix('-sig')} text; convert it to UTF-8") from error
+        raise DataError(f"{where} is not {encoding} text; convert it to UTF-8") from error
     if "\0" in text:
         raise DataError(f"{where} is a binary file; give one id a line as text, CSV, JSON or Parquet")
     return text
@@ -139,11 +128,10 @@ def _unnamed(names: Sequence[str], where: str, role: Role) -> DataError:
     )
 
 
-def _of_parquet(content: bytes, where: str, role: Role) -> Found:
-    try:
-        frame = pl.read_parquet(io.BytesIO(content))
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"cannot read {where} as Parquet: {str(error).splitlines()[0]}") from error
+def _of_parquet(file: SourceFile, role: Role) -> Found:
+    where = file.name
+    with reading(f"{where} as Parquet"):
+        frame = pl.read_parquet(file.readable, glob=False)
     place = 0 if frame.width == 1 else _named(frame.columns, role)
     if place is None:
         raise _unnamed(frame.columns, where, role)

@@ -52,9 +52,8 @@ class Log:
 
 def _say_titles(log: Vocabulary, titled: Vocabulary, titles: pl.DataFrame) -> None:
     """How many items of the log have a title."""
-    found = 0 if titled.titles is None else len(titled.titles) - titled.titles.null_count()
-    told = f"titles for {found:,} of {len(log):,} items"
-    if found >= FEW_TITLES * len(log):
+    told = f"titles for {titled.n_titled:,} of {len(log):,} items"
+    if titled.n_titled >= FEW_TITLES * len(log):
         logger.info("%s", told)
         return
     example = f", such as {titles['item_id'][0]!r}" if len(titles) else ""

@@ -128,6 +128,11 @@ class Vocabulary:
         _check_table(frame)
         return cls(frame["item_id"], frame["count"].to_numpy(), titles)
 
+    @property
+    def n_titled(self) -> int:
+        """Items that have a title."""
+        return 0 if self.titles is None else len(self.titles) - self.titles.null_count()
+
     def with_titles(self, titles: pl.DataFrame) -> Vocabulary:
         """The same items with the titles of a frame item_id, title; ids it does not name stay without one."""
         needs_threads_of("Polars")

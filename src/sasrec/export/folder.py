@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sasrec import __version__
 from sasrec.core.errors import ConfigError, DataError
@@ -18,9 +18,6 @@ from sasrec.core.forks import needs_threads_of
 from sasrec.model.weights import check_finite
 from sasrec.recommender import Recommender
 from sasrec.runs.lock import lock
-
-if TYPE_CHECKING:
-    pass
 
 FORMAT = 1
 

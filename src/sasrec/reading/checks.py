@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 import polars as pl
 
 from sasrec.core.errors import DataError
-from sasrec.reading.columns import KNOWN_NAMES, Choice, SourceTable, plain_name
+from sasrec.reading.columns import KNOWN_NAMES, Choice, plain_name
 from sasrec.reading.notes import Notes
 from sasrec.reading.sniffing import Form, is_number
+from sasrec.reading.source_table import SourceTable
 from sasrec.reading.times import EARLIEST, LATEST, UNITS, is_calendar_day, is_date, is_time, unit_of
 
 MISSING_WORDS = [

@@ -3,37 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import csv
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
 
 from sasrec.core.errors import DataError
-from sasrec.reading.columns import SourceTable, joined
-from sasrec.reading.sources import SourceFile, data_suffix
+from sasrec.reading.source_table import SourceTable, joined_frames
+from sasrec.reading.sources import SourceFile, common_name, data_suffix, reading
 
 FORMAT_OF_SUFFIX = {
     ".parquet": "parquet", ".pq": "parquet", ".arrow": "arrow", ".feather": "arrow", ".ipc": "arrow",
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".inter": "inter", ".csv": "csv",
 }  # fmt: skip
-
-
-def common_name(files: Sequence[SourceFile]) -> str:
-    """How messages speak of files: by name, or by the first and how many more."""
-    more = len(files) - 1
-    return files[0].name + (f" and {more} more file{'s' * (more > 1)}" if more else "")
-
-
-@contextlib.contextmanager
-def reading(what: str) -> Iterator[None]:
-    """Failures of the readers below us as one sentence."""
-    try:
-        yield
-    except (pl.exceptions.PolarsError, OSError, EOFError, zlib.error, csv.Error) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise DataError(f"cannot read {what}: {first}") from error
 
 
 def kind_of(file: SourceFile, form: str | None) -> str | None:
@@ -82,19 +64,4 @@ def _read_table(file: SourceFile, kind: str, columns: list[str] | None, n_rows: 
 def with_partition(table: SourceTable, file: SourceFile) -> SourceTable:
     """The table with the columns that its folders stand for, such as day=2024-01-01."""
     columns = [pl.lit(value).alias(name) for name, value in file.partition.items() if name not in table.frame.columns]
-    return SourceTable(table.frame.with_columns(columns), table.where, table.place, table.is_text)
-
-
-def joined_frames(parts: Sequence[SourceTable], where: str) -> SourceTable:
-    """Tables as one, with the columns of all; a table that lacks one has nothing there."""
-    parts = [part for part in parts if len(part.frame)] or parts[:1]
-    names = list(dict.fromkeys(name for part in parts for name in part.frame.columns))
-    shared = [name for name in names if all(name in part.frame.columns for part in parts)]
-    if names and not shared:
-        raise DataError(f"{parts[1].where} has other columns than {parts[0].where}; give files of one log")
-    tables = [SourceTable(_with_all(p.frame, names), p.where, p.place, p.is_text) for p in parts]
-    return joined(tables, where)
-
-
-def _with_all(frame: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
-    return frame.select(pl.col(n) if n in frame.columns else pl.lit(None).alias(n) for n in names)
+    return table.with_frame(table.frame.with_columns(columns))

@@ -5,16 +5,15 @@ Names decide first. Among several columns that look like time, the one with the 
 
 from __future__ import annotations
 
-import bisect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import polars as pl
 
 from sasrec.core.errors import ConfigError, DataError
 from sasrec.reading.notes import Notes
-from sasrec.reading.times import OTHER_DATES, UNITS, is_calendar_day, numbers_of, unit_of
+from sasrec.reading.times import FIRST_DAY, OTHER_DATES, UNITS, is_calendar_day, numbers_of, unit_of
 
 POSITION_NAMES = {  # what --columns may say, and what the column is then called
     "user": "user_id", "item": "item_id", "timestamp": "timestamp", "event": "event", "weight": "weight",
@@ -40,7 +39,7 @@ KNOWN_NAMES = {  # as compared: lower case, letters and digits only; the earlier
 }  # fmt: skip
 LISTS_BESIDE_ITEMS = {n + "list" for n in KNOWN_NAMES["item"]} | {"items", "history", "itemhistory", "itemsequence"}
 TIME_WORDS = re.compile(r"time|date|(?<![a-z])(ts|dt|day|ms|millis|epoch|unix|when)(?![a-z])|(?<![a-z])at$")
-QUICK_LOOK, SHORTEST_DATE, SMALLEST_TIME = 100, 4, 19_900_101  # rows; digits, as of 1/2/24; the day 1990-01-01
+QUICK_LOOK, SHORTEST_DATE = 100, 4  # rows; digits, as of 1/2/24
 OTHER_TIMES = re.compile(  # times that are not those of the event
     r"release|birth|publish|sign.?up|regist|expire|expiry|updat|deliver|ship|due|play|watch|stay|spent|life|run.?time|"
     r"durat|zone|elapsed|since|valid|start|end"
@@ -77,44 +76,23 @@ class Wanted:
             raise ConfigError(f"--columns names columns by position, which --format {self.format} has none of")
 
     @property
-    def position_names(self) -> list[str]:
-        """What the columns are called."""
-        return [POSITION_NAMES.get(word, f"column {j}") for j, word in enumerate(self.positions, 1)]
+    def asked(self) -> set[str]:
+        """The names of columns that were asked for."""
+        return {name for name in (self.user, self.item, self.timestamp) if name}
 
+    def named(self, columns: Sequence[str], where: str) -> list[str]:
+        """What these columns are called: by position where that was said, else as they are.
 
-@dataclass(frozen=True)
-class SourceTable:
-    """A frame with the user's own column names, and how to speak of its rows."""
-
-    frame: pl.DataFrame
-    where: str  # "the frame" or the file
-    place: Callable[[int], str]  # how a message names a row
-    is_text: bool = False  # spaces around values are padding
-
-    @classmethod
-    def of_rows(cls, frame: pl.DataFrame, where: str) -> SourceTable:
-        """A table whose rows are counted from 0."""
-        return cls(frame, where, lambda row: f"row {row} of {where}")
-
-    @classmethod
-    def of_lines(cls, frame: pl.DataFrame, where: str, lines: pl.Series | int) -> SourceTable:
-        """A table read from text.
-
-        Args:
-            frame: the table.
-            where: the file.
-            lines: the line of each row, or that of row 0.
+        Raises:
+            DataError: there are more or fewer columns than positions.
         """
-
-        def place(row: int) -> str:
-            return f"line {lines + row if isinstance(lines, int) else lines[row]} of {where}"
-
-        return cls(frame, where, place, is_text=True)
-
-    def filter(self, keep: pl.Series) -> SourceTable:
-        """The rows that are kept, which messages still name as they were."""
-        rows = keep.arg_true()
-        return SourceTable(self.frame.filter(keep), self.where, lambda row: self.place(int(rows[row])), self.is_text)
+        n = len(columns)
+        if not self.positions:
+            return list(columns)
+        if len(self.positions) != n:
+            told = f"{n} column{'s' * (n != 1)}, and --columns names {len(self.positions)}"
+            raise DataError(f"{where} has {told}; name each, '-' for those to skip")
+        return [POSITION_NAMES.get(word, f"column {j}") for j, word in enumerate(self.positions, 1)]
 
 
 @dataclass(frozen=True)
@@ -266,7 +244,7 @@ def _may_be_times(values: pl.Series) -> bool:
     first = values.head(QUICK_LOOK).to_list()
     if values.dtype == pl.String:
         return any(text is not None and sum(map(str.isdecimal, text)) >= SHORTEST_DATE for text in first)
-    return not values.dtype.is_numeric() or any(x is not None and x >= SMALLEST_TIME for x in first)
+    return not values.dtype.is_numeric() or any(x is not None and x >= FIRST_DAY for x in first)
 
 
 def _steps(values: pl.Series) -> int:
@@ -302,59 +280,3 @@ def _days(values: pl.Series) -> pl.Series:
         days = numbers.cast(pl.Int64).cast(pl.String).str.to_date("%Y%m%d", strict=False)
         return days.cast(pl.Int32).cast(pl.Float64)
     return (numbers / (86_400 * UNITS[unit or "seconds"])).floor()
-
-
-def joined(tables: Sequence[SourceTable], where: str) -> SourceTable:
-    """Tables one after the other, as one; columns of different types become one type.
-
-    Raises:
-        DataError: one has times as dates where another has numbers.
-    """
-    if len(tables) == 1:
-        return tables[0]
-    names = tables[0].frame.columns
-    columns = {name: _joined_column([table.frame[name] for table in tables], name, where) for name in names}
-    starts = [0]
-    for table in tables:
-        starts.append(starts[-1] + len(table.frame))
-
-    def place(row: int) -> str:
-        part = bisect.bisect_right(starts, row) - 1
-        return tables[part].place(row - starts[part])
-
-    return SourceTable(pl.DataFrame(columns), where, place, any(table.is_text for table in tables))
-
-
-def _joined_column(pieces: list[pl.Series], name: str, where: str) -> pl.Series:
-    pieces = [piece for piece in pieces if len(piece)] or pieces[:1]
-    types = {piece.dtype for piece in pieces} - {pl.Null()}
-    if len(types) == 1:
-        pieces = [piece.cast(next(iter(types))) for piece in pieces]
-    if len(types) > 1:
-        if any(kind.is_temporal() for kind in types) and any(kind.is_numeric() for kind in types):
-            raise DataError(
-                f"column {name!r} of {where} has dates in one file and numbers in another; write them alike"
-            )
-        if any(kind.is_nested() for kind in types):
-            return _joined_nested(pieces, name, where)
-        pieces = [_as_text(piece) for piece in pieces]
-    return pl.concat([piece.alias(name) for piece in pieces])
-
-
-def _joined_nested(pieces: list[pl.Series], name: str, where: str) -> pl.Series:
-    """Lists and structs as one type, where it is only fields that some lack."""
-    try:
-        return pl.concat([piece.to_frame(name) for piece in pieces], how="vertical_relaxed")[name]
-    except pl.exceptions.PolarsError as error:
-        kinds = " and ".join(str(piece.dtype) for piece in pieces[:2])
-        raise DataError(
-            f"column {name!r} of {where} differs between files ({kinds}); write it alike, or leave it out"
-        ) from error
-
-
-def _as_text(values: pl.Series) -> pl.Series:
-    """Values of one type as text, whole floats as the integers they stand for, times as ISO texts in UTC."""
-    if values.dtype.is_temporal():
-        return values.cast(pl.Datetime("us")).dt.strftime("%Y-%m-%dT%H:%M:%S%.6fZ")
-    whole = values.dtype.is_float() and bool((values == values.round()).all())
-    return (values.cast(pl.Int64, strict=False) if whole else values).cast(pl.String)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import polars as pl
 
 from sasrec.core.errors import DataError
-from sasrec.reading.columns import SourceTable
-from sasrec.reading.ids import canonical_ids
+from sasrec.reading.ids import EXACT, canonical_ids
+from sasrec.reading.source_table import SourceTable
 from sasrec.reading.times import numbers_of
 
 LOOKED_AT = 1000  # ids
@@ -90,7 +90,7 @@ def timestamps_in(table: SourceTable, column: str) -> pl.Series:
 
 def _check_exact(table: SourceTable, given: pl.Series, values: pl.Series) -> None:
     """Refuse integers that a decimal elsewhere in the column makes floats, which are too coarse for them."""
-    coarse = (values.abs() >= 2**53) & given.str.contains(r"^\s*[+-]?\d+\s*$")
+    coarse = (values.abs() >= EXACT["Float64"]) & given.str.contains(r"^\s*[+-]?\d+\s*$")
     if coarse.any():
         row = int(coarse.arg_true()[0])
         raise DataError(

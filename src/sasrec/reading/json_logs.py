@@ -10,7 +10,7 @@ import msgspec
 import polars as pl
 
 from sasrec.core.errors import DataError
-from sasrec.reading.columns import SourceTable
+from sasrec.reading.source_table import SourceTable
 from sasrec.reading.textfiles import BOM, TextFile
 
 EXAMPLE = 'give one object a line, such as {"user_id": 1, "item_id": 2}'

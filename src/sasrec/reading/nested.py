@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 import polars as pl
 
 from sasrec.core.errors import DataError
-from sasrec.reading.columns import KNOWN_NAMES, SourceTable, Wanted, plain_name
+from sasrec.reading.columns import KNOWN_NAMES, Wanted, plain_name
 from sasrec.reading.notes import Notes
+from sasrec.reading.source_table import SourceTable
 
+Schema = Mapping[str, object]  # a column's name -> its type
 LISTS_OF_ITEMS = {"items", "history", "sequence", "itemsequence", "itemhistory"} | {
     n + "s" for n in KNOWN_NAMES["item"]
 }
@@ -26,9 +31,8 @@ def unnested(table: SourceTable, wanted: Wanted, notes: Notes) -> SourceTable:
     """
     arrays = [name for name, kind in table.frame.schema.items() if isinstance(kind, pl.Array)]
     if arrays:
-        frame = table.frame.with_columns(pl.col(name).arr.to_list() for name in arrays)
-        table = SourceTable(frame, table.where, table.place, table.is_text)
-    schema = table.frame.schema
+        table = table.with_frame(table.frame.with_columns(pl.col(name).arr.to_list() for name in arrays))
+    schema = dict(table.frame.schema)
     lists = {name: kind.inner for name, kind in schema.items() if isinstance(kind, pl.List)}
     if not lists or _has_item(schema, wanted):
         return table
@@ -38,7 +42,7 @@ def unnested(table: SourceTable, wanted: Wanted, notes: Notes) -> SourceTable:
         exploded = _exploded(table, [name], notes)
         inner = exploded.frame[name].struct.unnest()
         outer = exploded.frame.select(c for c in exploded.frame.columns if c != name and c not in inner.columns)
-        return SourceTable(pl.concat([outer, inner], how="horizontal"), table.where, exploded.place)
+        return exploded.with_frame(pl.concat([outer, inner], how="horizontal"))
     items = [n for n in lists if n == wanted.item or (not wanted.item and plain_name(n) in LISTS_OF_ITEMS)]
     if not items:
         return table
@@ -46,20 +50,19 @@ def unnested(table: SourceTable, wanted: Wanted, notes: Notes) -> SourceTable:
     times = [n for n in lists if n == wanted.timestamp or plain_name(n) in _plurals(KNOWN_NAMES["timestamp"])]
     flat = _exploded(table, [name, *times[:1]], notes)
     names = {name: wanted.item or "item_id"} | dict.fromkeys(times[:1], wanted.timestamp or "timestamp")
-    return SourceTable(flat.frame.rename(names), flat.where, flat.place, flat.is_text)
+    return flat.with_frame(flat.frame.rename(names))
 
 
 def _plurals(names: list[str]) -> set[str]:
     return {name + "s" for name in names} | set(names)
 
 
-def _fields(kind: object) -> dict[str, object]:
+def _fields(kind: object) -> Schema:
     return {field.name: field.dtype for field in kind.fields} if isinstance(kind, pl.Struct) else {}
 
 
-def _has_item(schema: object, wanted: Wanted) -> bool:
+def _has_item(columns: Schema, wanted: Wanted) -> bool:
     """Whether a column of items is there that holds one item a row."""
-    columns = dict(schema)  # type: ignore[call-overload]
     usual = KNOWN_NAMES["item"]
     found = [n for n in columns if n == wanted.item or (not wanted.item and plain_name(n) in usual)]
     return any(not isinstance(columns[name], pl.List) for name in found)
@@ -87,10 +90,6 @@ def _exploded(table: SourceTable, columns: list[str], notes: Notes) -> SourceTab
     empty = int((lengths[0] == 0).sum())
     if empty:
         notes.warn(f"{table.where}: {empty} of {len(frame)} rows have no events; they are left out")
-    rows = pl.Series("row", range(len(frame))).filter(lengths[0] > 0) if empty else pl.int_range(len(frame), eager=True)
-    kept = frame.filter(lengths[0] > 0) if empty else frame
-    flat = kept.with_columns(rows.alias("row of source")).explode(columns)
+    flat = frame.with_row_index("row of source").filter(lengths[0] > 0).explode(columns)
     source = flat["row of source"]
-    return SourceTable(
-        flat.drop("row of source"), table.where, lambda row: table.place(int(source[row])), table.is_text
-    )
+    return replace(table, frame=flat.drop("row of source"), place=lambda row: table.place(int(source[row])))

@@ -11,12 +11,23 @@ from collections.abc import Sequence
 import polars as pl
 
 from sasrec.core.errors import DataError
-from sasrec.reading.columns import KNOWN_NAMES, LISTS_BESIDE_ITEMS, SourceTable, plain_name
+from sasrec.reading.columns import KNOWN_NAMES, LISTS_BESIDE_ITEMS, plain_name
 from sasrec.reading.ids import written_length
 from sasrec.reading.notes import Notes
 from sasrec.reading.quoting import read_quoted, without_quotes
 from sasrec.reading.sniffing import QUOTED, Form
+from sasrec.reading.source_table import SourceTable
 from sasrec.reading.textfiles import TextFile, nul_in
+
+
+def _written(*names: str) -> str:
+    """A pattern of names as headers write them: "user_id", "User ID", user-id:token."""
+    spelt = "|".join("[ _.-]?".join(plain_name(name)) for name in names if plain_name(name))
+    return f'(?i)^[" ]*({spelt})[" ]*(:[a-z_]+)?"?$' if spelt else "^$"
+
+
+RULER = r"^[-=+:]{3,}$"
+ANY_NAME = _written(*(name for names in KNOWN_NAMES.values() for name in names))
 
 
 def read_text(text: TextFile, form: Form, needed: Sequence[str], notes: Notes) -> SourceTable:
@@ -41,8 +52,7 @@ def read_text(text: TextFile, form: Form, needed: Sequence[str], notes: Notes) -
         table = _read_lines(text, form)
     else:
         table = _read_delimited(text, form, needed)
-    table = SourceTable(table.frame.select(needed), table.where, table.place, is_text=True)
-    return _without_headers(table, form, notes)
+    return _without_headers(table.with_frame(table.frame.select(needed)), form, notes)
 
 
 def _read_integers(text: TextFile, form: Form, needed: Sequence[str]) -> pl.DataFrame | None:
@@ -152,8 +162,7 @@ def _read_delimited(text: TextFile, form: Form, needed: Sequence[str]) -> Source
     if n_quotes and form.separator in QUOTED and form.quotes:
         return read_quoted(text, form, needed)
     frame = _read_columns(text, form, needed)
-    lines = pl.Series(range(0)) if not len(frame) else pl.int_range(len(frame), eager=True)
-    lines += text.first_line + form.has_header
+    lines = pl.int_range(len(frame), eager=True) + (text.first_line + form.has_header)
     blank = frame.select(pl.all_horizontal(pl.all().is_null())).to_series()
     n_rows = len(frame) - int(blank.sum())
     if n_separators != (n_rows + form.has_header) * (len(form.columns) - 1):
@@ -225,13 +234,3 @@ def _rows_of_names(frame: pl.DataFrame) -> pl.Series:
         fields = frame[name] if len(rows) == len(frame) else frame[name].gather(rows)
         rows = rows.filter(fields.str.contains(f"{_written(name)}|{ANY_NAME}|{RULER}").fill_null(False))
     return rows
-
-
-def _written(*names: str) -> str:
-    """A pattern of names as headers write them: "user_id", "User ID", user-id:token."""
-    spelt = "|".join("[ _.-]?".join(plain_name(name)) for name in names if plain_name(name))
-    return f'(?i)^[" ]*({spelt})[" ]*(:[a-z_]+)?"?$' if spelt else "^$"
-
-
-RULER = r"^[-=+:]{3,}$"
-ANY_NAME = _written(*(name for names in KNOWN_NAMES.values() for name in names))

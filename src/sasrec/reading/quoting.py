@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import polars as pl
 
 from sasrec.core.errors import DataError
-from sasrec.reading.columns import SourceTable
 from sasrec.reading.sniffing import Form, split_lines
+from sasrec.reading.source_table import SourceTable
 from sasrec.reading.textfiles import TextFile
 from sasrec.reading.times import is_time
 

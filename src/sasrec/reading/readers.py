@@ -19,21 +19,16 @@ from sasrec.core.forks import needs_threads_of
 from sasrec.reading.checks import check_guess, missing_words, note_odd_values
 from sasrec.reading.columnar import (
     FORMAT_OF_SUFFIX,
-    common_name,
-    joined_frames,
     kind_of,
     read_tables,
-    reading,
     with_partition,
 )
 from sasrec.reading.columns import (
     KNOWN_NAMES,
     Choice,
-    SourceTable,
     Wanted,
     choice_of,
     choose_columns,
-    joined,
     plain_name,
 )
 from sasrec.reading.conversion import ids_in, timestamps_in
@@ -46,12 +41,13 @@ from sasrec.reading.sniffing import (
     NAMES_OF_SEPARATORS,
     TEXT_COLUMNS,
     Form,
+    Head,
     are_names,
     find_form,
     find_header,
-    split_lines,
 )
-from sasrec.reading.sources import SourceFile, data_suffix, find_files
+from sasrec.reading.source_table import SourceTable, joined, joined_frames
+from sasrec.reading.sources import SourceFile, common_name, data_suffix, find_files, reading
 from sasrec.reading.textfiles import SNIFFED_LINES, TextFile
 from sasrec.reading.times import holds_dates
 from sasrec.reading.understanding import Understanding, understand
@@ -100,7 +96,7 @@ def read_interactions(
 
 
 def wanted_columns(
-    format: str | None,  # noqa: A002 - the word users know
+    form: str | None,
     user: str | None,
     item: str | None,
     timestamp: str | None,
@@ -114,7 +110,7 @@ def wanted_columns(
         ConfigError: an unknown format, or words of `columns` that contradict the others.
     """
     words = tuple(word.strip() for word in columns.split(",")) if isinstance(columns, str) else tuple(columns or ())
-    return Wanted(_known_format(format), user, item, timestamp, words, encoding, drop_missing)
+    return Wanted(_known_format(form), user, item, timestamp, words, encoding, drop_missing)
 
 
 def read_log(source: Any, wanted: Wanted) -> tuple[pl.DataFrame, Understanding]:
@@ -165,7 +161,7 @@ def _of_frame(table: SourceTable, wanted: Wanted, notes: Notes) -> tuple[SourceT
     table = unnested(_named_by_position(table, wanted), wanted, notes)
     columns = table.frame.columns
     choice = choose_columns(columns, table.frame.head(SAMPLED_ROWS), table.where, wanted, notes)
-    return SourceTable(table.frame.select(choice.needed), table.where, table.place, table.is_text), choice, "a frame"
+    return table.with_frame(table.frame.select(choice.needed)), choice, "a frame"
 
 
 def _of_tables(files: Sequence[SourceFile], kind: str, wanted: Wanted, notes: Notes) -> tuple[SourceTable, Choice]:
@@ -178,19 +174,12 @@ def _of_tables(files: Sequence[SourceFile], kind: str, wanted: Wanted, notes: No
     names = dict(zip(named.frame.columns, sample.frame.columns, strict=True))
     table = read_tables(files, kind, [names[column] for column in choice.needed])
     frame = table.frame.select(pl.col(names[column]).alias(column) for column in choice.needed)
-    return SourceTable(frame, table.where, table.place), choice
+    return table.with_frame(frame), choice
 
 
 def _named_by_position(table: SourceTable, wanted: Wanted) -> SourceTable:
-    if not wanted.positions:
-        return table
-    if len(wanted.positions) != table.frame.width:
-        raise DataError(
-            f"{table.where} has {table.frame.width} columns, and --columns names {len(wanted.positions)}; name each, "
-            "'-' for those to skip"
-        )
-    names = dict(zip(table.frame.columns, wanted.position_names, strict=True))
-    return SourceTable(table.frame.rename(names), table.where, table.place, table.is_text)
+    columns = table.frame.columns
+    return table.with_frame(table.frame.rename(dict(zip(columns, wanted.named(columns, table.where), strict=True))))
 
 
 def _read_files(files: Sequence[SourceFile], wanted: Wanted, notes: Notes) -> tuple[SourceTable, Choice, str]:
@@ -216,9 +205,9 @@ def _read_texts(
 ) -> tuple[SourceTable, Choice, str]:
     name = common_name(files)
     told = replace(wanted, format=wanted.format or _format_of(files[0]))
-    head = [*texts[0].head, *(line for text in texts[1:] for line in text.head)][:SNIFFED_LINES]
+    head = Head([line for text in texts for line in text.head][:SNIFFED_LINES])
     form = find_form(name, head, told, notes)
-    rows = split_lines(head[form.has_header :], form.separator)
+    rows = head.rows(form.separator)[form.has_header :]
     if form.name in TEXT_COLUMNS and wanted.format is None:
         check_guess(name, form, rows)
     choice = _choice_of_text(form, rows, name, wanted, files[0], texts[0].first_line, notes)
@@ -228,8 +217,7 @@ def _read_texts(
         part = form if text is texts[0] else _form_of_part(text, texts[0], form, choice, told)
         needed = [column for column in choice.needed if column not in partition]
         parts.append(with_partition(read_text(text, part, needed, notes), file))
-    columns = [SourceTable(p.frame.select(choice.needed), p.where, p.place, p.is_text) for p in parts]
-    return joined(columns, name), choice, _in_words(form)
+    return joined([p.with_frame(p.frame.select(choice.needed)) for p in parts], name), choice, _in_words(form)
 
 
 def _format_of(file: SourceFile) -> str | None:
@@ -279,13 +267,12 @@ def _form_of_part(text: TextFile, first: TextFile, form: Form, choice: Choice, w
     if not form.has_header or text.head[0] == first.head[0]:
         return form
     needed = [column for column in choice.needed if column in form.columns]  # others are names of folders
-    header = find_header(text.head[:1], wanted)
-    fields = split_lines(text.head[:1], form.separator)[0]
-    if header is None or not (set(needed) <= set(header[1]) or are_names(fields)):
+    line = Head(text.head[:1])
+    header = find_header(line, wanted, wanted.asked)
+    if header is None or not (set(needed) <= set(header[1]) or are_names(line.rows(form.separator)[0])):
         return Form(form.name, form.separator, form.columns, False)
     separator, names = header
-    if wanted.positions:
-        names = wanted.position_names
+    names = wanted.named(names, text.name)
     missing = [column for column in needed if column not in names]
     if missing:
         raise DataError(f"{text.name} has no column {missing[0]!r}, which the first file has: {', '.join(names)}")
@@ -310,7 +297,7 @@ def _events(table: SourceTable, choice: Choice, wanted: Wanted, notes: Notes) ->
     if not n:
         raise DataError(f"{table.where} has no events; it needs at least one row with a user and an item")
     words = [name for name, kind in table.frame.schema.items() if kind in (pl.Categorical, pl.Enum)]
-    table = replace(table, frame=table.frame.with_columns(pl.col(words).cast(pl.String)))
+    table = table.with_frame(table.frame.with_columns(pl.col(words).cast(pl.String)))
     if wanted.drop_missing:
         table = table.filter(~_missing(table, choice.needed))
         if not len(table.frame):
@@ -329,7 +316,7 @@ def _events(table: SourceTable, choice: Choice, wanted: Wanted, notes: Notes) ->
 
 def _missing(table: SourceTable, columns: Sequence[str]) -> pl.Series:
     """(n,) whether a column has nothing, or a word for it."""
-    missing = pl.Series([False]).new_from_index(0, len(table.frame))
+    missing = pl.repeat(False, len(table.frame), dtype=pl.Boolean, eager=True)
     for name in columns:
         values = table.frame[name]
         missing = missing | values.is_null() | missing_words(table, name)

@@ -9,7 +9,7 @@ import contextlib
 import csv
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from sasrec.core.errors import DataError
@@ -53,12 +53,30 @@ class Form:
         )
 
 
-def find_form(name: str, head: Sequence[str], wanted: Wanted, notes: Notes) -> Form:
+class Head:
+    """The first lines of a text that are not blank, split once by each separator that is tried.
+
+    Args:
+        lines: without their ends.
+    """
+
+    def __init__(self, lines: Sequence[str]) -> None:
+        self.lines = lines
+        self._rows: dict[str | None, list[list[str]]] = {}
+
+    def rows(self, separator: str | None) -> list[list[str]]:
+        """The fields of the lines."""
+        if separator not in self._rows:
+            self._rows[separator] = split_lines(self.lines, separator)
+        return self._rows[separator]
+
+
+def find_form(name: str, head: Head, wanted: Wanted, notes: Notes) -> Form:
     """The form of a file, or of several that are one log, by its first lines.
 
     Args:
         name: how messages speak of the file.
-        head: its first lines that are not blank.
+        head: its first lines.
         wanted: what the caller asked for.
         notes: takes what the user should know.
 
@@ -66,58 +84,52 @@ def find_form(name: str, head: Sequence[str], wanted: Wanted, notes: Notes) -> F
         DataError: the lines have no form that is known, or two could be meant.
     """
     form = wanted.format
-    header = find_header(head, wanted)
+    header = find_header(head, wanted, wanted.asked)
     if header is not None:
         separator, names = header
-        typed = form == "inter" or bool(re.search(r":(token|float)(_seq)?\b", head[0]))
-        return Form("inter" if typed else "table", separator, _positioned(name, names, wanted), True)
+        typed = form == "inter" or bool(re.search(r":(token|float)(_seq)?\b", head.lines[0]))
+        return Form("inter" if typed else "table", separator, wanted.named(names, name), True)
     separator = find_separator(head, form, len(wanted.positions))
-    rows = split_lines(head, separator)
+    rows = head.rows(separator)
     if form == "sequences":
         return Form("sequences", separator, [], False)
     if wanted.positions:
         if usual_width(rows)[0] != len(wanted.positions):  # speak of the columns that there are
-            rows = split_lines(head, find_separator(head, form))
-        return Form("table", separator, _positioned(name, ["?"] * usual_width(rows)[0], wanted), False)
+            rows = head.rows(find_separator(head, form))
+        return Form("table", separator, wanted.named(["?"] * usual_width(rows)[0], name), False)
     if form in (None, "csv", "tsv"):
         form = _form_by_width(name, rows, separator, notes)
     return Form(str(form), separator, list(TEXT_COLUMNS.get(str(form), [])), False)
 
 
-def _positioned(name: str, names: list[str], wanted: Wanted) -> list[str]:
-    """The names of the columns, by position where those were given."""
-    positions = wanted.positions
-    if not positions:
-        return names
-    if len(positions) != len(names):
-        n = f"{len(names)} column{'s' * (len(names) != 1)}"
-        raise DataError(f"{name} has {n}, and --columns names {len(positions)}; name each, '-' for those to skip")
-    return wanted.position_names
-
-
-def find_header(head: Sequence[str], wanted: Wanted) -> tuple[str | None, list[str]] | None:
+def find_header(head: Head, wanted: Wanted, asked: Collection[str]) -> tuple[str | None, list[str]] | None:
     """The separator and the column names of the first line; None when it is a line of values.
 
     It names columns when it holds a name that was asked for, one that only a column has ("userId"), two usual names
     ("user item"), or when it alone has no numbers where nearly all other lines have them. Where the form asked for has
     no header, it must name both the user and the item.
+
+    Args:
+        head: the first lines.
+        wanted: what the caller said of the file.
+        asked: names of columns that were asked for.
     """
     form = wanted.format
     if form == "sequences":
         return None
-    asked = {name for name in (wanted.user, wanted.item, wanted.timestamp) if name}
     candidates = ["\t"] if form == "tsv" else ["\t", *QUOTED, "::", None]
-    for separator in (s for s in candidates if s is None or s in head[0]):
-        names = [column_name(field) for field in split_lines(head[:1], separator)[0]]
+    first = head.lines[:1]
+    for separator in (s for s in candidates if s is None or s in first[0]):
+        names = [column_name(field) for field in split_lines(first, separator)[0]]
         if form in TEXT_COLUMNS:
             if _names_both(names):
                 return separator, names
-        elif asked & set(names) or are_names(names) or (form == "inter" and len(names) > 1):
+        elif not set(asked).isdisjoint(names) or are_names(names) or (form == "inter" and len(names) > 1):
             return separator, names
     if form in TEXT_COLUMNS:
         return None
     separator = find_separator(head, form, len(wanted.positions))
-    rows = split_lines(head, separator)
+    rows = head.rows(separator)
     return (separator, [column_name(field) for field in rows[0]]) if _starts_with_names(rows, wanted) else None
 
 
@@ -160,7 +172,7 @@ def column_name(field: str) -> str:
     return re.sub(r":(token|token_seq|float|float_seq)$", "", field.strip(' "\ufeff'))
 
 
-def find_separator(head: Sequence[str], form: str | None, width: int = 0) -> str | None:
+def find_separator(head: Head, form: str | None, width: int = 0) -> str | None:
     """What stands between fields: the first candidate that gives nearly all lines as many fields; None = white space.
 
     A form with a known number of fields takes the candidate that gives most lines that many.
@@ -177,33 +189,33 @@ def find_separator(head: Sequence[str], form: str | None, width: int = 0) -> str
     found = [s for s, share in fitting.items() if share >= NEARLY_ALL]
     best = found[0] if found else max(fitting, key=lambda s: fitting[s], default=None)
     if best in QUOTED and found:  # of semicolons with decimal commas between them, the semicolons
-        best = max((s for s in found if s in QUOTED), key=lambda s: usual_width(split_lines(head, s))[0])
-    if best != "\t" and best in QUOTED and form != "csv" and fitting[best] < NEARLY_ALL <= _regularity(head, None):
+        best = max((s for s in found if s in QUOTED), key=lambda s: usual_width(head.rows(s))[0])
+    if best in QUOTED and form != "csv" and fitting[best] < NEARLY_ALL <= _regularity(head, None):
         return None  # the ids hold it here and there
     return None if best == "\t" and _tabs_are_space(head, form) else best
 
 
-def _candidates(head: Sequence[str], form: str | None) -> list[str]:
+def _candidates(head: Head, form: str | None) -> list[str]:
     """Separators that more than half of the lines have; in CSV, where a quoted field may take many lines, the first."""
     known = (*QUOTED, "\t") if form == "csv" else ("::", "\t", *QUOTED)
-    first = head[0] if form == "csv" else ""
-    often = [s for s in known if s in first or sum(s in line for line in head) > len(head) / 2]
-    return [s for s in often if not (s in (";", "|") and form != "csv" and re.search(r"[ \t]", head[0]))]
+    first = head.lines[0] if form == "csv" else ""
+    often = [s for s in known if s in first or sum(s in line for line in head.lines) > len(head.lines) / 2]
+    return [s for s in often if not (s in (";", "|") and form != "csv" and re.search(r"[ \t]", head.lines[0]))]
 
 
-def _share_of(head: Sequence[str], separator: str | None, width: int) -> float:
-    rows = split_lines(head, separator)
+def _share_of(head: Head, separator: str | None, width: int) -> float:
+    rows = head.rows(separator)
     return sum(len(row) == width for row in rows) / len(rows)
 
 
-def _regularity(head: Sequence[str], separator: str | None) -> float:
+def _regularity(head: Head, separator: str | None) -> float:
     """The share of lines that have the usual number of fields, which must be above 1."""
-    width, share = usual_width(split_lines(head, separator))
+    width, share = usual_width(head.rows(separator))
     return share if width > 1 else 0.0
 
 
-def _tabs_are_space(head: Sequence[str], form: str | None) -> bool:
-    rows = split_lines(head, "\t")
+def _tabs_are_space(head: Head, form: str | None) -> bool:
+    rows = head.rows("\t")
     width, share = usual_width(rows)
     if form == "sequences":
         return share >= NEARLY_ALL and width == 2

@@ -6,6 +6,8 @@ An existing path is never a pattern. Files of a folder or a pattern come in natu
 from __future__ import annotations
 
 import bz2
+import contextlib
+import csv
 import glob
 import gzip
 import io
@@ -18,10 +20,13 @@ import sys
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote
+
+import polars as pl
+from polars.exceptions import PanicException
 
 from sasrec.core.errors import DataError
 
@@ -86,6 +91,22 @@ class SourceFile:
         """parquet, arrow or arrow stream, by the first bytes; None = text, or anything else."""
         head = self.head(8)
         return next((form for magic, form in TABLES.items() if head.startswith(magic)), None)
+
+
+def common_name(files: Sequence[SourceFile]) -> str:
+    """How messages speak of files: by name, or by the first and how many more."""
+    more = len(files) - 1
+    return files[0].name + (f" and {more} more file{'s' * (more > 1)}" if more else "")
+
+
+@contextlib.contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Failures of the readers below us as one sentence."""
+    try:
+        yield
+    except (pl.exceptions.PolarsError, PanicException, OSError, EOFError, zlib.error, csv.Error) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DataError(f"cannot read {what}: {first}") from error
 
 
 def natural_order(path: Path | str) -> list[tuple[int, int, str]]:
@@ -161,7 +182,7 @@ def _check_partitions(files: Sequence[SourceFile]) -> None:
 
 def _files_of_pattern(pattern: Path) -> list[SourceFile]:
     """The files that match, and those below folders that match."""
-    found = sorted(map(Path, glob.glob(str(pattern), recursive=True)), key=natural_order)  # noqa: PTH207
+    found = sorted(map(Path, glob.glob(str(pattern), recursive=True)), key=natural_order)  # noqa: PTH207 - takes absolute patterns
     fixed = itertools.takewhile(lambda part: not glob.has_magic(part), pattern.parts[:-1])
     base = Path(*fixed)
     files: dict[Path, SourceFile] = {}  # of ** a folder and the files in it come both

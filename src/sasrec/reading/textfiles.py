@@ -99,11 +99,6 @@ class TextFile:
             totals += [np.count_nonzero(data == byte) for byte in wanted]
         return [int(n) for n in totals]
 
-    @property
-    def n_lines(self) -> int:
-        """Lines in all, blank ones too."""
-        return self.counts("\n")[0] + (not self.ends_with_newline)
-
     def lines(self) -> pl.Series:
         """All lines, without their ends; a blank line is null.
 

@@ -6,6 +6,7 @@ import math
 import re
 from datetime import UTC, datetime
 
+import numpy as np
 import polars as pl
 
 ISO_TIME = (  # date, then optionally hour:minute[:second[.fraction]] and Z or an offset from UTC
@@ -22,6 +23,7 @@ OTHER_DATES = (  # dates of forms that are not read, as 02/03/2024 has two meani
 )
 UNITS = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
 EARLIEST, LATEST = 631_152_000, 4_102_444_800  # 1990 and 2100 in seconds since 1970
+FIRST_DAY, LAST_DAY = 19_900_101, 21_001_231  # the same as calendar days
 
 
 def numbers_of(times: pl.Series) -> pl.Series | None:
@@ -68,24 +70,31 @@ def unit_of(values: pl.Series) -> str | None:
     """The unit in which nearly all values are times from 1990 to 2100; None = they are no such times."""
     if not len(values):
         return None
-    low, high = values.min(), values.max()
+    low, high = span_of(values)
     for unit, scale in UNITS.items():
         first, last = EARLIEST * scale, LATEST * scale
-        if first <= low <= high <= last:  # type: ignore[operator]
+        if first <= low <= high <= last:
             return unit
-        if not (high < first or low > last):  # type: ignore[operator]
-            inside = values.is_between(first, last).sum()
-            if inside >= 0.9 * len(values):
-                return unit
+        if low <= last and first <= high and values.is_between(first, last).sum() >= 0.9 * len(values):
+            return unit
     return None
+
+
+def span_of(values: pl.Series) -> tuple[float, float]:
+    """The smallest and the largest of some numbers; NaN where all of them are NaN."""
+    numbers = values.to_numpy()
+    return float(np.fmin.reduce(numbers)), float(np.fmax.reduce(numbers))
 
 
 def is_calendar_day(values: pl.Series) -> bool:
     """Whether nearly all values are days written as numbers, such as 20240131."""
-    if not len(values) or values.max() < 19_900_101 or values.min() > 21_001_231:  # type: ignore[operator]
+    if not len(values):
+        return False
+    low, high = span_of(values)
+    if high < FIRST_DAY or low > LAST_DAY:
         return False
     day, month = values.cast(pl.Int64, strict=False) % 100, values.cast(pl.Int64, strict=False) // 100 % 100
-    fits = values.is_between(19_900_101, 21_001_231) & day.is_between(1, 31) & month.is_between(1, 12)
+    fits = values.is_between(FIRST_DAY, LAST_DAY) & day.is_between(1, 31) & month.is_between(1, 12)
     return int(fits.sum()) >= 0.9 * len(values)
 
 

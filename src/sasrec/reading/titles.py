@@ -10,14 +10,15 @@ import polars as pl
 
 from sasrec.core.errors import DataError
 from sasrec.core.forks import needs_threads_of
-from sasrec.reading.columnar import FORMAT_OF_SUFFIX, common_name, joined_frames, kind_of, read_tables, reading
-from sasrec.reading.columns import KNOWN_NAMES, SourceTable, Wanted, find_column, plain_name
+from sasrec.reading.columnar import FORMAT_OF_SUFFIX, kind_of, read_tables
+from sasrec.reading.columns import KNOWN_NAMES, Wanted, find_column, plain_name
 from sasrec.reading.conversion import ids_in
 from sasrec.reading.json_logs import is_json, read_json
 from sasrec.reading.notes import Notes
 from sasrec.reading.parsing import read_text
-from sasrec.reading.sniffing import NEARLY_ALL, Form, find_header, split_lines, usual_width
-from sasrec.reading.sources import SourceFile, data_suffix, find_files
+from sasrec.reading.sniffing import NEARLY_ALL, Form, Head, find_header, split_lines, usual_width
+from sasrec.reading.source_table import SourceTable, joined_frames
+from sasrec.reading.sources import SourceFile, common_name, data_suffix, find_files, reading
 from sasrec.reading.textfiles import EncodingError, TextFile
 
 logger = logging.getLogger(__name__)
@@ -92,8 +93,8 @@ def _open(file: SourceFile, encoding: str | None) -> TextFile:
 def _form_of(text: TextFile, file: SourceFile, item: str | None, title: str | None) -> Form:
     told = FORMAT_OF_SUFFIX.get(data_suffix(file.place))
     told = "inter" if data_suffix(file.place) == ".item" and ":token" in text.head[0] else told
-    wanted = Wanted(told if told in ("csv", "inter") else None, item=item, timestamp=title)
-    header = find_header(text.head, wanted)
+    wanted = Wanted(told if told in ("csv", "inter") else None)
+    header = find_header(Head(text.head), wanted, [name for name in (item, title) if name])
     if header is not None:
         return Form("inter" if told == "inter" else "table", header[0], header[1], True)
     separator, width = _separator(text)

@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import polars as pl
 
 from sasrec.reading.notes import Note
-from sasrec.reading.times import is_calendar_day, shown_time, unit_of
+from sasrec.reading.times import is_calendar_day, shown_time, span_of, unit_of
 
 LOG = "log.json"
 SHOWN_EVENTS = 5
@@ -104,7 +105,7 @@ class Understanding:
         return ", ".join([f"user {user}", f"item {item}", *shown])
 
 
-def understand(log: pl.DataFrame, source: str, form: str, **told: object) -> Understanding:
+def understand(log: pl.DataFrame, source: str, form: str, **told: Any) -> Understanding:
     """The description of a log that was read.
 
     Args:
@@ -114,22 +115,17 @@ def understand(log: pl.DataFrame, source: str, form: str, **told: object) -> Und
         told: further fields.
     """
     times = log["timestamp"] if "timestamp" in log.columns else None
-    span: list[float | None] = [None, None]
-    if times is not None and len(times):
-        span = [float(times.min()), float(times.max())]  # type: ignore[arg-type]
-    return msgspec.convert(
-        {
-            "source": source,
-            "form": form,
-            "n_events": len(log),
-            "unit": None if times is None or is_calendar_day(times) else unit_of(times),
-            "first_time": span[0],
-            "last_time": span[1],
-            "row_order": "" if times is None else _row_order(log["user_id"], times),
-            "first_events": [list(row) for row in log.head(SHOWN_EVENTS).rows()],
-            **told,
-        },
-        Understanding,
+    first, last = (None, None) if times is None or not len(times) else span_of(times)
+    return Understanding(
+        source,
+        form,
+        n_events=len(log),
+        unit=None if times is None or is_calendar_day(times) else unit_of(times),
+        first_time=first,
+        last_time=last,
+        row_order="" if times is None else _row_order(log["user_id"], times),
+        first_events=[list(row) for row in log.head(SHOWN_EVENTS).rows()],
+        **told,
     )
 
 

@@ -19,7 +19,7 @@ from sasrec.data.splits import split_leave_one_out
 from sasrec.reading.notes import Note
 from sasrec.reading.times import shown_time
 from sasrec.reading.understanding import Understanding
-from sasrec.report.log_notes import Largest, in_a_row_share, largest_user, most_popular, n_titled, notes_of, twice_share
+from sasrec.report.log_notes import Largest, in_a_row_share, largest_user, most_popular, notes_of, twice_share
 from sasrec.report.run_facts import shown
 from sasrec.report.text import percent
 
@@ -89,7 +89,7 @@ def inspect_log(log: Log, sources: Sequence[str], reading: Reading) -> Inspectio
         top_user=largest_user(log),
         in_a_row_share=in_a_row_share(log),
         twice_share=twice_share(log),
-        n_titles=n_titled(log),
+        n_titles=log.vocabulary.n_titled,
         leave_one_out=_held(log.sequences),
         warnings=notes_of(log),
         command=["sasrec", "train", *sources, *reading.flags, "--output", _free_folder(log.name)],

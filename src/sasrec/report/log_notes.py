@@ -72,12 +72,6 @@ def twice_share(log: Log) -> float:
     return 1 - events.n_unique() / len(events)
 
 
-def n_titled(log: Log) -> int:
-    """Items that have a title."""
-    titles = log.vocabulary.titles
-    return 0 if titles is None else len(titles) - titles.null_count()
-
-
 def _column(log: Log, role: str) -> str:
     """The column that a role was read from, as messages name it; "" where it is not known."""
     understanding = log.sequences.understanding
@@ -189,9 +183,9 @@ def _of_repeats(log: Log) -> Iterator[Note]:
 
 
 def _of_titles(log: Log) -> Iterator[Note]:
-    n_items = len(log.vocabulary)
-    if log.vocabulary.titles is not None and n_titled(log) < FEW_TITLES * n_items:
+    n_items, n_titled = len(log.vocabulary), log.vocabulary.n_titled
+    if log.vocabulary.titles is not None and n_titled < FEW_TITLES * n_items:
         yield Note(
-            f"only {n_titled(log):,} of {n_items:,} items have a title",
+            f"only {n_titled:,} of {n_items:,} items have a title",
             "--title-item-column names the column of the titles' item ids",
         )

@@ -13,7 +13,8 @@ from sasrec.data.prepared import ITEMS, SEQUENCES, check_fingerprint
 from sasrec.data.splits import hides_repeats
 from sasrec.data.vocabulary import Vocabulary
 from sasrec.model.weights import Weights, digest_of
-from sasrec.runs.folder import CONFIG, WEIGHTS, WHAT_COUNTS, RunConfig, RunFolder
+from sasrec.runs.folder import CONFIG, WHAT_COUNTS, RunConfig, RunFolder
+from sasrec.runs.lock import WEIGHTS
 
 TRAINING_ONLY = {"dropout"}  # of the model's settings: they change no answer
 

@@ -41,15 +41,15 @@ from sasrec.data.sequences import LogFacts, Sequences
 from sasrec.data.vocabulary import Vocabulary
 from sasrec.evaluation.results import Result
 from sasrec.model.weights import Weights, check_finite
-from sasrec.runs.lock import Claim, claim, is_empty, replaced_by
+from sasrec.runs.lock import STATE_FILE, WEIGHTS, Claim, claim, is_empty, replaced_by
 from sasrec.runs.record import EpochLine, State, TrainingFacts
 
 logger = logging.getLogger(__name__)
 
 FORMAT = 2
 FORMATS = (1, 2)  # 1 has no digests
-CONFIG, WEIGHTS, HISTORY, METRICS = "config.json", "model.safetensors", "history.jsonl", "metrics.json"
-STATE = "training/state.safetensors"
+CONFIG, HISTORY, METRICS = "config.json", "history.jsonl", "metrics.json"
+STATE = f"training/{STATE_FILE}"
 EPOCH, REFIT = "epoch", "refit_epochs"  # what model.safetensors tells: chosen by valid, or trained again on all
 WHAT_COUNTS = (CONFIG, WEIGHTS, HISTORY, METRICS, STATE, *DATA_FILES)  # the rest is for people
 MAY_CHANGE_ON_RESUME = {

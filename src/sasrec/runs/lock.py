@@ -23,7 +23,7 @@ from sasrec.core.errors import CheckpointError, ConfigError
 logger = logging.getLogger(__name__)
 
 LOCK = ".lock"
-MODEL, STATE = "model.safetensors", "state.safetensors"
+WEIGHTS, STATE_FILE = "model.safetensors", "state.safetensors"  # what a run has to keep
 NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS}  # of file systems without them
 
 
@@ -62,9 +62,9 @@ class Claim:
         shutil.rmtree(_made_for(self.path), ignore_errors=True)
         if not old.is_dir():
             return
-        if _has(self.path, MODEL):
+        if _has(self.path, WEIGHTS):
             shutil.rmtree(old, ignore_errors=True)
-        elif _has(self.path, STATE):
+        elif _has(self.path, STATE_FILE):
             self.replaced = old
         else:
             self._put(old)

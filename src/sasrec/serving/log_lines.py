@@ -32,7 +32,7 @@ class LineWriter:
         dropped: told how many lines were dropped.
     """
 
-    def __init__(self, file: IO[bytes] | IO[str], dropped: Callable[[int], object]) -> None:
+    def __init__(self, file: IO[Any], dropped: Callable[[int], object]) -> None:
         self._file, self._dropped = file, dropped
         self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._waiting = 0
@@ -47,7 +47,7 @@ class LineWriter:
         """Hand over whole lines."""
         if self._descriptor < 0:
             with contextlib.suppress(OSError, ValueError):
-                self._file.write(lines)  # type: ignore[arg-type]
+                self._file.write(lines)
             return
         with self._lock:
             if self._waiting + len(lines) > WAITING_BYTES:
