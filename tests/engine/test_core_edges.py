@@ -125,7 +125,7 @@ def test_results_are_not_lost_in_a_copy_of_the_array_they_are_for(features: Any)
 @pytest.mark.parametrize("kind", [np.int64, np.uint32, np.float64, ">i4"])
 def test_items_of_another_type_are_not_turned_into_other_items(kind: Any) -> None:
     with pytest.raises(TypeError, match=r"^items must be an array of int32$"):
-        engine_of().encode(Ragged(HISTORIES.values.astype(kind), HISTORIES.offsets))  # type: ignore[arg-type]
+        engine_of().encode(Ragged(HISTORIES.values.astype(kind), HISTORIES.offsets))
     with pytest.raises(TypeError, match=r"^targets must be an array of int32$"):
         engine_of().forward_backward(replace(batch_of(), targets=np.ones(3, kind)))
 

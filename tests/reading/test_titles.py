@@ -71,7 +71,7 @@ def test_columns_of_titles_can_be_named_and_must_be_two(save: Save) -> None:
     with pytest.raises(DataError, match=r"column 'a' of .* cannot be both the ids and the titles"):
         read_titles(file, item_column="a", title_column="a")
     with pytest.raises(DataError, match="cannot read files from DataFrame"):
-        read_titles(pl.DataFrame({"item_id": [1], "title": ["A"]}))  # type: ignore[arg-type]
+        read_titles(pl.DataFrame({"item_id": [1], "title": ["A"]}))
 
 
 def test_titles_that_meet_few_ids_are_warned_of(save: Save, caplog: pytest.LogCaptureFixture) -> None:

@@ -27,7 +27,7 @@ LOG = Log(*build_sequences(make_markov_log(60)), "made")
 
 def train(folder: Path, mode: str = "", seed: int = 0, progress: object = None, **settings: object) -> None:
     options = FitOptions(output=folder, report=False, resume=mode == "resume", overwrite=mode == "overwrite")
-    fit_log(LOG, options, {**SETTINGS, "seed": seed, **settings}, progress)  # type: ignore[arg-type]
+    fit_log(LOG, options, {**SETTINGS, "seed": seed, **settings}, progress)
 
 
 def seed_of(folder: Path) -> int:
@@ -133,7 +133,7 @@ def test_a_replacement_that_fails_gives_the_old_run_back_unless_there_is_somethi
     train(folder)
     monkeypatch.setattr("sasrec.training.trainer.REPORT_SECONDS", 0.0)
     if saved:  # the state before validation
-        monkeypatch.setattr(RunFolder, "save_weights", lambda *_: fail(None))  # type: ignore[arg-type]
+        monkeypatch.setattr(RunFolder, "save_weights", lambda *_: fail(None))
     with pytest.raises(DataError, match="in the first epoch"):
         train(folder, "overwrite", seed=1, progress=None if saved else fail, save_every_minutes=0)
     monkeypatch.undo()

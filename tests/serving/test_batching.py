@@ -275,7 +275,7 @@ def test_a_thread_that_ends_answers_all_that_wait_and_refuses_what_comes(caplog:
         def ends(*_: Any) -> None:
             raise Panic
 
-        b._collect = ends  # type: ignore[method-assign]
+        b._collect = ends
         slow.go.set()
         assert await first == 0
         for job in waiting:

@@ -40,7 +40,7 @@ def small(runs: Path) -> Iterator[ServerProcess]:
 def memory(server: ServerProcess) -> float:
     """MiB that the process holds."""
     status = Path(f"/proc/{server.process.pid}/status").read_text()
-    return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024  # type: ignore[index]
+    return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024
 
 
 @pytest.mark.parametrize("path", ["/v1/recommend", "/nothing"])
