@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from sasrec.core.errors import DataError
-from sasrec.reading.ids import EXACT, canonical_ids
+from sasrec.reading.ids import EXACT, are_integers, canonical_ids
 from sasrec.reading.source_table import SourceTable
 from sasrec.reading.times import numbers_of
 
@@ -21,12 +21,13 @@ def ids_in(table: SourceTable, column: str) -> pl.Series:
     values = table.frame[column]
     if values.dtype.is_nested() or values.dtype == pl.Binary:
         raise DataError(f"column {column!r} of {table.where} holds {values.dtype}; ids are integers or text")
-    if table.is_text and values.dtype == pl.String and values.cast(pl.Int64, strict=False).null_count():
+    if table.is_text and values.dtype == pl.String and not are_integers(values):
         values = values.str.strip_chars(" \t\r")
     missing = values.is_null()
     if values.dtype == pl.String:
-        missing = missing | (values.str.strip_chars() == "")
-        _check_characters(table, values)
+        missing = missing | _is_blank(values)
+        if not table.is_text:  # texts have none
+            _check_characters(table, values)
         _check_no_lists(table, values)
     elif values.dtype.is_float():
         missing = missing | values.is_nan()
@@ -37,6 +38,12 @@ def ids_in(table: SourceTable, column: str) -> pl.Series:
             "(--drop-missing leaves such events out)"
         )
     return canonical_ids(values)
+
+
+def _is_blank(values: pl.Series) -> pl.Series:
+    """(n,) whether a text is empty or white space; few are looked at, as most begin with a letter or a digit."""
+    odd = (values < "!") | (values > "~")
+    return odd & (values.str.strip_chars() == "") if odd.any() else odd
 
 
 def _check_characters(table: SourceTable, ids: pl.Series) -> None:

@@ -15,6 +15,7 @@ EXACT = {"Float64": 2**53, "Float32": 2**24}  # from here on floats stand for se
 WHOLE = r"^-?\d+\.0+$"  # as programs write integers that they keep as floats
 WHOLE_NUMBER = re.compile(r"(0|-?[1-9][0-9]{0,18})(\.0+)?")
 MAX_DECIMAL = 10**38
+LOOKED_AT = 1000  # of many, before all
 MISSING = ("<NA>", "NaT")  # how pandas and NumPy write what is missing
 
 
@@ -112,6 +113,8 @@ def canonical_ids(ids: pl.Series) -> pl.Series:
         fitting = ids.cast(pl.Int64, strict=False)
         return ids.cast(pl.String) if fitting.null_count() else fitting
     texts = ids.cast(pl.String)
+    if not are_integers(texts.head(LOOKED_AT).str.replace(r"\.0+$", "")):
+        return texts
     numbers = texts.cast(pl.Int64, strict=False)
     if numbers.null_count() and numbers.null_count() == int(texts.str.contains(WHOLE).sum()):
         texts = texts.str.replace(r"\.0+$", "")
@@ -120,6 +123,11 @@ def canonical_ids(ids: pl.Series) -> pl.Series:
     if numbers.null_count() or written_length(numbers) != written_length(texts):
         return ids.cast(pl.String)
     return numbers
+
+
+def are_integers(texts: pl.Series) -> bool:
+    """Whether all texts are integers, of any spelling; that others are not shows mostly in the first ones."""
+    return not any(part.cast(pl.Int64, strict=False).null_count() for part in (texts.head(LOOKED_AT), texts))
 
 
 def _float_texts(ids: pl.Series) -> pl.Series:

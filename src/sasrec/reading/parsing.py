@@ -85,6 +85,8 @@ def _read_integers(text: TextFile, form: Form, needed: Sequence[str]) -> pl.Data
 def _read_lines(text: TextFile, form: Form) -> SourceTable:
     """A file without quotes, as text: blank lines, and for white space also uneven or trailing space, do not matter."""
     columns, header = form.columns, form.has_header
+    if text.counts("\0")[0]:
+        raise nul_in(text.name, text.content)
     regular = _read_regular(text, form) if form.separator is None else None
     if regular is not None:
         return SourceTable.of_lines(_unquoted(regular[header:]), text.name, 1 + header)

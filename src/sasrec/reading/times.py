@@ -137,11 +137,8 @@ def _iso_seconds(texts: pl.Series) -> pl.Series:
     """Seconds since 1970 of ISO dates and datetimes; without an offset they are in UTC; null where it is neither."""
     names = ["date", "hour", "minute", "second", "sign", "offset_hour", "offset_minute"]
     groups = texts.str.extract_groups(ISO_TIME).struct.rename_fields(names).struct.unnest()
-    number = {
-        name: pl.col(name).str.replace(",", ".", literal=True).cast(pl.Float64).fill_null(0)
-        for name in names
-        if name not in ("date", "sign")
-    }
+    number = {name: pl.col(name).cast(pl.Float64).fill_null(0) for name in names if name not in ("date", "sign")}
+    number["second"] = pl.col("second").str.replace(",", ".", literal=True).cast(pl.Float64).fill_null(0)
     offset = number["offset_hour"] * 3600 + number["offset_minute"] * 60
     date = pl.col("date").str.replace_all("/", "-", literal=True)
     days = date.str.to_date("%Y-%m-%d", strict=False).cast(pl.Int32)
