@@ -33,11 +33,31 @@ EVENT = '{"user":1,"item":2}'
         (f"[{EVENT}," + '{"user":1}]', "element 1 of .* has nothing in column 'item'"),
         ('{"user":"\\ud83d","item":1}\n', r"line 1 of .* has .* in column 'user': a NUL or half a character"),
         ('[{"user":"a\\ud83db","item":1}]', r"element 0 of .* has .* in column 'user': a NUL or half a character"),
+        (
+            "".join(f'{{"user{n}":1}}\n' for n in range(1001)),
+            "have 1,001 keys, and 1,000 is the most; is each id a key",
+        ),
+        ('{"user":1,"item":2,"x":{' + ",".join(f'"{n}":1' for n in range(998)) + "}}", "have 1,001 keys"),
+        ('[{"user":1,"item":2,"x":' + "[" * 32 + "]" * 32 + "}]", "log.json are nested 33 deep, and 32 is the most"),
+        ('{"user":1,"item":2,"x":' + '{"a":' * 500 + "1" + "}" * 500 + "}\n", "are nested 501 deep"),
         ('{"user":1,"item":2,"x":' + "[" * 2000 + "]" * 2000 + "}\n", "line 1 of .* is not JSON: .*recursion"),
     ],
 )
 def test_json_that_is_no_log_is_refused(text: str, message: str, save: Save) -> None:
     with pytest.raises(DataError, match=message):
+        read_interactions(save("log.json", text))
+
+
+def test_many_keys_and_deep_ones_are_read_up_to_a_bound(save: Save) -> None:
+    keys = ",".join(f'"{n}":1' for n in range(998))
+    deep = '{"user":1,"item":2,"x":' + "[" * 31 + "]" * 31 + "}\n"
+    for text in (f'{{"user":1,"item":2,{keys}}}\n', deep):
+        assert read_interactions(save("log.json", text)).rows() == [(1, 2)]
+
+
+def test_key_of_a_late_line_is_seen(save: Save) -> None:
+    text = '{"user":1,"item":2}\n' * 5000 + '{"user":1,"item":"x","time":5}\n'
+    with pytest.raises(DataError, match="has nothing in column 'time'"):
         read_interactions(save("log.json", text))
 
 

@@ -11,9 +11,19 @@ SASRecError
 Every message says what is wrong, where, the value, and what to do about it, in one sentence.
 """
 
+MAX_MESSAGE = 4000  # characters; what a message quotes may be a file without an end
+
 
 class SASRecError(Exception):
-    """Base of all errors this package raises on purpose."""
+    """Base of all errors this package raises on purpose.
+
+    Args:
+        message: one sentence; of one that quotes too much the middle is left out.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        half = MAX_MESSAGE // 2
+        super().__init__(message if len(message) <= MAX_MESSAGE else f"{message[:half]} [...] {message[-half:]}")
 
 
 class DataError(SASRecError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from sasrec.core.errors import DataError
-from sasrec.reading.ids import EXACT, are_integers, canonical_ids
+from sasrec.reading.ids import EXACT, MAX_ID_BYTES, are_integers, canonical_ids
 from sasrec.reading.source_table import SourceTable
 from sasrec.reading.times import numbers_of
 
@@ -29,6 +29,7 @@ def ids_in(table: SourceTable, column: str) -> pl.Series:
         if not table.is_text:  # texts have none
             _check_characters(table, values)
         _check_no_lists(table, values)
+        _check_lengths(table, values)
     elif values.dtype.is_float():
         missing = missing | values.is_nan()
     if missing.any():
@@ -53,6 +54,17 @@ def _check_characters(table: SourceTable, ids: pl.Series) -> None:
         row = int(odd.arg_true()[0])
         raise DataError(
             f"{table.place(row)} has {ids[row]!r} in column {ids.name!r}: a NUL or half a character; mend the id"
+        )
+
+
+def _check_lengths(table: SourceTable, ids: pl.Series) -> None:
+    """Refuse ids that are whole texts."""
+    lengths = ids.str.len_bytes()
+    if (lengths > MAX_ID_BYTES).any():
+        row = int((lengths > MAX_ID_BYTES).arg_true()[0])
+        raise DataError(
+            f"{table.place(row)} has an id of {lengths[row]:,} bytes in column {ids.name!r}, and {MAX_ID_BYTES:,} are "
+            "the most; name the column of ids, or check the quotes before it"
         )
 
 

@@ -15,6 +15,7 @@ EXACT = {"Float64": 2**53, "Float32": 2**24}  # from here on floats stand for se
 WHOLE = r"^-?\d+\.0+$"  # as programs write integers that they keep as floats
 WHOLE_NUMBER = re.compile(r"(0|-?[1-9][0-9]{0,18})(\.0+)?")
 MAX_DECIMAL = 10**38
+MAX_ID_BYTES = 4096  # an address of a page is an id, a text is none
 LOOKED_AT = 1000  # of many, before all
 MISSING = ("<NA>", "NaT")  # how pandas and NumPy write what is missing
 

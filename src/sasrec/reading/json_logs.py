@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 import polars as pl
@@ -13,6 +14,9 @@ from sasrec.core.errors import DataError
 from sasrec.reading.source_table import SourceTable
 from sasrec.reading.textfiles import BOM, TextFile
 
+MAX_KEYS = 1000  # of all objects and those within; Polars needs some 200 KB for each
+MAX_DEPTH = 32
+FIRST_LINES = 4 * MAX_KEYS  # where keys are ids, there are too many after a few lines
 EXAMPLE = 'give one object a line, such as {"user_id": 1, "item_id": 2}'
 
 
@@ -37,7 +41,7 @@ def read_json(text: TextFile) -> SourceTable:
         return _read_array(text)
     content = text.content.removeprefix(BOM)
     try:
-        frame = pl.read_ndjson(content, infer_schema_length=None)
+        frame = _frame_of(content, text.name)
     except pl.exceptions.PolarsError as error:
         _check_lines(text)
         raise DataError(f"{text.name} is not JSON lines ({str(error).splitlines()[0]}); {EXAMPLE}") from error
@@ -46,6 +50,36 @@ def read_json(text: TextFile) -> SourceTable:
         _check_lines(text)
         raise DataError(f"{text.name} has {len(numbers)} lines and {len(frame)} objects; {EXAMPLE}")
     return SourceTable(frame, text.name, SourceTable.of_lines(frame, text.name, numbers.cast(pl.Int64)).place)
+
+
+def _frame_of(lines: bytes, name: str) -> pl.DataFrame:
+    """Objects as rows, whose keys and types were found first.
+
+    Raises:
+        DataError: there are more keys than columns can be, or they lie deeper than any event's.
+    """
+    for n_lines in (FIRST_LINES, None):
+        schema = pl.scan_ndjson(lines, infer_schema_length=n_lines).collect_schema()
+        n_keys, depth = _extent(pl.Struct(schema))
+        if n_keys > MAX_KEYS:
+            raise DataError(
+                f"the objects of {name} have {n_keys:,} keys, and {MAX_KEYS:,} is the most; is each id a key, "
+                f"such as {list(schema)[-1]!r}? {EXAMPLE}"
+            )
+        if depth > MAX_DEPTH:
+            raise DataError(f"the objects of {name} are nested {depth} deep, and {MAX_DEPTH} is the most; {EXAMPLE}")
+    return pl.read_ndjson(lines, schema=schema)
+
+
+def _extent(kind: pl.DataType) -> tuple[int, int]:
+    """How many keys a type has in all, and how many lists and objects lie in each other."""
+    n_keys, depth = 0, 0
+    level: list[Any] = [kind]
+    while level := [one for one in level if isinstance(one, pl.List | pl.Struct)]:
+        fields = [field.dtype for one in level if isinstance(one, pl.Struct) for field in one.fields]
+        level = fields + [one.inner for one in level if isinstance(one, pl.List)]
+        n_keys, depth = n_keys + len(fields), depth + 1
+    return n_keys, depth
 
 
 def _check_lines(text: TextFile) -> None:
@@ -73,7 +107,7 @@ def _read_array(text: TextFile) -> SourceTable:
             raise DataError(f"element {position} of the array in {text.name} is no JSON object; {EXAMPLE}")
     lines = "\n".join(map(json.dumps, objects)).encode()
     try:
-        frame = pl.read_ndjson(lines, infer_schema_length=None) if objects else pl.DataFrame()
+        frame = _frame_of(lines, text.name) if objects else pl.DataFrame()
     except pl.exceptions.PolarsError as error:
         raise DataError(f"{text.name}: its objects do not fit together ({str(error).splitlines()[0]})") from error
     return SourceTable(frame, text.name, lambda row: f"element {row} of {text.name}")

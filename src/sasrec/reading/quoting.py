@@ -17,10 +17,8 @@ import polars as pl
 from sasrec.core.errors import DataError
 from sasrec.reading.sniffing import Form, split_lines
 from sasrec.reading.source_table import SourceTable
-from sasrec.reading.textfiles import TextFile
+from sasrec.reading.textfiles import TextFile, long_fields
 from sasrec.reading.times import is_time
-
-FIELD_LIMIT = 1 << 30  # characters; csv's own limit is 131,072
 
 
 def without_quotes(column: pl.Expr) -> pl.Expr:
@@ -88,16 +86,17 @@ def _records(text: TextFile, form: Form, content: bytes) -> Iterator[Record]:
     Raises:
         DataError: quotes are not closed, or a line has another number of fields.
     """
-    limit, first = csv.field_size_limit(FIELD_LIMIT), 1
     stream = io.TextIOWrapper(io.BytesIO(content), "utf-8-sig", newline="")
     reader = csv.reader(stream, delimiter=str(form.separator), strict=True, skipinitialspace=True)
+    first = 1
     try:
-        for fields in reader:
-            if any(field.strip() for field in fields) or len(fields) == len(form.columns) > 1:
-                if len(fields) != len(form.columns):
-                    raise form.irregular(text.name, first, len(fields))
-                yield Record(fields, first, reader.line_num)
-            first = reader.line_num + 1
+        with long_fields():
+            for fields in reader:
+                if any(field.strip() for field in fields) or len(fields) == len(form.columns) > 1:
+                    if len(fields) != len(form.columns):
+                        raise form.irregular(text.name, first, len(fields))
+                    yield Record(fields, first, reader.line_num)
+                first = reader.line_num + 1
     except csv.Error as error:
         closes = f" and is not closed by line {reader.line_num}" if reader.line_num > first else ""
         raise DataError(
@@ -107,8 +106,6 @@ def _records(text: TextFile, form: Form, content: bytes) -> Iterator[Record]:
     except UnicodeDecodeError:
         text.check_encoding()
         raise
-    finally:
-        csv.field_size_limit(limit)
 
 
 def _table_of(records: Iterable[Record], text: TextFile, form: Form, needed: Sequence[str]) -> SourceTable:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from sasrec.core.errors import DataError
 from sasrec.reading.columns import KNOWN_NAMES, Wanted, plain_name
 from sasrec.reading.notes import Notes
-from sasrec.reading.textfiles import SNIFFED_LINES
+from sasrec.reading.textfiles import SNIFFED_LINES, long_fields
 from sasrec.reading.times import is_time
 
 TEXT_COLUMNS = {  # of files without a header
@@ -240,11 +240,12 @@ def split_lines(lines: Sequence[str], separator: str | None) -> list[list[str]]:
 
 def _split_quoted(lines: Sequence[str], separator: str) -> list[list[str]]:
     """The fields of lines some of which may be in quotes, and go on in the next line."""
-    alone = [next(csv.reader([line.replace("\r", " ")], delimiter=separator)) for line in lines]
+    with long_fields():
+        alone = [next(csv.reader([line.replace("\r", " ")], delimiter=separator)) for line in lines]
     if not any('"' in line for line in lines):
         return alone
     whole = len(lines) < SNIFFED_LINES  # else the last row may go on
-    with contextlib.suppress(csv.Error):
+    with contextlib.suppress(csv.Error), long_fields():
         reader = csv.reader([line + "\n" for line in lines], delimiter=separator, skipinitialspace=True, strict=whole)
         rows = [row for row in reader if row]
         rows = rows if whole else rows[:-1]

@@ -1,26 +1,22 @@
-"""Which files a source stands for, and their bytes: folders, patterns, standard input, pipes, compression.
+"""Which files a source stands for, and their bytes: folders, patterns, standard input, pipes, unpacked files.
 
 An existing path is never a pattern. Files of a folder or a pattern come in natural order: part-2 before part-10.
 """
 
 from __future__ import annotations
 
-import bz2
 import contextlib
 import csv
 import glob
-import gzip
 import io
 import itertools
-import lzma
 import os
 import re
 import stat
 import sys
-import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote
@@ -29,10 +25,10 @@ import polars as pl
 from polars.exceptions import PanicException
 
 from sasrec.core.errors import DataError
+from sasrec.reading import compression
+from sasrec.reading.compression import MAGIC_BYTES, decompress, is_compressed
 
 STDIN = "-"
-COMPRESSED_SUFFIXES = {".gz", ".bz2", ".xz", ".lzma", ".zst", ".zip"}
-MAGIC_BYTES = 512
 TABLES = {b"PAR1": "parquet", b"ARROW1": "arrow", b"\xff\xff\xff\xff": "arrow stream"}
 FOREIGN = {  # what else a file may be, by its first bytes, and what to do about it
     b"SQLite format 3": "an SQLite database; export the table of events as CSV or Parquet",
@@ -228,7 +224,7 @@ def _opened(paths: Sequence[Path], base: Path) -> list[SourceFile]:
 def data_suffix(path: Path | str) -> str:
     """The suffix that tells the form, in lower case: .csv of log.csv.gz; "" = none."""
     suffixes = [s.lower() for s in Path(path).suffixes]
-    while suffixes and suffixes[-1] in COMPRESSED_SUFFIXES:
+    while suffixes and suffixes[-1] in compression.SUFFIXES:
         suffixes.pop()
     return suffixes[-1] if suffixes else ""
 
@@ -257,16 +253,10 @@ def unpacked(path: Path, partition: dict[str, str]) -> SourceFile:
     name = "standard input" if str(path) == STDIN else shown_path(path)
     try:
         content = _piped(path)
-        head = _first_bytes(path) if content is None else content[:MAGIC_BYTES]
-        for _ in range(3):  # a zip may hold a .gz
-            unpack = _unpacker(head)
-            if unpack is None:
-                break
-            content = unpack(path.read_bytes() if content is None else content, name)
-            head = content[:MAGIC_BYTES]
-    except (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, ValueError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise DataError(f"cannot read {name}: {reason}") from error
+        if is_compressed(_first_bytes(path) if content is None else content[:MAGIC_BYTES]):
+            content = decompress(path.read_bytes() if content is None else content, name)
+    except OSError as error:
+        raise DataError(f"cannot read {name}: {error.strerror or error}") from error
     return SourceFile(name, path, content, partition)
 
 
@@ -309,43 +299,3 @@ def _checked(file: SourceFile) -> SourceFile:
         if re.match(pattern, head, re.IGNORECASE):
             raise DataError(f"{name} is {what}")
     return file
-
-
-def _unpacker(head: bytes) -> Callable[[bytes, str], bytes] | None:
-    """How to unpack what begins with these bytes; None = it is not compressed."""
-    return next((unpack for magic, unpack in UNPACKERS.items() if head.startswith(magic)), None)
-
-
-def _unzip(content: bytes, name: str) -> bytes:
-    """The only file of a zip archive."""
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        names = [n for n in archive.namelist() if not n.endswith("/") and not n.startswith("__MACOSX/")]
-        if "[Content_Types].xml" in names:
-            raise DataError(f"{name} is an Office document; save the sheet of events as CSV")
-        if len(names) != 1:
-            shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-            listed = f" ({shown})" if names else ""
-            raise DataError(f"{name} is an archive of {len(names)} files{listed}; unpack it and give the log in it")
-        return archive.read(names[0])
-
-
-def _unzstd(content: bytes, name: str) -> bytes:
-    if sys.version_info >= (3, 14):
-        from compression import zstd
-    else:
-        from backports import zstd
-    try:
-        return bytes(zstd.decompress(content))
-    except zstd.ZstdError as error:
-        raise DataError(f"cannot read {name}: {error}") from error
-
-
-UNPACKERS: dict[bytes, Callable[[bytes, str], bytes]] = {
-    b"\x1f\x8b": lambda content, _: gzip.decompress(content),
-    **dict.fromkeys([b"BZh%d1AY&SY" % level for level in range(1, 10)], lambda content, _: bz2.decompress(content)),
-    b"\xfd7zXZ\x00": lambda content, _: lzma.decompress(content),
-    b"\x5d\x00\x00": lambda content, _: lzma.decompress(content),
-    b"PK\x03\x04": _unzip,
-    b"PK\x05\x06": _unzip,
-    b"\x28\xb5\x2f\xfd": _unzstd,
-}

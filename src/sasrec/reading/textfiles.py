@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
+import csv
 import io
 import itertools
 import mmap
@@ -21,6 +23,7 @@ from sasrec.reading.sources import SourceFile
 SNIFFED_LINES = 1000
 SNIFFED_BYTES = 1 << 16
 CHUNK_BYTES = 1 << 24
+MAX_LINE_BYTES = 1 << 22  # half a million items of one user; a JSON array may be a line of any length
 BOM = codecs.BOM_UTF8
 WIDE = {  # marks at the beginning of other Unicode encodings; the longer ones first
     codecs.BOM_UTF32_LE: "utf-32",
@@ -54,10 +57,11 @@ class TextFile:
             encoding: a name that Python knows; None = UTF-8, or UTF-16 and UTF-32 by their marks.
 
         Raises:
-            DataError: the file is binary, is in another encoding, or has only blank lines.
+            DataError: the file is binary, is in another encoding, has only blank lines or a line without end.
             ConfigError: no such encoding.
         """
         source = _as_utf8(file, encoding)
+        _check_lengths(source, file.name)
         with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as stream:
             filled = ((number, line) for number, line in enumerate(stream, 1) if line.strip(b" \t\r\n\xef\xbb\xbf"))
             head = list(itertools.islice(filled, SNIFFED_LINES))
@@ -125,6 +129,16 @@ class TextFile:
             decoded(line, self.name, number)
 
 
+@contextlib.contextmanager
+def long_fields() -> Iterator[None]:
+    """Fields up to the longest line for the csv module, whose own limit is 131,072 characters."""
+    limit = csv.field_size_limit(MAX_LINE_BYTES)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(limit)
+
+
 def nul_in(name: str, content: bytes) -> DataError:
     """The error for a text that holds NUL bytes."""
     line = content.count(b"\n", 0, max(content.find(b"\0"), 0)) + 1
@@ -172,6 +186,33 @@ def _wide_without_mark(head: bytes) -> str | None:
     return "utf-16-le" if not even.count(0) and odd.count(0) >= 0.7 * len(odd) else None
 
 
+def _check_lengths(source: Path | bytes, name: str) -> None:
+    """Refuse a line of more than MAX_LINE_BYTES, on which any reader would spend minutes and gigabytes."""
+    with _bytes_of(source) as content:
+        if content[:SNIFFED_BYTES].lstrip(b" \t\r\n" + BOM).startswith(b"["):  # a JSON array
+            return
+        begin = 0
+        while len(content) - begin > MAX_LINE_BYTES:
+            end = content.rfind(b"\n", begin, begin + MAX_LINE_BYTES)
+            if end < 0:
+                line = content[:begin].count(b"\n") + 1
+                raise DataError(
+                    f"line {line} of {name} has more than {MAX_LINE_BYTES:,} bytes, which no line of a log has; is it "
+                    "damaged, or a log without line ends?"
+                )
+            begin = end + 1
+
+
+@contextlib.contextmanager
+def _bytes_of(source: Path | bytes) -> Iterator[Any]:
+    """A text's bytes, of a file without reading all of them."""
+    if isinstance(source, bytes):
+        yield source
+    else:
+        with source.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            yield mapped
+
+
 def _converted(file: SourceFile, encoding: str) -> bytes:
     content = file.read()
     try:
@@ -193,7 +234,7 @@ def _repaired(file: SourceFile) -> Path | bytes:
     """Newlines in place of old Mac line ends, and no byte order marks where files were joined; else the file itself."""
     if file.content is not None:
         return _unix_lines(file.content)
-    with file.place.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+    with _bytes_of(file.place) as mapped:
         sound = mapped.find(b"\n" + BOM) < 0 and not _has_bare_returns(mapped)
     return file.place if sound else _unix_lines(file.read())
 
