@@ -2,12 +2,14 @@
 
 For --seconds, clients that mean harm do all of it at once, in a process of its own: trailers without end, bodies made
 to be costly, long answers that nobody reads, bodies that do not end, pipelines, ids of a megabyte, upgrades, and
-connections that are broken off; and nobody reads the access log. Beside them --connections honest clients ask for
-recommendations, a question each every 20 ms.
+connections that are broken off; and nobody reads the access log. The server is told to load its model again every few
+seconds, each other time a damaged one. Beside all that --connections honest clients ask for recommendations, a question
+each every 20 ms.
 
 It fails, with exit code 1, when honest p99 reaches 50 ms, resident memory reaches twice what it was under honest
 clients alone, an answer is a 5xx other than 503, an honest connection is lost, the server is not ready when asked each
-second, or it does not end on SIGTERM. Everything runs on this machine over loopback, and shares its CPUs.
+second, a reload is not told as it went, or it does not end on SIGTERM. Everything runs on this machine over loopback,
+and shares its CPUs.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ import json
 import os
 import random
 import resource
+import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -35,6 +39,7 @@ HONEST_PAUSE = 0.02  # seconds between an answer and the next question
 HONEST_SECONDS = 5.0  # of honest clients alone
 LONGEST_MS = 50.0  # honest p99
 MOST_MEMORY = 2.0  # times that under honest clients alone
+RELOAD_SECONDS = 5.0  # between reloads
 END_SECONDS = 20.0  # after SIGTERM
 NICE = 10  # of the attack: it would come from other machines
 
@@ -238,13 +243,51 @@ async def _status(reader: asyncio.StreamReader) -> int:
     return int(top[9:12])
 
 
+class Reloads:
+    """A link to a model that is set to a sound run folder and to a damaged one in turn, and what the server says of it.
+
+    Args:
+        run: the sound one.
+        folder: for the link and the damaged copy.
+    """
+
+    def __init__(self, run: Path, folder: Path) -> None:
+        self.runs, self.link = [run.resolve(), folder / "damaged"], folder / "current"
+        shutil.copytree(*self.runs)
+        weights = self.runs[1] / "model.safetensors"
+        content = bytearray(weights.read_bytes())
+        content[-2] ^= 0x40
+        weights.write_bytes(content)
+        self.done = self.wrong = 0
+        self._point()
+
+    def _point(self) -> None:
+        new = self.link.with_name("new")
+        new.symlink_to(self.runs[self.done % 2])
+        new.replace(self.link)
+
+    async def run(self, server: subprocess.Popen[bytes], port: int, seconds: float) -> None:
+        """Reload again and again; `wrong` counts what was told of it falsely."""
+        until = time.monotonic() + seconds - RELOAD_SECONDS
+        while time.monotonic() < until:
+            await asyncio.sleep(RELOAD_SECONDS)
+            self.done += 1
+            self._point()
+            server.send_signal(signal.SIGHUP)
+            await asyncio.sleep(RELOAD_SECONDS)
+            told = json.loads(await _got(port, "/health/ready"))["reload_error"]
+            self.wrong += (told is not None) != self.done % 2
+
+
 def memory_mib(process: int) -> float:
     """Resident memory of a process."""
     lines = Path(f"/proc/{process}/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("VmRSS:")).split()[1]) / 1024
 
 
-async def measure(server: subprocess.Popen[bytes], port: int, given: argparse.Namespace) -> dict[str, Any]:
+async def measure(
+    server: subprocess.Popen[bytes], port: int, reloads: Reloads, given: argparse.Namespace
+) -> dict[str, Any]:
     """Honest clients alone, then beside the attack."""
     ids = [item["item_id"] for item in json.loads(await _got(port, "/v1/items?k=1000"))["items"]]
     alone = Honest(port, ids)
@@ -262,7 +305,7 @@ async def measure(server: subprocess.Popen[bytes], port: int, given: argparse.Na
     ]
     attack = subprocess.Popen(command, stdout=subprocess.PIPE, preexec_fn=lambda: os.nice(NICE))
     beside, highest = Honest(port, ids), before
-    running = asyncio.ensure_future(beside.run(given.seconds, given.connections))
+    running = asyncio.gather(beside.run(given.seconds, given.connections), reloads.run(server, port, given.seconds))
     while not running.done():
         await asyncio.sleep(0.2)
         highest = max(highest, memory_mib(server.pid))
@@ -270,6 +313,7 @@ async def measure(server: subprocess.Popen[bytes], port: int, given: argparse.Na
     harm = json.loads((await asyncio.to_thread(attack.communicate))[0])
     metrics = (await _got(port, "/metrics")).decode().splitlines()
     found = {"alone": alone.figures(), "beside": beside.figures(), "attack": harm}
+    found |= {"reloads": reloads.done, "reloads_told_wrong": reloads.wrong}
     found |= {"memory_mib": before, "highest_mib": highest, "factor": highest / before}
     found["metrics"] = {
         line.split()[0]: float(line.split()[1])
@@ -296,6 +340,7 @@ def faults(found: dict[str, Any]) -> list[str]:
         f"answered with {sorted(codes)}, promised no 5xx but 503": any(c[0] == "5" and c != "503" for c in codes),
         f"{beside['lost']} honest connections lost": beside["lost"] > 0,
         f"not ready {beside['not_ready']} times": beside["not_ready"] > 0,
+        f"{found['reloads_told_wrong']} reloads told wrong": found["reloads_told_wrong"] > 0,
         f"SIGTERM: exit code {found['exit_code']}": found["exit_code"] != 0,
     }
     return [sentence for sentence, is_so in wrong.items() if is_so]
@@ -325,10 +370,12 @@ def main() -> None:
     if given.run is None:
         flags.error("--run is needed: a run folder")
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "sasrec", "serve", given.run, "--port", "0", "--events", f"{folder}/events.db"]
+        reloads = Reloads(Path(given.run), Path(folder))
+        told = ["serve", str(reloads.link), "--port", "0", "--events", f"{folder}/events.db"]
+        command = [sys.executable, "-m", "sasrec", *told]
         server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # its log is read by nobody
         try:
-            found = asyncio.run(measure(server, _port_of(server), given))
+            found = asyncio.run(measure(server, _port_of(server), reloads, given))
             server.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 server.wait(END_SECONDS)

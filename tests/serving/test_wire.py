@@ -1,5 +1,7 @@
 """One connection from outside: heads, trailers, upgrades, pipelines, clients that do not read or do not finish."""
 
+import asyncio
+import gc
 import re
 import signal
 import time
@@ -10,6 +12,9 @@ from pathlib import Path
 import pytest
 from hostile import Client, chunked, head, request, trickle
 from server_process import PATIENCE, ServerProcess, running, until
+
+from sasrec.serving import worker
+from sasrec.serving.wire import Turns
 
 pytestmark = pytest.mark.slow  # a server starts
 
@@ -203,3 +208,38 @@ def test_many_answers_that_nobody_reads_are_bounded_and_a_drain_does_not_wait_fo
         server.signal(signal.SIGTERM)
         assert server.process.wait(PATIENCE) == 0
         assert time.monotonic() - began < 8  # not the 30 s of a drain
+
+
+def test_a_few_connections_go_on_in_a_turn_of_the_loop_and_all_in_order() -> None:
+    async def turns() -> list[list[int]]:
+        loop, told, seen = asyncio.get_running_loop(), Turns(), []
+        for i in range(10):
+            told.take(lambda i=i: seen.append(i), loop)
+        after = []
+        while len(seen) < 10:
+            await asyncio.sleep(0)
+            after.append(list(seen))
+        return after
+
+    assert [len(seen) for seen in asyncio.run(turns())] == [4, 8, 10]
+    assert asyncio.run(turns())[-1] == list(range(10))
+
+
+def test_requests_behind_others_leave_room_for_those_of_other_connections(server: ServerProcess) -> None:
+    with ExitStack() as held:
+        for _ in range(20):
+            client = held.enter_context(Client(server.port))
+            client.send(head("GET", "/health/live") * 2000)
+        began = time.monotonic()
+        for _ in range(20):
+            assert server.ask("GET", "/health/live")[0] == 200
+        assert time.monotonic() - began < 10
+    assert server.ask("GET", "/health/live")[0] == 200  # those that waited for their turn are forgotten
+
+
+def test_the_garbage_collector_leaves_the_model_alone() -> None:
+    gc.unfreeze()
+    worker._leave_alone_what_stays()
+    frozen = gc.get_freeze_count()
+    gc.unfreeze()
+    assert frozen > 10_000

@@ -78,7 +78,7 @@ class Server(uvicorn.Server):
             )
         )
         self.app, self.limits = app, config
-        self._turns = Turns()
+        self._turns = Turns(), Turns()  # of bodies, and of requests behind others
         self._connecting: set[asyncio.Task[Any]] = set()
 
     @contextlib.contextmanager
@@ -132,7 +132,7 @@ class Server(uvicorn.Server):
             task.add_done_callback(self._connecting.discard)
 
     def _connection(self) -> Connection:
-        return Connection(self, self.limits, self.app.budget, self._turns, self.app.metrics.refused)
+        return Connection(self, self.limits, self.app.budget, *self._turns, self.app.metrics.refused)
 
     def _accept_again(self, listener: socket.socket) -> None:
         if listener.fileno() >= 0:

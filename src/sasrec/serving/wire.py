@@ -8,7 +8,9 @@ that all connections share.
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import httptools
@@ -26,7 +28,7 @@ PART_BYTES = 1024  # parsed at once, so that few requests wait that nobody has a
 BODY_PART_BYTES = 2**14  # the same within a body
 STEP_BYTES = 2**16  # counted at once of a body
 LONG_BODY = 2**14  # bytes after which connections take turns
-READ_TOGETHER = 4  # of them in a turn of the loop
+TOGETHER = 4  # of them in a turn of the loop
 CHUNK_BYTES = 16  # of a chunk's own line that count as its body
 SMALL_BODY = 4096  # bytes of a body that are not counted: the queue bounds how many of those there are
 MAX_WAITING = 8  # requests behind the one that is answered; what comes after them is not parsed yet
@@ -135,21 +137,20 @@ class Flow(FlowControl):
 
 
 class Turns:
-    """Lets connections with long bodies be read a few at a time, so that a thousand of them keep nobody waiting."""
+    """Lets connections that have much to do go on a few at a time, so that a thousand of them keep nobody waiting."""
 
     def __init__(self) -> None:
-        self._waiting: deque[Flow] = deque()
+        self._waiting: deque[Callable[[], None]] = deque()
 
-    def take(self, flow: Flow, loop: asyncio.AbstractEventLoop) -> None:
-        """Read no more from a connection until it is its turn."""
-        flow.wait(True)
+    def take(self, go_on: Callable[[], None], loop: asyncio.AbstractEventLoop) -> None:
+        """Go on when it is its turn."""
         if not self._waiting:
             loop.call_soon(self._next, loop)
-        self._waiting.append(flow)
+        self._waiting.append(go_on)
 
     def _next(self, loop: asyncio.AbstractEventLoop) -> None:
-        for _ in range(min(READ_TOGETHER, len(self._waiting))):
-            self._waiting.popleft().wait(False)
+        for _ in range(min(TOGETHER, len(self._waiting))):
+            self._waiting.popleft()()
         if self._waiting:
             loop.call_soon(self._next, loop)
 
@@ -161,20 +162,29 @@ class Connection(HttpToolsProtocol):
         server: that accepted it.
         limits: its limits and times.
         budget: that all connections share.
-        turns: likewise.
+        bodies: whose turn it is to be read, of connections with long bodies; likewise.
+        followers: whose turn it is of requests that came behind others; likewise.
         refused: counts connections that are cut, by reason.
     """
 
     def __init__(
-        self, server: uvicorn.Server, limits: ServerConfig, budget: Budget, turns: Turns, refused: Counter
+        self,
+        server: uvicorn.Server,
+        limits: ServerConfig,
+        budget: Budget,
+        bodies: Turns,
+        followers: Turns,
+        refused: Counter,
     ) -> None:
         super().__init__(server.config, server.server_state, {})
-        self.limits, self.budget, self._turns, self.refused = limits, budget, turns, refused
+        self.limits, self.budget, self.refused = limits, budget, refused
+        self._bodies, self._followers = bodies, followers
         self.reading_since: float | None = None  # a request arrives
         self.writing_since: float | None = None  # an answer is read
         self.exchange = Exchange(self, self.budget)  # the last one that has begun
         self.answered: Any = None  # uvicorn's side of the one that is answered
         self._is_arriving = self._in_head = self._is_upgrade = self._is_malformed = False
+        self._follows = False  # a request that waited behind another begins
         self._n_begun = self._body_in_part = self._head_bytes = self._unread_bytes = 0
         self._unparsed = b""
 
@@ -259,7 +269,8 @@ class Connection(HttpToolsProtocol):
             self._parse_part(data[at : at + n])
             at += n
         if self._is_arriving and self.exchange.body_bytes > LONG_BODY:
-            self._turns.take(self.flow, self.loop)
+            self.flow.wait(True)
+            self._bodies.take(functools.partial(self.flow.wait, False), self.loop)
 
     def _parse_part(self, part: bytes) -> None:
         """Parse a part, and count what of it is head: all that is not body, of the last request in it."""
@@ -350,7 +361,16 @@ class Connection(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         self.answered = cycle
-        super()._start_asgi_task(cycle, app)
+        if self._follows:
+            self._followers.take(functools.partial(self._start_follower, cycle, app), self.loop)
+        else:
+            super()._start_asgi_task(cycle, app)
+
+    def _start_follower(self, cycle: Any, app: Any) -> None:
+        if cycle.disconnected:  # while it waited for its turn
+            cycle.scope["state"][EXCHANGE].end()
+        else:
+            super()._start_asgi_task(cycle, app)
 
     def on_chunk_header(self) -> None:
         """A chunk of a body begins."""
@@ -379,13 +399,15 @@ class Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """An answer is written: go on with what has come behind its request."""
+        self._follows = True
         super().on_response_complete()
+        self._follows = False
         if self.transport.is_closing() or self.pipeline:
             return
         if self._is_malformed and not self._owes_answers:
             self.send_400_response(MALFORMED)
         elif self._unparsed:
-            self.loop.call_soon(self._parse_on)
+            self._followers.take(self._parse_on, self.loop)
 
     def _parse_on(self) -> None:
         data, self._unparsed = self._unparsed, b""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import gc
 import json
 import logging
 import os
@@ -73,6 +74,13 @@ def _give_memory_back() -> None:
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)
 
 
+def _leave_alone_what_stays() -> None:
+    """Let the garbage collector not look through the model again and again: it holds everything up for 0.1 s."""
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
+
+
 async def _serve(service: Service, config: ServerConfig, listener: socket.socket, parent: Parent | None) -> None:
     app = create_app(None, config, service=service, keys=read_keys(config))
     server = Server(app, config)
@@ -92,6 +100,7 @@ async def _serve(service: Service, config: ServerConfig, listener: socket.socket
             await asyncio.to_thread(service.load)  # meanwhile /health/live answers, and all else is 503
         else:
             helpers.append(asyncio.ensure_future(parent.follow(server)))  # it ends with its parent
+        _leave_alone_what_stays()
         _tell_ready(service, listener)
         await answering
     finally:
@@ -160,7 +169,8 @@ class _Reloading:
                 self.app.keys = Keys(read_keys(self.config))
             except ConfigError as error:
                 logger.error("the API keys stay as they are: %s", error)
-            await asyncio.to_thread(self.app.service.reload)
+            if await asyncio.to_thread(self.app.service.reload):
+                _leave_alone_what_stays()
 
     async def watch(self) -> None:
         """Look now and then whether the path leads elsewhere."""
