@@ -63,6 +63,8 @@ class ModelConfig:
         "none",
         "none = the model never sees padding; attended, zeroed = as the published checkpoints (torch engine only)",
     )
+    n_features: int = _setting(0, "rows of the table of items' features; 0 = there are none", low=0, high=MAX_INT)
+    vector_dim: int = _setting(0, "width of items' vectors; 0 = there are none", low=0, high=65536)
 
     def __post_init__(self) -> None:
         _validate(self)
@@ -122,6 +124,13 @@ class TrainConfig:
         "log's order, as published",
         low=0.0,
         high=1000.0,
+    )
+    feature_dropout: float = _setting(
+        0.0,
+        "how often an item's own embedding is left out in training, so that its features learn to stand alone; only "
+        "where items have features",
+        low=0.0,
+        high=1.0,
     )
     batch_size: int = _setting(128, "users per training step", low=1, high=1_000_000)
     learning_rate: float = _setting(1e-3, "Adam's learning rate", low=0.0, high=10.0)

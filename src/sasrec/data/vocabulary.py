@@ -15,6 +15,7 @@ from sasrec.core.forks import needs_threads_of
 from sasrec.reading.ids import canonical_id, canonical_ids
 
 FEW_IDS = 256  # ids looked up one by one
+OWN_COLUMNS = ("item_index", "item_id", "count", "title")  # of items.parquet; all others are attributes
 
 
 class Vocabulary:
@@ -24,12 +25,19 @@ class Vocabulary:
         item_ids: (n_items,) unique ids, Int64 or String; row i has item_index i + 1.
         counts: (n_items,) events per item in the log.
         titles: (n_items,) text to show, or None.
+        attributes: (n_items rows) what else is known of each item, a column each; None = nothing.
     """
 
-    def __init__(self, item_ids: pl.Series, counts: Int64 | None = None, titles: pl.Series | None = None) -> None:
+    def __init__(
+        self,
+        item_ids: pl.Series,
+        counts: Int64 | None = None,
+        titles: pl.Series | None = None,
+        attributes: pl.DataFrame | None = None,
+    ) -> None:
         self.item_ids = canonical_ids(item_ids).rename("item_id")
         self.counts = np.zeros(len(item_ids), np.int64) if counts is None else counts
-        self.titles = titles
+        self.titles, self.attributes = titles, attributes
 
     def __len__(self) -> int:
         return len(self.item_ids)
@@ -106,7 +114,7 @@ class Vocabulary:
         return [str(i) if title is None else str(title) for i, title in zip(ids, titles, strict=True)]
 
     def to_frame(self) -> pl.DataFrame:
-        """item_index, item_id, count and, when known, title: the contents of items.parquet."""
+        """item_index, item_id, count and, when known, title and attributes: the contents of items.parquet."""
         frame = pl.DataFrame(
             {
                 "item_index": pl.Series(np.arange(1, len(self) + 1, dtype=np.int32)),
@@ -114,7 +122,9 @@ class Vocabulary:
                 "count": pl.Series(self.counts, dtype=pl.Int64),
             }
         )
-        return frame if self.titles is None else frame.with_columns(self.titles.rename("title"))
+        if self.titles is not None:
+            frame = frame.with_columns(self.titles.rename("title"))
+        return frame if self.attributes is None else frame.hstack(self.attributes)
 
     @classmethod
     def from_frame(cls, frame: pl.DataFrame) -> Vocabulary:
@@ -126,7 +136,8 @@ class Vocabulary:
         frame = frame.sort("item_index")
         titles = frame["title"] if "title" in frame.columns else None
         _check_table(frame)
-        return cls(frame["item_id"], frame["count"].to_numpy(), titles)
+        attributes = frame.drop(*OWN_COLUMNS, strict=False)
+        return cls(frame["item_id"], frame["count"].to_numpy(), titles, attributes if len(attributes.columns) else None)
 
     @property
     def n_titled(self) -> int:
@@ -140,7 +151,7 @@ class Vocabulary:
         if titles["item_id"].dtype != self.item_ids.dtype:
             titles = titles.with_columns(pl.col("item_id").cast(self.item_ids.dtype, strict=False))
         joined = self.item_ids.to_frame().join(titles, on="item_id", how="left", maintain_order="left")
-        return Vocabulary(self.item_ids, self.counts, joined["title"])
+        return Vocabulary(self.item_ids, self.counts, joined["title"], self.attributes)
 
 
 def _check_table(frame: pl.DataFrame) -> None:
