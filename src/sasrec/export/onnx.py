@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sasrec.core.arrays import Float32, Int32
-from sasrec.core.errors import CheckpointError, ConfigError
+from sasrec.core.errors import CheckpointError
+from sasrec.core.extras import require
 from sasrec.core.isa import load_float32, load_native
 from sasrec.data.sequences import Ragged
 from sasrec.engine.protocol import create_engine
@@ -39,7 +40,6 @@ CHECK_K = 10
 LOW_RECALL = 0.9  # below this the user is warned
 GRAPH_BYTES = 2**30  # of weights within the graph: protobuf ends at 2 GiB
 OUTPUTS = ["items", "scores", "features"]
-NEEDED = "pip install 'sasrec[onnx]'"
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,8 @@ def export_onnx(
         DataError: the model's weights are not finite numbers.
         CheckpointError: the graph and the package disagree, or the folder cannot be written.
     """
-    _require_onnx()
+    for package in ("onnx", "onnxruntime"):
+        require(package, "export to ONNX", extra="onnx")
     weights = recommender.engine.weights()
     facts = {**export_facts(recommender, "onnx"), "int8": int8}
     counts = np.concatenate([[0.0], recommender.vocabulary.counts]).astype(np.float32)
@@ -95,14 +96,6 @@ def export_onnx(
         write_vocabulary(recommender, folder)
         write_facts(folder, facts)
     return facts
-
-
-def _require_onnx() -> None:
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
-    except ImportError as error:
-        raise ConfigError(f"export to ONNX needs {error.name}; install it: {NEEDED}") from error
 
 
 def _save_model(model: Any, path: Path, graph_bytes: int) -> None:

@@ -21,8 +21,8 @@ POSITION_NAMES = {  # what --columns may say, and what the column is then called
 }  # fmt: skip
 KNOWN_NAMES = {  # as compared: lower case, letters and digits only; the earlier name wins
     "user": [
-        "userid", "user", "uid", "reviewerid", "customerid", "customer", "visitorid", "username", "sessionid",
-        "session",
+        "userid", "user", "uid", "reviewerid", "customerid", "customer", "visitorid", "visitor",
+        "username", "sessionid", "session",
     ],
     "item": [
         "itemid", "item", "iid", "movieid", "movie", "parentasin", "asin", "productid", "product", "sku", "articleid",
