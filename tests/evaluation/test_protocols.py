@@ -20,12 +20,15 @@ from numpy.typing import NDArray
 
 from sasrec.core.config import EvalConfig, Protocol
 from sasrec.core.errors import ConfigError, DataError
+from sasrec.data.item_features import ItemFeatures
 from sasrec.data.sequences import Ragged, build_sequences
 from sasrec.data.splits import Split, split_leave_one_out, split_temporal
 from sasrec.evaluation.candidates import draw_candidates, read_candidates
 from sasrec.evaluation.protocols import evaluate, rank_metrics
 from sasrec.evaluation.results import Result
 from sasrec.ranking.scorers import LastItem, ModelScorer, Popularity, Ranker, Recency, Scorer, build_baselines
+from sasrec.ranking.shared_features import SharedFeatures
+from sasrec.report.text import metrics_table
 
 PARTS = ("valid", "test")
 
@@ -285,6 +288,34 @@ def test_cold_targets_count_and_are_reported() -> None:
     assert (result.n_cold, result.cold_share) == (2, pytest.approx(2 / 3))
     assert "2 of 3 targets (66.7%) never occur in train" in result.warnings
     assert any("only 3 users" in w for w in result.warnings)
+
+
+def test_warm_and_cold_targets_are_reported_apart() -> None:
+    split, _ = make_split([[1, 2, 3], [2, 1, 4], [1, 2, 2], [2, 1, 1], [1, 2, 1]])
+    result = evaluate(model(split), split, "test", EvalConfig(filter_seen="no", k=(2,)))
+    ranks, cold = result.per_user["rank"], np.array([True, True, False, False, False])
+    assert {name: group["n_targets"] for name, group in result.groups.items()} == {"warm": 3, "cold": 2}
+    for name, rows in (("warm", ~cold), ("cold", cold)):
+        group = result.groups[name]
+        assert group["metrics"]["hr@2"]["value"] == pytest.approx((ranks[rows] <= 2).mean())
+        assert group["metrics"].keys() == {"hr@2", "ndcg@2", "mrr@2"}
+        assert group["baselines"].keys() == result.baselines.keys()
+    together = sum(group["n_targets"] * group["metrics"]["ndcg@2"]["value"] for group in result.groups.values())
+    assert together / 5 == pytest.approx(result.metrics["ndcg@2"]["value"])
+    popularity = [result.groups[name]["baselines"]["popularity"]["hr@2"]["value"] for name in ("warm", "cold")]
+    assert popularity == [1, 0]
+    assert result.to_dict()["groups"] == result.groups
+    text = metrics_table([result])
+    assert "NDCG@2 warm (3 targets)" in text
+    assert "HR@2 cold (2 targets)" in text
+
+
+def test_where_all_targets_are_warm_there_are_no_groups() -> None:
+    result = evaluate(model(SPLIT), SPLIT, "test", EvalConfig())
+    assert result.groups == {}
+    assert "groups" not in result.to_dict()
+    split, _ = make_split([[1, 2, 3], [2, 1, 4]])
+    assert evaluate(model(split), split, "test", EvalConfig()).groups.keys() == {"cold"}
 
 
 def test_repeats_decide_by_themselves_whether_seen_items_are_hidden() -> None:
@@ -558,6 +589,33 @@ def test_baselines_score_candidates_as_they_score_all_items(histories: list[list
         assert scores.dtype == chosen.dtype == np.float32
         assert scores.shape == (len(before), split.sequences.n_items + 1)
         assert np.array_equal(chosen, np.take_along_axis(scores, candidates, axis=1))
+
+
+@given(st.lists(st.sets(st.integers(0, 5)), min_size=3, max_size=9), st.integers(0, 99))
+def test_shared_features_are_counted_with_the_last_item(owned: list[set[int]], seed: int) -> None:
+    features = ItemFeatures(Ragged.from_lists([[], *map(sorted, owned)]), 6)
+    rng, n = np.random.default_rng(seed), len(owned)
+    histories = Ragged.from_lists([rng.integers(1, n + 1, size).tolist() for size in (1, 4, 2)])
+    baseline = SharedFeatures(features)
+    scores = baseline.scores(histories)
+    assert scores.dtype == np.float32
+    for row in range(3):
+        last = owned[histories.row(row)[-1] - 1]
+        assert scores[row].tolist() == [0, *(len(last & mine) for mine in owned)]
+    candidates = rng.integers(1, n + 1, (3, 7)).astype(np.int32)
+    assert np.array_equal(baseline.candidate_scores(histories, candidates), np.take_along_axis(scores, candidates, 1))
+
+
+def test_features_of_items_bring_a_baseline_that_knows_cold_targets() -> None:
+    split, _ = make_split([[1, 2, 3], [2, 1, 4], [1, 2, 2]])
+    features = ItemFeatures(Ragged.from_lists([[], [0], [1], [1], [0]]), 2)
+    result = evaluate(model(split), split, "test", EvalConfig(filter_seen="yes"), features=features)
+    assert [*result.baselines] == ["popularity", "last_item", "shared_features"]
+    assert result.groups["cold"]["baselines"]["shared_features"]["hr@10"]["value"] == 1
+    assert result.groups["cold"]["baselines"]["shared_features"]["mrr@10"]["value"] == 1
+    vectors = ItemFeatures(Ragged.from_lists([[]] * 5), 0, np.zeros((5, 2), np.float32))
+    result = evaluate(model(split), split, "test", EvalConfig(filter_seen="yes"), features=vectors)
+    assert [*result.baselines] == ["popularity", "last_item"]
 
 
 def test_counts_that_float32_confuses_stay_apart() -> None:

@@ -13,19 +13,22 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sasrec.core.arrays import Float32, Float64, Int32, Int64
 from sasrec.core.config import EvalConfig, Exclude, Ties
 from sasrec.core.errors import ConfigError, DataError
+from sasrec.data.item_features import ItemFeatures
 from sasrec.data.sequences import Ragged
 from sasrec.data.splits import Split, Targets, hides_seen
 from sasrec.evaluation.candidates import check_candidates, draw_candidates, repeats_warning
 from sasrec.evaluation.intervals import FEW_USERS, Metrics, estimate
 from sasrec.evaluation.list_metrics import Background, build_background, list_metrics
-from sasrec.evaluation.results import Result
+from sasrec.evaluation.results import GroupResult, Result
 from sasrec.ranking.index import BLOCK_BYTES, ranks_and_lists
 from sasrec.ranking.order import ranks_sampled
 from sasrec.ranking.scorers import Ranker, Scorer, build_baselines, run_starts
+from sasrec.ranking.shared_features import SharedFeatures
 
 MAX_ROWS = 4096  # targets ranked at once
 EXCLUDED: dict[Exclude, str] = {"train": "the user's train items", "all": "all of the user's items"}
@@ -60,6 +63,7 @@ def evaluate(
     *,
     candidates: Int32 | None = None,
     baselines: bool | Sequence[Scorer] = True,
+    features: ItemFeatures | None = None,
     lists: bool = True,
     batch_size: int | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -73,6 +77,7 @@ def evaluate(
         config: protocol, cut-offs, ties, candidates, whether seen items are hidden.
         candidates: (n, C) item indices to rank among in the sampled protocol, column 0 the targets; None draws them.
         baselines: also measure the usual baselines, or these.
+        features: of all items, for the baseline that knows cold items; None = there are none.
         lists: also measure what the top-k lists are like (see list_metrics.py); full protocol only.
         batch_size: at most so many targets are given to the scorer at once; None = 4,096.
         progress: called with (targets done, targets in all) for the scorer itself.
@@ -87,9 +92,11 @@ def evaluate(
         # Sampled negatives avoid train, so there a seen candidate can only be the target: recency would be an oracle.
         repeats = config.protocol == "full" and not task.filter_seen
         baselines = build_baselines(split, with_recency=repeats) if baselines else []
-    beside = {baseline.name: _measure(baseline, task, None)[0] for baseline in baselines}
+        baselines += [SharedFeatures(features)] if baselines and features is not None and features.n_features else []
+    beside = {baseline.name: _measure(baseline, task, None) for baseline in baselines}
     wanted, excluded = _describe(task, candidates)
-    n_cold = int((split.train_counts[task.targets.items(split.sequences)] == 0).sum())
+    is_cold = split.train_counts[task.targets.items(split.sequences)] == 0
+    n_cold = int(is_cold.sum())
     n_users = int(task.users[-1]) + 1
     return Result(
         split=part,
@@ -100,7 +107,7 @@ def evaluate(
         seed=config.eval_seed if config.protocol == "sampled" and candidates is None else None,
         n_users=n_users,
         metrics=metrics,
-        baselines=beside,
+        baselines={name: metrics for name, (metrics, _) in beside.items()},
         n_targets=len(task.targets),
         n_cold=n_cold,
         cold_share=n_cold / len(task.targets),
@@ -109,6 +116,7 @@ def evaluate(
         k=config.k,
         data=split.sequences.facts.fingerprint,
         warnings=tuple(_warnings(task, candidates, n_users, n_cold)),
+        groups=_groups(is_cold, task, per_user, {name: figures for name, (_, figures) in beside.items()}),
         per_user=per_user,
         users=task.targets.users,
     )
@@ -143,6 +151,27 @@ def _measure(
         for k in task.config.k:
             metrics |= list_metrics(lists, task.background, k)
     return metrics, per_user
+
+
+def _groups(
+    is_cold: NDArray[np.bool_], task: _Task, model: dict[str, Float64], baselines: dict[str, dict[str, Float64]]
+) -> dict[str, GroupResult]:
+    """The metrics of warm and of cold targets apart; nothing where all are warm."""
+    if not is_cold.any():
+        return {}
+
+    def metrics(figures: dict[str, Float64], rows: NDArray[np.bool_]) -> Metrics:
+        return {k: estimate(values[rows], task.users[rows], 1.0) for k, values in figures.items() if k != "rank"}
+
+    return {
+        name: GroupResult(
+            n_targets=int(rows.sum()),
+            metrics=metrics(model, rows),
+            baselines={baseline: metrics(figures, rows) for baseline, figures in baselines.items()},
+        )
+        for name, rows in (("warm", ~is_cold), ("cold", is_cold))
+        if rows.any()
+    }
 
 
 def _rank(scorer: Scorer, task: _Task, progress: Callable[[int, int], None] | None) -> tuple[Float64, Int32]:

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
 from sasrec.core.arrays import Float64, Int64
 from sasrec.evaluation.intervals import Metrics
+
+
+class GroupResult(TypedDict):
+    """The figures of some of the targets."""
+
+    n_targets: int
+    metrics: Metrics
+    baselines: dict[str, Metrics]
 
 
 @dataclass(frozen=True)
@@ -32,12 +40,16 @@ class Result:
     k: tuple[int, ...]
     data: str  # fingerprint of the log
     warnings: tuple[str, ...] = ()
+    # "warm" (the target occurs in train) and "cold" (it never does), as soon as there are cold targets
+    groups: dict[str, GroupResult] = field(default_factory=dict)
     per_user: dict[str, Float64] = field(default_factory=dict, repr=False, compare=False)  # (n,) "rank", "ndcg@10", ...
     users: Int64 = field(default_factory=lambda: np.zeros(0, np.int64), repr=False, compare=False)  # (n,) rows
 
     def to_dict(self) -> dict[str, Any]:
         """Everything except the figures per user, ready for JSON."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.compare}
+        if not self.groups:
+            del values["groups"]
         return values | {"k": list(self.k), "warnings": list(self.warnings)}
 
     def without_users(self) -> Result:

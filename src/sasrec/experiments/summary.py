@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sasrec.core.tables import markdown_table, markdown_text, plain_table
-from sasrec.evaluation.intervals import Estimate
+from sasrec.evaluation.intervals import Estimate, Metrics
 from sasrec.evaluation.results import Result
 from sasrec.report.text import PROTOCOLS_NOTE, measured_in_words
 from sasrec.runs.folder import RunConfig
@@ -46,22 +46,36 @@ class SeedsResult:
 
     first: Result  # the first seed's: how all of them were measured
     metrics: dict[str, Spread]
+    groups: dict[str, dict[str, Spread]]  # the metrics of warm and of cold targets, where there are cold ones
 
     @property
     def baselines(self) -> Baselines:
         """Values without intervals; baselines do not depend on the seed."""
-        return {
-            name: {metric: estimate["value"] for metric, estimate in metrics.items()}
-            for name, metrics in self.first.baselines.items()
-        }
+        return _values(self.first.baselines)
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
         values = self.first.to_dict()
         warnings = values.pop("warnings")
         del values["metrics"], values["baselines"]
-        metrics = {name: asdict(spread) for name, spread in self.metrics.items()}
-        return {**values, "metrics": metrics, "baselines": self.baselines, "warnings": warnings}
+        if self.groups:
+            values["groups"] = {
+                name: {
+                    "n_targets": group["n_targets"],
+                    "metrics": _dicts(self.groups[name]),
+                    "baselines": _values(group["baselines"]),
+                }
+                for name, group in self.first.groups.items()
+            }
+        return {**values, "metrics": _dicts(self.metrics), "baselines": self.baselines, "warnings": warnings}
+
+
+def _values(baselines: Mapping[str, Metrics]) -> Baselines:
+    return {name: {metric: one["value"] for metric, one in metrics.items()} for name, metrics in baselines.items()}
+
+
+def _dicts(spreads: Mapping[str, Spread]) -> dict[str, dict[str, Any]]:
+    return {name: asdict(spread) for name, spread in spreads.items()}
 
 
 @dataclass(frozen=True)
@@ -90,8 +104,12 @@ def summarise(runs: Sequence[SeedRun]) -> StudySummary:
 
 def over_seeds(results: Sequence[Result]) -> SeedsResult:
     """One result in place of one a seed: each metric's mean and spread."""
-    first = results[0]
-    return SeedsResult(first, {name: _spread([r.metrics[name] for r in results]) for name in first.metrics})
+    groups = {name: _spreads([r.groups[name]["metrics"] for r in results]) for name in results[0].groups}
+    return SeedsResult(results[0], _spreads([r.metrics for r in results]), groups)
+
+
+def _spreads(metrics: Sequence[Metrics]) -> dict[str, Spread]:
+    return {name: _spread([each[name] for each in metrics]) for name in metrics[0]}
 
 
 def _spread(estimates: Sequence[Estimate]) -> Spread:

@@ -152,12 +152,12 @@ class LastItem:
 
     def _followers(self, histories: Ragged) -> Exceptions:
         """The followers of each history's last item."""
-        last = _last_items(histories)
+        last = last_items(histories)
         items = Ragged.cut(self.after, self.starts[last], self.starts[last + 1])
         return Exceptions(items, self.places[flat_index(self.starts[last], items.offsets)])
 
     def candidate_scores(self, histories: Ragged, candidates: Int32) -> Float32:
-        wanted = _last_items(histories)[:, None].astype(np.int64) * len(self.levels) + candidates
+        wanted = last_items(histories)[:, None].astype(np.int64) * len(self.levels) + candidates
         place = np.searchsorted(self.pairs, wanted)
         follows = self.pairs[place] == wanted
         scores = self.levels[candidates]
@@ -228,7 +228,7 @@ def run_starts(values: Int64) -> NDArray[np.bool_]:
     return starts
 
 
-def _last_items(histories: Ragged) -> Int32:
+def last_items(histories: Ragged) -> Int32:
     """(B,) the newest item of each history; 0 where it is empty."""
     last = np.zeros(len(histories), np.int32)
     filled = histories.lengths > 0

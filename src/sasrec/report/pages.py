@@ -29,6 +29,7 @@ from sasrec.report.text import (
     agreement,
     both_protocols,
     cell,
+    group_rows,
     headline_metrics,
     metric_title,
     pair_rows,
@@ -173,8 +174,14 @@ def _result(data: LogFacts, result: Result) -> str:
     table = _table(["metric", *(scorer for scorer, _ in scorers)], rows, caption)
     return (
         f'<h3>{_html(title.capitalize())}</h3><p class="soft">{_html(protocol_in_words(result), None)}.</p>'
-        f'<div class="pair">{dots}</div>{PUBLISHED_NOTE if published else ""}{table if rows else ""}'
+        f'<div class="pair">{dots}</div>{PUBLISHED_NOTE if published else ""}{table if rows else ""}{_groups(result)}'
     )
+
+
+def _groups(result: Result) -> str:
+    """The headline metrics of warm and of cold targets apart; nothing where all are warm."""
+    header, *rows = group_rows(result) or [[]]
+    return _table(header, [("", row) for row in rows], "Targets that occur in train, and that never do") if rows else ""
 
 
 def _dot_table(name: str, result: Result, published: Sequence[PublishedFigure]) -> str:

@@ -32,7 +32,20 @@ def _text_table(result: Result) -> str:
         names = list(group)
         rows = [["", *names]] + [[scorer, *(cell(m.get(n)) for n in names)] for scorer, m in scorers_of(result)]
         lines.append(plain_table(rows))
-    return "\n".join(lines)
+    return "\n".join(lines + [plain_table(rows) for rows in [group_rows(result)] if rows])
+
+
+def group_rows(result: Result) -> list[list[str]]:
+    """A header, then a row a scorer: the headline metrics of warm and of cold targets; none where all are warm."""
+    if not result.groups:
+        return []
+    names = headline_metrics(result.metrics)
+    told = [f"{group} ({values['n_targets']:,} targets)" for group, values in result.groups.items()]
+    rows = [["", *(f"{metric_title(name)} {group}" for group in told for name in names)]]
+    for scorer, _ in scorers_of(result):
+        found = [g["metrics"] if scorer == "model" else g["baselines"].get(scorer, {}) for g in result.groups.values()]
+        rows.append([scorer, *(cell(metrics.get(name)) for metrics in found for name in names)])
+    return rows
 
 
 def scorers_of(result: Result) -> list[tuple[str, Metrics]]:
