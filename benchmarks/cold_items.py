@@ -1,0 +1,147 @@
+"""How well items without any event are recommended by their features.
+
+A tenth of the items, drawn with seed 0 from the sorted ids, lose all of their events before training. A target is each
+user's last event of such an item that has an event of another item before it; the history before it holds the other
+items only. Each target is ranked among all items that the user had not, and among the items without events alone.
+
+Lines: the model (mean over seeds, with the standard error over seeds), the items that share most features with the
+user's last item, popularity. Beside them, what the model does for the usual test targets, with the features and
+without.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+import sasrec
+from sasrec.core.arrays import Float64, Int32
+from sasrec.data.sequences import Ragged
+from sasrec.evaluation.protocols import rank_metrics
+from sasrec.ranking.scorers import ModelScorer, Popularity
+from sasrec.ranking.shared_features import SharedFeatures
+from sasrec.recommender import Recommender
+
+SHARE = 10  # one item of so many is cold
+K = (10,)
+
+
+@dataclass(frozen=True)
+class Cold:
+    """A log without the events of some items, and what is to be found of these."""
+
+    log: pl.DataFrame  # user_id, item_id in time order, without cold items
+    items: list[Any]  # that are cold
+    histories: list[list[Any]]  # before each target, oldest first, without cold items
+    targets: list[Any]
+
+
+def without_some(log: pl.DataFrame) -> Cold:
+    """Take all events of some items out of a log."""
+    ids = np.sort(log["item_id"].unique().to_numpy())
+    cold = set(np.random.default_rng(0).choice(ids, len(ids) // SHARE, replace=False).tolist())
+    histories, targets = [], []
+    for items in log.group_by("user_id", maintain_order=True).agg("item_id")["item_id"].to_list():
+        places = [j for j, item in enumerate(items) if item in cold and any(i not in cold for i in items[:j])]
+        if places:
+            histories.append([i for i in items[: places[-1]] if i not in cold])
+            targets.append(items[places[-1]])
+    return Cold(log.filter(~pl.col("item_id").is_in(cold)), sorted(cold), histories, targets)
+
+
+def measured(scorer: Any, histories: Ragged, targets: Int32, warm: Int32) -> dict[str, float]:
+    """NDCG@10 and HR@10 among all items that the user had not, and among the cold ones alone."""
+    figures = {}
+    alone = Ragged.from_lists([warm] * len(histories))
+    for name, hidden in (("all", histories), ("cold", alone)):
+        ranks = np.concatenate(
+            [
+                _ranks(scorer, histories.take(rows), targets[rows], hidden.take(rows))
+                for rows in (slice(i, min(i + 256, len(targets))) for i in range(0, len(targets), 256))
+            ]
+        )
+        figures |= {f"{metric} among {name}": float(v.mean()) for metric, v in rank_metrics(ranks, K).items()}
+    return figures
+
+
+def _ranks(scorer: Any, histories: Ragged, targets: Int32, hidden: Ragged) -> Float64:
+    scores = np.array(scorer.scores(histories), np.float64)
+    wanted = scores[np.arange(len(targets)), targets]
+    scores[:, 0] = -np.inf
+    scores[hidden.row_of, hidden.values] = -np.inf
+    greater = (scores > wanted[:, None]).sum(axis=1)
+    equal = (scores == wanted[:, None]).sum(axis=1) - 1
+    ranks: Float64 = 1 + greater + equal / 2
+    return ranks
+
+
+def scorers_of(recommender: Recommender) -> list[Any]:
+    """The model and what stands beside it."""
+    length = recommender.config.model.max_seq_len
+    counts = np.concatenate([[0], recommender.vocabulary.counts])
+    model = ModelScorer(recommender.engine, length, recommender.next_items.index)
+    return [model, SharedFeatures(recommender.item_features), Popularity(counts)]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    flags = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    flags.add_argument("--data", required=True, help="a log")
+    flags.add_argument("--items", required=True, help="an item file with the column `attributes`")
+    flags.add_argument("--preset", default="best")
+    flags.add_argument("--seeds", type=int, default=3)
+    flags.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of training")
+    flags.add_argument("--output", help="a file for the lines")
+    given = flags.parse_args(argv)
+    log = sasrec.read_interactions(given.data)
+    cold = without_some(log)
+    items = sasrec.read_items(given.items)
+    settings = {name: json.loads(value) for name, _, value in (one.partition("=") for one in given.set)}
+    print(f"{len(cold.items)} cold items, {len(cold.targets)} targets", file=sys.stderr)
+    found: dict[str, list[dict[str, float]]] = {}
+    for seed in range(given.seeds):
+        recommender = sasrec.fit(
+            cold.log, preset=given.preset, items=items, item_features=["attributes"], seed=seed, **settings
+        )
+        index = recommender.vocabulary.indices_of
+        histories = Ragged.from_lists([index(history) for history in cold.histories])
+        warm = np.setdiff1d(np.arange(1, len(recommender.vocabulary) + 1, dtype=np.int32), index(cold.items))
+        for scorer in scorers_of(recommender):
+            figures = measured(scorer, histories, index(cold.targets), warm)
+            found.setdefault(scorer.name, []).append(figures)
+            print(seed, scorer.name, json.dumps(figures), file=sys.stderr)
+        test = next(r for r in recommender.results if (r.split, r.protocol) == ("test", "full"))
+        found.setdefault("test", []).append({name: test.metrics[name]["value"] for name in ("ndcg@10", "hr@10")})
+        print(seed, "test", found["test"][-1], file=sys.stderr)
+    lines = [
+        {
+            "data": given.data,
+            "preset": given.preset,
+            "settings": settings,
+            "scorer": name,
+            "seeds": given.seeds,
+            **{metric: _spread([one[metric] for one in figures]) for metric in figures[0]},
+        }
+        for name, figures in found.items()
+    ]
+    text = "\n".join(map(json.dumps, lines))
+    print(text)
+    if given.output:
+        Path(given.output).write_text(text + "\n")
+
+
+def _spread(values: Sequence[float]) -> dict[str, float | None]:
+    deviation = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
+    return {"mean": statistics.fmean(values), "stderr": deviation}
+
+
+if __name__ == "__main__":
+    main()
