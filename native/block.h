@@ -14,6 +14,7 @@ namespace sasrec {
 
 // Sites of dropout: numbers that key the random streams. A block has kSitesPerBlock of them.
 inline constexpr std::uint64_t kEmbeddingSite = 0;
+inline constexpr std::uint64_t kItemSite = 1;  // of items' own embeddings (features.h); the sequence is 0
 inline constexpr std::uint64_t kSitesPerBlock = 1024;
 inline constexpr std::uint64_t kBranchSite = 0, kHiddenSite = 1, kOutputSite = 2, kAttentionSite = 16;  // + head
 

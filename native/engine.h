@@ -6,7 +6,8 @@
 // item by item in the order of the batch, so that they do not depend on the number of threads (but for candidates that
 // all positions share, which each thread has summed for its chunks) -> the threads' gradients of everything else are
 // summed in a fixed order. The optimizer is a call of its own, so that gradients can be averaged over processes in
-// between.
+// between. Where items have features, the rows that a step reads are folded before it, and their gradients go on to the
+// features after it (features.h).
 //
 // Calls from several threads at once wait for each other: they share one pool and one set of workspaces. That holds for
 // calls, not for what is told between two of them: a training step is two calls.
@@ -15,6 +16,7 @@
 #pragma once
 
 #include <algorithm>
+#include <initializer_list>
 #include <memory>
 #include <mutex>
 #include <numeric>
@@ -24,8 +26,10 @@
 #include "adam.h"
 #include "block.h"
 #include "candidates.h"
+#include "features.h"
 #include "heads.h"
 #include "items.h"
+#include "row_sums.h"
 #include "threads.h"
 
 namespace sasrec {
@@ -53,11 +57,15 @@ struct Table {
   std::string name;
   // (n_items + 1, width); row 0 is padding and stays zero
   Array<float> weight, first_moment, second_moment, average;
+  Array<float> folded;  // with features; empty where there are none
   RowGradient gradient;
   struct Stand {
     std::int64_t weight, moments;  // the steps after which they stand
   };
   std::vector<Stand> stands;  // of each row, which may be behind (see adam.h); moments are no further than the weight
+
+  // What a model reads of it.
+  const float* rows() const { return folded.size() ? folded.data() : weight.data(); }
 };
 
 // A row of a table: values and their two moments.
@@ -66,6 +74,12 @@ struct MovingRow {
 
   MovingRow(Table& table, std::size_t row, int width)
       : p(&table.weight[row * width]), m(&table.first_moment[row * width]), v(&table.second_moment[row * width]) {}
+};
+
+// Items one after another.
+struct ItemsView {
+  const std::int32_t* items;
+  std::int64_t count;
 };
 
 // Gradients that are a coefficient times a row of `source`: what tables' rows are summed from.
@@ -81,9 +95,11 @@ struct Contributions {
 class Engine {
  public:
   // weights: their names and shapes outside (see Layout). lazy_adam: rows of the tables that a step does not touch
-  // catch up in closed form (see MissedSteps).
-  Engine(const ModelShape& shape, const NamedShapes& weights, int n_threads, bool lazy_adam)
-      : shape_(shape), lazy_(lazy_adam), layout_(shape_, weights), pool_(n_threads), weights_(layout_.size()),
+  // catch up in closed form (see MissedSteps). features: where the shape has any.
+  Engine(const ModelShape& shape, const NamedShapes& weights, int n_threads, bool lazy_adam,
+         const ItemFeatures& features = {})
+      : shape_(shape), lazy_(lazy_adam), layout_(shape_, weights), features_(shape_, layout_, features),
+        pool_(n_threads), weights_(layout_.size()),
         first_moment_(layout_.size()), second_moment_(layout_.size()), panels_(layout_.panels_size()),
         mask_(shape.width()) {
     std::fill_n(mask_.data(), shape.dim, 1.0f);
@@ -92,6 +108,7 @@ class Engine {
       table.name = name;
       const std::size_t size = static_cast<std::size_t>(shape.n_items + 1) * shape.width();
       table.weight.resize(size);
+      if (features_) table.folded.resize(size);
       table.gradient.slot.assign(shape.n_items + 1, -1);
       table.stands.assign(shape.n_items + 1, {0, 0});
     }
@@ -129,7 +146,7 @@ class Engine {
   float* second_moment() { return second_moment_.data(); }
   float* average() { return average_.data(); }
   float* gradients() { return threads_.front()->gradients.data(); }
-  void weights_changed() { panels_valid_ = false; }
+  void weights_changed() { panels_valid_ = folded_ = false; }
   void check_gradients() const {
     if (!gradients_are_whole_)
       throw std::runtime_error("the last forward_backward failed, so there are no gradients; call it again");
@@ -139,13 +156,14 @@ class Engine {
       table.first_moment.reserve(table.weight.size());
       table.second_moment.reserve(table.weight.size());
     }
-    for (auto& thread : threads_) thread->gradients.reserve(layout_.size());
+    for (auto& thread : threads_)
+      thread->gradients.reserve(thread == threads_.front() ? layout_.size() : layout_.network_size());
   }
 
   // Gradients of the batch's mean loss per position; returns the sum of the loss over positions.
-  // sequence_keys (rows,) and step_key decide dropout.
+  // sequence_keys (rows,) and step_key decide dropout; feature_dropout is how often an item's own embedding is left out.
   double forward_backward(RaggedView inputs, const std::uint64_t* sequence_keys, std::uint64_t step_key, Loss loss,
-                          const Wanted& wanted, float l2_embedding) {
+                          const Wanted& wanted, float l2_embedding, float feature_dropout = 0) {
     std::lock_guard working(working_);
     const std::int64_t n = inputs.size();
     check_batch(inputs, wanted);
@@ -157,6 +175,7 @@ class Engine {
     prepare_training();
     gradients_are_whole_ = false;
     if (rows_are_behind()) catch_up_used(inputs, loss, wanted, l2_embedding);
+    if (features_) fold_used(inputs, loss, wanted, {step_key, feature_dropout});
     pack_weights();
     plan(inputs, chunk_tokens(inputs.size()));
     const bool common = prepare_candidates(loss, wanted);
@@ -165,19 +184,20 @@ class Engine {
     pool_.run([&](int t) {
       Tiles tiles;
       Thread& thread = *threads_[t];
-      thread.gradients.clear();
+      std::fill_n(thread.gradients.data(), layout_.network_size(), 0.0f);
       thread.loss = 0;
       if (common) clear_candidates(thread);
       Network network = network_of(thread);
       for (const Rows rows : thread.chunks) {
         const Chunk& chunk = fill_chunk(thread, rows, inputs, sequence_keys);
-        network.forward(chunk, item_table().weight.data(), dropout, step_key, features_.data());
+        network.forward(chunk, item_table().rows(), dropout, step_key, token_features_.data());
         thread.loss += head(chunk, loss, wanted, common, thread);
         network.backward(thread.gradients.data(), embedding_gradients_.data());
       }
     });
     sum_threads();
     sum_tables(inputs, wanted, common, l2_embedding);
+    if (features_) push_to_features(l2_embedding);
     double total = 0;
     for (const auto& thread : threads_) total += thread->loss;
     gradients_are_whole_ = true;
@@ -223,7 +243,7 @@ class Engine {
       }
     });
     ++step_count_;
-    panels_valid_ = false;
+    weights_changed();
     if (lazy_) return missed_.record(adam, step_count_);
     past_.record(step);
     if (past_.full()) catch_up_all();
@@ -264,7 +284,15 @@ class Engine {
     catch_up_all();
     std::swap(weights_, average_);
     for (Table& table : tables_) std::swap(table.weight, table.average);
-    panels_valid_ = false;
+    weights_changed();
+  }
+
+  // Folds all rows of the tables, which can be read then; every item has its own embedding.
+  void fold_all() {
+    if (!features_ || folded_) return;
+    left_out_ = {};
+    for (Table& table : tables_) fold(table, every_item());
+    folded_ = true;
   }
 
   // Brings every row of the tables up to the last step; weights and moments can be read then.
@@ -287,6 +315,7 @@ class Engine {
     check_items(histories.values + histories.offsets[0], histories.size() - histories.offsets[0], shape_.n_items);
     for (std::int64_t row = 0; row < histories.rows; ++row) check_not_empty(histories, row);
     catch_up_all();
+    fold_all();
     pack_weights();
     plan(histories, kChunkTokens);
     const int width = shape_.width();
@@ -296,7 +325,7 @@ class Engine {
       Network network = network_of(thread);
       for (const Rows rows : thread.chunks) {
         const Chunk& chunk = fill_chunk(thread, rows, histories, nullptr);
-        network.forward_last(chunk, item_table().weight.data());
+        network.forward_last(chunk, item_table().rows());
         for (std::size_t s = 0; s < chunk.sequences.size(); ++s)
           std::memcpy(features + chunk.rows[s] * shape_.dim, thread.workspace->features + s * width,
                       sizeof(float) * shape_.dim);
@@ -412,6 +441,69 @@ class Engine {
     });
   }
 
+  // Folds the rows that the batch reads, of which a loss over all items reads all.
+  void fold_used(RaggedView inputs, const Loss& loss, const Wanted& wanted, const IdDropout& left_out) {
+    left_out_ = left_out, folded_ = false;
+    const std::int64_t n = inputs.size();
+    const ItemsView in{inputs.values, n}, targets{wanted.targets, n};
+    const ItemsView negatives{wanted.negatives, (wanted.shared ? 1 : n) * wanted.n_negatives};
+    const bool all = loss.kind == LossKind::kCrossEntropy && negatives.count == 0;
+    if (shape_.tied) return fold(item_table(), all ? every_item() : each_once({in, targets, negatives}));
+    fold(item_table(), each_once({in}));
+    fold(output_table(), all ? every_item() : each_once({targets, negatives}));
+  }
+
+  void fold(Table& table, const std::vector<std::int32_t>& items) {
+    pool_.run([&](int t) {
+      const auto [first, last] = range(items.size(), t);
+      features_.fold(items.data() + first, last - first, table.weight.data(), weights_.data(), left_out_,
+                     table.folded.data());
+    });
+  }
+
+  const std::vector<std::int32_t>& every_item() {
+    if (every_item_.empty()) {
+      every_item_.resize(shape_.n_items);
+      std::iota(every_item_.begin(), every_item_.end(), 1);
+    }
+    return every_item_;
+  }
+
+  // The items of all parts, each once, in the order in which they are met.
+  const std::vector<std::int32_t>& each_once(std::initializer_list<ItemsView> parts) {
+    met_.resize(shape_.n_items + 1);
+    some_items_.clear();
+    for (const ItemsView& part : parts)
+      for (std::int64_t i = 0; i < part.count; ++i) {
+        if (i + kAhead < part.count) __builtin_prefetch(&met_[part.items[i + kAhead]]);
+        if (std::exchange(met_[part.items[i]], 1) == 0) some_items_.push_back(part.items[i]);
+      }
+    for (const std::int32_t item : some_items_) met_[item] = 0;
+    return some_items_;
+  }
+
+  // Gradients of folded rows become those of features, of the projection and of the items' own rows.
+  void push_to_features(float l2_embedding) {
+    std::vector<FoldedGradient> parts;
+    for (const Table& table : tables_)
+      parts.push_back({table.gradient.rows.data(), table.gradient.rows.size(), table.gradient.values.data()});
+    features_.push(parts, gradients(), pool_);
+    const int width = shape_.width();
+    pool_.run([&](int t) {
+      for (Table& table : tables_) {
+        const float l2 = &table == &item_table() ? l2_embedding : 0;
+        const auto [first, last] = range(table.gradient.rows.size(), t);
+        for (std::size_t i = first; i < last; ++i) {
+          const std::int32_t item = table.gradient.rows[i];
+          float* row = &table.gradient.values[i * width];
+          const float* own = &table.weight[static_cast<std::size_t>(item) * width];
+          if (!features_.keeps_own(item, left_out_)) std::fill_n(row, width, 0.0f);
+          for (int c = 0; l2 > 0 && c < width; c += kLanes) store(row + c, load(row + c) + load(own + c) * (2 * l2));
+        }
+      }
+    });
+  }
+
   Network network_of(Thread& thread) {
     const int capacity = std::max(kChunkTokens, shape_.max_seq_len);
     if (!thread.workspace) thread.workspace = std::make_unique<Workspace>(shape_, capacity);
@@ -443,8 +535,8 @@ class Engine {
   bool prepare_candidates(const Loss& loss, const Wanted& wanted) {
     if (loss.kind != LossKind::kCrossEntropy && !wanted.shared) return false;
     std::vector<std::int32_t> chosen;
-    if (loss.kind != LossKind::kCrossEntropy) chosen.assign(wanted.negatives, wanted.negatives + wanted.n_negatives);
-    candidates_.prepare(output_table().weight.data(), shape_.n_items, shape_.width(), std::move(chosen), pool_);
+    if (wanted.shared) chosen.assign(wanted.negatives, wanted.negatives + wanted.n_negatives);
+    candidates_.prepare(output_table().rows(), shape_.n_items, shape_.width(), std::move(chosen), pool_);
     return true;
   }
 
@@ -457,13 +549,13 @@ class Engine {
   double head(const Chunk& chunk, const Loss& loss, const Wanted& wanted, bool common, Thread& thread) {
     const Workspace& w = *thread.workspace;
     const int width = shape_.width();
-    const float* table = output_table().weight.data();
+    const float* table = output_table().rows();
     const Coefficients coefficients{target_gradients_.data(), negative_gradients_.data()};
     if (!common)
-      return sampled_head(loss, wanted, chunk.size(), width, features_.data(), table, chunk.tokens.data(), w.dy,
+      return sampled_head(loss, wanted, chunk.size(), width, token_features_.data(), table, chunk.tokens.data(), w.dy,
                           coefficients, thread.head);
     CandidateHead head(loss, candidates_, width, shape_.dim, thread.candidates);
-    return head.run(chunk, wanted, features_.data(), table, w.dy, coefficients.targets);
+    return head.run(chunk, wanted, token_features_.data(), table, w.dy, coefficients.targets);
   }
 
   // Gradients of the tables' rows: of items as inputs, as targets, as negatives or candidates.
@@ -474,10 +566,10 @@ class Engine {
       for (const auto& thread : threads_)
         output.push_back({candidates_.items(), nullptr, 1, candidates_.size(), thread->candidates.gradients.data(), 1});
     } else {
-      output.push_back({wanted.negatives, negative_gradients_.data(), 0, n * wanted.n_negatives, features_.data(),
+      output.push_back({wanted.negatives, negative_gradients_.data(), 0, n * wanted.n_negatives, token_features_.data(),
                         wanted.n_negatives});
     }
-    output.push_back({wanted.targets, target_gradients_.data(), 0, n, features_.data(), 1});
+    output.push_back({wanted.targets, target_gradients_.data(), 0, n, token_features_.data(), 1});
     const float embedding_scale = std::sqrt(static_cast<float>(shape_.dim));
     input.push_back({inputs.values, nullptr, embedding_scale, n, embedding_gradients_.data(), 1});
     for (Table& table : tables_) table.gradient.clear();
@@ -572,7 +664,7 @@ class Engine {
 
   void reserve_step(std::int64_t n, int n_negatives) {
     const std::size_t values = static_cast<std::size_t>(n) * shape_.width();
-    features_.reserve(values);
+    token_features_.reserve(values);
     embedding_gradients_.reserve(values);
     target_gradients_.reserve(n);
     negative_gradients_.reserve(static_cast<std::size_t>(n) * n_negatives);
@@ -581,7 +673,7 @@ class Engine {
   void sum_threads() {
     if (pool_.size() == 1) return;
     pool_.run([&](int t) {
-      const auto [begin, end] = vector_range(layout_.size(), t);
+      const auto [begin, end] = vector_range(layout_.network_size(), t);
       float* total = gradients();
       for (std::size_t i = begin; i < end; i += kLanes) {
         Floats v = load(total + i);
@@ -591,7 +683,8 @@ class Engine {
     });
   }
 
-  // Sorts contributions by item (counting sort, stable), then each thread sums whole items; l2 adds 2 l2 times the row.
+  // Sorts contributions by item (counting sort, stable), then each thread sums whole items; l2 adds 2 l2 times the row,
+  // of every item: to folded rows later, as it is of the items' own.
   void sum_rows(Table& table, const std::vector<Contributions>& parts, float l2) {
     RowGradient& gradient = table.gradient;
     const int width = shape_.width();
@@ -631,7 +724,7 @@ class Engine {
         return static_cast<std::size_t>(std::lower_bound(starts_.begin(), starts_.begin() + n_rows, share) -
                                         starts_.begin());
       };
-      for (std::size_t i = boundary(t); i < boundary(t + 1); ++i) sum_row(table, i, width, l2);
+      for (std::size_t i = boundary(t); i < boundary(t + 1); ++i) sum_row(table, i, width, features_ ? 0 : l2);
     });
   }
 
@@ -639,22 +732,7 @@ class Engine {
     float* row = &table.gradient.values[i * width];
     const float* weight = &table.weight[static_cast<std::size_t>(table.gradient.rows[i]) * width];
     const auto penalty = [&](int c) { return l2 > 0 ? load(weight + c) * (2 * l2) : Floats{}; };
-    with_vectors(width, [&]<int Fixed>() {
-      if constexpr (Fixed != 0) {
-        Floats total[Fixed];
-        for (int c = 0; c < Fixed; ++c) total[c] = penalty(kLanes * c);
-        for (std::int64_t k = starts_[i]; k < starts_[i + 1]; ++k)
-          for (int c = 0; c < Fixed; ++c) total[c] += load(entries_[k].row + kLanes * c) * entries_[k].coefficient;
-        for (int c = 0; c < Fixed; ++c) store(row + kLanes * c, total[c]);
-      } else {
-        for (int c = 0; c < width; c += kLanes) {
-          Floats total = penalty(c);
-          for (std::int64_t k = starts_[i]; k < starts_[i + 1]; ++k)
-            total += load(entries_[k].row + c) * entries_[k].coefficient;
-          store(row + c, total);
-        }
-      }
-    });
+    sum_entries(entries_.data() + starts_[i], entries_.data() + starts_[i + 1], width, row, penalty);
   }
 
   float clip_scale(float clip_norm) {
@@ -676,17 +754,13 @@ class Engine {
     return static_cast<float>(std::min(1.0, clip_norm / (norm + 1e-6)));
   }
 
-  struct Entry {
-    const float* row;
-    float coefficient;
-  };
-
   ModelShape shape_;
   bool lazy_;
   std::int64_t step_count_ = 0;  // of the optimizer
   PastSteps past_;
   MissedSteps missed_;  // lazy Adam
   Layout layout_;
+  Features features_;
   ThreadPool pool_;
   Array<float> weights_, first_moment_, second_moment_, average_;
   Array<Operand> panels_;
@@ -695,10 +769,14 @@ class Engine {
   std::vector<std::unique_ptr<Thread>> threads_;
   std::vector<std::int64_t> order_;  // rows of the batch, longest first
   Candidates candidates_;
-  Array<float> features_, embedding_gradients_, target_gradients_, negative_gradients_;
+  Array<float> token_features_, embedding_gradients_, target_gradients_, negative_gradients_;
   std::vector<std::int64_t> starts_, cursor_;
   std::vector<Entry> entries_;
+  std::vector<std::int32_t> every_item_, some_items_;
+  std::vector<char> met_;  // of each item, while items are made one of a kind
+  IdDropout left_out_;     // of the rows that are folded
   bool panels_valid_ = false;
+  bool folded_ = false;  // whether all rows are, with every item's own embedding
   bool single_chunk_ = false;
   bool gradients_are_whole_ = true;  // not after a forward_backward that ended halfway
   std::mutex working_;

@@ -25,7 +25,8 @@ struct Loss {
 // What the positions of a batch are to tell apart.
 struct Wanted {
   const std::int32_t* targets;    // (T,)
-  const std::int32_t* negatives;  // (T, n_negatives), or (n_negatives,) shared by all
+  // (T, n_negatives), or (n_negatives,) shared by all. Of cross-entropy: the items that compete; none = all.
+  const std::int32_t* negatives;
   int n_negatives;
   bool shared;
   // (rows) items that each row had before its inputs; null = what a row had competes with its targets too. Only items

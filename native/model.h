@@ -30,6 +30,8 @@ struct ModelShape {
   float eps = 1e-8f;
   bool relu = true;
   bool tied = true;
+  int n_features = 0;  // 0 = items have none
+  int vector_dim = 0;  // the same
 
   int head_dim() const { return dim / n_heads; }
   int head_width() const { return round_up(head_dim(), kWidth); }
@@ -150,6 +152,9 @@ class Layout {
     }
     if (shape.block != BlockKind::kLiGR) final_norm = norm(names, model);
     if (!shape.tied) tables.push_back(names.next(table));
+    network_size_ = size_;
+    if (shape.n_features > 0) features = add_matrix(names, {1, shape.n_features, shape.n_features}, model, false);
+    if (shape.vector_dim > 0) projection = add_matrix(names, model, {1, shape.vector_dim, shape.vector_dim}, true);
     names.expect_none_left();
   }
 
@@ -184,12 +189,13 @@ class Layout {
 
   int n_matrices() const { return static_cast<int>(linears_.size()); }
   std::size_t size() const { return size_; }
+  std::size_t network_size() const { return network_size_; }  // without features and projection, which come last
   std::size_t panels_size() const { return panels_size_; }
   std::size_t largest_matrix() const { return largest_; }
   const std::vector<Parameter>& parameters() const { return parameters_; }
 
   std::vector<std::string> tables;  // names: the items', and that of the output if it is another
-  std::size_t position;
+  std::size_t position, features = 0, projection = 0;
   std::vector<BlockWeights> blocks;
   Norm final_norm{};
 
@@ -225,7 +231,7 @@ class Layout {
 
   std::vector<Parameter> parameters_;
   std::vector<Linear> linears_;
-  std::size_t size_ = 0, panels_size_ = 0, largest_ = 0;
+  std::size_t size_ = 0, network_size_ = 0, panels_size_ = 0, largest_ = 0;
 };
 
 }  // namespace sasrec

@@ -27,7 +27,7 @@ namespace {
 
 constexpr std::size_t kMostItems = 1 << 30, kMostColumns = 1 << 30;
 constexpr int kMostDims = 1 << 14, kMostHidden = 1 << 16, kMostPositions = 1 << 16, kMostBlocks = 1 << 10,
-              kMostThreads = 1 << 12;
+              kMostVectorDims = 1 << 16, kMostThreads = 1 << 12;
 
 void check(bool condition, const std::string& message) {
   if (!condition) throw std::invalid_argument(message);
@@ -85,6 +85,15 @@ Out<T> out(const char* name, nb::handle given) {
   return array;
 }
 
+// An array to read as long as the object lives that it is given to, so it must not be a copy.
+template <typename T>
+In<T> as_it_is(const char* name, nb::handle given) {
+  In<T> array;
+  if (!nb::try_cast(given, array, false))
+    throw nb::type_error((std::string(name) + " must be an array of " + type_name<T>() + " in C order").c_str());
+  return array;
+}
+
 // The length of an axis, as an int.
 template <typename Array>
 int axis(const char* name, const Array& array, int i) {
@@ -128,6 +137,30 @@ std::int64_t feature_rows(const ItemIndex& index, const In<float>& features) {
   check(features.ndim() == 2 && features.shape(1) == static_cast<std::size_t>(index.dim()),
         "features must be (rows, embedding_dim)");
   return static_cast<std::int64_t>(features.shape(0));
+}
+
+// Items' features, checked; what the shape has none of is not looked at.
+ItemFeatures item_features(const ModelShape& shape, nb::handle given_offsets, nb::handle given_values,
+                           nb::handle given_vectors) {
+  ItemFeatures features;
+  const std::int64_t rows = shape.n_items + 1;
+  if (shape.n_features > 0) {
+    const auto offsets = as_it_is<std::int64_t>("feature_offsets", given_offsets);
+    const auto values = as_it_is<std::int32_t>("feature_values", given_values);
+    check(ragged(values, offsets).rows == rows, "one row of features for each item, padding included");
+    check(offsets.data()[1] == 0, "padding has no features");
+    for (std::size_t i = 0; i < values.size(); ++i)
+      check(values.data()[i] >= 0 && values.data()[i] < shape.n_features, "a feature is not in 0..n_features - 1");
+    features.offsets = offsets.data(), features.values = values.data();
+  }
+  if (shape.vector_dim > 0) {
+    const auto vectors = as_it_is<float>("vectors", given_vectors);
+    check(vectors.ndim() == 2 && static_cast<std::int64_t>(vectors.shape(0)) == rows &&
+              vectors.shape(1) == static_cast<std::size_t>(shape.vector_dim),
+          "vectors must be (n_items + 1, vector_dim)");
+    features.vectors = vectors.data();
+  }
+  return features;
 }
 
 // Calls f while no other call works on the engine.
@@ -206,21 +239,27 @@ NB_MODULE(SASREC_MODULE, m) {
           "__init__",
           [](Engine* self, const std::string& block, int n_items, int embedding_dim, int n_blocks, int n_heads,
              int ffn_dim, int max_seq_len, float dropout, float norm_eps, bool relu, bool tied,
-             const NamedShapes& weights, int threads, bool lazy_adam) {
-            ModelShape shape{block_kind(block), n_items, embedding_dim, n_blocks, n_heads, ffn_dim,
-                             max_seq_len,       dropout, norm_eps,      relu,     tied};
+             const NamedShapes& weights, int threads, bool lazy_adam, int n_features, int vector_dim,
+             nb::handle feature_offsets, nb::handle feature_values, nb::handle vectors) {
+            ModelShape shape{block_kind(block), n_items, embedding_dim, n_blocks, n_heads,    ffn_dim,   max_seq_len,
+                             dropout,           norm_eps, relu,         tied,     n_features, vector_dim};
             check(n_items > 0 && embedding_dim > 0 && n_blocks >= 0 && ffn_dim > 0 && max_seq_len > 0 && threads > 0,
                   "sizes must be positive");
             check(static_cast<std::size_t>(n_items) < kMostItems && embedding_dim <= kMostDims &&
                       n_blocks <= kMostBlocks && ffn_dim <= kMostHidden && max_seq_len <= kMostPositions &&
-                      threads <= kMostThreads,
+                      threads <= kMostThreads && n_features >= 0 &&
+                      static_cast<std::size_t>(n_features) <= kMostItems && vector_dim >= 0 &&
+                      vector_dim <= kMostVectorDims,
                   "sizes are out of range");
             check(dropout >= 0 && dropout < 1, "dropout must be from 0 to below 1");
             check(n_heads > 0 && embedding_dim % n_heads == 0, "n_heads must divide embedding_dim");
-            new (self) Engine(shape, weights, threads, lazy_adam);
+            new (self) Engine(shape, weights, threads, lazy_adam,
+                              item_features(shape, feature_offsets, feature_values, vectors));
           },
           nb::kw_only(), "block"_a, "n_items"_a, "embedding_dim"_a, "n_blocks"_a, "n_heads"_a, "ffn_dim"_a,
-          "max_seq_len"_a, "dropout"_a, "norm_eps"_a, "relu"_a, "tied"_a, "weights"_a, "threads"_a, "lazy_adam"_a)
+          "max_seq_len"_a, "dropout"_a, "norm_eps"_a, "relu"_a, "tied"_a, "weights"_a, "threads"_a, "lazy_adam"_a,
+          "n_features"_a = 0, "vector_dim"_a = 0, "feature_offsets"_a = nb::none(), "feature_values"_a = nb::none(),
+          "vectors"_a = nb::none(), nb::keep_alive<1, 18>(), nb::keep_alive<1, 19>(), nb::keep_alive<1, 20>())
       .def_prop_ro("threads", &Engine::n_threads)
       .def_prop_rw(
           "step_count", [](Engine& engine) { return alone(engine, [&] { return engine.step_count(); }); },
@@ -235,7 +274,8 @@ NB_MODULE(SASREC_MODULE, m) {
             Released released;
             read_array(engine, name, kind, values.data(), values.size());
           },
-          "name"_a, "kind"_a, "out"_a, "Copy a weight, its gradient, a moment of Adam or its average into an array.")
+          "name"_a, "kind"_a, "out"_a,
+          "Copy a weight, its gradient, a moment of Adam, its average, or a table with features folded in.")
       .def(
           "write",
           [](Engine& engine, const std::string& name, const std::string& kind, nb::handle given) {
@@ -250,7 +290,7 @@ NB_MODULE(SASREC_MODULE, m) {
           [](Engine& engine, nb::handle given_items, nb::handle given_offsets, nb::handle given_keys,
              std::uint64_t step_key, const std::string& loss, nb::handle given_targets, nb::handle given_negatives,
              nb::handle given_earlier, nb::handle given_earlier_offsets, float positive_weight,
-             nb::handle given_corrections, float l2_embedding) {
+             nb::handle given_corrections, float l2_embedding, float feature_dropout) {
             const auto items = in<std::int32_t>("items", given_items);
             const auto offsets = in<std::int64_t>("offsets", given_offsets);
             const auto sequence_keys = in<std::uint64_t>("sequence_keys", given_keys);
@@ -272,16 +312,19 @@ NB_MODULE(SASREC_MODULE, m) {
             check(!corrected || corrections.size() == static_cast<std::size_t>(engine.shape().n_items) + 1,
                   "one correction for each item, padding included");
             const bool masks = earlier_offsets.size() > 0;
+            check(feature_dropout >= 0 && feature_dropout <= 1, "feature_dropout must be from 0 to 1");
             const RaggedView before = masks ? ragged(earlier, earlier_offsets) : RaggedView{};
             check(!masks || before.rows == inputs.rows, "one row of earlier items for each row");
             Released released;
             return engine.forward_backward(
                 inputs, sequence_keys.data(), step_key,
                 {kind, positive_weight, corrected ? corrections.data() : nullptr, 1.0f},
-                {targets.data(), negatives.data(), n_negatives, shared, masks ? &before : nullptr}, l2_embedding);
+                {targets.data(), negatives.data(), n_negatives, shared, masks ? &before : nullptr}, l2_embedding,
+                feature_dropout);
           },
           nb::kw_only(), "items"_a, "offsets"_a, "sequence_keys"_a, "step_key"_a, "loss"_a, "targets"_a, "negatives"_a,
           "earlier"_a, "earlier_offsets"_a, "positive_weight"_a, "corrections"_a, "l2_embedding"_a,
+          "feature_dropout"_a = 0.0f,
           "Gradients of the mean loss; returns its sum over positions.")
       .def(
           "optimizer_step",

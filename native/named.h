@@ -37,14 +37,16 @@ inline float* table_array(Table& table, const std::string& kind) {
   if (kind == "exp_avg") return table.first_moment.data();
   if (kind == "exp_avg_sq") return table.second_moment.data();
   if (kind == "average") return table.average.data();
+  if (kind == "folded") return table.folded.size() ? table.folded.data() : table.weight.data();
   throw std::invalid_argument("kind '" + kind + "' is not known");
 }
 
 // Calls f(outside offset, inside pointer, count) for runs of values of a named array.
 template <typename F>
 void for_runs(Engine& engine, const std::string& name, const std::string& kind, F&& f) {
-  if (kind != "weight") engine.prepare_training();
+  if (kind != "weight" && kind != "folded") engine.prepare_training();
   if (kind != "gradient") engine.catch_up_all();
+  if (kind == "folded") engine.fold_all();
   const Place place = find(engine, name);
   if (place.parameter) {
     const Parameter& p = *place.parameter;
@@ -74,7 +76,8 @@ inline void check_size(Engine& engine, const std::string& name, std::size_t size
   if (size != rows * columns) throw std::invalid_argument("the array for " + name + " has the wrong size");
 }
 
-// Copies a weight, its gradient, a moment of Adam or its average into an array of `size` values.
+// Copies a weight, its gradient, a moment of Adam, its average, or a table with features folded in, into an array of
+// `size` values.
 inline void read_array(Engine& engine, const std::string& name, const std::string& kind, float* out, std::size_t size) {
   const auto working = engine.lock();
   check_size(engine, name, size);
@@ -91,6 +94,7 @@ inline void write_array(Engine& engine, const std::string& name, const std::stri
   const auto working = engine.lock();
   check_size(engine, name, size);
   if (kind == "gradient") throw std::invalid_argument("gradients cannot be written");
+  if (kind == "folded") throw std::invalid_argument("folded tables cannot be written");
   if (kind == "average") engine.reserve_average();
   for_runs(engine, name, kind,
            [&](std::size_t outside, float* inside, int n) { std::copy_n(values + outside, n, inside); });

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from sasrec.core.config import ModelConfig, TrainConfig
 from sasrec.data.batches import TrainBatches
+from sasrec.data.item_features import ItemFeatures
 from sasrec.data.sampling import generator
 from sasrec.data.sequences import LogFacts, Ragged, build_sequences
 from sasrec.data.splits import Split, split_leave_one_out
@@ -173,6 +174,20 @@ def spread_weights(config: ModelConfig, n_items: int, seed: int = 0, size: float
         if name in (ITEM_TABLE, OUTPUT_TABLE):
             value[0] = 0
     return weights
+
+
+def make_features(n_items: int, n_features: int, vector_dim: int = 0, seed: int = 0) -> ItemFeatures:
+    """Some features of items, of each third item none, and of each sixth no vector either."""
+    rng = np.random.default_rng(seed)
+    rows = [
+        np.sort(rng.choice(n_features, rng.integers(1, min(n_features, 6) + 1), replace=False))
+        if item % 3 and n_features
+        else []
+        for item in range(n_items + 1)
+    ]
+    vectors = 0.2 * rng.standard_normal((n_items + 1, vector_dim), np.float32)  # rows stay as large as without
+    vectors[::6] = 0
+    return ItemFeatures(Ragged.from_lists(rows), n_features, vectors if vector_dim else None)
 
 
 def without(folder: Path, *packages: str) -> dict[str, str]:

@@ -25,7 +25,8 @@ from sasrec.data.batches import Batch, TrainBatches
 from sasrec.data.sampling import generator
 from sasrec.data.sequences import Ragged, build_sequences
 from sasrec.data.splits import split_leave_one_out
-from sasrec.engine.native import NativeEngine, step_key
+from sasrec.engine.id_dropout import random_words, step_key
+from sasrec.engine.native import NativeEngine
 from sasrec.engine.torch_engine import TorchEngine
 from sasrec.model.weights import Weights, initial_weights
 
@@ -353,25 +354,6 @@ def test_a_loss_can_change_from_step_to_step() -> None:
             engine.forward_backward(batch)
         expected, got = fresh.gradients(), used.gradients()
         assert all(np.array_equal(expected[name], got[name]) for name in expected), loss
-
-
-def mix(z: int) -> int:
-    """The finaliser of splitmix64."""
-    mask = 2**64 - 1
-    z = (z + 0x9E3779B97F4A7C15) & mask
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 & mask
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EB & mask
-    return z ^ (z >> 31)
-
-
-def random_words(step: int, sequence: int, site: int, counters: np.ndarray) -> np.ndarray:
-    """What native/simd.h draws, in NumPy: an independent writing-down of it."""
-    key = mix(mix(mix(step) ^ sequence) ^ site)
-    x = (counters.astype(np.uint32) * np.uint32(0x9E3779B1)) ^ np.uint32(key & 0xFFFFFFFF)
-    x = (x ^ (x >> np.uint32(16))) * np.uint32(0x7FEB352D)
-    x = (x ^ (x >> np.uint32(15))) ^ np.uint32(key >> 32)
-    x = x * np.uint32(0x846CA68B)
-    return x ^ (x >> np.uint32(16))
 
 
 def row_factors(step: int, sequence: int, site: int, length: int, width: int, p: float) -> np.ndarray:

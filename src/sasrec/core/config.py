@@ -78,6 +78,11 @@ class ModelConfig:
         """Rows of the position table: one more (row 0, padding) when padding is attended to."""
         return self.max_seq_len + (self.padding == "attended")
 
+    @property
+    def has_features(self) -> bool:
+        """Whether items are more than their ids: there are features, vectors or both."""
+        return self.n_features + self.vector_dim > 0
+
 
 @dataclass(frozen=True)
 class TrainConfig:

@@ -20,7 +20,7 @@ import numpy as np
 from sasrec.core.arrays import Float32, Int32, Int64
 from sasrec.core.config import ModelConfig, TrainConfig
 from sasrec.core.errors import DataError
-from sasrec.data.sampling import ItemDrawer, Parts, draw_unseen, generator
+from sasrec.data.sampling import ItemDrawer, Numbering, Parts, draw_unseen, generator
 from sasrec.data.sequences import Ragged, flat_index
 from sasrec.data.splits import Split
 
@@ -43,6 +43,11 @@ class Batch:
     step: int  # counted over the whole run; keys the dropout masks
     # B rows: train items before the inputs; None = seen items compete with targets, or cannot (a position's negatives)
     earlier: Ragged | None = None
+    candidates: Int32 | None = None  # (C,) ascending, the items that compete with a target; None = all
+
+    def n_candidates(self, n_items: int) -> int:
+        """How many of the items compete with a target."""
+        return n_items if self.candidates is None else len(self.candidates)
 
     def to_padded(self, max_seq_len: int) -> tuple[Int32, Int32, Int32]:
         """(seq, pos, neg), each (B, max_seq_len), zeros on the left, as the published sampler gives them.
@@ -88,8 +93,15 @@ class TrainBatches:
         self.steps_per_epoch = -(-len(self.users) // self.batch_size)
         by_popularity = train.negative_sampling == "popularity" and self.n_negatives
         counts = split.train_counts[1:] if by_popularity else None
-        self.drawer = ItemDrawer(self.n_items, counts)
-        self.corrections = log_corrections(self.n_items, self.n_negatives, self.shared, counts)
+        self.numbering = _numbering(split) if model.has_features else None
+        if self.numbering is None:
+            self.drawer = ItemDrawer(self.n_items, counts)
+            self.corrections = log_corrections(self.n_items, self.n_negatives, self.shared, counts)
+        else:
+            n, counts = len(self.numbering.items), None if counts is None else counts[self.numbering.items - 1]
+            self.drawer = ItemDrawer(n, counts)
+            corrections = log_corrections(n, self.n_negatives, self.shared, counts)
+            self.corrections = self.numbering.spread(corrections) if len(corrections) else corrections
         self.positions_per_epoch = int(np.minimum((self.ends - starts)[self.users] - 1, self.max_seq_len).sum())
         drawn = 1 if self.shared else max(1, self.n_negatives)  # of a position
         drawn_per_step = self.positions_per_epoch / self.steps_per_epoch * drawn
@@ -127,7 +139,16 @@ class TrainBatches:
         parts_of_steps = zip(rows, np.split(targets, step_ends[:-1]), negatives, steps, strict=True)
         for r, its_targets, its_negatives, step in parts_of_steps:
             its_earlier = None if earlier is None else earlier.part(r)
-            yield Batch(users[r], inputs.part(r), its_targets, its_negatives, self.corrections, step, its_earlier)
+            yield Batch(
+                users[r],
+                inputs.part(r),
+                its_targets,
+                its_negatives,
+                self.corrections,
+                step,
+                its_earlier,
+                None if self.numbering is None else self.numbering.items,
+            )
 
     def _window_ends(self, users: Int64, step: int) -> Int64:
         """(B,) where each user's window ends: at its last train event, or anywhere that leaves it full."""
@@ -154,10 +175,24 @@ class TrainBatches:
             return [np.empty((size, 0), np.int32) for size in np.diff(step_ends, prepend=0)]
         keys = [(self.seed, NEGATIVES, step) for step in steps]
         if self.shared:
-            return [self.drawer.draw(generator(*key), n) for key in keys]
+            return [self._items_drawn(self.drawer.draw(generator(*key), n)) for key in keys]
         seen = Parts(self.items, self.starts[users], self.ends[users])
-        drawn = draw_unseen(keys, n * step_ends, n * inputs.lengths, seen, self.drawer)
+        if self.numbering is not None:
+            seen = self.numbering.numbers(seen)
+        drawn = self._items_drawn(draw_unseen(keys, n * step_ends, n * inputs.lengths, seen, self.drawer))
         return np.split(drawn.reshape(-1, n), step_ends[:-1])
+
+    def _items_drawn(self, drawn: Int32) -> Int32:
+        return drawn if self.numbering is None else self.numbering.items_at(drawn)
+
+
+def _numbering(split: Split) -> Numbering | None:
+    """The items that have train events, numbered; None = all have.
+
+    Features tell something of an item that nobody had yet. As a negative or a candidate it would only be pushed down.
+    """
+    trained = np.flatnonzero(split.train_counts).astype(np.int32)
+    return None if len(trained) == split.sequences.n_items else Numbering(trained, split.sequences.n_items)
 
 
 def seen_candidates(batch: Batch, candidates: Int32) -> tuple[Int64, Int64]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sasrec.core.arrays import Float32
+from sasrec.core.arrays import Bool, Float32
 from sasrec.core.errors import DataError
 from sasrec.data.sequences import Ragged
 
@@ -54,3 +54,9 @@ class ItemFeatures:
     def vector_dim(self) -> int:
         """Width of the vectors; 0 = there are none."""
         return 0 if self.vectors is None else self.vectors.shape[1]
+
+    @property
+    def described(self) -> Bool:
+        """(V,) which items have a feature, or a vector that is not 0; an item without has nothing but its id."""
+        has_feature = self.values.lengths > 0
+        return has_feature if self.vectors is None else has_feature | self.vectors.any(axis=1)

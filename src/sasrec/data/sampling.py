@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sasrec.core.arrays import Int32, Int64
+from sasrec.core.arrays import Float32, Int32, Int64
 from sasrec.core.isa import load_native
 from sasrec.data.sequences import Ragged
 
@@ -58,6 +58,35 @@ class ItemDrawer:
         """The items whose events, laid end to end, these are."""
         assert self.bounds is not None
         return (np.searchsorted(self.bounds, events, "right") + 1).astype(np.int32)
+
+
+class Numbering:
+    """Numbers 1..n for n of the items, in their order: who draws numbers draws these items only.
+
+    Args:
+        items: (n,) ascending item indices.
+        n_items: items are 1..n_items.
+    """
+
+    def __init__(self, items: Int32, n_items: int) -> None:
+        self.items = items
+        self._numbers = np.zeros(n_items + 1, np.int32)
+        self._numbers[items] = np.arange(1, len(items) + 1)
+
+    def numbers(self, parts: Parts) -> Parts:
+        """Rows of these items as rows of their numbers."""
+        rows = Ragged.cut(parts.items, parts.starts, parts.ends)
+        return Parts(self._numbers[rows.values], rows.offsets[:-1], rows.offsets[1:])
+
+    def items_at(self, numbers: Int32) -> Int32:
+        """The items that have these numbers."""
+        return self.items[numbers - 1]
+
+    def spread(self, values: Float32) -> Float32:
+        """(n_items + 1,) what (n + 1,) says of each number, 0 for items without one."""
+        spread = np.zeros(len(self._numbers), np.float32)
+        spread[self.items] = values[1:]
+        return spread
 
 
 def generator(seed: int, *key: int) -> np.random.Generator:

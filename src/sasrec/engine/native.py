@@ -6,14 +6,18 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from sasrec.core.arrays import Float32
+from sasrec.core.arrays import Bool, Float32
 from sasrec.core.config import ModelConfig, TrainConfig, to_dict
 from sasrec.core.isa import Native, load_native
 from sasrec.core.threads import threads_of
 from sasrec.data.batches import WEIGHTS, Batch
+from sasrec.data.item_features import ItemFeatures
 from sasrec.data.sampling import generator
 from sasrec.data.sequences import Ragged
+from sasrec.engine.id_dropout import step_key
+from sasrec.model.folding import check_features
 from sasrec.model.weights import ITEM_TABLE, OUTPUT_TABLE, Weights, check_weights, initial_weights, weight_shapes
 
 # What the compiled core can do: the values it knows of the device, the loss and each setting of the model; None = any.
@@ -33,17 +37,12 @@ SUPPORTED: dict[str, set[Any] | None] = {
     "attention_output": {True},
     "tied": None,
     "padding": {"none"},
-    "n_features": {0},
-    "vector_dim": {0},
+    "n_features": None,
+    "vector_dim": None,
 }
 NO_ROWS = Ragged(np.zeros(0, np.int32), np.zeros(0, np.int64))  # tells the core that seen items are not left out
 MOMENTS = ("exp_avg", "exp_avg_sq")  # Adam's, by torch's names
 AVERAGE = "average"  # of the weights over the steps
-
-
-def step_key(seed: int, step: int) -> int:
-    """64 bits that no other step of this seed has: part of the keys of dropout's random streams."""
-    return (seed * 0x9E3779B97F4A7C15 + step) % 2**64
 
 
 def unsupported(model: ModelConfig, train: TrainConfig) -> str:
@@ -55,6 +54,20 @@ def unsupported(model: ModelConfig, train: TrainConfig) -> str:
     return ""
 
 
+def _arrays(features: ItemFeatures | None) -> dict[str, NDArray[Any]]:
+    """Features as the core reads them, for as long as it lives."""
+    if features is None:
+        return {}
+    values = features.values
+    arrays: dict[str, NDArray[Any]] = {
+        "feature_offsets": np.ascontiguousarray(values.offsets, np.int64),
+        "feature_values": np.ascontiguousarray(values.values, np.int32),
+    }
+    if features.vectors is not None:
+        arrays["vectors"] = np.ascontiguousarray(features.vectors, np.float32)
+    return arrays
+
+
 class NativeEngine:
     """The compiled core: a whole training step, or encoding, in one call.
 
@@ -64,6 +77,11 @@ class NativeEngine:
         train: loss, optimizer, seed, threads.
         weights: to start from; None = initial ones.
         native: the variant; None = the one in use.
+        features: of all items, where the model has any.
+        trained: (V,) which items there is anything to learn of; None = all (see `initial_weights`).
+
+    Raises:
+        ConfigError: the features are not those that the model is of.
     """
 
     name = "native"
@@ -75,7 +93,12 @@ class NativeEngine:
         train: TrainConfig,
         weights: Mapping[str, Float32] | None = None,
         native: Native | None = None,
+        *,
+        features: ItemFeatures | None = None,
+        trained: Bool | None = None,
     ) -> None:
+        check_features(model, n_items, features)
+        self.features = features
         self.config, self.train_config, self.n_items = model, train, n_items
         self.threads = threads_of(train.threads)
         native = native or load_native()
@@ -96,10 +119,13 @@ class NativeEngine:
             weights=list(self.shapes.items()),
             threads=self.threads,
             lazy_adam=train.lazy_adam,
+            n_features=model.n_features,
+            vector_dim=model.vector_dim,
+            **_arrays(features),
         )
         self._loss_sum, self._n_positions = 0.0, 0
         if weights is None:  # not otherwise: drawing them takes longer than loading a small run
-            weights = initial_weights(model, n_items, generator(train.seed, WEIGHTS))
+            weights = initial_weights(model, n_items, generator(train.seed, WEIGHTS), trained)
         self.load_weights(weights)
 
     def forward_backward(self, batch: Batch) -> None:
@@ -110,13 +136,14 @@ class NativeEngine:
             sequence_keys=batch.users.astype(np.uint64),
             step_key=step_key(self.train_config.seed, batch.step),
             targets=batch.targets,
-            negatives=batch.negatives,
+            negatives=batch.negatives if batch.negatives.size or batch.candidates is None else batch.candidates,
             earlier=earlier.values,
             earlier_offsets=earlier.offsets,
             loss=self.train_config.loss,
-            positive_weight=self.train_config.positive_weight(self.n_items),
+            positive_weight=self.train_config.positive_weight(batch.n_candidates(self.n_items)),
             corrections=batch.corrections,
             l2_embedding=self.train_config.l2_embedding,
+            feature_dropout=0.0 if self.features is None else self.train_config.feature_dropout,
         )
         self._n_positions += len(batch.targets)
 
@@ -147,7 +174,7 @@ class NativeEngine:
         return features
 
     def item_table(self) -> Float32:
-        return self._read(ITEM_TABLE if self.config.tied else OUTPUT_TABLE, "weight")
+        return self._read(ITEM_TABLE if self.config.tied else OUTPUT_TABLE, "folded")
 
     def weights(self) -> Weights:
         return {name: self._read(name, "weight") for name in self.shapes}

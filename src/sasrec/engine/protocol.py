@@ -11,7 +11,7 @@ import platform
 from collections.abc import Mapping
 from typing import Protocol
 
-from sasrec.core.arrays import Float32
+from sasrec.core.arrays import Bool, Float32
 from sasrec.core.config import ModelConfig, TrainConfig
 from sasrec.core.errors import ConfigError
 from sasrec.core.extras import require
@@ -19,9 +19,11 @@ from sasrec.core.isa import Native, load_native
 from sasrec.core.provenance import versions
 from sasrec.core.threads import usable_cpus
 from sasrec.data.batches import Batch
+from sasrec.data.item_features import ItemFeatures
 from sasrec.data.sequences import Ragged
 from sasrec.engine.native import NativeEngine, unsupported
 from sasrec.engine.torch_engine import TorchEngine
+from sasrec.model.folding import check_features
 from sasrec.model.weights import Weights
 
 logger = logging.getLogger(__name__)
@@ -34,6 +36,7 @@ class Engine(Protocol):
     name: str
     threads: int
     train_config: TrainConfig
+    features: ItemFeatures | None  # of all items, where the model has any
 
     def forward_backward(self, batch: Batch) -> None:
         """Compute the gradients of the batch's loss, and add the loss to the running mean."""
@@ -54,7 +57,7 @@ class Engine(Protocol):
         """(n, D) features after the last item of each history; rows must not be empty, only their end is used."""
 
     def item_table(self) -> Float32:
-        """(V, D) table that features are scored with; row 0 is padding."""
+        """(V, D) table that features are scored with, items' features folded in; row 0 is padding."""
 
     def weights(self) -> Weights:
         """A copy of all weights by name."""
@@ -75,6 +78,8 @@ def create_engine(
     train: TrainConfig,
     weights: Mapping[str, Float32] | None = None,
     *,
+    features: ItemFeatures | None = None,
+    trained: Bool | None = None,
     native: Native | None = None,
 ) -> Engine:
     """The engine that a configuration asks for; `auto` takes the fastest that supports it, and logs which and why.
@@ -84,15 +89,20 @@ def create_engine(
         n_items: items are 1..n_items.
         train: engine, loss, optimizer, seed, device, threads.
         weights: to start from; None = initial ones.
+        features: of all items, where the model has any.
+        trained: (V,) which items there is anything to learn of: where the model has features, the own embeddings of all
+            others start at 0. None = all, or there are weights to start from.
         native: the compiled variant; None = that of this process.
 
     Raises:
-        ConfigError: the engine or device is not to be had, or torch is not installed and needed.
+        ConfigError: the engine or device is not to be had, torch is not installed and needed, or the features are not
+            those that the model is of.
     """
+    check_features(model, n_items, features)
     engine: Engine
     reason = _why_not_native(model, train, native) if train.engine != "torch" else "asked for"
     if not reason:
-        engine = NativeEngine(model, n_items, train, weights, native)
+        engine = NativeEngine(model, n_items, train, weights, native, features=features, trained=trained)
         logger.info("engine: native (%s), %d threads", engine.isa, engine.threads)
         return engine
     if train.engine == "native":
@@ -100,7 +110,7 @@ def create_engine(
     if train.lazy_adam:
         raise ConfigError(f"lazy_adam=true needs the native engine ({reason}); use lazy_adam=false")
     _require_torch(model, train)
-    engine = TorchEngine(model, n_items, train)
+    engine = TorchEngine(model, n_items, train, features=features, trained=trained)
     if weights is not None:
         engine.load_weights(weights)
     logger.info("engine: torch on %s (%s), %d threads", train.device, reason, engine.threads)

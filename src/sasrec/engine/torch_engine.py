@@ -13,20 +13,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sasrec.core.arrays import Float32, Int64
+from sasrec.core.arrays import Bool, Float32, Int32, Int64
 from sasrec.core.config import ModelConfig, TrainConfig
 from sasrec.core.errors import ConfigError
 from sasrec.core.forks import needs_threads_of
 from sasrec.core.threads import threads_of
 from sasrec.data.batches import DROPOUT, WEIGHTS, Batch, seen_candidates
+from sasrec.data.item_features import ItemFeatures
 from sasrec.data.sampling import generator
 from sasrec.data.sequences import Ragged
+from sasrec.engine.id_dropout import ids_kept, step_key
+from sasrec.model.folding import check_features
 from sasrec.model.weights import Weights, check_weights, is_block_matrix
 
 if TYPE_CHECKING:
     import torch
 
-    from sasrec.model.sasrec import Group
+    from sasrec.model.sasrec import Group, ItemTables
 
 GROUP_OVERHEAD = 300.0  # what one more group of a batch costs, in tokens
 ATTENTION_TOKENS = 75.0  # at this length attention costs as much as the rest of a block
@@ -65,25 +68,35 @@ class TorchEngine:
         n_items: items are 1..n_items.
         train: loss, optimizer, seed, device, threads.
         cuts: how much is computed at once.
+        features: of all items, where the configuration has any.
+        trained: (V,) which items there is anything to learn of; None = all (see `initial_weights`).
 
     Raises:
-        ConfigError: the device is not to be had.
+        ConfigError: the device is not to be had, or the features are not those that the configuration is of.
     """
 
     name = "torch"
 
-    def __init__(self, model: ModelConfig, n_items: int, train: TrainConfig, cuts: Cuts = Cuts()) -> None:
+    def __init__(
+        self,
+        model: ModelConfig,
+        n_items: int,
+        train: TrainConfig,
+        cuts: Cuts = Cuts(),
+        features: ItemFeatures | None = None,
+        trained: Bool | None = None,
+    ) -> None:
         import torch
 
-        from sasrec.model.losses import sampled_loss
         from sasrec.model.sasrec import SASRec
 
         _say_that_it_computes()
+        check_features(model, n_items, features)
+        self.features = features
         self.config, self.train_config, self.n_items, self.cuts = model, train, n_items, cuts
         self.threads = threads_of(train.threads)
         self.device = _device(train.device)
-        self.model = SASRec(model, n_items, generator(train.seed, WEIGHTS)).to(self.device)
-        self.sampled_loss = sampled_loss(train, n_items)
+        self.model = SASRec(model, n_items, generator(train.seed, WEIGHTS), features, trained).to(self.device)
         self._head = self._full_loss if train.loss == "cross_entropy" else self._sampled_loss
         self.optimizer = torch.optim.AdamW(
             self._parameter_groups(), betas=(train.adam_beta1, train.adam_beta2), fused=True
@@ -110,41 +123,51 @@ class TorchEngine:
         loss.backward()  # type: ignore[no-untyped-call]
 
     def _loss(self, batch: Batch) -> torch.Tensor:
-        layout = self._layout(batch.inputs)
-        features = self.model(layout.items, layout.positions, layout.groups).index_select(0, layout.real)  # (T_real, D)
-        return self._head(features, batch)
+        layout, tables = self._layout(batch.inputs), self.model.tables(self._ids_kept(batch.step))
+        tokens = self.model(layout.items, layout.positions, layout.groups, tables=tables)  # (T, D)
+        return self._head(tokens.index_select(0, layout.real), tables, batch)
 
-    def _sampled_loss(self, features: torch.Tensor, batch: Batch) -> torch.Tensor:
+    def _ids_kept(self, step: int) -> torch.Tensor | None:
+        """Which items have their own embedding in a step; None = all."""
+        train = self.train_config
+        if self.features is None or not train.feature_dropout:
+            return None
+        return self._tensor(ids_kept(self.features, train.feature_dropout, step_key(train.seed, step)))
+
+    def _sampled_loss(self, features: torch.Tensor, tables: ItemTables, batch: Batch) -> torch.Tensor:
         """Leaves out negatives that are the target, and shared negatives that the user has had."""
+        import torch
+
+        from sasrec.model.losses import sampled_loss
+
         targets, negatives = self._tensor(batch.targets), self._tensor(batch.negatives)
         if batch.negatives.ndim == 1:
-            negative = features @ self.model.output_embedding(negatives).T  # (T, N)
+            negative = features @ torch.nn.functional.embedding(negatives, tables.outputs, padding_idx=0).T  # (T, N)
         else:
-            negative = self.model.scores(features, negatives)
+            negative = self.model.scores(features, negatives, tables)
         hits = negatives == targets.unsqueeze(-1)
         if batch.earlier is not None:
             positions, columns = seen_candidates(batch, batch.negatives)
             hits[self._tensor(positions), self._tensor(columns)] = True
         corrections = self._tensor(batch.corrections)[negatives]
-        return self.sampled_loss(
-            self.model.scores(features, targets), negative.masked_fill(hits, -math.inf), corrections
-        )
+        loss = sampled_loss(self.train_config, batch.n_candidates(self.n_items))
+        return loss(self.model.scores(features, targets, tables), negative.masked_fill(hits, -math.inf), corrections)
 
-    def _full_loss(self, features: torch.Tensor, batch: Batch) -> torch.Tensor:
+    def _full_loss(self, features: torch.Tensor, tables: ItemTables, batch: Batch) -> torch.Tensor:
         """Cross-entropy over all items, some positions at a time; the backward pass computes their scores again.
 
-        Items that the user has had are left out where the batch says so.
+        Items that the user has had are left out where the batch says so, and items that are no candidates everywhere.
         """
         from torch.utils.checkpoint import checkpoint
 
         from sasrec.model.losses import cross_entropy
 
-        items = self.model.output_embedding.weight[1:]  # padding is no candidate
-        targets = self._tensor(batch.targets) - 1
+        candidates, items = self._candidates(tables.outputs, batch)
+        targets = self._tensor(np.searchsorted(candidates, batch.targets))
 
         positions, columns = np.zeros((2, 0), np.int64)
         if batch.earlier is not None:
-            positions, columns = seen_candidates(batch, np.arange(1, self.n_items + 1, dtype=np.int32))
+            positions, columns = seen_candidates(batch, candidates)
 
         def share(start: int, part: torch.Tensor) -> torch.Tensor:
             end = start + len(part)
@@ -153,12 +176,18 @@ class TorchEngine:
             scores[self._tensor(positions[first:last] - start), self._tensor(columns[first:last])] = -math.inf
             return cross_entropy(scores, targets[start:end]) * (len(part) / len(targets))
 
-        n = max(1, self.cuts.full_scores // self.n_items)
+        n = max(1, self.cuts.full_scores // len(candidates))
         loss = features.new_zeros(())
         for start in range(0, len(targets), n):
             part = features[start : start + n]
             loss = loss + checkpoint(share, start, part, use_reentrant=False, preserve_rng_state=False)
         return loss
+
+    def _candidates(self, table: torch.Tensor, batch: Batch) -> tuple[Int32, torch.Tensor]:
+        """The items that compete with a target, and their rows; padding is none of them."""
+        if batch.candidates is None:
+            return np.arange(1, self.n_items + 1, dtype=np.int32), table[1:]
+        return batch.candidates, table[self._tensor(batch.candidates)]
 
     def _seed_dropout(self, step: int) -> None:
         rng = generator(self.train_config.seed, DROPOUT, step)
@@ -211,14 +240,15 @@ class TorchEngine:
         recent = histories.last(self.config.max_seq_len)
         features = np.empty((len(recent), self.config.embedding_dim), np.float32)
         with torch.inference_mode():
+            tables = self.model.tables()
             for rows in _chunks(recent.lengths, self._full_length, self.cuts.encode_tokens):
                 layout = self._layout(recent.take(rows))
-                encoded = self.model(layout.items, layout.positions, layout.groups, layout.last)
+                encoded = self.model(layout.items, layout.positions, layout.groups, layout.last, tables)
                 features[rows[layout.order]] = encoded.float().cpu().numpy()
         return features
 
     def item_table(self) -> Float32:
-        return self.model.output_embedding.weight.detach().cpu().numpy()
+        return self.model.tables().outputs.detach().cpu().numpy()
 
     def weights(self) -> Weights:
         return {name: p.detach().cpu().numpy().copy() for name, p in self.model.named_parameters()}

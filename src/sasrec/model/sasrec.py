@@ -9,6 +9,8 @@ left, to max_seq_len, and their padding takes part in attention.
 
     group of 2 rows, seq_len 3:   items      4 8 6 | 5 0 0
                                   positions  7 8 9 | 9 0 0     (max_seq_len 10: the newest item has the last one)
+
+Items that have features are folded into whole tables first (`ItemTables`), which everything else reads.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sasrec.core.arrays import Bool
 from sasrec.core.config import ModelConfig
+from sasrec.data.item_features import ItemFeatures
 from sasrec.model.weights import BLOCKS_WITHOUT_FINAL_NORM, initial_weights
 
 
@@ -215,6 +219,38 @@ def _pick(x: Tensor, rows: Tensor | None) -> Tensor:
     return x if rows is None else x[rows]
 
 
+@dataclass(frozen=True)
+class ItemTables:
+    """What items are as inputs and as what is scored, (V, D) each; row 0 is padding."""
+
+    inputs: Tensor
+    outputs: Tensor
+
+
+class FeaturesPart(nn.Module):
+    """What features and vectors add to each item's row: the mean of embeddings, and a projection."""
+
+    values: Tensor
+    offsets: Tensor
+    vectors: Tensor | None
+
+    def __init__(self, features: ItemFeatures) -> None:
+        super().__init__()
+        self.register_buffer("values", torch.tensor(features.values.values, dtype=torch.long), persistent=False)
+        self.register_buffer("offsets", torch.tensor(features.values.offsets), persistent=False)
+        vectors = None if features.vectors is None else torch.tensor(features.vectors)
+        self.register_buffer("vectors", vectors, persistent=False)
+
+    def forward(self, feature_embedding: nn.Embedding | None, vector_projection: nn.Linear | None) -> Tensor:
+        parts = []
+        if feature_embedding is not None:
+            table = feature_embedding.weight
+            parts.append(F.embedding_bag(self.values, table, self.offsets, mode="mean", include_last_offset=True))
+        if vector_projection is not None:
+            parts.append(vector_projection(self.vectors))
+        return torch.stack(parts).sum(0)  # (V, D)
+
+
 class SASRec(nn.Module):
     """Embeddings, blocks, final norm; scores are dot products with the item table.
 
@@ -222,9 +258,18 @@ class SASRec(nn.Module):
         config: the shape.
         n_items: items are 1..n_items; row 0 of the tables is padding, zero, and gets no gradient.
         rng: initialises the weights; the same generator gives the same weights.
+        features: of all items, where the configuration has any.
+        trained: (V,) which items there is anything to learn of; None = all (see `initial_weights`).
     """
 
-    def __init__(self, config: ModelConfig, n_items: int, rng: np.random.Generator) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        n_items: int,
+        rng: np.random.Generator,
+        features: ItemFeatures | None = None,
+        trained: Bool | None = None,
+    ) -> None:
         super().__init__()
         dim = config.embedding_dim
         self.config = config
@@ -236,12 +281,40 @@ class SASRec(nn.Module):
         final_norm = config.block not in BLOCKS_WITHOUT_FINAL_NORM
         self.norm = nn.LayerNorm(dim, eps=config.norm_eps) if final_norm else nn.Identity()
         self.output_embedding = self.item_embedding if config.tied else nn.Embedding(n_items + 1, dim, padding_idx=0)
+        self.features_part = None if features is None else FeaturesPart(features)
+        self.feature_embedding = nn.Embedding(config.n_features, dim) if config.n_features else None
+        self.vector_projection = nn.Linear(config.vector_dim, dim, bias=False) if config.vector_dim else None
         with torch.no_grad():
             parameters = dict(self.named_parameters())
-            for name, value in initial_weights(config, n_items, rng).items():
+            for name, value in initial_weights(config, n_items, rng, trained).items():
                 parameters[name].copy_(torch.from_numpy(value))
 
-    def forward(self, items: Tensor, positions: Tensor, groups: Sequence[Group], rows: Tensor | None = None) -> Tensor:
+    def tables(self, ids_kept: Tensor | None = None) -> ItemTables:
+        """The item tables, features folded in.
+
+        Args:
+            ids_kept: (V,) bool, which items have their own embedding; None = all.
+        """
+        inputs, outputs = self.item_embedding.weight, self.output_embedding.weight
+        if self.features_part is None:
+            return ItemTables(inputs, outputs)
+        with torch.autocast(inputs.device.type, enabled=False):
+            told = self.features_part(self.feature_embedding, self.vector_projection)  # (V, D)
+
+            def folded(ids: Tensor) -> Tensor:
+                return told + (ids if ids_kept is None else ids * ids_kept.unsqueeze(-1))
+
+            table = folded(inputs)
+            return ItemTables(table, table if self.config.tied else folded(outputs))
+
+    def forward(
+        self,
+        items: Tensor,
+        positions: Tensor,
+        groups: Sequence[Group],
+        rows: Tensor | None = None,
+        tables: ItemTables | None = None,
+    ) -> Tensor:
         """Features of all tokens, or of the tokens `rows`: one, the last, of each history, in order.
 
         Args:
@@ -249,11 +322,13 @@ class SASRec(nn.Module):
             positions: (T,) int64 rows of the position table.
             groups: the rectangles that the T tokens form.
             rows: (B,) int64 tokens to return; the last block computes only these.
+            tables: the item tables, where they have been made already.
 
         Returns:
             (T, D) or (B, D) float32.
         """
-        x = self.item_embedding(items) * self.config.embedding_dim**0.5 + self.position_embedding(positions)  # (T, D)
+        embedded = F.embedding(items, (tables or self.tables()).inputs, padding_idx=0)
+        x = embedded * self.config.embedding_dim**0.5 + self.position_embedding(positions)  # (T, D)
         keep_mask = (items != 0).unsqueeze(-1) if self.config.padding == "zeroed" else None  # (T, 1)
         x = _zero_padding(self.dropout(x), keep_mask)
         for i, block in enumerate(self.blocks):
@@ -263,12 +338,12 @@ class SASRec(nn.Module):
             x = _pick(x, rows)
         return self.norm(x)
 
-    def scores(self, features: Tensor, items: Tensor) -> Tensor:
+    def scores(self, features: Tensor, items: Tensor, tables: ItemTables | None = None) -> Tensor:
         """Dot products of features (T, D) with items (T,) or (T, N): (T,) or (T, N)."""
-        table = self.output_embedding(items)  # (T, D) or (T, N, D)
+        rows = F.embedding(items, (tables or self.tables()).outputs, padding_idx=0)  # (T, D) or (T, N, D)
         if items.dim() == 1:
-            return (features * table).sum(-1)
-        return torch.bmm(table, features.unsqueeze(-1)).squeeze(-1)
+            return (features * rows).sum(-1)
+        return torch.bmm(rows, features.unsqueeze(-1)).squeeze(-1)
 
 
 def _zero_padding(x: Tensor, keep_mask: Tensor | None) -> Tensor:

@@ -2,7 +2,7 @@
 
 Names, shapes and order are those of the parameters in sasrec.py: a matrix is (out, in), a table (rows, embedding_dim).
 The compiled core is told them, and walks through the model in the same order.
-Shape legend: D embedding_dim, F ffn_dim, V n_items + 1, P n_positions.
+Shape legend: D embedding_dim, F ffn_dim, V n_items + 1, P n_positions, W vector_dim.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from sasrec.core.arrays import Float32
+from sasrec.core.arrays import Bool, Float32
 from sasrec.core.config import ModelConfig
 from sasrec.core.errors import CheckpointError, SASRecError
 
@@ -21,6 +21,8 @@ Weights = dict[str, Float32]
 ITEM_TABLE = "item_embedding.weight"
 OUTPUT_TABLE = "output_embedding.weight"  # untied models only
 POSITION_TABLE = "position_embedding.weight"
+FEATURE_TABLE = "feature_embedding.weight"  # (n_features, D), where items have features
+PROJECTION = "vector_projection.weight"  # (D, W), where items have vectors
 BLOCKS_WITHOUT_FINAL_NORM = {"ligr"}
 
 
@@ -56,6 +58,10 @@ def weight_shapes(config: ModelConfig, n_items: int) -> dict[str, tuple[int, ...
         norm("norm")
     if not config.tied:
         shapes[OUTPUT_TABLE] = (n_items + 1, dim)
+    if config.n_features:
+        shapes[FEATURE_TABLE] = (config.n_features, dim)
+    if config.vector_dim:
+        shapes[PROJECTION] = (dim, config.vector_dim)
     return shapes
 
 
@@ -64,11 +70,20 @@ def is_block_matrix(name: str) -> bool:
     return name.startswith("blocks.") and name.endswith(".weight") and "norm" not in name
 
 
-def initial_weights(config: ModelConfig, n_items: int, rng: np.random.Generator) -> Weights:
+def initial_weights(
+    config: ModelConfig, n_items: int, rng: np.random.Generator, trained: Bool | None = None
+) -> Weights:
     """Xavier normal for every matrix, zero attention biases and padding rows, as pmixer/SASRec.pytorch fde8a9c.
 
     Query, key and value are one (3D, D) matrix there, which sets their spread. Feed-forward biases are uniform in
     +- 1/sqrt(fan in), as torch initialises a convolution of width 1; LayerNorm starts at 1 and 0.
+
+    Args:
+        config: the shape.
+        n_items: items are 1..n_items.
+        rng: the same generator gives the same weights.
+        trained: (V,) which items there is anything to learn of. Where items have features, all others are nothing but
+            their features: their own rows are 0. None = all.
     """
     shapes = weight_shapes(config, n_items)
     weights: Weights = {}
@@ -86,6 +101,8 @@ def initial_weights(config: ModelConfig, n_items: int, rng: np.random.Generator)
             value = rng.uniform(-bound, bound, shape).astype(np.float32)
         if name in (ITEM_TABLE, OUTPUT_TABLE) or (name == POSITION_TABLE and config.padding == "attended"):
             value[0] = 0
+        if name in (ITEM_TABLE, OUTPUT_TABLE) and config.has_features and trained is not None:
+            value[~trained] = 0
         weights[name] = value
     return weights
 
