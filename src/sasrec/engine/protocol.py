@@ -19,6 +19,7 @@ from sasrec.core.isa import Native, load_native
 from sasrec.core.provenance import versions
 from sasrec.core.threads import usable_cpus
 from sasrec.data.batches import Batch
+from sasrec.data.item_features import ItemFeatures
 from sasrec.data.sequences import Ragged
 from sasrec.engine.native import NativeEngine, unsupported
 from sasrec.engine.torch_engine import TorchEngine
@@ -76,6 +77,7 @@ def create_engine(
     weights: Mapping[str, Float32] | None = None,
     *,
     native: Native | None = None,
+    features: ItemFeatures | None = None,
 ) -> Engine:
     """The engine that a configuration asks for; `auto` takes the fastest that supports it, and logs which and why.
 
@@ -85,11 +87,14 @@ def create_engine(
         train: engine, loss, optimizer, seed, device, threads.
         weights: to start from; None = initial ones.
         native: the compiled variant; None = that of this process.
+        features: of the items, in the order of their indices; None = items are known by id alone.
 
     Raises:
         ConfigError: the engine or device is not to be had, or torch is not installed and needed.
     """
     engine: Engine
+    if features is not None:
+        raise ConfigError("features are not supported by this build")
     reason = _why_not_native(model, train, native) if train.engine != "torch" else "asked for"
     if not reason:
         engine = NativeEngine(model, n_items, train, weights, native)
