@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sasrec.evaluation.results import Result
     from sasrec.fitting import convert, fit
     from sasrec.reading.datasets import load_dataset
+    from sasrec.reading.items import read_items
     from sasrec.reading.readers import read_interactions
     from sasrec.reading.titles import read_titles
     from sasrec.recommender import Recommendations, Recommender, load
@@ -34,6 +35,7 @@ _HOMES = {
     "core.errors": ["CheckpointError", "ConfigError", "DataError", "SASRecError", "TrainingError", "UnknownItemError"],
     "evaluation.results": ["Result"],
     "data.filters": ["filter_k_core", "filter_repeats"],
+    "reading.items": ["read_items"],
     "reading.readers": ["read_interactions"],
     "reading.titles": ["read_titles"],
     "fitting": ["convert", "fit"],
@@ -63,6 +65,7 @@ __all__ = [
     "load",
     "load_dataset",
     "read_interactions",
+    "read_items",
     "read_titles",
 ]
 

@@ -20,6 +20,8 @@ from sasrec.core.config import EvalConfig, TrainConfig
 from sasrec.core.errors import CheckpointError, ConfigError, DataError
 from sasrec.core.presets import DEFAULT_PRESET, LogStatistics, resolve
 from sasrec.core.threads import set_threads
+from sasrec.data.item_features import ItemFeatures
+from sasrec.data.items import check_same_items
 from sasrec.data.logs import Log, load_log
 from sasrec.data.sequences import LogFacts, Sequences, build_sequences
 from sasrec.data.splits import Split, hides_repeats, split_sequences
@@ -56,6 +58,9 @@ def fit(
     preset: str = DEFAULT_PRESET,
     output: Path | str | None = None,
     titles: pl.DataFrame | None = None,
+    items: Any = None,
+    item_features: Any = (),
+    item_vectors: Any = None,
     resume: bool = False,
     overwrite: bool = False,
     refit: bool = False,
@@ -69,6 +74,11 @@ def fit(
         preset: a name of `PRESETS`.
         output: a run folder to write while training; needed to resume.
         titles: a frame item_id, title, for explanations and reports.
+        items: what is known of items: anything `read_items` takes. Items without events can be recommended, too, if
+            there are features.
+        item_features: names of columns of `items` that the model learns from; see `FeatureEncoder.fit`.
+        item_vectors: the column of `items` that holds vectors, or a .npy file or an array (n, W) whose rows are those
+            of `items`.
         resume: go on with the run in `output`.
         overwrite: replace the run in `output`.
         refit: afterwards train again on all events, for the number of epochs that valid chose: the model to serve.
@@ -81,7 +91,8 @@ def fit(
         TrainingError: the loss is no longer a number.
     """
     options = FitOptions(preset, None if output is None else Path(output), resume, overwrite, refit)
-    return fit_log(load_log(log).with_titles(titles), options, settings, progress)
+    described = load_log(log).with_titles(titles).with_items(items, item_features, item_vectors)
+    return fit_log(described, options, settings, progress)
 
 
 def fit_log(
@@ -122,7 +133,7 @@ def _train(
     progress: Callable[[Progress], None] | None,
 ) -> Recommender:
     """Train by valid; `before` are the settings of the run that is gone on with."""
-    engine = create_engine(config.model, len(log.vocabulary), config.train)
+    engine = create_engine(config.model, len(log.vocabulary), config.train, features=log.vocabulary.features)
     set_threads(engine.threads)
     if run is not None and before is not None:
         # The mark that the saved model has seen all events stays until another model is in its place.
@@ -144,6 +155,9 @@ def configure(log: Log, preset: str, settings: Mapping[str, Any]) -> tuple[Split
     in_train = replace(facts, repeat_share=split.repeat_share)  # valid and test decide no setting
     statistics = replace(split.statistics, hides_seen=hides_repeats(in_train, eval_config))
     model, train_config, eval_config = resolve(preset, statistics, settings)
+    features: ItemFeatures | None = log.vocabulary.features
+    if features is not None:
+        model = replace(model, n_features=features.n_features, vector_dim=features.vector_dim)
     return split, RunConfig(model, train_config, eval_config, preset, log.name, facts, __version__)
 
 
@@ -173,6 +187,8 @@ def _begin(run: RunFolder, log: Log, options: FitOptions, config: RunConfig) -> 
     if options.resume and not run.is_empty():
         saved = RunFolder.open(run.path).load_config()
         check_resumable(saved, config)
+        if run.has_begun():
+            check_same_items(run.load_vocabulary(), log.vocabulary)
         if saved.refit_epochs and saved.format == 1:
             raise CheckpointError(
                 f"{run.path} was trained again on all events by an earlier version, which did not keep the weights of "
@@ -201,7 +217,8 @@ def _refit(
     epochs = max(result.best_epoch, 1)
     logger.info("training again on all events for %d epochs", epochs)
     train_config = replace(config.train, max_epochs=epochs, patience=0, max_minutes=0.0)
-    engine = create_engine(config.model, len(recommender.vocabulary), train_config)
+    vocabulary = recommender.vocabulary
+    engine = create_engine(config.model, len(vocabulary), train_config, features=vocabulary.features)
     again = train(engine, split.all_events(), config.model, train_config, config.eval, progress=progress)
     if again.stopped == "interrupted":
         logger.warning("the second training was interrupted; the model chosen by valid is kept")
@@ -210,7 +227,7 @@ def _refit(
     if run is not None:
         run.save_config(config)  # first: no model that has seen the targets lies there without the mark
         run.save_weights(again.weights, epochs, refit=True)
-    return Recommender(engine, recommender.vocabulary, config, recommender.sequences, recommender.results, result)
+    return Recommender(engine, vocabulary, config, recommender.sequences, recommender.results, result)
 
 
 def convert(checkpoint: Path, layout: str | None, log: Any, *, n_heads: int | None = None) -> Recommender:

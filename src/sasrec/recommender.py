@@ -76,7 +76,8 @@ class Recommender:
         results: Sequence[Result] = (),
         train_result: TrainResult | None = None,
     ) -> None:
-        self.engine, self.vocabulary, self.config, self.sequences = engine, vocabulary, config, sequences
+        self.engine, self.vocabulary, self.config = engine, vocabulary, config
+        self.sequences = None if sequences is None else sequences.with_catalogue(len(vocabulary))
         self.results, self.train_result = list(results), train_result
         self.next_items = NextItems(engine, vocabulary.counts)
 
@@ -439,6 +440,6 @@ def load(path: Path | str, *, device: str | None = None, threads: int | None = N
 def _made_again(
     train: TrainConfig, weights: Weights, vocabulary: Vocabulary, config: RunConfig, *more: Any
 ) -> Recommender:
-    engine = create_engine(config.model, len(vocabulary), train, weights)
+    engine = create_engine(config.model, len(vocabulary), train, weights, features=vocabulary.features)
     set_threads(engine.threads)
     return Recommender(engine, vocabulary, config, *more)

@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperCommand
 
 from sasrec.cli.settings_file import read_settings
-from sasrec.core.config import CONFIGS, ServerConfig
+from sasrec.core.config import CONFIGS, DERIVED, ServerConfig
 from sasrec.data.logs import Reading
 
 PANELS = {"model": "Model", "train": "Training", "eval": "Evaluation", "server": "Server"}
@@ -88,6 +88,8 @@ def _config_parameters(*parts: str, tell_defaults: bool) -> list[inspect.Paramet
         cls = ServerConfig if part == "server" else CONFIGS[part]
         hints = get_type_hints(cls)
         for field in dataclasses.fields(cls):
+            if field.name in DERIVED:
+                continue
             kind = hints[field.name]
             if get_args(kind) == (int, ...):
                 kind = list[int]

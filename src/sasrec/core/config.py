@@ -63,8 +63,12 @@ class ModelConfig:
         "none",
         "none = the model never sees padding; attended, zeroed = as the published checkpoints (torch engine only)",
     )
-    n_features: int = _setting(0, "rows of the table of items' features; 0 = there are none", low=0, high=MAX_INT)
-    vector_dim: int = _setting(0, "width of items' vectors; 0 = there are none", low=0, high=65536)
+    n_features: int = _setting(
+        0, "features that items have, which --item-features decides and no one sets; 0 = none", low=0, high=MAX_INT
+    )
+    vector_dim: int = _setting(
+        0, "width of items' vectors, which --item-vectors decides and no one sets; 0 = none", low=0, high=65536
+    )
 
     def __post_init__(self) -> None:
         _validate(self)
@@ -416,10 +420,15 @@ def split_settings(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     owners = {f.name: part for part, cls in CONFIGS.items() for f in dataclasses.fields(cls)}
     parts: dict[str, dict[str, Any]] = {part: {} for part in CONFIGS}
     for key, value in values.items():
+        if key in DERIVED:
+            raise ConfigError(
+                f"{key} follows from the features of items (item_features, item_vectors), so it is not set"
+            )
         if key not in owners:
             raise ConfigError(f"unknown setting {key!r}; known settings: {', '.join(sorted(owners))}")
         parts[owners[key]][key] = value
     return parts
 
 
+DERIVED = ("n_features", "vector_dim")  # settings of the model that its items decide
 CONFIGS: dict[str, type[Any]] = {"model": ModelConfig, "train": TrainConfig, "eval": EvalConfig}

@@ -45,6 +45,11 @@ class ItemFeatures:
         if not np.isfinite(self.vectors).all():
             raise DataError("a vector of an item has values that are not finite numbers")
 
+    def is_same_as(self, other: ItemFeatures) -> bool:
+        """Whether all items have the same features and vectors."""
+        arrays = [(one.values.offsets, one.values.values, one.vectors) for one in (self, other)]
+        return all(np.array_equal(mine, theirs) for mine, theirs in zip(*arrays, strict=True))
+
     @property
     def n_items(self) -> int:
         """Items, without padding."""

@@ -12,6 +12,7 @@ import polars as pl
 
 from sasrec.core.errors import ConfigError, DataError
 from sasrec.data.filters import Repeats, filter_k_core, filter_repeats
+from sasrec.data.items import describe
 from sasrec.data.prepared import is_prepared, load_sequences, load_vocabulary
 from sasrec.data.sequences import Sequences, build_sequences
 from sasrec.data.vocabulary import Vocabulary
@@ -39,6 +40,13 @@ class Log:
         vocabulary = self.vocabulary.with_titles(titles)
         _say_titles(self.vocabulary, vocabulary, titles)
         return replace(self, vocabulary=vocabulary)
+
+    def with_items(
+        self, items: Any = None, features: Any = (), vectors: Any = None, item_column: str | None = None
+    ) -> Log:
+        """The same log with what is known of its items; see `items.describe`."""
+        vocabulary = describe(self.vocabulary, items, features, vectors, item_column)
+        return Log(self.sequences.with_catalogue(len(vocabulary)), vocabulary, self.name)
 
     @property
     def lines(self) -> list[str]:
@@ -100,6 +108,20 @@ class Reading:
         None, "name of the column of item ids in --titles; default: a usual name, else the first that ends in id"
     )
     title_column: str | None = _option(None, "name of the column of titles in --titles; default: a usual name")
+    item_file: str | None = _option(
+        None, "file with item ids and what is known of them, in any form that a log may have, or the name of a data set"
+    )
+    item_file_id: str | None = _option(
+        None, "name of the column of item ids in --item-file; default: a usual name, else the first that ends in id"
+    )
+    item_features: str | None = _option(
+        None,
+        "columns of --item-file that the model learns from, separated by commas; col:category, col:number: as such",
+    )
+    item_vectors: str | None = _option(
+        None,
+        "column of --item-file that holds a vector of each item, or a .npy file whose rows are those of --item-file",
+    )
 
     @property
     def wanted(self) -> Wanted:
@@ -151,9 +173,11 @@ def load_log(source: Any, reading: Reading = AS_IT_IS) -> Log:
         log = _read(source, reading)
     for line in log.lines:
         logger.info("%s", line)
-    if reading.titles is None:
+    if reading.titles is not None:
+        log = log.with_titles(read_titles(reading.titles, reading.title_item_column, reading.title_column))
+    if reading.item_file is None and not reading.item_features and not reading.item_vectors:
         return log
-    return log.with_titles(read_titles(reading.titles, reading.title_item_column, reading.title_column))
+    return log.with_items(reading.item_file, reading.item_features or (), reading.item_vectors, reading.item_file_id)
 
 
 def _only(source: Any) -> Any:
@@ -187,7 +211,10 @@ def _load_prepared(folder: Path, reading: Reading) -> Log:
         raise ConfigError(f"--format, --columns and the like read a log file, and {folder} is a prepared folder")
     sequences = load_sequences(folder)
     assert sequences is not None
-    return Log(sequences, load_vocabulary(folder), folder.name)
+    vocabulary = load_vocabulary(folder)
+    if vocabulary.encoder is not None:
+        logger.info("features of items: %s, as in %s", ", ".join(vocabulary.encoder.columns), folder)
+    return Log(sequences.with_catalogue(len(vocabulary)), vocabulary, folder.name)
 
 
 def _read(source: Any, reading: Reading) -> Log:

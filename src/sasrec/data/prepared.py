@@ -1,14 +1,16 @@
 """Save a log as a prepared folder, and load it again without parsing.
 
-items.parquet    item_index, item_id, count, title if known
-sequences/       users and their histories, memory-mapped
-digests.json     the digest of each file: readers refuse what is not as it was written
+items.parquet       item_index, item_id, count, title and attributes if known
+item_features.json  how attributes become features (absent where the model knows items by id alone)
+sequences/          users and their histories, memory-mapped
+digests.json        the digest of each file: readers refuse what is not as it was written
 
 A run folder holds the same.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -18,14 +20,15 @@ import polars as pl
 
 from sasrec.core.digests import WHOLE_BYTES, digest_of, is_as_written, note, noting, read_book
 from sasrec.core.errors import CheckpointError
-from sasrec.core.files import atomic_file, disk_errors, flush, read_errors
+from sasrec.core.files import atomic_file, atomic_write, disk_errors, flush, read_errors
 from sasrec.core.forks import needs_threads_of
+from sasrec.data.feature_encoder import FeatureEncoder
 from sasrec.data.sequences import FILES, Sequences
 from sasrec.data.vocabulary import Vocabulary
 from sasrec.reading.understanding import Understanding, load_understanding
 
-ITEMS, SEQUENCES = "items.parquet", "sequences"
-DATA_FILES = (ITEMS, *(f"{SEQUENCES}/{name}" for name in FILES))
+ITEMS, ITEM_FEATURES, SEQUENCES = "items.parquet", "item_features.json", "sequences"
+DATA_FILES = (ITEMS, ITEM_FEATURES, *(f"{SEQUENCES}/{name}" for name in FILES))
 
 
 def is_prepared(path: Path) -> bool:
@@ -34,12 +37,15 @@ def is_prepared(path: Path) -> bool:
 
 
 def save_vocabulary(path: Path, vocabulary: Vocabulary) -> None:
-    """Write items.parquet into an existing folder.
+    """Write items.parquet, and item_features.json where items have features, into an existing folder.
 
     Raises:
         CheckpointError: it cannot be written.
     """
     needs_threads_of("Polars")
+    if vocabulary.encoder is not None:
+        text = json.dumps(vocabulary.encoder.to_dict(), indent=1)
+        atomic_write(path / ITEM_FEATURES, text, noting(path, ITEM_FEATURES))
     with atomic_file(path / ITEMS, noting(path, ITEMS)) as temporary:
         vocabulary.to_frame().write_parquet(temporary)
 
@@ -68,7 +74,7 @@ def save_sequences(path: Path, sequences: Sequences) -> None:
 
 
 def load_vocabulary(path: Path) -> Vocabulary:
-    """Read items.parquet.
+    """Read items.parquet, and item_features.json where items have features.
 
     Raises:
         CheckpointError: missing or damaged.
@@ -78,7 +84,19 @@ def load_vocabulary(path: Path) -> Vocabulary:
     if not is_as_written(path, ITEMS):
         raise CheckpointError(f"{file} is missing or damaged: it is not as it was written")
     with read_errors(f"{file} is missing or damaged"):
-        return Vocabulary.from_frame(pl.read_parquet(file, glob=False))
+        vocabulary = Vocabulary.from_frame(pl.read_parquet(file, glob=False))
+    return vocabulary.with_encoder(_load_encoder(path))
+
+
+def _load_encoder(path: Path) -> FeatureEncoder | None:
+    """Read item_features.json; None where there is none, and none was."""
+    file = path / ITEM_FEATURES
+    if not file.exists() and ITEM_FEATURES not in (read_book(path) or {}):
+        return None
+    if not file.exists() or not is_as_written(path, ITEM_FEATURES):
+        raise CheckpointError(f"{file} is missing or damaged: it is not as it was written")
+    with read_errors(f"{file} is missing or damaged"):
+        return FeatureEncoder.from_dict(json.loads(file.read_bytes()))
 
 
 def load_sequences(path: Path) -> Sequences | None:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -138,14 +138,19 @@ class Sequences:
     facts: LogFacts
     timestamps: NDArray[Any] | None = None  # (n_events,) int64 or float64, the log's own unit
     understanding: Understanding | None = None  # how the log was read; None = saved by an earlier version, or made
+    n_catalogue: int = 0  # items of the vocabulary, those without events among them; 0 = those of the log
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
     @property
     def n_items(self) -> int:
-        """Items in the log; indices go from 1 to this."""
-        return self.facts.n_items
+        """Items that there are, with events in the log or without; indices go from 1 to this."""
+        return self.n_catalogue or self.facts.n_items
+
+    def with_catalogue(self, n_items: int) -> Sequences:
+        """The same events of a catalogue of so many items: those of the log come first."""
+        return self if n_items == self.n_items else replace(self, n_catalogue=n_items)
 
     def history(self, user: int) -> Int32:
         """The items of the user at this row, oldest first."""
@@ -182,7 +187,7 @@ class Sequences:
 
     def has_fingerprint_of(self, vocabulary: Vocabulary) -> bool:
         """Whether these events, with the items of this vocabulary, have the fingerprint that is among the facts."""
-        ids = vocabulary.item_ids
+        ids = vocabulary.item_ids.head(self.facts.n_items)  # others have no events
         return _fingerprint(self.items, self.offsets, self.timestamps, self.user_ids, ids) == self.facts.fingerprint
 
     def save(self, folder: Path) -> None:

@@ -87,7 +87,7 @@ class Split:
         lengths = self.train_ends - self.sequences.offsets[:-1]
         return LogStatistics(
             n_users=len(self.sequences),
-            n_items=self.sequences.n_items,
+            n_items=self.sequences.facts.n_items,
             n_events=int(lengths.sum()),
             mean_train_len=float(lengths.mean()),
         )

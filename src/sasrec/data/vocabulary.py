@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import polars as pl
@@ -18,14 +18,29 @@ FEW_IDS = 256  # ids looked up one by one
 OWN_COLUMNS = ("item_index", "item_id", "count", "title")  # of items.parquet; all others are attributes
 
 
+class AttributeEncoder(Protocol):
+    """What makes numbers of attributes: a `FeatureEncoder`, which knows more than a vocabulary may."""
+
+    @property
+    def columns(self) -> list[str]:
+        """The attributes that it needs."""
+
+    def encode(self, attributes: pl.DataFrame) -> Any:
+        """The `ItemFeatures` of the rows."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+
+
 class Vocabulary:
-    """Your item ids <-> item indices 1..n_items, in ascending order of id.
+    """Your item ids <-> item indices 1..n_items, in ascending order of id; items without events follow after others.
 
     Args:
         item_ids: (n_items,) unique ids, Int64 or String; row i has item_index i + 1.
         counts: (n_items,) events per item in the log.
         titles: (n_items,) text to show, or None.
         attributes: (n_items rows) what else is known of each item, a column each; None = nothing.
+        encoder: how the model makes features of attributes; None = it knows items by id alone.
     """
 
     def __init__(
@@ -34,13 +49,21 @@ class Vocabulary:
         counts: Int64 | None = None,
         titles: pl.Series | None = None,
         attributes: pl.DataFrame | None = None,
+        encoder: AttributeEncoder | None = None,
     ) -> None:
         self.item_ids = canonical_ids(item_ids).rename("item_id")
         self.counts = np.zeros(len(item_ids), np.int64) if counts is None else counts
-        self.titles, self.attributes = titles, attributes
+        self.titles, self.attributes, self.encoder = titles, attributes, encoder
 
     def __len__(self) -> int:
         return len(self.item_ids)
+
+    @cached_property
+    def features(self) -> Any:
+        """The `ItemFeatures` of all items, as the engine takes them; None = the model knows items by id alone."""
+        if self.encoder is None or self.attributes is None:
+            return None
+        return self.encoder.encode(self.attributes)
 
     @cached_property
     def ids(self) -> list[int | str]:
@@ -151,7 +174,17 @@ class Vocabulary:
         if titles["item_id"].dtype != self.item_ids.dtype:
             titles = titles.with_columns(pl.col("item_id").cast(self.item_ids.dtype, strict=False))
         joined = self.item_ids.to_frame().join(titles, on="item_id", how="left", maintain_order="left")
-        return Vocabulary(self.item_ids, self.counts, joined["title"], self.attributes)
+        return Vocabulary(self.item_ids, self.counts, joined["title"], self.attributes, self.encoder)
+
+    def with_encoder(self, encoder: AttributeEncoder | None) -> Vocabulary:
+        """The same items, whose attributes become features in this way."""
+        return Vocabulary(self.item_ids, self.counts, self.titles, self.attributes, encoder)
+
+    def head(self, n: int) -> Vocabulary:
+        """The first n items."""
+        titles = None if self.titles is None else self.titles.head(n)
+        attributes = None if self.attributes is None else self.attributes.head(n)
+        return Vocabulary(self.item_ids.head(n), self.counts[:n], titles, attributes, self.encoder)
 
 
 def _check_table(frame: pl.DataFrame) -> None:

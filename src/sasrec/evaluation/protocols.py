@@ -256,8 +256,11 @@ def _describe(task: _Task, given: Int32 | None) -> tuple[str, str]:
 
 def _warnings(task: _Task, given: Int32 | None, n_users: int, n_cold: int) -> Iterator[str]:
     """What a reader of the figures should know."""
-    facts, n = task.split.sequences.facts, len(task.targets)
-    repeats = "" if given is not None or task.candidates is None else repeats_warning(task.candidates, facts.n_items)
+    sequences, n = task.split.sequences, len(task.targets)
+    facts = sequences.facts
+    repeats = (
+        "" if given is not None or task.candidates is None else repeats_warning(task.candidates, sequences.n_items)
+    )
     if repeats:
         yield repeats
     if n_users < FEW_USERS:

@@ -132,6 +132,21 @@ def load_dataset_log(
     return log, titles, understanding
 
 
+def titles_file(name: str, cache: Path | None = None, progress: OnBytes | None = None) -> Path:
+    """The file of a named data set that tells of its items.
+
+    Raises:
+        DataError: it has none, or cannot be fetched.
+    """
+    dataset = DATASETS[name]
+    if dataset.titles is None:
+        having = ", ".join(other for other, one in DATASETS.items() if one.titles is not None)
+        raise DataError(f"data set {name!r} tells nothing of its items; these do: {having}")
+    folder = (cache or cache_folder()) / name
+    fetch_dataset(name, folder, progress)
+    return _present(folder, dataset.titles)
+
+
 def cache_folder() -> Path:
     """$SASREC_CACHE, else $XDG_CACHE_HOME/sasrec, else ~/.cache/sasrec."""
     if os.environ.get("SASREC_CACHE"):

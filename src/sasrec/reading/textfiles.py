@@ -49,19 +49,21 @@ class TextFile:
     first_line: int  # the number of head[0] in the file
 
     @classmethod
-    def open(cls, file: SourceFile, encoding: str | None = None) -> TextFile:
+    def open(cls, file: SourceFile, encoding: str | None = None, *, any_length: bool = False) -> TextFile:
         """Convert to UTF-8 if need be, and look at the first lines.
 
         Args:
             file: what to read.
             encoding: a name that Python knows; None = UTF-8, or UTF-16 and UTF-32 by their marks.
+            any_length: whether a line may be of any length, as that of a JSON object of all items is.
 
         Raises:
             DataError: the file is binary, is in another encoding, has only blank lines or a line without end.
             ConfigError: no such encoding.
         """
         source = _as_utf8(file, encoding)
-        _check_lengths(source, file.name)
+        if not any_length:
+            _check_lengths(source, file.name)
         with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as stream:
             filled = ((number, line) for number, line in enumerate(stream, 1) if line.strip(b" \t\r\n\xef\xbb\xbf"))
             head = list(itertools.islice(filled, SNIFFED_LINES))

@@ -65,11 +65,11 @@ def _read(
     if kind in ("parquet", "arrow", "arrow stream"):
         table = read_tables(files, kind)
         return table, *choose_title_columns(table.frame.columns, where, item, title)
-    texts = [_open(file, encoding) for file in files]
+    texts = [open_titles(file, encoding) for file in files]
     if kind == "jsonl" or is_json(texts[0].head):
         table = joined_frames([read_json(text) for text in texts], where)
         return table, *choose_title_columns(table.frame.columns, where, item, title)
-    forms = [_form_of(text, file, item, title) for text, file in zip(texts, files, strict=True)]
+    forms = [titles_form(text, file, item, title) for text, file in zip(texts, files, strict=True)]
     chosen = [_columns_of(form, text.name, item, title) for form, text in zip(forms, texts, strict=True)]
     parts = [
         read_text(text, form, list(columns), Notes()) for text, form, columns in zip(texts, forms, chosen, strict=True)
@@ -77,20 +77,21 @@ def _read(
     return joined_frames(parts, where), *chosen[0]
 
 
-def _open(file: SourceFile, encoding: str | None) -> TextFile:
+def open_titles(file: SourceFile, encoding: str | None, *, any_length: bool = False) -> TextFile:
     """The file as text; titles that are not UTF-8 are taken for Latin-1, as those of older data sets are."""
     if encoding is not None:
-        return TextFile.open(file, encoding)
+        return TextFile.open(file, encoding, any_length=any_length)
     try:
-        text = TextFile.open(file)
+        text = TextFile.open(file, any_length=any_length)
         text.check_encoding()
     except EncodingError:
         logger.warning("%s is not UTF-8; it is read as Latin-1 (--encoding overrides)", file.name)
-        return TextFile.open(file, "latin-1")
+        return TextFile.open(file, "latin-1", any_length=any_length)
     return text
 
 
-def _form_of(text: TextFile, file: SourceFile, item: str | None, title: str | None) -> Form:
+def titles_form(text: TextFile, file: SourceFile, item: str | None, title: str | None) -> Form:
+    """The form of a text with ids and titles; without a header, its first two columns."""
     told = FORMAT_OF_SUFFIX.get(data_suffix(file.place))
     told = "inter" if data_suffix(file.place) == ".item" and ":token" in text.head[0] else told
     wanted = Wanted(told if told in ("csv", "inter") else None)

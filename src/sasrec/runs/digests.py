@@ -9,6 +9,7 @@ import numpy as np
 from sasrec.core.config import to_dict
 from sasrec.core.digests import is_as_written, read_book
 from sasrec.core.errors import CheckpointError
+from sasrec.data.item_features import ItemFeatures
 from sasrec.data.prepared import ITEMS, SEQUENCES, check_fingerprint
 from sasrec.data.splits import hides_repeats
 from sasrec.data.vocabulary import Vocabulary
@@ -22,16 +23,23 @@ TRAINING_ONLY = {"dropout"}  # of the model's settings: they change no answer
 def version_of(config: RunConfig, weights: Weights, vocabulary: Vocabulary) -> str:
     """Twelve characters that are equal for models that give equal answers, wherever they are stored.
 
-    Weights, item ids, what the model computes with them, whether seen items are left out, and the counts that popular
-    items are chosen by. Format 1 told weights and ids only, and its folders keep their versions.
+    Weights, item ids, features of items, what the model computes with them, whether seen items are left out, and the
+    counts that popular items are chosen by. Format 1 told weights and ids only, and its folders keep their versions.
     """
     if config.format == 1:
         return digest_of(weights, vocabulary.ids)
     model = {name: value for name, value in to_dict(config.model).items() if name not in TRAINING_ONLY}
     told = [model, hides_repeats(config.data, config.eval), str(vocabulary.item_ids.dtype)]
-    return digest_of(
-        weights, vocabulary.ids, json.dumps(told, sort_keys=True).encode() + np.asarray(vocabulary.counts).tobytes()
-    )
+    facts = json.dumps(told, sort_keys=True).encode() + np.asarray(vocabulary.counts).tobytes()
+    return digest_of(weights, vocabulary.ids, facts + _bytes_of_features(vocabulary.features))
+
+
+def _bytes_of_features(features: ItemFeatures | None) -> bytes:
+    """All that a model's table is made from besides its weights; nothing where items are known by id alone."""
+    if features is None:
+        return b""
+    vectors = b"" if features.vectors is None else features.vectors.tobytes()
+    return features.values.offsets.tobytes() + features.values.values.tobytes() + vectors
 
 
 def verify(run: RunFolder) -> list[str]:

@@ -2,7 +2,8 @@
 
 RUN/config.json          model, train and eval settings, preset, data facts, package version
 RUN/model.safetensors    weights of the best epoch so far
-RUN/items.parquet        item_index, item_id, count, title if known
+RUN/items.parquet        item_index, item_id, count, title and attributes if known
+RUN/item_features.json   how attributes become features (absent where the model knows items by id alone)
 RUN/sequences/           users and their histories, memory-mapped (absent with --no-histories)
 RUN/history.jsonl        a line an epoch
 RUN/metrics.json         results, each with its protocol

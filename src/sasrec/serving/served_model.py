@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -278,7 +279,8 @@ def _in_memory(sequences: Sequences | None) -> Sequences | None:
     """The histories without the files they lie in, unless they are large; times are not needed."""
     if sequences is None or sequences.items.nbytes > IN_MEMORY_BYTES:
         return sequences
-    return Sequences(sequences.user_ids, np.array(sequences.items), np.array(sequences.offsets), sequences.facts)
+    items, offsets = np.array(sequences.items), np.array(sequences.offsets)
+    return replace(sequences, items=items, offsets=offsets, timestamps=None, understanding=None)
 
 
 def not_yet_in(
