@@ -89,7 +89,7 @@ def scorers_of(recommender: Recommender) -> list[Any]:
     length = recommender.config.model.max_seq_len
     counts = np.concatenate([[0], recommender.vocabulary.counts])
     model = ModelScorer(recommender.engine, length, recommender.next_items.index)
-    return [model, SharedFeatures(recommender.item_features), Popularity(counts)]
+    return [model, SharedFeatures(recommender.vocabulary.features), Popularity(counts)]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

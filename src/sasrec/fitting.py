@@ -133,7 +133,8 @@ def _train(
     progress: Callable[[Progress], None] | None,
 ) -> Recommender:
     """Train by valid; `before` are the settings of the run that is gone on with."""
-    engine = create_engine(config.model, len(log.vocabulary), config.train, features=log.vocabulary.features)
+    features, trained = log.vocabulary.features, split.train_counts > 0
+    engine = create_engine(config.model, len(log.vocabulary), config.train, features=features, trained=trained)
     set_threads(engine.threads)
     if run is not None and before is not None:
         # The mark that the saved model has seen all events stays until another model is in its place.
@@ -217,9 +218,10 @@ def _refit(
     epochs = max(result.best_epoch, 1)
     logger.info("training again on all events for %d epochs", epochs)
     train_config = replace(config.train, max_epochs=epochs, patience=0, max_minutes=0.0)
-    vocabulary = recommender.vocabulary
-    engine = create_engine(config.model, len(vocabulary), train_config, features=vocabulary.features)
-    again = train(engine, split.all_events(), config.model, train_config, config.eval, progress=progress)
+    vocabulary, all_events = recommender.vocabulary, split.all_events()
+    features, trained = vocabulary.features, all_events.train_counts > 0
+    engine = create_engine(config.model, len(vocabulary), train_config, features=features, trained=trained)
+    again = train(engine, all_events, config.model, train_config, config.eval, progress=progress)
     if again.stopped == "interrupted":
         logger.warning("the second training was interrupted; the model chosen by valid is kept")
         return recommender

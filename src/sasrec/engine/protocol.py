@@ -81,7 +81,6 @@ def create_engine(
     features: ItemFeatures | None = None,
     trained: Bool | None = None,
     native: Native | None = None,
-    features: ItemFeatures | None = None,
 ) -> Engine:
     """The engine that a configuration asks for; `auto` takes the fastest that supports it, and logs which and why.
 
@@ -94,7 +93,6 @@ def create_engine(
         trained: (V,) which items there is anything to learn of: where the model has features, the own embeddings of all
             others start at 0. None = all, or there are weights to start from.
         native: the compiled variant; None = that of this process.
-        features: of the items, in the order of their indices; None = items are known by id alone.
 
     Raises:
         ConfigError: the engine or device is not to be had, torch is not installed and needed, or the features are not
@@ -102,8 +100,6 @@ def create_engine(
     """
     check_features(model, n_items, features)
     engine: Engine
-    if features is not None:
-        raise ConfigError("features are not supported by this build")
     reason = _why_not_native(model, train, native) if train.engine != "torch" else "asked for"
     if not reason:
         engine = NativeEngine(model, n_items, train, weights, native, features=features, trained=trained)

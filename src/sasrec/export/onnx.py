@@ -149,7 +149,9 @@ def _in_float32(recommender: Recommender) -> Recommender:
     if recommender.engine.name != "native" or load_float32() == load_native():
         return recommender
     config, vocabulary, weights = recommender.config, recommender.vocabulary, recommender.engine.weights()
-    engine = create_engine(config.model, len(vocabulary), config.train, weights, native=load_float32())
+    engine = create_engine(
+        config.model, len(vocabulary), config.train, weights, features=vocabulary.features, native=load_float32()
+    )
     return Recommender(engine, vocabulary, config, recommender.sequences)
 
 
