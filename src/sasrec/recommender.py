@@ -21,6 +21,7 @@ from sasrec.core.errors import CheckpointError, ConfigError, UnknownItemError
 from sasrec.core.scalars import check_truth
 from sasrec.core.threads import set_threads
 from sasrec.data.histories import is_pandas, known_histories, list_of_ids, read_histories, to_pandas
+from sasrec.data.items import with_new_items
 from sasrec.data.sequences import Ragged, Sequences
 from sasrec.data.splits import Split, hides_repeats, split_sequences
 from sasrec.data.vocabulary import Vocabulary
@@ -28,7 +29,7 @@ from sasrec.engine.protocol import Engine, create_engine, environment
 from sasrec.evaluation.candidates import read_candidates
 from sasrec.evaluation.protocols import check_unseen, evaluate
 from sasrec.evaluation.results import Result
-from sasrec.model.weights import Weights
+from sasrec.model.weights import Weights, with_more_items
 from sasrec.ranking.item_filter import ItemFilter
 from sasrec.ranking.next_items import Mask, NextItems
 from sasrec.ranking.order import check_k
@@ -341,7 +342,27 @@ class Recommender:
         if candidates is not None:
             drawn = read_candidates(Path(candidates), split, split_, self.vocabulary)
         scorer = ModelScorer(self.engine, self.config.model.max_seq_len, self.next_items.index)
-        return evaluate(scorer, split_, split, config, candidates=drawn, baselines=baselines, progress=progress)
+        features = self.vocabulary.features
+        return evaluate(
+            scorer, split_, split, config,
+            candidates=drawn, baselines=baselines, features=features, progress=progress,
+        )  # fmt: skip
+
+    def add_items(self, items: Any, item_vectors: Any = None) -> Recommender:
+        """The same model with further items, which it recommends by their features. Nothing is trained.
+
+        Args:
+            items: whatever `read_items` takes, with the columns that features are made from; known items stay as
+                they are.
+            item_vectors: a .npy file or an array whose rows are those of `items`, where the model was trained with one.
+
+        Raises:
+            ConfigError: the model knows items by their ids alone.
+            DataError: no item is new, or a column is missing or of another kind.
+        """
+        vocabulary = with_new_items(self.vocabulary, items, item_vectors)
+        weights = with_more_items(self.engine.weights(), len(vocabulary))
+        return _made_again(self.engine.train_config, weights, vocabulary, self.config, self.sequences, self.results)
 
     def training_facts(self) -> TrainingFacts | None:
         """How training went and on what; None for a model that was not trained here."""

@@ -34,6 +34,25 @@ def serve(run: Run, config: ConfigFile = None, **given: Any) -> None:
     serve_run_folder(run, from_dict(ServerConfig, settings_of(given, config)))
 
 
+def add_items(
+    run: Run,
+    items: Annotated[
+        Path, typer.Argument(help="a file of items with the attributes that RUN's features are made from")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="the run folder to write")],
+    item_vectors: Annotated[
+        Path | None, typer.Option("--item-vectors", help="a .npy file of the items' vectors, if RUN was trained with one")
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write a run that recommends further items, too, by their features. Nothing is trained. See docs/items.md."""
+    before = load(run)
+    after = before.add_items(items, item_vectors)
+    after.save(output, overwrite=overwrite, histories=after.sequences is not None)
+    n_items, n_before = len(after.vocabulary), len(before.vocabulary)
+    typer.echo(f"wrote {output}: model {after.model_version}, {n_items:,} items, {n_items - n_before:,} of them new")
+
+
 def convert_(
     source: Annotated[Path, typer.Argument(help="a checkpoint (.pth) of the published code, or a run folder")],
     output: Annotated[

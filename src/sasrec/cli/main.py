@@ -30,6 +30,7 @@ COMMANDS: dict[str, Callable[..., None]] = {  # in the order of --help
     "score": recommend.score,
     "similar": recommend.similar,
     "explain": recommend.explain,
+    "add-items": deploy.add_items,
     "serve": deploy.serve,
     "convert": deploy.convert_,
     "export": deploy.export,

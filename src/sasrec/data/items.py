@@ -117,6 +117,41 @@ def with_items(vocabulary: Vocabulary, items: pl.DataFrame, *, add: bool = True)
     return Vocabulary(ids, counts, titles, attributes if attributes.width else None, vocabulary.encoder)
 
 
+def with_new_items(vocabulary: Vocabulary, items: Any, vectors: Any = None) -> Vocabulary:
+    """The items of a model with features, and after them those of `items` that it does not know.
+
+    Args:
+        vocabulary: of the model; its items stay as they are.
+        items: whatever `read_items` takes, with the columns that the features are made from.
+        vectors: a .npy file or an array whose rows are those of `items`, where the model was trained with one.
+
+    Raises:
+        ConfigError: the model knows items by their ids alone.
+        DataError: no item is new, or a column is missing or of another kind.
+    """
+    encoder = vocabulary.encoder
+    if encoder is None:
+        raise ConfigError(
+            "this model knows items by their ids alone, so it cannot recommend one without events; train it with "
+            "items and item_features (--item-file, --item-features)"
+        )
+    read = _with_ids_like(read_items(items, vectors=vectors), vocabulary)
+    lacking = [name for name in encoder.columns if name not in read.columns]
+    if lacking:
+        raise DataError(
+            f"the items have no column {lacking[0]!r}, which the model's features are made from; their columns are: "
+            f"{', '.join(read.columns)}"
+        )
+    new = read.filter(~read["item_id"].is_in(vocabulary.item_ids.implode()))
+    if not len(new):
+        raise DataError(f"the model knows all {len(read):,} items already, so none is added")
+    if len(new) < len(read):
+        logger.info("%s of %s items are known and stay as they are", f"{len(read) - len(new):,}", f"{len(read):,}")
+    for sentence in encoder.unseen(new):
+        logger.warning("%s", sentence)
+    return with_items(vocabulary, new)
+
+
 def _with_ids_like(items: pl.DataFrame, vocabulary: Vocabulary) -> pl.DataFrame:
     """The frame with ids of the vocabulary's type; where that is integers, other ids cannot be among its items."""
     if "item_id" not in items.columns:

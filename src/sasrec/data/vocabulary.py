@@ -28,6 +28,9 @@ class AttributeEncoder(Protocol):
     def encode(self, attributes: pl.DataFrame) -> Any:
         """The `ItemFeatures` of the rows."""
 
+    def unseen(self, attributes: pl.DataFrame) -> list[str]:
+        """A sentence for each column with values that are no features."""
+
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
 

@@ -107,6 +107,22 @@ def initial_weights(
     return weights
 
 
+def with_more_items(weights: Mapping[str, Float32], n_items: int) -> Weights:
+    """The weights of a model of more items: the own embeddings of those behind are 0, so features alone tell of them.
+
+    Args:
+        weights: of a model with features.
+        n_items: how many items there are now.
+    """
+    more = dict(weights)
+    for name in (ITEM_TABLE, OUTPUT_TABLE):
+        if name in more:
+            table = np.zeros((n_items + 1, more[name].shape[1]), np.float32)
+            table[: len(more[name])] = more[name]
+            more[name] = table
+    return more
+
+
 def check_weights(weights: Mapping[str, Float32], expected: Mapping[str, tuple[int, ...]]) -> None:
     """Raise CheckpointError unless the weights have the expected names and shapes."""
     missing, extra = sorted(set(expected) - set(weights)), sorted(set(weights) - set(expected))
