@@ -32,13 +32,16 @@ class Result:
     k: tuple[int, ...]
     data: str  # fingerprint of the log
     warnings: tuple[str, ...] = ()
+    target_events: tuple[str, ...] = ()  # the types of events that are targets, and whose items count as seen; () = all
     per_user: dict[str, Float64] = field(default_factory=dict, repr=False, compare=False)  # (n,) "rank", "ndcg@10", ...
     users: Int64 = field(default_factory=lambda: np.zeros(0, np.int64), repr=False, compare=False)  # (n,) rows
 
     def to_dict(self) -> dict[str, Any]:
         """Everything except the figures per user, ready for JSON."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.compare}
-        return values | {"k": list(self.k), "warnings": list(self.warnings)}
+        targets = values.pop("target_events")
+        told = {"target_events": list(targets)} if targets else {}
+        return values | {"k": list(self.k), "warnings": list(self.warnings)} | told
 
     def without_users(self) -> Result:
         """The same without the figures per user, as a run folder keeps it."""
