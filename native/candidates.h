@@ -106,6 +106,7 @@ struct CandidateScratch {
   Array<Operand> weights, weights_panel;       // those as operands, (kBlock, tokens), and as a Panel
   Array<float> d_transposed;                   // (width, tokens): the transpose of the gradient of the features
   Array<float> target, largest, total;         // of each token: score, largest score, sum of exponentials
+  Array<float> weight, scale;                  // how much it counts in the loss, 0 beyond the last, and in gradients
   std::vector<HiddenCandidate> hidden;         // by candidate
 };
 
@@ -123,7 +124,8 @@ class CandidateHead {
     const std::ptrdiff_t* tokens = tokens_ = chunk.tokens.data();
     stride_ = round_up(n, kWidth), targets_ = wanted.targets;
     load_features(features);
-    find_hidden(chunk, wanted.earlier);
+    load_weights(wanted);
+    find_hidden(chunk, wanted);
     const auto row = [&](int i) { return table + static_cast<std::ptrdiff_t>(targets_[tokens[i]]) * width_; };
     const auto at = [&](std::ptrdiff_t i) { return i * width_; };
     for (int i = 0; i < n; ++i) s_.target[i] = dot(features + at(tokens[i]), row(i), width_);
@@ -168,9 +170,18 @@ class CandidateHead {
     panel_ = pack_rows(stride_, width_, s_.features.data(), width_, s_.panel.data());
   }
 
+  void load_weights(const Wanted& wanted) {
+    s_.weight.reserve(stride_), s_.scale.reserve(stride_);
+    for (int i = 0; i < stride_; ++i) {
+      s_.weight[i] = i < n_ ? wanted.weight(tokens_[i]) : 0.0f;
+      s_.scale[i] = loss_.scale * s_.weight[i];
+    }
+  }
+
   // A target is hidden at its token; what a row had before its inputs at all of its tokens, and an input from its own
   // token on.
-  void find_hidden(const Chunk& chunk, const RaggedView* earlier) {
+  void find_hidden(const Chunk& chunk, const Wanted& wanted) {
+    const RaggedView* earlier = wanted.earlier;
     s_.hidden.clear();
     const auto add = [&](std::int32_t item, int from, int to) {
       candidates_.for_hits(item, [&](int c) { s_.hidden.push_back({c, from, to}); });
@@ -180,7 +191,10 @@ class CandidateHead {
       const int begin = chunk.sequences[s].start, end = begin + chunk.sequences[s].length;
       for (std::int64_t i = earlier->offsets[chunk.rows[s]]; i < earlier->offsets[chunk.rows[s] + 1]; ++i)
         add(earlier->values[i], begin, end);
-      for (int token = begin; token < end; ++token) add(chunk.items[token], token, end);
+      for (int token = begin; token < end; ++token) {
+        const std::int32_t item = wanted.seen ? wanted.seen[tokens_[token]] : chunk.items[token];
+        if (item > 0) add(item, token, end);
+      }
     }
     std::sort(s_.hidden.begin(), s_.hidden.end(),
               [](const auto& a, const auto& b) { return a.candidate < b.candidate; });
@@ -266,15 +280,14 @@ class CandidateHead {
         Floats softplus{};
         to_gradients(first, rows, first - block, [&](Floats score, int t) {
           const SigmoidAndSoftplus s = sigmoid_and_softplus(score);
-          const Ints real = iota() < n_ - t;
-          softplus += real ? s.softplus : Floats{};
-          return real ? s.sigmoid * loss_.scale : Floats{};
+          softplus += s.softplus * load(&s_.weight[t]);
+          return s.sigmoid * load(&s_.scale[t]);
         });
         total += sum(softplus);
       });
       backward(block, in_block, d_features);
     });
-    return total + logistic(s_.target.data(), n_, true, loss_.positive_weight, loss_.scale);
+    return total + logistic(s_.target.data(), n_, true, loss_.positive_weight, loss_.scale, s_.weight.data());
   }
 
   double softmax_loss(float* d_features) {
@@ -291,9 +304,9 @@ class CandidateHead {
     for (int i = 0; i < n_; ++i) {  // s_.total becomes what turns an exponential into a gradient
       const float lead = s_.largest[i] - s_.target[i], others = s_.total[i];
       const float sum = std::exp(-lead) + others;
-      s_.total[i] = loss_.scale / sum;
-      total += std::log(sum) + lead;         // -log of the target's probability
-      s_.target[i] = -others * s_.total[i];  // its probability less one would cancel
+      s_.total[i] = s_.scale[i] / sum;
+      total += s_.weight[i] * (std::log(sum) + lead);  // -log of the target's probability
+      s_.target[i] = -others * s_.total[i];            // its probability less one would cancel
     }
     for_parts(0, candidates_.size(), kBlock, [&](int block, int in_block) {
       for_parts(block, block + in_block, kScored, [&](int first, int rows) {

@@ -88,8 +88,11 @@ struct Contributions {
   const float* coefficients;  // null = `constant` for all
   float constant;
   std::int64_t count;
-  const float* source;  // (count / repeat, width)
-  std::int64_t repeat;  // contributions in a row that share a row of the source
+  const float* source;             // (count / repeat, width)
+  std::int64_t repeat;             // contributions in a row that share a row of the source
+  const float* weights = nullptr;  // (count / repeat,) those of weight 0 contribute nothing; null = all do
+
+  bool counts(std::int64_t i) const { return !weights || weights[i / repeat] > 0; }
 };
 
 class Engine {
@@ -160,18 +163,19 @@ class Engine {
       thread->gradients.reserve(thread == threads_.front() ? layout_.size() : layout_.network_size());
   }
 
-  // Gradients of the batch's mean loss per position; returns the sum of the loss over positions.
+  // Gradients of the batch's mean loss per position, weighted; returns the weighted sum of the loss over positions.
   // sequence_keys (rows,) and step_key decide dropout; feature_dropout is how often an item's own embedding is left out.
   double forward_backward(RaggedView inputs, const std::uint64_t* sequence_keys, std::uint64_t step_key, Loss loss,
                           const Wanted& wanted, float l2_embedding, float feature_dropout = 0) {
     std::lock_guard working(working_);
     const std::int64_t n = inputs.size();
     check_batch(inputs, wanted);
-    loss.scale = 1.0f / static_cast<float>(n);
+    loss.scale = 1.0f / static_cast<float>(total_weight(wanted, n));
     check_items(inputs.values, n, shape_.n_items);
     check_items(wanted.targets, n, shape_.n_items);
     check_items(wanted.negatives, wanted.shared ? wanted.n_negatives : n * wanted.n_negatives, shape_.n_items);
     if (wanted.earlier) check_items(wanted.earlier->values, wanted.earlier->size(), shape_.n_items);
+    check_seen(wanted, n);
     prepare_training();
     gradients_are_whole_ = false;
     if (rows_are_behind()) catch_up_used(inputs, loss, wanted, l2_embedding);
@@ -427,17 +431,20 @@ class Engine {
         const std::uint32_t hash = static_cast<std::uint32_t>(item) * 0x9e3779b1u;
         return static_cast<int>(static_cast<std::uint64_t>(hash) * static_cast<std::uint32_t>(pool_.size()) >> 32) == t;
       };
-      const auto visit = [&](Table& table, const std::int32_t* items, std::int64_t count) {
+      const auto visit = [&](Table& table, const Contributions& read) {
+        const auto [items, count] = std::pair(read.items, read.count);
         for (std::int64_t i = 0; i < count; ++i) {
           const std::int64_t next = i + kAhead, after = next + kAhead;
           if (after < count && is_mine(items[after])) __builtin_prefetch(&table.stands[items[after]]);
           if (next < count && is_mine(items[next])) prefetch(table, items[next], false);
-          if (is_mine(items[i])) catch_up(table, items[i]);
+          if (is_mine(items[i]) && read.counts(i)) catch_up(table, items[i]);
         }
       };
-      visit(item_table(), inputs.values, n);
-      visit(output_table(), wanted.targets, n);
-      visit(output_table(), wanted.negatives, n_negatives);
+      const float* weights = wanted.weights;
+      visit(item_table(), {inputs.values, nullptr, 0, n, nullptr, 1});
+      visit(output_table(), {wanted.targets, nullptr, 0, n, nullptr, 1, weights});
+      visit(output_table(), {wanted.negatives, nullptr, 0, n_negatives, nullptr, std::max(1, wanted.n_negatives),
+                             wanted.shared ? nullptr : weights});
     });
   }
 
@@ -567,9 +574,9 @@ class Engine {
         output.push_back({candidates_.items(), nullptr, 1, candidates_.size(), thread->candidates.gradients.data(), 1});
     } else {
       output.push_back({wanted.negatives, negative_gradients_.data(), 0, n * wanted.n_negatives, token_features_.data(),
-                        wanted.n_negatives});
+                        wanted.n_negatives, wanted.weights});
     }
-    output.push_back({wanted.targets, target_gradients_.data(), 0, n, token_features_.data(), 1});
+    output.push_back({wanted.targets, target_gradients_.data(), 0, n, token_features_.data(), 1, wanted.weights});
     const float embedding_scale = std::sqrt(static_cast<float>(shape_.dim));
     input.push_back({inputs.values, nullptr, embedding_scale, n, embedding_gradients_.data(), 1});
     for (Table& table : tables_) table.gradient.clear();
@@ -599,6 +606,22 @@ class Engine {
     }
     const std::int64_t scores = (wanted.shared ? 1 : longest) * std::int64_t{wanted.n_negatives};
     if (scores > kMostScores) throw std::invalid_argument("there are too many negatives");
+  }
+
+  void check_seen(const Wanted& wanted, std::int64_t n) const {
+    for (std::int64_t i = 0; wanted.seen && i < n; ++i)
+      if (wanted.seen[i]) check_items(wanted.seen + i, 1, shape_.n_items);
+  }
+
+  static double total_weight(const Wanted& wanted, std::int64_t n) {
+    if (!wanted.weights) return static_cast<double>(n);
+    double total = 0;
+    for (std::int64_t i = 0; i < n; ++i) {
+      if (!(wanted.weights[i] >= 0)) throw std::invalid_argument("weights must not be negative");
+      total += wanted.weights[i];
+    }
+    if (!(total > 0) || std::isinf(total)) throw std::invalid_argument("weights must have a positive sum");
+    return total;
   }
 
   std::int64_t tokens_of(RaggedView rows, std::int64_t row) const {
@@ -697,9 +720,10 @@ class Engine {
     };
     std::int64_t total = 0;
     for (const Contributions& part : parts) {
-      total += part.count;
       for (std::int64_t i = 0; i < part.count; ++i) {
         if (i + kAhead < part.count) __builtin_prefetch(&gradient.slot[part.items[i + kAhead]]);
+        if (!part.counts(i)) continue;
+        ++total;
         touch(part.items[i]);
         ++starts_[gradient.slot[part.items[i]] + 1];
       }
@@ -712,6 +736,7 @@ class Engine {
     cursor_.assign(starts_.begin(), starts_.end());
     for (const Contributions& part : parts) {
       for (std::int64_t i = 0; i < part.count; ++i) {
+        if (!part.counts(i)) continue;
         const float coefficient = part.coefficients ? part.coefficients[i] : part.constant;
         entries_[cursor_[gradient.slot[part.items[i]]]++] = {part.source + i / part.repeat * width, coefficient};
       }

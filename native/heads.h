@@ -19,7 +19,7 @@ struct Loss {
   LossKind kind;
   float positive_weight;     // of the target's term of bce: beta for gbce, else 1
   const float* corrections;  // (n_items + 1,) added to the scores of sampled softmax's negatives; null for others
-  float scale;               // of all gradients: 1 / positions of the batch
+  float scale;               // of all gradients: 1 / the sum of the batch's weights
 };
 
 // What the positions of a batch are to tell apart.
@@ -32,6 +32,11 @@ struct Wanted {
   // (rows) items that each row had before its inputs; null = what a row had competes with its targets too. Only items
   // that all positions share can be left out: a position's own negatives are chosen outside.
   const RaggedView* earlier;
+  // (T,) the input where it counts among what its row had, else 0; null = all inputs do. Read beside `earlier` only.
+  const std::int32_t* seen;
+  const float* weights;  // (T,) how much each position counts in the loss, from 0; null = all 1
+
+  float weight(std::ptrdiff_t token) const { return weights ? weights[token] : 1.0f; }
 };
 
 // Where coefficients of item rows go.
@@ -44,7 +49,8 @@ inline constexpr float kHidden = -1e30f;  // score of a negative that is the tar
 
 // One thread's scratch.
 struct HeadScratch {
-  Array<float> positive, negative;  // scores of a chunk, then their gradients
+  Array<float> positive, negative;                  // scores of a chunk, then their gradients
+  Array<float> positive_weights, negative_weights;  // of its positions, and of each of their negatives
 };
 
 [[gnu::always_inline]] inline float dot(const float* a, const float* b, int width) {
@@ -81,14 +87,16 @@ class Dots {
 };
 
 // Turns scores into gradients of positive_weight * softplus(-s) (targets) or softplus(s) (negatives); returns the loss.
-inline double logistic(float* scores, int n, bool target, float weight, float scale) {
+// Each score counts `weights` times; null = once.
+inline double logistic(float* scores, int n, bool target, float weight, float scale, const float* weights) {
   double loss = 0;
   const float sign = target ? -1.0f : 1.0f;
   for (int i = 0; i < n; i += kLanes) {  // scores have room for whole vectors; what lies beyond n counts nothing
     const SigmoidAndSoftplus s = sigmoid_and_softplus(load(scores + i) * sign);
-    store(scores + i, s.sigmoid * (sign * weight * scale));
+    const Floats own = weights ? load(weights + i) : Floats{} + 1.0f;
+    store(scores + i, s.sigmoid * (sign * weight * scale) * own);
     float parts[kLanes];
-    store(parts, s.softplus * weight);
+    store(parts, s.softplus * weight * own);
     for (int k = 0; k < std::min(kLanes, n - i); ++k) loss += parts[k];
   }
   return loss;
@@ -115,6 +123,23 @@ inline double softmax(float& positive, float* negatives, int m, float scale) {
   positive = -others / total * scale;  // own / total - 1 would cancel
   return loss;
 }
+
+// The weights of n positions with m negatives each, as `logistic` takes them.
+struct ScoreWeights {
+  const float *positive = nullptr, *negative = nullptr;
+
+  ScoreWeights(const Wanted& wanted, int n, const std::ptrdiff_t* tokens, HeadScratch& scratch) {
+    if (!wanted.weights) return;
+    const int m = wanted.n_negatives;
+    scratch.positive_weights.reserve(n + kLanes);
+    scratch.negative_weights.reserve(static_cast<std::size_t>(n) * m + kLanes);
+    for (int i = 0; i < n; ++i) {
+      scratch.positive_weights[i] = wanted.weights[tokens[i]];
+      std::fill_n(&scratch.negative_weights[static_cast<std::size_t>(i) * m], m, wanted.weights[tokens[i]]);
+    }
+    positive = scratch.positive_weights.data(), negative = scratch.negative_weights.data();
+  }
+};
 
 // n tokens of the batch, whose features are rows tokens[i] of (T, width), each with a target and n_negatives negatives
 // of its own, scored with rows of the table. d_features (n, width) is written; coefficient i of a target goes to
@@ -147,10 +172,14 @@ inline double sampled_head(const Loss& loss, const Wanted& wanted, int n, int wi
     }
   double total = 0;
   if (loss.kind == LossKind::kBce) {
-    total = logistic(positive, n, true, loss.positive_weight, loss.scale) +
-            logistic(negative, n * m, false, 1.0f, loss.scale);
+    const ScoreWeights weights(wanted, n, tokens, scratch);
+    total = logistic(positive, n, true, loss.positive_weight, loss.scale, weights.positive) +
+            logistic(negative, n * m, false, 1.0f, loss.scale, weights.negative);
   } else {
-    for (int i = 0; i < n; ++i) total += softmax(positive[i], negative + i * m, m, loss.scale);
+    for (int i = 0; i < n; ++i) {
+      const float weight = wanted.weight(tokens[i]);
+      total += weight * softmax(positive[i], negative + i * m, m, loss.scale * weight);
+    }
   }
   for (int i = 0; i < n; ++i) {
     coefficients.targets[tokens[i]] = positive[i];

@@ -290,7 +290,8 @@ NB_MODULE(SASREC_MODULE, m) {
           [](Engine& engine, nb::handle given_items, nb::handle given_offsets, nb::handle given_keys,
              std::uint64_t step_key, const std::string& loss, nb::handle given_targets, nb::handle given_negatives,
              nb::handle given_earlier, nb::handle given_earlier_offsets, float positive_weight,
-             nb::handle given_corrections, float l2_embedding, float feature_dropout) {
+             nb::handle given_corrections, float l2_embedding, float feature_dropout, nb::handle given_weights,
+             nb::handle given_seen) {
             const auto items = in<std::int32_t>("items", given_items);
             const auto offsets = in<std::int64_t>("offsets", given_offsets);
             const auto sequence_keys = in<std::uint64_t>("sequence_keys", given_keys);
@@ -299,6 +300,8 @@ NB_MODULE(SASREC_MODULE, m) {
             const auto earlier = in<std::int32_t>("earlier", given_earlier);
             const auto earlier_offsets = in<std::int64_t>("earlier_offsets", given_earlier_offsets);
             const auto corrections = in<float>("corrections", given_corrections);
+            const auto weights = in<float>("weights", given_weights);
+            const auto seen = in<std::int32_t>("seen", given_seen);
             const RaggedView inputs = ragged(items, offsets);
             check(static_cast<std::int64_t>(sequence_keys.size()) == inputs.rows, "one key for each row");
             check(targets.size() == items.size(), "one target for each input");
@@ -315,16 +318,19 @@ NB_MODULE(SASREC_MODULE, m) {
             check(feature_dropout >= 0 && feature_dropout <= 1, "feature_dropout must be from 0 to 1");
             const RaggedView before = masks ? ragged(earlier, earlier_offsets) : RaggedView{};
             check(!masks || before.rows == inputs.rows, "one row of earlier items for each row");
+            check(!weights.size() || weights.size() == items.size(), "one weight for each input");
+            check(!seen.size() || seen.size() == items.size(), "one seen item or 0 for each input");
             Released released;
             return engine.forward_backward(
                 inputs, sequence_keys.data(), step_key,
                 {kind, positive_weight, corrected ? corrections.data() : nullptr, 1.0f},
-                {targets.data(), negatives.data(), n_negatives, shared, masks ? &before : nullptr}, l2_embedding,
-                feature_dropout);
+                {targets.data(), negatives.data(), n_negatives, shared, masks ? &before : nullptr,
+                 seen.size() ? seen.data() : nullptr, weights.size() ? weights.data() : nullptr},
+                l2_embedding, feature_dropout);
           },
           nb::kw_only(), "items"_a, "offsets"_a, "sequence_keys"_a, "step_key"_a, "loss"_a, "targets"_a, "negatives"_a,
           "earlier"_a, "earlier_offsets"_a, "positive_weight"_a, "corrections"_a, "l2_embedding"_a,
-          "feature_dropout"_a = 0.0f,
+          "feature_dropout"_a = 0.0f, "weights"_a, "seen"_a,
           "Gradients of the mean loss; returns its sum over positions.")
       .def(
           "optimizer_step",

@@ -20,9 +20,10 @@ from sasrec.core.config import EvalConfig, TrainConfig
 from sasrec.core.errors import CheckpointError, ConfigError, DataError
 from sasrec.core.presets import DEFAULT_PRESET, LogStatistics, resolve
 from sasrec.core.threads import set_threads
+from sasrec.data.event_types import event_weights
 from sasrec.data.item_features import ItemFeatures
 from sasrec.data.items import check_same_items
-from sasrec.data.logs import Log, load_log
+from sasrec.data.logs import Log, Reading, load_log
 from sasrec.data.sequences import LogFacts, Sequences, build_sequences
 from sasrec.data.splits import Split, hides_repeats, split_sequences
 from sasrec.data.vocabulary import Vocabulary
@@ -65,6 +66,8 @@ def fit(
     overwrite: bool = False,
     refit: bool = False,
     progress: Callable[[Progress], None] | None = None,
+    event_column: str | None = None,
+    weight_column: str | None = None,
     **settings: Any,
 ) -> Recommender:
     """Train on a log: split, train, choose the epoch on valid, measure on test.
@@ -83,6 +86,8 @@ def fit(
         overwrite: replace the run in `output`.
         refit: afterwards train again on all events, for the number of epochs that valid chose: the model to serve.
         progress: called about twice a second with a `Progress`.
+        event_column: name of the log's column of types of events, which target_events and event_weights speak of.
+        weight_column: name of the log's column that says how much each event counts in training.
         settings: any field of ModelConfig, TrainConfig, EvalConfig.
 
     Raises:
@@ -91,7 +96,8 @@ def fit(
         TrainingError: the loss is no longer a number.
     """
     options = FitOptions(preset, None if output is None else Path(output), resume, overwrite, refit)
-    described = load_log(log).with_titles(titles).with_items(items, item_features, item_vectors)
+    reading = Reading(event_column=event_column, weight_column=weight_column)
+    described = load_log(log, reading).with_titles(titles).with_items(items, item_features, item_vectors)
     return fit_log(described, options, settings, progress)
 
 
@@ -153,12 +159,13 @@ def configure(log: Log, preset: str, settings: Mapping[str, Any]) -> tuple[Split
     facts = log.sequences.facts
     _, _, eval_config = resolve(preset, _no_statistics(facts), settings)
     split = split_sequences(log.sequences, eval_config)
-    in_train = replace(facts, repeat_share=split.repeat_share)  # valid and test decide no setting
+    in_train = replace(split.facts, repeat_share=split.repeat_share)  # valid and test decide no setting
     statistics = replace(split.statistics, hides_seen=hides_repeats(in_train, eval_config))
     model, train_config, eval_config = resolve(preset, statistics, settings)
     features: ItemFeatures | None = log.vocabulary.features
     if features is not None:
         model = replace(model, n_features=features.n_features, vector_dim=features.vector_dim)
+    event_weights(log.sequences, train_config.event_weights, split.target_types)  # refuses unknown types
     return split, RunConfig(model, train_config, eval_config, preset, log.name, facts, __version__)
 
 

@@ -375,7 +375,7 @@ class Recommender:
     @property
     def hides_seen(self) -> bool:
         """Whether items of the history are left out of recommendations by default, as in evaluation."""
-        return hides_repeats(self.config.data, self.config.eval)
+        return not self.config.eval.target_events and hides_repeats(self.config.data, self.config.eval)
 
     @property
     def n_users(self) -> int:

@@ -109,7 +109,7 @@ def lastfm_360k() -> Shape:
     lines = ([u, KEYS[i] * (i != 3), ARTISTS[i], 2137 - j] for j, (u, i, _) in enumerate(rows))
     return Shape("lastfm-360k", {"usersha1-artmbid-artname-plays.tsv": text(lines, "\t")},
                  "usersha1-artmbid-artname-plays.tsv", [(u, ARTISTS[i]) for u, i, _ in rows],
-                 {"columns": "user,-,item,weight"})  # fmt: skip
+                 {"columns": "user,-,item,-"})  # fmt: skip
 
 
 def lastfm_1k() -> Shape:

@@ -45,7 +45,8 @@ def histories(events: Sequence[tuple[Any, ...]]) -> dict[Any, list[Any]]:
 def test_a_public_data_set_is_read_as_published(shape: Shape, tmp_path: Path) -> None:
     frame = read_interactions(write(shape, tmp_path), **shape.options)
     n_columns = len(shape.events[0])
-    assert frame.columns == ["user_id", "item_id", "timestamp"][:n_columns]
+    of_events = [word for word in ("event",) if word in shape.options.get("columns", "").split(",")]
+    assert frame.columns == ["user_id", "item_id", "timestamp"][:n_columns] + of_events
     ids = [row[:2] for row in frame.rows()]
     assert ids == [event[:2] for event in shape.events]
     if n_columns == 3:

@@ -41,7 +41,8 @@ def add_items(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="the run folder to write")],
     item_vectors: Annotated[
-        Path | None, typer.Option("--item-vectors", help="a .npy file of the items' vectors, if RUN was trained with one")
+        Path | None,
+        typer.Option("--item-vectors", help="a .npy file of the items' vectors, if RUN was trained with one"),
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:

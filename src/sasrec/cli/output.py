@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import polars as pl
 import typer
 
 from sasrec.core.tables import COMMANDS, plain_table, printable
+from sasrec.data.event_types import types_in_words
 from sasrec.data.sequences import Sequences
 from sasrec.data.vocabulary import Vocabulary
 from sasrec.export.all_users import write_frame
@@ -18,12 +18,14 @@ from sasrec.export.all_users import write_frame
 
 def print_facts(sequences: Sequences, json_: bool) -> None:
     """What a log is like."""
-    facts = dataclasses.asdict(sequences.facts)
+    facts = sequences.facts.to_dict()
     if json_:
         print_json(facts)
         return
+    if "event_types" in facts:
+        facts["event_types"] = types_in_words(facts["event_types"])
     for name, value in facts.items():
-        typer.echo(f"{name:15} {value:,}" if type(value) is int else f"{name:15} {value}")
+        print_text(f"{name:15} {value:,}" if type(value) is int else f"{name:15} {value}")
 
 
 def names_of(text: str) -> list[str]:

@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar, get_args, get_type_hints
 import numpy as np
 
 from sasrec.core.errors import ConfigError
+from sasrec.core.event_types import types_in, types_text, weights_in, weights_text
 from sasrec.core.scalars import is_integer, plain
 
 Block = Literal["sasrec", "post_norm", "pre_norm", "ligr"]
@@ -141,6 +142,11 @@ class TrainConfig:
         low=0.0,
         high=1.0,
     )
+    event_weights: str = _setting(
+        "",
+        "how much events of each type count in training, such as view=0.2,purchase=1; types that are not named keep "
+        "1, or with target_events 0 unless they are targets",
+    )
     batch_size: int = _setting(128, "users per training step", low=1, high=1_000_000)
     learning_rate: float = _setting(1e-3, "Adam's learning rate", low=0.0, high=10.0)
     schedule: Schedule = _setting(
@@ -191,7 +197,9 @@ class TrainConfig:
     threads: int = _setting(0, "CPU threads; 0 = all that this process may use", low=0, high=4096)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "event_weights", weights_text(self.event_weights))
         _validate(self)
+        weights_in(self.event_weights)
         parse_metric(self.valid_metric)
         if self.ema_decay and self.lazy_adam:
             raise ConfigError("ema_decay averages rows that lazy_adam leaves behind; use one of the two")
@@ -268,14 +276,27 @@ class EvalConfig:
     temporal_targets: TemporalTargets = _setting(
         "first", "temporal split: which of a user's events after a cut are targets"
     )
+    target_events: str = _setting(
+        "",
+        "types of events to predict, separated by commas, such as purchase: valid and test hold out these, only these "
+        "train (unless event_weights says more) and count as seen; all events are history; empty = all types",
+    )
     eval_seed: int = _setting(42, "sampled protocol: seed of the drawn negatives", low=0, high=MAX_INT)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "target_events", types_text(self.target_events))
         _validate(self)
+        if self.target_events and not self.target_types:
+            raise ConfigError(f"target_events={self.target_events!r} names no type; write such as purchase,cart")
         if not self.k:
             raise ConfigError("k is empty; give at least one cut-off, such as 10")
         if self.split_method == "temporal" and self.valid_fraction + self.test_fraction >= 1:
             raise ConfigError("valid_fraction + test_fraction must leave some of the log to train on")
+
+    @property
+    def target_types(self) -> tuple[str, ...]:
+        """The types of events to predict; () = all."""
+        return types_in(self.target_events)
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sasrec.core.arrays import Float32, Int32, Int64
 from sasrec.core.config import ModelConfig, TrainConfig
 from sasrec.core.errors import DataError
+from sasrec.data.event_types import event_weights
 from sasrec.data.sampling import ItemDrawer, Numbering, Parts, draw_unseen, generator
-from sasrec.data.sequences import Ragged, flat_index
+from sasrec.data.sequences import Ragged, flat_index, offsets_of
 from sasrec.data.splits import Split
 
 logger = logging.getLogger(__name__)
@@ -43,11 +45,18 @@ class Batch:
     step: int  # counted over the whole run; keys the dropout masks
     # B rows: train items before the inputs; None = seen items compete with targets, or cannot (a position's negatives)
     earlier: Ragged | None = None
+    seen: Int32 | None = None  # (T,) beside earlier: the input where it counts as seen, else 0; None = all inputs do
+    weights: Float32 | None = None  # (T,) how much each position counts in the loss, from 0; None = all 1
     candidates: Int32 | None = None  # (C,) ascending, the items that compete with a target; None = all
 
     def n_candidates(self, n_items: int) -> int:
         """How many of the items compete with a target."""
         return n_items if self.candidates is None else len(self.candidates)
+
+    @property
+    def total_weight(self) -> float:
+        """The sum of the weights, which the loss is divided by; a step of 0 changes nothing."""
+        return len(self.targets) if self.weights is None else float(self.weights.sum(dtype=np.float64))
 
     def to_padded(self, max_seq_len: int) -> tuple[Int32, Int32, Int32]:
         """(seq, pos, neg), each (B, max_seq_len), zeros on the left, as the published sampler gives them.
@@ -69,13 +78,16 @@ class Batch:
 class TrainBatches:
     """Epochs of batches over the users that have at least two train items, each user once an epoch.
 
+    Users none of whose positions can have a weight are left out. Negatives are drawn for positions of weight 0, too.
+
     Args:
         split: the log; only its train part is read.
         model: how many of a user's items are inputs; the newest are kept.
         train: batch size, seed, negatives, windows, order; see the fields of TrainConfig.
 
     Raises:
-        DataError: no user has two train items.
+        DataError: no user has two train items, or no position has a weight.
+        ConfigError: event_weights names a type that the log has not.
     """
 
     def __init__(self, split: Split, model: ModelConfig, train: TrainConfig) -> None:
@@ -84,12 +96,21 @@ class TrainBatches:
         self.random_windows, self.order_noise = train.random_windows, train.order_noise
         # a position's own negatives are never seen items
         self.mask_seen = train.mask_seen and (self.shared or not self.n_negatives)
-        self.items, self.n_items = split.sequences.items, split.sequences.n_items
+        self.split, self.items, self.n_items = split, split.sequences.items, split.sequences.n_items
+        self.weights = event_weights(split.sequences, train.event_weights, split.target_types)
         starts = split.sequences.offsets[:-1]
-        self.users = np.flatnonzero(split.train_ends - starts >= 2)
+        self.starts, self.ends = starts, split.train_ends
+        self.users = np.flatnonzero(self.ends - starts >= 2)
         if not len(self.users):
             raise DataError("no user has two events to train on; a longer log is needed")
-        self.starts, self.ends = starts, split.train_ends
+        if self.weights is not None:
+            self.users = self.users[self._can_train(self.weights)]
+        if not len(self.users):
+            raise DataError(
+                "no train event after a user's first has a weight above 0, so there is nothing to learn from; give "
+                "--event-weights or --target-events that such events have"
+            )
+        self.seen = self._seen()
         self.steps_per_epoch = -(-len(self.users) // self.batch_size)
         by_popularity = train.negative_sampling == "popularity" and self.n_negatives
         counts = split.train_counts[1:] if by_popularity else None
@@ -107,6 +128,24 @@ class TrainBatches:
         drawn_per_step = self.positions_per_epoch / self.steps_per_epoch * drawn
         self.steps_at_once = max(1, min(MOST_STEPS_AT_ONCE, int(DRAWN_AT_ONCE / drawn_per_step)))
 
+    def _can_train(self, weights: Float32) -> NDArray[np.bool_]:
+        """(n,) whether a window of each of the users can have a position with a weight."""
+        starts, ends = self.starts[self.users], self.ends[self.users]
+        first = starts + 1
+        if not self.random_windows:
+            first = np.maximum(first, ends - self.max_seq_len)
+        before = np.zeros(len(weights) + 1, np.int64)
+        np.cumsum(weights > 0, out=before[1:])
+        can: NDArray[np.bool_] = before[ends] > before[first]
+        return can
+
+    def _seen(self) -> Parts:
+        """The items of each user that are not drawn as its negatives."""
+        if self.split.is_target is None:
+            return Parts(self.items, self.starts, self.ends)
+        rows = self.split.seen(self.starts, self.ends)
+        return Parts(rows.values, rows.offsets[:-1], rows.offsets[1:])
+
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """The batches of an epoch (from 0), from its step `first_step` on.
 
@@ -123,32 +162,47 @@ class TrainBatches:
         n = len(users)
         rows = [slice(i, min(i + self.batch_size, n)) for i in range(0, n, self.batch_size)]  # of each step
         steps = range(first_step, first_step + len(rows))
+        starts, events, offsets = self._windows(users, rows, steps)
+        window = Ragged(self.items[events], offsets)
+        inputs = Ragged.cut(window.values, offsets[:-1], offsets[1:] - 1)
+        place = flat_index(offsets[:-1] + 1, inputs.offsets)  # of each target in the windows
+        targets = window.values[place]
+        weights = None if self.weights is None else self.weights[events[place]]
+        earlier = self.split.seen(self.starts[users], starts) if self.mask_seen else None
+        seen = None
+        if self.mask_seen and self.split.is_target is not None:
+            seen = np.where(self.split.is_target[events[place - 1]], inputs.values, 0).astype(np.int32)
+        step_ends = inputs.offsets[[r.stop for r in rows]]
+        negatives = self._negatives(users, inputs, step_ends, steps)
+        for i, (r, step) in enumerate(zip(rows, steps, strict=True)):
+            mine = slice(step_ends[i - 1] if i else 0, step_ends[i])
+            yield Batch(
+                users[r],
+                inputs.part(r),
+                targets[mine],
+                negatives[i],
+                self.corrections,
+                step,
+                None if earlier is None else earlier.part(r),
+                None if seen is None else seen[mine],
+                None if weights is None or (weights[mine] == 1).all() else weights[mine],
+                None if self.numbering is None else self.numbering.items,
+            )
+
+    def _windows(self, users: Int64, rows: Sequence[slice], steps: range) -> tuple[Int64, Int64, Int64]:
+        """Where each user's window begins in the log, the events of all windows, and where among these each begins."""
         ends = self.ends[users]
         if self.random_windows:
             ends = np.concatenate([self._window_ends(users[r], step) for r, step in zip(rows, steps, strict=True)])
         starts = np.maximum(self.starts[users], ends - 1 - self.max_seq_len)
-        window = Ragged.cut(self.items, starts, ends)
+        offsets = offsets_of(ends - starts)
+        events = flat_index(starts, offsets)
         if self.order_noise > 1:
-            parts = [self._in_another_order(window.part(r), step) for r, step in zip(rows, steps, strict=True)]
-            window = Ragged(np.concatenate(parts), window.offsets)
-        inputs = Ragged.cut(window.values, window.offsets[:-1], window.offsets[1:] - 1)
-        targets = window.values[flat_index(window.offsets[:-1] + 1, inputs.offsets)]
-        earlier = Ragged.cut(self.items, self.starts[users], starts) if self.mask_seen else None
-        step_ends = inputs.offsets[[r.stop for r in rows]]
-        negatives = self._negatives(users, inputs, step_ends, steps)
-        parts_of_steps = zip(rows, np.split(targets, step_ends[:-1]), negatives, steps, strict=True)
-        for r, its_targets, its_negatives, step in parts_of_steps:
-            its_earlier = None if earlier is None else earlier.part(r)
-            yield Batch(
-                users[r],
-                inputs.part(r),
-                its_targets,
-                its_negatives,
-                self.corrections,
-                step,
-                its_earlier,
-                None if self.numbering is None else self.numbering.items,
-            )
+            for r, step in zip(rows, steps, strict=True):
+                first, last = offsets[r.start], offsets[r.stop]
+                order = self._another_order(np.diff(offsets[r.start : r.stop + 1]), step)
+                events[first:last] = events[first:last][order]
+        return starts, events, offsets
 
     def _window_ends(self, users: Int64, step: int) -> Int64:
         """(B,) where each user's window ends: at its last train event, or anywhere that leaves it full."""
@@ -158,15 +212,16 @@ class TrainBatches:
         ends: Int64 = np.where(moved, rng.integers(first, np.maximum(first, last) + 1), last)
         return ends
 
-    def _in_another_order(self, window: Ragged, step: int) -> Int32:
-        """Values of windows of which half, at random, have noise on the place of each event.
+    def _another_order(self, lengths: Int64, step: int) -> Int64:
+        """An order of the events of windows of which half, at random, have noise on the place of each event.
 
         Logs tell little of what came first within a moment: of a day's purchases, of films rated one after another.
         """
         rng = generator(self.seed, ORDER, step)
-        noise, rows = self.order_noise * (rng.random(len(window)) < ORDER_SHARE), window.row_of
+        noise = self.order_noise * (rng.random(len(lengths)) < ORDER_SHARE)
+        rows = np.repeat(np.arange(len(lengths)), lengths)
         places = np.arange(len(rows)) + rng.random(len(rows)) * noise[rows]
-        return window.values[np.lexsort((places, rows))]
+        return np.lexsort((places, rows))
 
     def _negatives(self, users: Int64, inputs: Ragged, step_ends: Int64, steps: range) -> Sequence[Int32]:
         """Of each step what Batch.negatives says; `step_ends` are where the steps' positions end."""
@@ -176,7 +231,7 @@ class TrainBatches:
         keys = [(self.seed, NEGATIVES, step) for step in steps]
         if self.shared:
             return [self._items_drawn(self.drawer.draw(generator(*key), n)) for key in keys]
-        seen = Parts(self.items, self.starts[users], self.ends[users])
+        seen = Parts(self.seen.items, self.seen.starts[users], self.seen.ends[users])
         if self.numbering is not None:
             seen = self.numbering.numbers(seen)
         drawn = self._items_drawn(draw_unseen(keys, n * step_ends, n * inputs.lengths, seen, self.drawer))
@@ -195,6 +250,18 @@ def _numbering(split: Split) -> Numbering | None:
     return None if len(trained) == split.sequences.n_items else Numbering(trained, split.sequences.n_items)
 
 
+def checked_weight(batch: Batch) -> float:
+    """The sum of a batch's weights, which a loss can be divided by.
+
+    Raises:
+        ValueError: there is none: a weight is negative or not a number, or all are 0.
+    """
+    total, weights = batch.total_weight, batch.weights
+    if weights is not None and not ((weights >= 0).all() and 0 < total < math.inf):
+        raise ValueError("weights of a batch must not be negative, and must have a positive sum")
+    return total
+
+
 def seen_candidates(batch: Batch, candidates: Int32) -> tuple[Int64, Int64]:
     """Which candidates do not compete at which positions: what the user had before the position or at it.
 
@@ -209,7 +276,7 @@ def seen_candidates(batch: Batch, candidates: Int32) -> tuple[Int64, Int64]:
     """
     assert batch.earlier is not None
     inputs, earlier = batch.inputs, batch.earlier
-    items = np.concatenate([earlier.values, inputs.values])
+    items = np.concatenate([earlier.values, inputs.values if batch.seen is None else batch.seen])  # 0 is no candidate
     first = np.concatenate([inputs.offsets[:-1][earlier.row_of], np.arange(len(inputs.values))])
     last = inputs.offsets[1:][np.concatenate([earlier.row_of, inputs.row_of])]
     order = np.argsort(candidates, kind="stable")

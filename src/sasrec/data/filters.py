@@ -18,7 +18,8 @@ def filter_repeats(log: pl.DataFrame, repeats: Repeats) -> pl.DataFrame:
     Args:
         log: as `read_interactions` returns it.
         repeats: keep = all; first, last = one event per user and item, the earliest or latest (of equal times the first
-            or last in the input); consecutive = drop an event of the same item as the user's event before it.
+            or last in the input); consecutive = drop an event of the same item as the user's event before it. Where
+            events have types, an item's events of different types do not repeat each other.
 
     Raises:
         ConfigError: another word.
@@ -31,11 +32,12 @@ def filter_repeats(log: pl.DataFrame, repeats: Repeats) -> pl.DataFrame:
     by_time = log.with_row_index("row")
     if "timestamp" in log.columns:
         by_time = by_time.sort("timestamp", maintain_order=True)
+    what = [name for name in ("item_id", "event") if name in log.columns]
     if repeats == "consecutive":
-        before = pl.col("item_id").shift().over("user_id")
-        kept = by_time.filter((pl.col("item_id") != before).fill_null(True))
+        differs = [pl.col(name) != pl.col(name).shift().over("user_id") for name in what]
+        kept = by_time.filter(pl.any_horizontal(differs).fill_null(True))
     else:
-        kept = by_time.unique(["user_id", "item_id"], keep=repeats, maintain_order=True)
+        kept = by_time.unique(["user_id", *what], keep=repeats, maintain_order=True)
     return kept.sort("row").drop("row")
 
 

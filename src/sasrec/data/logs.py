@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 
 from sasrec.core.errors import ConfigError, DataError
+from sasrec.data.event_types import types_in_words
 from sasrec.data.filters import Repeats, filter_k_core, filter_repeats
 from sasrec.data.items import describe
 from sasrec.data.prepared import is_prepared, load_sequences, load_vocabulary
@@ -50,12 +51,14 @@ class Log:
 
     @property
     def lines(self) -> list[str]:
-        """What the log is, in three lines."""
+        """What the log is, in three lines, and one more where events have types."""
         facts = self.sequences.facts
         understanding = self.sequences.understanding
+        types = [f"types of events: {types_in_words(facts.event_types)}"] if facts.event_types else []
         if understanding is None:
-            return [f"{self.name}: {facts.n_events:,} events of {facts.n_users:,} users and {facts.n_items:,} items"]
-        return understanding.lines(facts.n_events, facts.n_users, facts.n_items)
+            told = [f"{self.name}: {facts.n_events:,} events of {facts.n_users:,} users and {facts.n_items:,} items"]
+            return told + types
+        return understanding.lines(facts.n_events, facts.n_users, facts.n_items) + types
 
 
 def _say_titles(log: Vocabulary, titled: Vocabulary, titles: pl.DataFrame) -> None:
@@ -91,6 +94,12 @@ class Reading:
     user_column: str | None = _option(None, "name of the user column; default: usual names are recognised")
     item_column: str | None = _option(None, "name of the item column; default: usual names are recognised")
     timestamp_column: str | None = _option(None, "name of the time column; default: usual names are recognised")
+    event_column: str | None = _option(
+        None, "name of the column of types of events, such as view and purchase; default: types are not read"
+    )
+    weight_column: str | None = _option(
+        None, "name of the column that says how much each event counts in training; default: all count the same"
+    )
     encoding: str | None = _option(
         None, "encoding of a text log, such as latin-1; default: UTF-8, or UTF-16 by its mark"
     )
@@ -126,7 +135,7 @@ class Reading:
     @property
     def wanted(self) -> Wanted:
         """What the reader is told."""
-        return wanted_columns(
+        wanted = wanted_columns(
             self.format,
             self.user_column,
             self.item_column,
@@ -135,6 +144,7 @@ class Reading:
             self.encoding,
             self.drop_missing,
         )
+        return replace(wanted, event=self.event_column, weight=self.weight_column)
 
     @property
     def flags(self) -> list[str]:
@@ -219,6 +229,10 @@ def _load_prepared(folder: Path, reading: Reading) -> Log:
 
 def _read(source: Any, reading: Reading) -> Log:
     if _is_dataset(source):
+        if reading.wanted.of_events:
+            raise ConfigError(
+                f"{source} has neither types nor weights of events; leave out --event-column and the like"
+            )
         (events, titles, understanding), name = load_dataset_log(source), source
     else:
         events, understanding = read_log(source, reading.wanted)

@@ -12,7 +12,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from sasrec.core.arrays import Int32, Int64
+from sasrec.core.arrays import Float32, Int32, Int64, UInt8
 from sasrec.core.digests import WHOLE_BYTES
 from sasrec.core.errors import DataError, UnknownItemError
 from sasrec.core.files import check_map, load_array
@@ -32,7 +32,10 @@ from sasrec.reading.ids import canonical_id
 from sasrec.reading.understanding import LOG, Understanding, load_understanding, save_understanding
 
 logger = logging.getLogger(__name__)
-FILES = ("items.npy", "offsets.npy", "timestamps.npy", "users.parquet", "facts.json", LOG)  # of the folder `save` fills
+TYPES, WEIGHTS = "event_types.npy", "event_weights.npy"
+FILES = (  # of the folder `save` fills
+    "items.npy", "offsets.npy", "timestamps.npy", TYPES, WEIGHTS, "users.parquet", "facts.json", LOG,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,15 @@ class LogFacts:
     tied_share: float  # of events after a user's first, how many have the timestamp of the one before
     n_short_users: int  # users with fewer than 3 events; they only train
     has_timestamps: bool
-    fingerprint: str  # of users, items, times and their order
+    fingerprint: str  # of users, items, times and their order, and of types and weights where there are any
+    event_types: dict[str, int] = field(default_factory=dict)  # events of each type, in the order of type indices
+    has_weights: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON; types and weights are told where events have them."""
+        values = asdict(self)
+        absent = [name for name in ("event_types", "has_weights") if not values[name]]
+        return {name: value for name, value in values.items() if name not in absent}
 
     @classmethod
     def read(cls, values: object) -> LogFacts:
@@ -129,7 +140,7 @@ class LogFacts:
 class Sequences:
     """All users' events in time order, users in ascending order of id.
 
-    `items` and `timestamps` may be memory maps.
+    `items`, `timestamps`, `types` and `weights` may be memory maps.
     """
 
     user_ids: pl.Series  # (n_users,) Int64 or String
@@ -138,6 +149,8 @@ class Sequences:
     facts: LogFacts
     timestamps: NDArray[Any] | None = None  # (n_events,) int64 or float64, the log's own unit
     understanding: Understanding | None = None  # how the log was read; None = saved by an earlier version, or made
+    types: UInt8 | None = None  # (n_events,) places among facts.event_types; None = events have no types
+    weights: Float32 | None = None  # (n_events,) from 0; None = every event weighs 1
     n_catalogue: int = 0  # items of the vocabulary, those without events among them; 0 = those of the log
 
     def __len__(self) -> int:
@@ -176,28 +189,32 @@ class Sequences:
     @property
     def nbytes(self) -> int:
         """Of all arrays together."""
-        times = 0 if self.timestamps is None else self.timestamps.nbytes
-        return self.items.nbytes + self.offsets.nbytes + times
+        return self.offsets.nbytes + sum(array.nbytes for array in self._of_events())
+
+    def _of_events(self) -> list[NDArray[Any]]:
+        arrays = (self.items, self.timestamps, self.types, self.weights)
+        return [array for array in arrays if array is not None]
 
     def check_maps(self) -> None:
         """Raise CheckpointError if a mapped file was cut off since it was opened."""
-        check_map(self.items)
-        if self.timestamps is not None:
-            check_map(self.timestamps)
+        for array in self._of_events():
+            check_map(array)
 
     def has_fingerprint_of(self, vocabulary: Vocabulary) -> bool:
         """Whether these events, with the items of this vocabulary, have the fingerprint that is among the facts."""
-        ids = vocabulary.item_ids.head(self.facts.n_items)  # others have no events
-        return _fingerprint(self.items, self.offsets, self.timestamps, self.user_ids, ids) == self.facts.fingerprint
+        events = _Events(self.items, self.offsets, self.timestamps, self.types, self.weights)
+        ids, names = vocabulary.item_ids.head(self.facts.n_items), list(self.facts.event_types)  # others have no events
+        return _fingerprint(events, self.user_ids, ids, names) == self.facts.fingerprint
 
     def save(self, folder: Path) -> None:
-        """Write items.npy, offsets.npy, timestamps.npy, users.parquet, facts.json, log.json into an existing folder."""
+        """Write the files of FILES, but for what the log has not, into an existing folder."""
         np.save(folder / "items.npy", self.items)
         np.save(folder / "offsets.npy", self.offsets)
-        if self.timestamps is not None:
-            np.save(folder / "timestamps.npy", self.timestamps)
+        for name, array in (("timestamps.npy", self.timestamps), (TYPES, self.types), (WEIGHTS, self.weights)):
+            if array is not None:
+                np.save(folder / name, array)
         self.user_ids.to_frame("user_id").write_parquet(folder / "users.parquet")
-        (folder / "facts.json").write_text(json.dumps(asdict(self.facts), indent=1))
+        (folder / "facts.json").write_text(json.dumps(self.facts.to_dict(), indent=1))
         if self.understanding is not None:
             save_understanding(folder, self.understanding)
 
@@ -208,14 +225,19 @@ class Sequences:
         Raises:
             ValueError: the files are not of one log, or not what `save` wrote.
         """
-        stamps = folder / "timestamps.npy"
+
+        def mapped(name: str, *dtypes: type[np.generic]) -> NDArray[Any] | None:
+            return load_array(folder / name, dtypes, mapped=True) if (folder / name).exists() else None
+
         sequences = cls(
             user_ids=pl.read_parquet(folder / "users.parquet", glob=False)["user_id"],
             items=load_array(folder / "items.npy", (np.int32,), mapped=True),
             offsets=load_array(folder / "offsets.npy", (np.int64,), mapped=False),
             facts=LogFacts.read(json.loads((folder / "facts.json").read_text())),
-            timestamps=load_array(stamps, (np.int64, np.float64), mapped=True) if stamps.exists() else None,
+            timestamps=mapped("timestamps.npy", np.int64, np.float64),
             understanding=load_understanding(folder),
+            types=mapped(TYPES, np.uint8),
+            weights=mapped(WEIGHTS, np.float32),
         )
         sequences._check_sizes()
         sequences._check_order()
@@ -223,9 +245,11 @@ class Sequences:
 
     def _check_sizes(self) -> None:
         facts = self.facts
-        expected = (facts.n_events, facts.n_users, facts.n_users + 1, facts.n_events * facts.has_timestamps)
-        n_times = 0 if self.timestamps is None else len(self.timestamps)
-        found = (len(self.items), len(self.user_ids), len(self.offsets), n_times)
+        n = facts.n_events
+        lengths = [0 if array is None else len(array) for array in (self.timestamps, self.types, self.weights)]
+        there = (facts.has_timestamps, len(facts.event_types) > 0, facts.has_weights)
+        expected = [n, facts.n_users, facts.n_users + 1, *(n * is_there for is_there in there)]
+        found = [len(self.items), len(self.user_ids), len(self.offsets), *lengths]
         if found != expected or self.offsets[-1] != facts.n_events:
             raise ValueError("its files are not of one log")
 
@@ -239,6 +263,10 @@ class Sequences:
             return
         if len(self.items) and not 1 <= self.items.min() <= self.items.max() <= self.n_items:
             raise ValueError(f"items.npy does not hold items from 1 to {self.n_items}")
+        if self.types is not None and len(self.types) and self.types.max() >= len(self.facts.event_types):
+            raise ValueError(f"{TYPES} does not hold the types that facts.json names")
+        if self.weights is not None and not (np.isfinite(self.weights) & (self.weights >= 0)).all():
+            raise ValueError(f"{WEIGHTS} does not hold numbers from 0")
 
 
 def build_sequences(log: pl.DataFrame, vocabulary: Vocabulary | None = None) -> tuple[Sequences, Vocabulary]:
@@ -247,7 +275,7 @@ def build_sequences(log: pl.DataFrame, vocabulary: Vocabulary | None = None) -> 
     Events are ordered by timestamp when there is one, else by position in the frame; ties keep their input order.
 
     Args:
-        log: user_id, item_id and optionally timestamp, as `read_interactions` returns it.
+        log: user_id, item_id and optionally timestamp, event and weight, as `read_interactions` returns it.
         vocabulary: the items to use, for a log that goes with an existing model; None makes it from the log.
 
     Raises:
@@ -265,13 +293,46 @@ def build_sequences(log: pl.DataFrame, vocabulary: Vocabulary | None = None) -> 
     else:
         item_index = _known_indices(log["item_id"], vocabulary)
     times = log["timestamp"].to_numpy() if "timestamp" in log.columns else None
+    types, names = _types_of(log)
+    weights = log["weight"].to_numpy() if "weight" in log.columns else None
     order = _event_order(user_index, times)
-    if order is not None:
-        item_index, times = item_index[order], None if times is None else times[order]
     offsets = offsets_of(np.bincount(user_index, minlength=len(users)).astype(np.int64))
-    facts = _facts(item_index, offsets, times, users, vocabulary.item_ids)
+    events = _Events(item_index, offsets, times, types, weights).in_order(order)
+    facts = _facts(events, users, vocabulary.item_ids, names)
     _warn(facts)
-    return Sequences(users, item_index, offsets, facts, times), vocabulary
+    sequences = Sequences(users, events.items, offsets, facts, events.times, types=events.types, weights=events.weights)
+    return sequences, vocabulary
+
+
+@dataclass(frozen=True)
+class _Events:
+    """What there is of each event, and where users begin."""
+
+    items: Int32
+    offsets: Int64
+    times: NDArray[Any] | None
+    types: UInt8 | None
+    weights: Float32 | None
+
+    def in_order(self, order: Int64 | None) -> _Events:
+        """The same events in another order; None = as they are."""
+        if order is None:
+            return self
+        return _Events(
+            self.items[order],
+            self.offsets,
+            None if self.times is None else self.times[order],
+            None if self.types is None else self.types[order],
+            None if self.weights is None else self.weights[order],
+        )
+
+
+def _types_of(log: pl.DataFrame) -> tuple[UInt8 | None, list[str]]:
+    """The type of each event as a place among their names, and the names in ascending order."""
+    if "event" not in log.columns:
+        return None, []
+    names, places = _dense(log["event"])
+    return places.astype(np.uint8), names.to_list()
 
 
 def _dense(ids: pl.Series) -> tuple[pl.Series, Int32]:
@@ -313,7 +374,8 @@ def _event_order(user_index: Int32, times: NDArray[Any] | None) -> Int64 | None:
     return by_time[np.argsort(user_index[by_time], kind="stable")]
 
 
-def _facts(items: Int32, offsets: Int64, times: NDArray[Any] | None, users: pl.Series, ids: pl.Series) -> LogFacts:
+def _facts(events: _Events, users: pl.Series, ids: pl.Series, names: Sequence[str]) -> LogFacts:
+    items, offsets, times = events.items, events.offsets, events.times
     n, n_users, lengths = len(items), len(offsets) - 1, np.diff(offsets)
     after_first = max(n - int((lengths > 0).sum()), 1)
     tied = 0
@@ -329,8 +391,14 @@ def _facts(items: Int32, offsets: Int64, times: NDArray[Any] | None, users: pl.S
         tied_share=tied / after_first,
         n_short_users=int((lengths < 3).sum()),
         has_timestamps=times is not None,
-        fingerprint=_fingerprint(items, offsets, times, users, ids),
+        fingerprint=_fingerprint(events, users, ids, names),
+        event_types={} if events.types is None else _counted(events.types, names),
+        has_weights=events.weights is not None,
     )
+
+
+def _counted(types: UInt8, names: Sequence[str]) -> dict[str, int]:
+    return dict(zip(names, np.bincount(types, minlength=len(names)).tolist(), strict=True))
 
 
 def repeat_share(histories: Ragged, n_items: int) -> float:
@@ -341,11 +409,20 @@ def repeat_share(histories: Ragged, n_items: int) -> float:
     return int((keys[1:] == keys[:-1]).sum()) / after_first
 
 
-def _fingerprint(items: Int32, offsets: Int64, times: NDArray[Any] | None, users: pl.Series, ids: pl.Series) -> str:
-    """A short hash of who had what, when and in which order; it does not depend on the version of Polars."""
+def _fingerprint(events: _Events, users: pl.Series, ids: pl.Series, names: Sequence[str]) -> str:
+    """A short hash of who had what, when and in which order; it does not depend on the version of Polars.
+
+    Types and weights of events are told apart from times by a word before each; a log without any has none of these.
+    """
     digest = hashlib.blake2b(digest_size=16)
-    for array in (items, offsets, *([] if times is None else [times])):
+    for array in (events.items, events.offsets, *([] if events.times is None else [events.times])):
         digest.update(np.ascontiguousarray(array).data)
+    if events.types is not None:
+        digest.update(json.dumps(["types", *names]).encode())
+        digest.update(np.ascontiguousarray(events.types).data)
+    if events.weights is not None:
+        digest.update(b"weights")
+        digest.update(np.ascontiguousarray(events.weights).data)
     for series in (users, ids):
         if series.dtype == pl.String:
             digest.update(series.str.len_bytes().to_numpy().data)

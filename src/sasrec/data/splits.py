@@ -1,21 +1,24 @@
 """Cut a log into train, valid and test.
 
 Leave-one-out of a user with items 2 2 7: train [2], valid target 2, test target 7.
+Where only some types of events are targets, others are history, and nothing from the first target held out on trains.
+With purchases as targets, 5 9 5! 3 7! 8 is: train [5 9], valid target 5 after 5 9, test target 7 after 5 9 5 3.
 """
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
-from sasrec.core.arrays import Int32, Int64
+from sasrec.core.arrays import Bool, Int32, Int64
 from sasrec.core.config import EvalConfig, TemporalTargets
 from sasrec.core.errors import ConfigError, DataError
 from sasrec.core.presets import LogStatistics
-from sasrec.data.sequences import LogFacts, Ragged, Sequences, repeat_share
+from sasrec.data.event_types import are_of_types, types_in_words
+from sasrec.data.sequences import LogFacts, Ragged, Sequences, flat_index, offsets_of, repeat_share
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +56,7 @@ class Split:
     valid: Targets
     test: Targets
     method: str
+    target_types: tuple[str, ...] = ()  # the types of events that are predicted; () = all
 
     def part(self, name: str) -> Targets:
         """The targets of "valid" or "test".
@@ -76,10 +80,31 @@ class Split:
 
     @cached_property
     def repeat_share(self) -> float:
-        """Of a user's train events after the first, how many are of an item that the user had before."""
+        """Of a user's train events after the first, how many are of an item that the user had before.
+
+        As far as they are of types that are predicted.
+        """
         if not self.sequences.facts.repeat_share:  # of all events
             return 0.0
-        return repeat_share(self.train, self.sequences.n_items)
+        return repeat_share(self.seen(self.sequences.offsets[:-1], self.train_ends), self.sequences.n_items)
+
+    @cached_property
+    def facts(self) -> LogFacts:
+        """The log's facts, in which repeats are those of the types that are predicted."""
+        if self.is_target is None:
+            return self.sequences.facts
+        offsets = self.sequences.offsets
+        share = repeat_share(self.seen(offsets[:-1], offsets[1:]), self.sequences.n_items)
+        return replace(self.sequences.facts, repeat_share=share)
+
+    @cached_property
+    def is_target(self) -> Bool | None:
+        """(n_events,) whether an event is of a type that is predicted; None = all are."""
+        return are_of_types(self.sequences, self.target_types)
+
+    def seen(self, starts: Int64, ends: Int64) -> Ragged:
+        """What counts as seen of the events starts[i]:ends[i]: the items of those of types that are predicted."""
+        return seen_items(self.sequences, self.is_target, starts, ends)
 
     @property
     def statistics(self) -> LogStatistics:
@@ -95,17 +120,36 @@ class Split:
     def all_events(self) -> Split:
         """The same log with every event in train and nothing to predict: what --refit trains on."""
         nothing = Targets(np.zeros(0, np.int64), np.zeros(0, np.int64))
-        return Split(self.sequences, self.sequences.offsets[1:], nothing, nothing, "all_events")
+        return Split(self.sequences, self.sequences.offsets[1:], nothing, nothing, "all_events", self.target_types)
 
 
-def split_leave_one_out(sequences: Sequences, min_items: int = 3) -> Split:
+def seen_items(sequences: Sequences, is_target: Bool | None, starts: Int64, ends: Int64) -> Ragged:
+    """The items of the events starts[i]:ends[i] that are targets; None = all are."""
+    events = Ragged.cut(sequences.items, starts, ends)
+    if is_target is None:
+        return events
+    kept = is_target[flat_index(starts, events.offsets)]
+    return Ragged(events.values[kept], offsets_of(kept.astype(np.int64))[events.offsets])
+
+
+def split_leave_one_out(sequences: Sequences, min_items: int = 3, target_types: tuple[str, ...] = ()) -> Split:
     """Last event to test, second to last to valid, the rest to train; shorter users only train.
+
+    Args:
+        sequences: the log.
+        min_items: events that a user needs, the two targets among them.
+        target_types: only events of these are targets. Then a user needs two of them, and min_items - 2 events of any
+            type before the first of the two, where train ends; other users only train.
 
     Source: Kang & McAuley 2018, section IV.A; min_items=4 is data_partition of pmixer/SASRec.pytorch fde8a9c.
 
     Raises:
-        DataError: no user has min_items events.
+        DataError: no user has enough events.
+        ConfigError: the log has no such types of events.
     """
+    is_target = are_of_types(sequences, target_types)
+    if is_target is not None:
+        return _leave_targets_out(sequences, is_target, min_items, target_types)
     ends = sequences.offsets[1:]
     users = np.flatnonzero(np.diff(sequences.offsets) >= min_items)
     if not len(users):
@@ -120,33 +164,57 @@ def split_leave_one_out(sequences: Sequences, min_items: int = 3) -> Split:
     )
 
 
+def _leave_targets_out(sequences: Sequences, is_target: Bool, min_items: int, types: tuple[str, ...]) -> Split:
+    """Leave-one-out in which a user's last two targets are held out, and train ends at the first of the two."""
+    places = np.flatnonzero(is_target)  # of targets among events
+    first = np.searchsorted(places, sequences.offsets)  # of each user's among places
+    users = np.flatnonzero(np.diff(first) >= 2)
+    valid, test = (places[first[1:][users] - n] for n in (2, 1))
+    enough = valid - sequences.offsets[users] >= min_items - 2
+    users, valid, test = users[enough], valid[enough], test[enough]
+    if not len(users):
+        raise DataError(
+            f"none of the {len(sequences)} users has two events of {', '.join(types)} after {min_items - 2} of any "
+            f"type, which leave-one-out needs; the log has {types_in_words(sequences.facts.event_types)}"
+        )
+    train_ends = sequences.offsets[1:].copy()
+    train_ends[users] = valid
+    return Split(sequences, train_ends, Targets(users, valid), Targets(users, test), "leave_one_out", types)
+
+
 def split_temporal(
     sequences: Sequences,
     valid_cut: float,
     test_cut: float,
     targets: TemporalTargets = "first",
+    target_types: tuple[str, ...] = (),
 ) -> Split:
     """One global cut in time: train before valid_cut, valid before test_cut, test from test_cut on.
 
     A user's events from a cut on are targets (the first, the last or all of them); the events before each target are
-    its history. Targets without any history are left out.
+    its history. Targets without any history are left out. Where `target_types` names any, only events of these are
+    targets.
 
     Raises:
         DataError: the log has no timestamps, or a part would be empty.
+        ConfigError: the log has no such types of events.
     """
     if sequences.timestamps is None:
         raise DataError("a temporal split needs timestamps, and this log has none; use split_method=leave_one_out")
     times, starts = np.asarray(sequences.timestamps), sequences.offsets[:-1]
     users = np.repeat(np.arange(len(sequences)), np.diff(sequences.offsets))
     before = np.bincount(users[times < valid_cut], minlength=len(sequences)).astype(np.int64)
-    in_valid = np.flatnonzero((times >= valid_cut) & (times < test_cut))
-    in_test = np.flatnonzero(times >= test_cut)
+    is_target = are_of_types(sequences, target_types)
+    may_be = np.ones(len(times), bool) if is_target is None else is_target
+    in_valid = np.flatnonzero((times >= valid_cut) & (times < test_cut) & may_be)
+    in_test = np.flatnonzero((times >= test_cut) & may_be)
     split = Split(
         sequences,
         starts + before,
         _temporal_targets(in_valid, users, starts, targets),
         _temporal_targets(in_test, users, starts, targets),
         "temporal",
+        target_types,
     )
     if not before.any():
         raise DataError(f"no event is before the valid cut {valid_cut:g}; there is nothing to train on")
@@ -173,19 +241,19 @@ def split_sequences(sequences: Sequences, config: EvalConfig) -> Split:
     """The split that a config asks for."""
     sequences.check_maps()
     if config.split_method == "leave_one_out":
-        return split_leave_one_out(sequences, config.min_items)
+        return split_leave_one_out(sequences, config.min_items, config.target_types)
     if sequences.timestamps is None:
         raise DataError("a temporal split needs timestamps, and this log has none; use split_method=leave_one_out")
     held_out = [config.valid_fraction + config.test_fraction, config.test_fraction]
     by_fraction = np.quantile(sequences.timestamps, 1 - np.array(held_out), method="higher")
     valid_cut = config.valid_cut or float(by_fraction[0])
     test_cut = config.test_cut or float(by_fraction[1])
-    return split_temporal(sequences, valid_cut, test_cut, config.temporal_targets)
+    return split_temporal(sequences, valid_cut, test_cut, config.temporal_targets, config.target_types)
 
 
 def hides_seen(split: Split, config: EvalConfig) -> bool:
     """Whether seen items are hidden: as set or, for auto, unless more than 5 % of next events repeat one."""
-    return hides_repeats(split.sequences.facts, config)
+    return hides_repeats(split.facts, config)
 
 
 def hides_repeats(facts: LogFacts, config: EvalConfig) -> bool:

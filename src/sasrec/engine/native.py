@@ -12,7 +12,7 @@ from sasrec.core.arrays import Bool, Float32
 from sasrec.core.config import ModelConfig, TrainConfig, to_dict
 from sasrec.core.isa import Native, load_native
 from sasrec.core.threads import threads_of
-from sasrec.data.batches import WEIGHTS, Batch
+from sasrec.data.batches import WEIGHTS, Batch, checked_weight
 from sasrec.data.item_features import ItemFeatures
 from sasrec.data.sampling import generator
 from sasrec.data.sequences import Ragged
@@ -41,6 +41,7 @@ SUPPORTED: dict[str, set[Any] | None] = {
     "vector_dim": None,
 }
 NO_ROWS = Ragged(np.zeros(0, np.int32), np.zeros(0, np.int64))  # tells the core that seen items are not left out
+NO_WEIGHTS = np.zeros(0, np.float32)  # tells it that every position counts 1
 MOMENTS = ("exp_avg", "exp_avg_sq")  # Adam's, by torch's names
 AVERAGE = "average"  # of the weights over the steps
 
@@ -123,12 +124,13 @@ class NativeEngine:
             vector_dim=model.vector_dim,
             **_arrays(features),
         )
-        self._loss_sum, self._n_positions = 0.0, 0
+        self._loss_sum, self._total_weight = 0.0, 0.0
         if weights is None:  # not otherwise: drawing them takes longer than loading a small run
             weights = initial_weights(model, n_items, generator(train.seed, WEIGHTS), trained)
         self.load_weights(weights)
 
     def forward_backward(self, batch: Batch) -> None:
+        total_weight = checked_weight(batch)
         earlier = NO_ROWS if batch.earlier is None else batch.earlier
         self._loss_sum += self.core.forward_backward(
             items=batch.inputs.values,
@@ -144,8 +146,10 @@ class NativeEngine:
             corrections=batch.corrections,
             l2_embedding=self.train_config.l2_embedding,
             feature_dropout=0.0 if self.features is None else self.train_config.feature_dropout,
+            weights=NO_WEIGHTS if batch.weights is None else batch.weights,
+            seen=NO_ROWS.values if batch.seen is None else batch.seen,
         )
-        self._n_positions += len(batch.targets)
+        self._total_weight += total_weight
 
     def optimizer_step(self, learning_rate: float) -> None:
         config = self.train_config
@@ -157,6 +161,10 @@ class NativeEngine:
             clip_norm=config.clip_norm,
         )
 
+    @property
+    def has_average(self) -> bool:
+        return bool(self.core.has_average)
+
     def update_average(self, decay: float) -> None:
         self.core.update_average(decay)
 
@@ -164,8 +172,8 @@ class NativeEngine:
         self.core.swap_average()
 
     def pop_loss(self) -> float:
-        loss = self._loss_sum / max(self._n_positions, 1)
-        self._loss_sum, self._n_positions = 0.0, 0
+        loss = self._loss_sum / self._total_weight if self._total_weight else 0.0
+        self._loss_sum, self._total_weight = 0.0, 0.0
         return loss
 
     def encode(self, histories: Ragged) -> Float32:

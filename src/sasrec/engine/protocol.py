@@ -39,10 +39,18 @@ class Engine(Protocol):
     features: ItemFeatures | None  # of all items, where the model has any
 
     def forward_backward(self, batch: Batch) -> None:
-        """Compute the gradients of the batch's loss, and add the loss to the running mean."""
+        """Compute the gradients of the batch's loss, and add the loss to the running mean.
+
+        Raises:
+            ValueError: the batch's weights sum to 0: such a step is left out, with all that belongs to it.
+        """
 
     def optimizer_step(self, learning_rate: float) -> None:
         """Apply the gradients."""
+
+    @property
+    def has_average(self) -> bool:
+        """Whether there is an average of the weights."""
 
     def update_average(self, decay: float) -> None:
         """Move the average of all weights towards them, keeping `decay` of itself; the first call copies them."""
@@ -51,7 +59,7 @@ class Engine(Protocol):
         """Swap the weights with their average."""
 
     def pop_loss(self) -> float:
-        """Mean loss per position since the last call."""
+        """Mean loss per position, weighted as positions are, since the last call; 0 without any."""
 
     def encode(self, histories: Ragged) -> Float32:
         """(n, D) features after the last item of each history; rows must not be empty, only their end is used."""

@@ -18,7 +18,7 @@ from sasrec.core.config import ModelConfig, TrainConfig
 from sasrec.core.errors import ConfigError
 from sasrec.core.forks import needs_threads_of
 from sasrec.core.threads import threads_of
-from sasrec.data.batches import DROPOUT, WEIGHTS, Batch, seen_candidates
+from sasrec.data.batches import DROPOUT, WEIGHTS, Batch, checked_weight, seen_candidates
 from sasrec.data.item_features import ItemFeatures
 from sasrec.data.sampling import generator
 from sasrec.data.sequences import Ragged
@@ -103,21 +103,21 @@ class TorchEngine:
         )
         self._average: dict[str, torch.Tensor] = {}
         self._loss_sum = torch.zeros((), device=self.device, dtype=torch.float64)
-        self._n_positions = 0
+        self._total_weight = 0.0
 
     def forward_backward(self, batch: Batch) -> None:
         import torch
 
         _say_that_it_computes()
+        total_weight = checked_weight(batch)
         if not self.model.training:  # switching visits all modules
             self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
         self._seed_dropout(batch.step)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             loss = self._loss(batch)
-        n = len(batch.targets)
-        self._loss_sum += loss.detach().double() * n
-        self._n_positions += n
+        self._loss_sum += loss.detach().double() * total_weight
+        self._total_weight += total_weight
         if self.train_config.l2_embedding:
             loss = loss + self.train_config.l2_embedding * self.model.item_embedding.weight.square().sum()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -150,8 +150,11 @@ class TorchEngine:
             positions, columns = seen_candidates(batch, batch.negatives)
             hits[self._tensor(positions), self._tensor(columns)] = True
         corrections = self._tensor(batch.corrections)[negatives]
+        weights = None if batch.weights is None else self._tensor(batch.weights)
         loss = sampled_loss(self.train_config, batch.n_candidates(self.n_items))
-        return loss(self.model.scores(features, targets, tables), negative.masked_fill(hits, -math.inf), corrections)
+        return loss(
+            self.model.scores(features, targets, tables), negative.masked_fill(hits, -math.inf), corrections, weights
+        )
 
     def _full_loss(self, features: torch.Tensor, tables: ItemTables, batch: Batch) -> torch.Tensor:
         """Cross-entropy over all items, some positions at a time; the backward pass computes their scores again.
@@ -164,6 +167,7 @@ class TorchEngine:
 
         candidates, items = self._candidates(tables.outputs, batch)
         targets = self._tensor(np.searchsorted(candidates, batch.targets))
+        weights = np.ones(len(targets), np.float32) if batch.weights is None else batch.weights
 
         positions, columns = np.zeros((2, 0), np.int64)
         if batch.earlier is not None:
@@ -174,12 +178,16 @@ class TorchEngine:
             first, last = np.searchsorted(positions, [start, end])
             scores = part @ items.T
             scores[self._tensor(positions[first:last] - start), self._tensor(columns[first:last])] = -math.inf
-            return cross_entropy(scores, targets[start:end]) * (len(part) / len(targets))
+            counted = None if batch.weights is None else self._tensor(weights[start:end])
+            loss = cross_entropy(scores, targets[start:end], counted)
+            return loss * (float(weights[start:end].sum(dtype=np.float64)) / batch.total_weight)
 
         n = max(1, self.cuts.full_scores // len(candidates))
         loss = features.new_zeros(())
         for start in range(0, len(targets), n):
             part = features[start : start + n]
+            if not weights[start : start + n].any():
+                continue
             loss = loss + checkpoint(share, start, part, use_reentrant=False, preserve_rng_state=False)
         return loss
 
@@ -214,6 +222,10 @@ class TorchEngine:
             group["lr"] = learning_rate
         self.optimizer.step()
 
+    @property
+    def has_average(self) -> bool:
+        return bool(self._average)
+
     def update_average(self, decay: float) -> None:
         for name, parameter in self.model.named_parameters():
             if name in self._average:
@@ -226,9 +238,9 @@ class TorchEngine:
             parameter.data, self._average[name] = self._average[name], parameter.data
 
     def pop_loss(self) -> float:
-        loss = self._loss_sum.item() / max(self._n_positions, 1)
+        loss = self._loss_sum.item() / self._total_weight if self._total_weight else 0.0
         self._loss_sum.zero_()
-        self._n_positions = 0
+        self._total_weight = 0.0
         return loss
 
     def encode(self, histories: Ragged) -> Float32:

@@ -19,7 +19,6 @@ from sasrec.core.config import Exclude
 from sasrec.core.errors import DataError
 from sasrec.data.batches import CANDIDATES
 from sasrec.data.sampling import ItemDrawer, draw_outside, generator
-from sasrec.data.sequences import Ragged
 from sasrec.data.splits import Split, Targets
 from sasrec.data.vocabulary import Vocabulary
 
@@ -40,7 +39,8 @@ def draw_candidates(split: Split, part: str, n: int, exclude: Exclude, seed: int
         part: "valid" or "test".
         n: draws per target.
         exclude: "train" draws outside the user's train items, as published, so that the target itself may be drawn;
-            "all" outside all of the user's items. For a user who has every item, any item may be drawn.
+            "all" outside all of the user's items. For a user who has every item, any item may be drawn. Where only some
+            types of events are targets, the user's items are those of these.
         seed: decides the draws, with the part and the ascending order of users.
 
     Returns:
@@ -55,7 +55,7 @@ def draw_candidates(split: Split, part: str, n: int, exclude: Exclude, seed: int
     rng = generator(seed, CANDIDATES, PART_KEYS[part])
     for start in range(0, len(targets), DRAW_ROWS):
         users = targets.users[start : start + DRAW_ROWS]
-        excluded = Ragged.cut(sequences.items, sequences.offsets[users], ends[users])
+        excluded = split.seen(sequences.offsets[users], ends[users])
         rows = np.repeat(np.arange(len(users)), n)
         outside = draw_outside(rng, rows, excluded, ItemDrawer(sequences.n_items))
         drawn[start : start + DRAW_ROWS, 1:] = outside.reshape(len(users), n)

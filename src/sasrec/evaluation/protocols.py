@@ -54,6 +54,12 @@ class _Task:
             rows = slice(start, min(start + self.batch_size, len(self.targets)))
             yield rows, Targets(self.targets.users[rows], self.targets.positions[rows]).histories(self.split.sequences)
 
+    def hidden(self, rows: slice, histories: Ragged) -> Ragged:
+        """What these targets' users have seen."""
+        if self.split.is_target is None:
+            return histories
+        return self.split.seen(self.split.sequences.offsets[self.targets.users[rows]], self.targets.positions[rows])
+
 
 def evaluate(
     scorer: Scorer,
@@ -117,6 +123,7 @@ def evaluate(
         data=split.sequences.facts.fingerprint,
         warnings=tuple(_warnings(task, candidates, n_users, n_cold)),
         groups=_groups(is_cold, task, per_user, {name: figures for name, (_, figures) in beside.items()}),
+        target_events=split.target_types,
         per_user=per_user,
         users=task.targets.users,
     )
@@ -185,7 +192,7 @@ def _rank(scorer: Scorer, task: _Task, progress: Callable[[int, int], None] | No
         if task.candidates is not None:
             ranks[rows] = ranker.rank_among(histories, task.candidates[rows], config.ties)
         else:
-            hidden = histories if task.filter_seen else None
+            hidden = task.hidden(rows, histories) if task.filter_seen else None
             ranks[rows], lists[rows] = ranker.rank(histories, items[rows], hidden, config.ties, width)
         if progress is not None:
             progress(rows.stop, n)
@@ -243,21 +250,21 @@ def rank_metrics(ranks: Float64, cutoffs: Sequence[int]) -> dict[str, Float64]:
 
 def _describe(task: _Task, given: Int32 | None) -> tuple[str, str]:
     """Which items are ranked and which are not, in words."""
+    of_targets = " of target events" if task.split.target_types else ""
     if task.candidates is None:
         return f"all {task.split.sequences.n_items} items", (
-            "the user's items before the target, but not the target" if task.filter_seen else "nothing"
+            f"the user's items{of_targets} before the target, but not the target" if task.filter_seen else "nothing"
         )
     n = task.candidates.shape[1] - 1
     if given is None:
-        return f"the target and {n} items drawn uniformly with replacement", EXCLUDED[task.config.exclude]
+        return f"the target and {n} items drawn uniformly with replacement", EXCLUDED[task.config.exclude] + of_targets
     digest = hashlib.blake2b(np.ascontiguousarray(given, np.int32).tobytes(), digest_size=4).hexdigest()
     return f"the target and {n} given items (fingerprint {digest})", "what the given candidates leave out"
 
 
 def _warnings(task: _Task, given: Int32 | None, n_users: int, n_cold: int) -> Iterator[str]:
     """What a reader of the figures should know."""
-    sequences, n = task.split.sequences, len(task.targets)
-    facts = sequences.facts
+    sequences, facts, n = task.split.sequences, task.split.facts, len(task.targets)
     repeats = (
         "" if given is not None or task.candidates is None else repeats_warning(task.candidates, sequences.n_items)
     )

@@ -42,6 +42,7 @@ class Result:
     warnings: tuple[str, ...] = ()
     # "warm" (the target occurs in train) and "cold" (it never does), as soon as there are cold targets
     groups: dict[str, GroupResult] = field(default_factory=dict)
+    target_events: tuple[str, ...] = ()  # the types of events that are targets, and whose items count as seen; () = all
     per_user: dict[str, Float64] = field(default_factory=dict, repr=False, compare=False)  # (n,) "rank", "ndcg@10", ...
     users: Int64 = field(default_factory=lambda: np.zeros(0, np.int64), repr=False, compare=False)  # (n,) rows
 
@@ -50,7 +51,9 @@ class Result:
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.compare}
         if not self.groups:
             del values["groups"]
-        return values | {"k": list(self.k), "warnings": list(self.warnings)}
+        targets = values.pop("target_events")
+        told = {"target_events": list(targets)} if targets else {}
+        return values | {"k": list(self.k), "warnings": list(self.warnings)} | told
 
     def without_users(self) -> Result:
         """The same without the figures per user, as a run folder keeps it."""

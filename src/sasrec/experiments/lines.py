@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from sasrec.core.config import to_dict
+from sasrec.core.config import EvalConfig, to_dict
 from sasrec.core.errors import DataError
 from sasrec.core.files import atomic_write
 from sasrec.evaluation.results import Result
@@ -111,7 +111,7 @@ def result_lines(folder: Path) -> list[ResultLine]:
         best_epochs=[run.training.best_epoch for run in runs],
         preset=config.preset,
         overrides=study.settings,
-        settings={**to_dict(config.model), **to_dict(config.train), "k": list(config.eval.k)},
+        settings={**to_dict(config.model), **to_dict(config.train), "k": list(config.eval.k), **_targets(config.eval)},
         fingerprint=config.data.fingerprint,
         engine=_told([run.training.engine for run in runs]),
         isa=_told([run.training.isa for run in runs]),
@@ -122,6 +122,11 @@ def result_lines(folder: Path) -> list[ResultLine]:
         command=study.command,
     )
     return [line_of(results, origin) for results in zip(*(run.results for run in runs), strict=True)]
+
+
+def _targets(config: EvalConfig) -> dict[str, Any]:
+    """Which events are targets, where not all are."""
+    return {"target_events": config.target_events} if config.target_events else {}
 
 
 def _told(found: Sequence[Told]) -> Told | str:

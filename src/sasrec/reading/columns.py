@@ -1,12 +1,14 @@
 """Find the user, item and time columns of a table: by the names asked for, by usual names, by what they hold.
 
+Columns of events' types and weights are read where they are named; one that looks like types is told.
+
 Names decide first. Among several columns that look like time, the one with the finest steps is read.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -19,6 +21,7 @@ POSITION_NAMES = {  # what --columns may say, and what the column is then called
     "user": "user_id", "item": "item_id", "timestamp": "timestamp", "event": "event", "weight": "weight",
     "rating": "rating",
 }  # fmt: skip
+OF_EVENTS = ("event", "weight")
 KNOWN_NAMES = {  # as compared: lower case, letters and digits only; the earlier name wins
     "user": [
         "userid", "user", "uid", "reviewerid", "customerid", "customer", "visitorid", "visitor",
@@ -37,6 +40,12 @@ KNOWN_NAMES = {  # as compared: lower case, letters and digits only; the earlier
         "description",
     ],
 }  # fmt: skip
+EVENT_NAMES = {
+    "event", "eventtype", "eventname", "type", "action", "actiontype", "behavior", "behaviour", "behaviortype",
+    "behaviourtype", "interaction", "interactiontype", "activity", "activitytype",
+}  # fmt: skip
+NOTHING: dict[str, str] = {}
+FEW_TYPES = 20  # a column of more different values, in a sample, is hardly one of types of events
 LISTS_BESIDE_ITEMS = {n + "list" for n in KNOWN_NAMES["item"]} | {"items", "history", "itemhistory", "itemsequence"}
 TIME_WORDS = re.compile(r"time|date|(?<![a-z])(ts|dt|day|ms|millis|epoch|unix|when)(?![a-z])|(?<![a-z])at$")
 QUICK_LOOK, SHORTEST_DATE = 100, 4  # rows; digits, as of 1/2/24
@@ -57,6 +66,8 @@ class Wanted:
     positions: tuple[str, ...] = ()  # what the columns are, from left to right; "-" = not needed
     encoding: str | None = None
     drop_missing: bool = False
+    event: str | None = None  # None = types of events are not read
+    weight: str | None = None  # None = weights of events are not read
 
     def __post_init__(self) -> None:
         if not self.positions:
@@ -70,7 +81,7 @@ class Wanted:
                 raise ConfigError(
                     f"--columns names {role!r} {n} times; it needs user and item once, others at most once"
                 )
-        if self.user or self.item or self.timestamp:
+        if self.asked:
             raise ConfigError("--columns says what each column is; leave out --user-column and the like")
         if self.format in ("sequences", "jsonl"):
             raise ConfigError(f"--columns names columns by position, which --format {self.format} has none of")
@@ -78,7 +89,14 @@ class Wanted:
     @property
     def asked(self) -> set[str]:
         """The names of columns that were asked for."""
-        return {name for name in (self.user, self.item, self.timestamp) if name}
+        return {name for name in (self.user, self.item, self.timestamp, self.event, self.weight) if name}
+
+    @property
+    def of_events(self) -> dict[str, str]:
+        """The columns of events' types and weights that are to be read."""
+        if self.positions:
+            return {role: POSITION_NAMES[role] for role in OF_EVENTS if role in self.positions}
+        return {role: name for role, name in zip(OF_EVENTS, (self.event, self.weight), strict=True) if name}
 
     def named(self, columns: Sequence[str], where: str) -> list[str]:
         """What these columns are called: by position where that was said, else as they are.
@@ -99,7 +117,7 @@ class Wanted:
 class Choice:
     """The columns that are read."""
 
-    roles: dict[str, str]  # user, item and, if there is one, timestamp -> the column's name
+    roles: dict[str, str]  # user, item and, if there are any, timestamp, event, weight -> the column's name
     left_alone: list[str]
 
     @property
@@ -113,9 +131,11 @@ class Choice:
         return self.roles.get("timestamp")
 
 
-def choice_of(columns: Sequence[str], user: str, item: str, timestamp: str | None) -> Choice:
+def choice_of(
+    columns: Sequence[str], user: str, item: str, timestamp: str | None, of_events: Mapping[str, str] = NOTHING
+) -> Choice:
     """These columns, and all others left alone."""
-    roles = {"user": user, "item": item} | ({"timestamp": timestamp} if timestamp else {})
+    roles = {"user": user, "item": item} | ({"timestamp": timestamp} if timestamp else {}) | dict(of_events)
     return Choice(roles, [column for column in columns if column not in roles.values()])
 
 
@@ -153,7 +173,9 @@ def choose_columns(columns: Sequence[str], sample: pl.DataFrame, where: str, wan
         raise DataError(f"column {user!r} of {where} cannot be both the user and the item; name two columns")
     if wanted.timestamp in (user, item):
         raise DataError(f"column {wanted.timestamp!r} of {where} cannot be both the time and an id; name two columns")
-    others = [column for column in columns if column not in (user, item)]
+    for role, name in wanted.of_events.items():
+        find_column(columns, where, role, name)
+    others = [column for column in columns if column not in (user, item, *wanted.of_events.values())]
     time = _choose_time(others, sample, where, wanted, notes)
     lists = [column for column in others if plain_name(column) in LISTS_BESIDE_ITEMS]
     if lists:
@@ -161,8 +183,34 @@ def choose_columns(columns: Sequence[str], sample: pl.DataFrame, where: str, wan
             f"{where}: items are read from {item!r} alone; {_listed(lists)} may hold more of them",
             "give one event a row, or name the list with --item-column",
         )
-    _check_unique(columns, [name for name in (user, item, time) if name], where)
-    return choice_of(columns, user, item, time)
+    choice = choice_of(columns, user, item, time, wanted.of_events)
+    _check_roles(choice, where)
+    _check_unique(columns, choice.needed, where)
+    if "event" not in choice.roles:
+        _tell_types(choice, sample, where, notes)
+    return choice
+
+
+def _check_roles(choice: Choice, where: str) -> None:
+    """Refuse a column that is to be two things."""
+    for role, name in choice.roles.items():
+        if choice.needed.count(name) > 1:
+            other = next(r for r, n in choice.roles.items() if n == name and r != role)
+            raise DataError(f"column {name!r} of {where} cannot be both the {role} and the {other}; name two columns")
+
+
+def _tell_types(choice: Choice, sample: pl.DataFrame, where: str, notes: Notes) -> None:
+    """Say what a column that looks like types of events could do."""
+    for column in choice.left_alone:
+        if plain_name(column) not in EVENT_NAMES or column not in sample.columns or sample[column].dtype.is_nested():
+            continue
+        values = [str(value) for value in sample[column].drop_nulls().unique(maintain_order=True)]
+        if 2 <= len(values) <= FEW_TYPES:
+            notes.tell(
+                f"{where}: column {column!r} is not read; if {', '.join(values[:3])} are types of events, "
+                f"--event-column {column} reads them, and --target-events says which are to be predicted"
+            )
+            return
 
 
 def find_column(columns: Sequence[str], where: str, role: str, name: str | None) -> str:

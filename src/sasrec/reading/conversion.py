@@ -1,19 +1,21 @@
-"""Columns of a log in their one type: ids, and times as numbers. Errors name the row."""
+"""Columns of a log in their one type: ids, times as numbers, types of events as text, weights. Errors name the row."""
 
 from __future__ import annotations
 
 import polars as pl
 
 from sasrec.core.errors import DataError
+from sasrec.core.event_types import LEAST_WEIGHT, MOST_WEIGHT
 from sasrec.reading.ids import EXACT, MAX_ID_BYTES, are_integers, canonical_ids
 from sasrec.reading.source_table import SourceTable
 from sasrec.reading.times import numbers_of
 
 LOOKED_AT = 1000  # ids
+MOST_TYPES = 255  # of events: they are kept as bytes
 
 
-def ids_in(table: SourceTable, column: str) -> pl.Series:
-    """A column of ids in their one type (see `ids.canonical_ids`).
+def ids_in(table: SourceTable, column: str, needed: str = "a user and an item") -> pl.Series:
+    """A column of ids in their one type (see `ids.canonical_ids`); `needed` is what every event needs, for messages.
 
     Raises:
         DataError: an id is missing, or the column holds no ids.
@@ -35,7 +37,7 @@ def ids_in(table: SourceTable, column: str) -> pl.Series:
     if missing.any():
         row = int(missing.arg_true()[0])
         raise DataError(
-            f"{table.place(row)} has nothing in column {column!r}; every event needs a user and an item "
+            f"{table.place(row)} has nothing in column {column!r}; every event needs {needed} "
             "(--drop-missing leaves such events out)"
         )
     return canonical_ids(values)
@@ -116,3 +118,44 @@ def _check_exact(table: SourceTable, given: pl.Series, values: pl.Series) -> Non
             f"{table.place(row)} has {given[row]!r} in column {given.name!r}, which is not exact beside decimal or "
             "larger numbers; write all times as integers of at most 18 digits"
         )
+
+
+def types_in(table: SourceTable, column: str) -> pl.Series:
+    """A column of types of events, as text.
+
+    Raises:
+        DataError: a type is missing, or there are so many that the column holds something else.
+    """
+    types = ids_in(table, column, "a type").cast(pl.String)
+    n = types.n_unique()
+    if n > MOST_TYPES:
+        raise DataError(
+            f"column {column!r} of {table.where} holds {n:,} different values, such as {types[0]!r}, and {MOST_TYPES} "
+            "types of events are the most; name the column of types (--event-column)"
+        )
+    return types
+
+
+def weights_in(table: SourceTable, column: str) -> pl.Series:
+    """A column of weights of events, as Float32.
+
+    Raises:
+        DataError: a weight is missing, is not a number, negative, too small or large to count with, or all are 0.
+    """
+    given = table.frame[column]
+    if given.dtype != pl.String and not given.dtype.is_numeric() and given.dtype != pl.Boolean:
+        raise DataError(f"column {column!r} of {table.where} holds {given.dtype}; weights are numbers")
+    texts = given.str.strip_chars() if given.dtype == pl.String else given
+    values = texts.cast(pl.Float64, strict=False)
+    fits = (values == 0) | values.is_between(LEAST_WEIGHT, MOST_WEIGHT)
+    bad = ~fits.fill_null(False)
+    if bad.any():
+        row = int(bad.arg_true()[0])
+        told = "nothing" if given[row] is None else repr(given[row])
+        raise DataError(
+            f"{table.place(row)} has {told} in column {column!r}; a weight is 0 or a number from {LEAST_WEIGHT:g} to "
+            f"{MOST_WEIGHT:g}"
+        )
+    if not (values > 0).any():
+        raise DataError(f"all weights in column {column!r} of {table.where} are 0, so no event would train")
+    return values.cast(pl.Float32)

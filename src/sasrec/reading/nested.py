@@ -48,7 +48,7 @@ def unnested(table: SourceTable, wanted: Wanted, notes: Notes) -> SourceTable:
         return table
     name = _only(items, items, table.where)
     times = [n for n in lists if n == wanted.timestamp or plain_name(n) in _plurals(KNOWN_NAMES["timestamp"])]
-    flat = _exploded(table, [name, *times[:1]], notes)
+    flat = _exploded(table, [name, *times[:1], *(n for n in wanted.of_events.values() if n in lists)], notes)
     names = {name: wanted.item or "item_id"} | dict.fromkeys(times[:1], wanted.timestamp or "timestamp")
     return flat.with_frame(flat.frame.rename(names))
 
@@ -85,7 +85,7 @@ def _exploded(table: SourceTable, columns: list[str], notes: Notes) -> SourceTab
             row = int(wrong[0])
             raise DataError(
                 f"{table.place(row)} has {lengths[0][row]} elements in {columns[0]!r} and {length[row]} in {name!r}; "
-                "each item needs its own time"
+                "each item needs one of its own"
             )
     empty = int((lengths[0] == 0).sum())
     if empty:

@@ -31,3 +31,7 @@ class Notes:
         if note not in self.notes:
             self.notes.append(note)
             logger.warning("%s", note)
+
+    def tell(self, text: str) -> None:
+        """Log something that may be of use; it is not kept."""
+        logger.info("%s", text)

@@ -29,9 +29,10 @@ from sasrec.reading.columns import (
     Wanted,
     choice_of,
     choose_columns,
+    find_column,
     plain_name,
 )
-from sasrec.reading.conversion import ids_in, timestamps_in
+from sasrec.reading.conversion import ids_in, timestamps_in, types_in, weights_in
 from sasrec.reading.frames import frame_of
 from sasrec.reading.json_logs import is_json, read_json
 from sasrec.reading.nested import unnested
@@ -67,6 +68,8 @@ def read_interactions(
     columns: str | Sequence[str] | None = None,
     encoding: str | None = None,
     drop_missing: bool = False,
+    event_column: str | None = None,
+    weight_column: str | None = None,
 ) -> pl.DataFrame:
     """Read a log of events.
 
@@ -82,9 +85,12 @@ def read_interactions(
             to skip, as a list or separated by commas; None = told by names or by their number.
         encoding: of text; None = UTF-8, or UTF-16 by its mark.
         drop_missing: leave out events whose user, item or time is missing: empty, NA, NULL, None, nan and the like.
+        event_column: name of the column of types, such as view and purchase; None = they are not read.
+        weight_column: name of the column that says how much each event counts in training; None = they are not read.
 
     Returns:
-        user_id, item_id and, when there is one, timestamp (Int64 or Float64); rows in input order.
+        user_id, item_id and, when there is one, timestamp (Int64 or Float64); rows in input order. Then event (String)
+        and weight (Float32), if they are read.
 
     Raises:
         DataError: missing, empty, binary or malformed input; columns not found; an id that is missing; a timestamp
@@ -92,7 +98,7 @@ def read_interactions(
         ConfigError: an unknown format, encoding or word of `columns`.
     """
     wanted = wanted_columns(format, user_column, item_column, timestamp_column, columns, encoding, drop_missing)
-    return read_log(source, wanted)[0]
+    return read_log(source, replace(wanted, event=event_column, weight=weight_column))[0]
 
 
 def wanted_columns(
@@ -234,14 +240,19 @@ def _choice_of_text(
     first_line: int,
     notes: Notes,
 ) -> Choice:
+    of_events = wanted.of_events
     if form.name == "sequences":
+        if of_events:
+            raise DataError(f"{name} has a user a line and no columns, so {' and '.join(of_events)} cannot be read")
         return choice_of([], "user_id", "item_id", None)
+    time = "timestamp" if "timestamp" in form.columns else None
     if not form.has_header:
-        time = "timestamp" if "timestamp" in form.columns else None
-        return choice_of(form.columns, "user_id", "item_id", time)
+        for role, column in of_events.items():
+            find_column(form.columns, name, role, column)
+        return choice_of(form.columns, "user_id", "item_id", time, of_events)
     if wanted.positions:
-        time = "timestamp" if "timestamp" in form.columns else None
         wanted = replace(wanted, positions=(), user="user_id", item="item_id", timestamp=time)
+        wanted = replace(wanted, event=of_events.get("event"), weight=of_events.get("weight"))
     columns = [*form.columns, *(column for column in file.partition if column not in form.columns)]
     usual = [row for row in rows if len(row) == len(form.columns)]
     unique = {column: [row[j] for row in usual] for j, column in enumerate(form.columns)}
@@ -310,8 +321,19 @@ def _events(table: SourceTable, choice: Choice, wanted: Wanted, notes: Notes) ->
     note_odd_values(table, choice, {"user": columns["user_id"], "item": columns["item_id"]}, times, notes)
     dropped = n - len(table.frame)
     if dropped:
-        notes.warn(f"{table.where}: {dropped:,} of {n:,} events lack a user, an item or a time and are left out")
-    return pl.DataFrame(columns if times is None else columns | {"timestamp": times}), dropped, dates
+        lacking = "a user, an item, a type or a weight" if wanted.of_events else "a user, an item or a time"
+        notes.warn(f"{table.where}: {dropped:,} of {n:,} events lack {lacking} and are left out")
+    return pl.DataFrame(columns | _beside_ids(table, choice, times)), dropped, dates
+
+
+def _beside_ids(table: SourceTable, choice: Choice, times: pl.Series | None) -> dict[str, pl.Series]:
+    """The further columns of the frame: times, types and weights, as far as there are any."""
+    columns = {} if times is None else {"timestamp": times}
+    if "event" in choice.roles:
+        columns["event"] = types_in(table, choice.roles["event"])
+    if "weight" in choice.roles:
+        columns["weight"] = weights_in(table, choice.roles["weight"])
+    return columns
 
 
 def _missing(table: SourceTable, columns: Sequence[str]) -> pl.Series:

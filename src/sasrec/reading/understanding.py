@@ -19,6 +19,7 @@ from sasrec.reading.times import is_calendar_day, shown_time, span_of, unit_of
 
 LOG = "log.json"
 SHOWN_EVENTS = 5
+SHOWN_COLUMNS = pl.col("^(user_id|item_id|timestamp)$")
 SHOWN_NAMES = 8
 SAMPLED_ROWS = 1000  # decide whether a pass over all rows could find them in order
 
@@ -124,7 +125,7 @@ def understand(log: pl.DataFrame, source: str, form: str, **told: Any) -> Unders
         first_time=first,
         last_time=last,
         row_order="" if times is None else _row_order(log["user_id"], times),
-        first_events=[list(row) for row in log.head(SHOWN_EVENTS).rows()],
+        first_events=[list(row) for row in log.select(SHOWN_COLUMNS).head(SHOWN_EVENTS).rows()],
         **told,
     )
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from sasrec.core.errors import DataError
 from sasrec.core.tables import plain_table
+from sasrec.data.event_types import types_in_words
 from sasrec.data.logs import Log, Reading
 from sasrec.data.sequences import LogFacts, Sequences
 from sasrec.data.splits import split_leave_one_out
@@ -61,7 +62,7 @@ class Inspection:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        told = asdict(self)
+        told = asdict(self) | {"facts": self.facts.to_dict()}
         if self.understanding is not None:
             del told["understanding"]["notes"]  # they are among the warnings
         return told | {"command": shlex.join(self.command)}
@@ -178,6 +179,10 @@ def _sizes(found: Inspection) -> str:
         ("largest user", f"{found.top_user}, with {percent(found.top_user.share)} of the events"),
         ("top item", f"{found.top_item}, with {percent(found.top_item.share)} of the events"),
     ]
+    if facts.event_types:
+        rows.append(("types", types_in_words(facts.event_types)))
+    if facts.has_weights:
+        rows.append(("weights", "each event has its own"))
     return _lines(rows)
 
 

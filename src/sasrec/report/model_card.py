@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from sasrec.core.tables import markdown_table
+from sasrec.data.event_types import types_in_words
 from sasrec.data.sequences import LogFacts
 from sasrec.evaluation.results import Result
 from sasrec.report.published_figures import comparable
@@ -41,7 +42,7 @@ def model_card(facts: RunFacts) -> str:
         else "in the order of the input",
         repeats=percent(data.repeat_share),
         fingerprint=_markdown(data.fingerprint),
-        reading=_reading(facts),
+        reading=_types(data) + _reading(facts),
         settings=_markdown(model_in_words(config)),
         n_heads=config.model.n_heads,
         max_seq_len=config.model.max_seq_len,
@@ -51,6 +52,10 @@ def model_card(facts: RunFacts) -> str:
         warnings="".join(f"- {_markdown(text, None)}\n" for text in facts.warnings),
         environment=_markdown("; ".join(f"{name} {plain(value)}" for name, value in facts.environment.items()), None),
     )
+
+
+def _types(data: LogFacts) -> str:
+    return " " + _markdown(f"Types of events: {types_in_words(data.event_types)}.", None) if data.event_types else ""
 
 
 def _reading(facts: RunFacts) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 from sasrec.core.arrays import Int64
 from sasrec.core.config import EvalConfig, ModelConfig, TrainConfig, to_dict
 from sasrec.core.files import atomic_write
+from sasrec.data.event_types import types_in_words
 from sasrec.data.sequences import LogFacts
 from sasrec.evaluation.intervals import Estimate, without_interval
 from sasrec.evaluation.results import Result
@@ -306,6 +307,8 @@ def _data(facts: RunFacts) -> str:
         "users with fewer than 3 events": f"{data.n_short_users:,}",
         "order of events": "by timestamp" if data.has_timestamps else "as in the input",
     }
+    if data.event_types:
+        told["types of events"] = _html(types_in_words(data.event_types))
     if data.has_timestamps:
         told["of events have the timestamp of the one before"] = percent(data.tied_share)
     tiles = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in told.items())

@@ -59,6 +59,7 @@ def comparable(data: LogFacts, result: Result) -> list[PublishedFigure]:
         "sampled": result.candidates.startswith("the target and 100 "),
         "full": result.filter_seen,
     }
-    if result.split != "test" or result.split_method != "leave_one_out" or not same[result.protocol]:
+    usual = result.split == "test" and result.split_method == "leave_one_out" and not result.target_events
+    if not usual or not same[result.protocol]:
         return []
     return [figure for figure in published_figures(data) if figure.protocol == result.protocol]

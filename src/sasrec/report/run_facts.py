@@ -63,9 +63,11 @@ def model_in_words(config: RunConfig) -> str:
     """Shape, loss and origin of the weights in one sentence."""
     model, train = config.model, config.train
     came = f"converted from a {config.layout} checkpoint" if config.layout else f"seed {train.seed}"
+    types = config.eval.target_types
+    predicts = f", predicts {' and '.join(types)} events" if types else ""
     return (
         f"Block {model.block}, {model.n_blocks} deep, width {model.embedding_dim}, loss {train.loss}, "
-        f"preset {config.preset}, {came}."
+        f"preset {config.preset}, {came}{predicts}."
     )
 
 

@@ -76,6 +76,7 @@ class RunConfig:
     def to_json(self) -> str:
         """The text of config.json."""
         parts = {name: to_dict(getattr(self, name)) for name in ("model", "train", "eval")}
+        parts["data"] = self.data.to_dict()
         return json.dumps({"format": self.format, **asdict(self), **parts}, indent=1)
 
     @classmethod

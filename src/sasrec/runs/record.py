@@ -35,11 +35,16 @@ class State:
     best_value: float = -1.0
     best_metrics: dict[str, float] = field(default_factory=dict)
     loss_sum: float = 0.0  # of the epoch under way
-    n_positions: int = 0
+    n_positions: float = 0  # the sum of their weights, which are 1 unless events have weights
     epoch_seconds: float = 0.0  # of the epoch under way
     seconds: float = 0.0  # trained so far, validation included
     valid_seconds: float = 0.0  # of that, validation
     n_validations: int = 0
+
+    @property
+    def mean_loss(self) -> float:
+        """Of the epoch under way; 0 before its first step."""
+        return self.loss_sum / self.n_positions if self.n_positions else 0.0
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from sasrec.core.arrays import Int32
 from sasrec.core.config import EvalConfig, ModelConfig, TrainConfig, parse_metric
 from sasrec.core.errors import CheckpointError, TrainingError
 from sasrec.core.provenance import commit, isa_of, machine, versions
-from sasrec.data.batches import TrainBatches
+from sasrec.data.batches import Batch, TrainBatches
 from sasrec.data.splits import Split
 from sasrec.engine.protocol import Engine
 from sasrec.evaluation.candidates import draw_candidates
@@ -114,7 +114,7 @@ class _Loop:
         self.history: list[EpochLine] = []
         self.best_weights: Weights | None = None
         self.last_save = time.monotonic()
-        self.pending_positions = 0  # whose loss the engine still holds
+        self.pending_positions: float = 0  # whose loss the engine still holds, by their weights
 
     def restore(self) -> None:
         """Take up the state saved in the run folder, if any."""
@@ -187,13 +187,11 @@ class _Loop:
         state, began, reported = self.state, time.monotonic(), time.monotonic()
         before = state.epoch_seconds
         for batch in self.batches.epoch(state.epoch, state.step):
-            self.engine.forward_backward(batch)
-            self.engine.optimizer_step(self._learning_rate(batch.step))
-            if self.config.ema_decay:
-                self.engine.update_average(self.config.ema_decay_at(batch.step))
+            if batch.total_weight:  # else nothing changes: neither weights nor moments, step count nor average
+                self._train_step(batch)
             state.step += 1
-            state.n_positions += len(batch.targets)
-            self.pending_positions += len(batch.targets)
+            state.n_positions += batch.total_weight
+            self.pending_positions += batch.total_weight
             now = time.monotonic()
             state.epoch_seconds = before + now - began
             if now - reported > REPORT_SECONDS and state.step < self.batches.steps_per_epoch:
@@ -208,13 +206,19 @@ class _Loop:
         self._collect_loss()
         return ""
 
+    def _train_step(self, batch: Batch) -> None:
+        self.engine.forward_backward(batch)
+        self.engine.optimizer_step(self._learning_rate(batch.step))
+        if self.config.ema_decay:
+            self.engine.update_average(self.config.ema_decay_at(batch.step))
+
     def _learning_rate(self, step: int) -> float:
         return self.config.learning_rate_at(step, self.batches.steps_per_epoch)
 
     @contextlib.contextmanager
     def _averaged(self) -> Iterator[None]:
         """The engine holds the average of the weights, where there is one."""
-        if not self.config.ema_decay:
+        if not self.config.ema_decay or not self.engine.has_average:  # no step has counted yet
             yield
             return
         self.engine.swap_average()
@@ -259,7 +263,7 @@ class _Loop:
         line = EpochLine(
             epoch=state.epoch + 1,
             step=steps,
-            train_loss=state.loss_sum / max(state.n_positions, 1),
+            train_loss=state.mean_loss,
             valid=valid,
             test=test,
             seconds=state.epoch_seconds,
@@ -350,7 +354,7 @@ class _Loop:
                 max_epochs=self.config.max_epochs,
                 step=batches.steps_per_epoch if line else state.step,
                 steps_per_epoch=batches.steps_per_epoch,
-                train_loss=state.loss_sum / max(state.n_positions, 1),
+                train_loss=state.mean_loss,
                 users_per_second=users / max(state.epoch_seconds, 1e-9),
                 seconds=state.seconds + (0.0 if line else state.epoch_seconds),
                 seconds_left=seconds_left(state, self.config, batches.steps_per_epoch, len(self.split.valid) > 0),
