@@ -411,6 +411,7 @@ class Recommender:
             seconds=result.seconds,
             stopped=result.stopped,
             understanding=sequences.understanding,
+            vocabulary=self.vocabulary,
         )
         write_report(folder, facts)
 
