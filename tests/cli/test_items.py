@@ -60,7 +60,7 @@ def test_prepare_keeps_attributes_and_features(run: Run, folder: Path, tmp_path:
     done = run("prepare", folder / "log.txt", "-o", tmp_path / "p", *flags)
     assert done.code == 0, done.err
     assert "32 items; item = item_id, title = title; attributes: colour text, price numbers, url text" in done.err
-    assert "2 items have no events; they follow after those of the log" in done.err
+    assert "items without events: 2; they follow after those of the log" in done.err
     assert "features of items: colour 3 categories, price 7 categories" in done.err
     log = load_log(tmp_path / "p")
     assert log.vocabulary.ids[-2:] == [800, 900]

@@ -31,11 +31,11 @@ def test_columns_are_told_with_shares_and_frequent_values() -> None:
         AttributeFacts("tags", "lists of text", 0.5, "red (2), <b> (1)", True),
         AttributeFacts("price", "numbers", 0.75, "1 to 3.5", False),
         AttributeFacts("url", "text", 1.0, "", False),
-        AttributeFacts("v", "vectors of 1 numbers", 0.75, "", False),
+        AttributeFacts("v", "vectors of width 1", 0.75, "", False),
     ]
     assert (facts.n_items, facts.n_without_events, facts.n_more) == (4, 1, 0)
     assert facts.sentence.startswith("Known of items, with the share that has it: tags (lists of text, 50 %), price")
-    assert facts.sentence.endswith("The model learns from tags. 1 items have no events.")
+    assert facts.sentence.endswith("The model learns from tags. Items without events: 1.")
     assert facts.to_dict()["attributes"]["tags"] == {
         "holds": "lists of text", "items with it": "50 %", "values": "red (2), <b> (1)", "feature": "yes",
     }  # fmt: skip

@@ -170,7 +170,7 @@ class FeatureEncoder:
         lengths = encoded.values.lengths[1:]
         known = lengths > 0 if encoded.vectors is None else (lengths > 0) | encoded.vectors[1:].any(axis=1)
         if not known.all():
-            logger.info("%s of %s items of the log have no feature", f"{int((~known).sum()):,}", f"{len(known):,}")
+            logger.info("items of the log without any feature: %s of %s", f"{int((~known).sum()):,}", f"{len(known):,}")
 
     def encode(self, attributes: pl.DataFrame) -> ItemFeatures:
         """The features of items.
@@ -205,8 +205,8 @@ class FeatureEncoder:
             n, example = feature.unseen(attributes[feature.column])
             if n:
                 told.append(
-                    f"{n:,} of {len(attributes):,} items have values of {feature.column!r} that no item of the log "
-                    f"has, such as {example!r}; they are no features"
+                    f"values of {feature.column!r} that no item of the log has, such as {example!r}, are no features "
+                    f"({n:,} of {len(attributes):,} items)"
                 )
         return told
 
@@ -328,7 +328,7 @@ def _scale(column: pl.Series) -> Scale:
             f"column {column.name!r} has the same vector for all items of the log, which tells nothing of them"
         )
     if not known.all():
-        logger.info("%s of %s items of the log have no vector", f"{int((~known).sum()):,}", f"{len(known):,}")
+        logger.info("items of the log without a vector: %s of %s", f"{int((~known).sum()):,}", f"{len(known):,}")
     return Scale(column.name, tuple(given.mean(axis=0).tolist()), tuple(np.where(scale > 0, scale, 1.0).tolist()))
 
 

@@ -58,7 +58,7 @@ class ItemFacts:
         more = f" and {self.n_more} more" if self.n_more else ""
         learnt = [column.name for column in self.columns if column.is_feature]
         from_ = f" The model learns from {', '.join(learnt)}." if learnt else ""
-        cold = f" {self.n_without_events:,} items have no events." if self.n_without_events else ""
+        cold = f" Items without events: {self.n_without_events:,}." if self.n_without_events else ""
         return f"Known of items, with the share that has it: {', '.join(told)}{more}.{from_}{cold}"
 
 

@@ -315,8 +315,8 @@ def _items(facts: RunFacts) -> str:
     rows: list[Row] = [
         ("changed" if c.is_feature else "", [c.name, c.holds, percent(c.share), c.values]) for c in items.columns
     ]
-    more = f"<p>{items.n_more:,} more columns are not shown.</p>" if items.n_more else ""
-    cold = f" {items.n_without_events:,} of {items.n_items:,} items have no events." if items.n_without_events else ""
+    more = f"<p>Columns that are not shown: {items.n_more:,}.</p>" if items.n_more else ""
+    cold = f" Items without events: {items.n_without_events:,} of {items.n_items:,}." if items.n_without_events else ""
     told = f'<p class="soft">Bold: the model learns from it.{cold}</p>'
     table = _table(["column", "holds", "items with it", "values"], rows, "items")
     return f"<h3>What is known of items</h3>{told}{table}{more}"
