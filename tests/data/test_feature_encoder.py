@@ -99,6 +99,13 @@ def test_a_name_may_say_what_its_column_is_taken_for() -> None:
     assert feature == Categories("year", ("1995", "1996", "1997"))
 
 
+def test_a_few_words_among_numbers_are_missing(caplog: pytest.LogCaptureFixture) -> None:
+    frame = pl.DataFrame({"year": [*map(str, range(1950, 2000)), "unkonwn"]})
+    encoder = FeatureEncoder.fit(frame, ["year:number"])
+    assert rows_of(encoder, frame)[-1] == []
+    assert "1 values of 'year' are no numbers, such as 'unkonwn'; they are no features" in caplog.text
+
+
 def test_a_value_is_the_same_category_whatever_its_type() -> None:
     encoder = FeatureEncoder.fit(pl.DataFrame({"n": [[1, 2], [1], [2]]}), ["n"])
     for column in ([[1]], [["1"]], [[1.0]], ["1"], [1], [" 1 "]):

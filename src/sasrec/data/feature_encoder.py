@@ -29,6 +29,7 @@ FEW_VALUES = 50  # whole numbers of at most so many different values are categor
 LEAST_SHARED = 0.05  # of the items: where fewer share a value with another, a column says no more than the id
 MOSTLY_SHARED = 0.5
 ITEMS = "the items"
+FEW_WORDS = 0.05  # of the values of a text column that is to be numbers
 KINDS = ("category", "number")
 
 
@@ -354,10 +355,10 @@ def _as_text(values: pl.Series) -> pl.Series:
 
 
 def numbers_of(column: pl.Series, *, strict: bool = False) -> pl.Series:
-    """A column as floats; times as seconds; what is no number is null, or refused.
+    """A column as floats; times as seconds; what is no number is null, or where it is often, and strict, refused.
 
     Raises:
-        DataError: it is a list, or strict and a text is no number.
+        DataError: it is a list, or strict and many texts are no numbers.
     """
     kind = column.dtype
     if kind.is_nested():
@@ -367,10 +368,20 @@ def numbers_of(column: pl.Series, *, strict: bool = False) -> pl.Series:
     if kind.is_temporal():
         return column.to_physical().cast(pl.Float64)
     numbers = column.cast(pl.Float64, strict=False).fill_nan(None)
-    wrong = numbers.is_null() & column.is_not_null() if strict and kind == pl.String else None
-    if wrong is not None and wrong.any():
+    if strict and kind == pl.String:
+        _check_words(column, numbers.is_null() & column.is_not_null())
+    return numbers
+
+
+def _check_words(column: pl.Series, wrong: pl.Series) -> None:
+    """Refuse a text column that is to be numbers and has more than a few words; few are said."""
+    n = int(wrong.sum())
+    if n > FEW_WORDS * (len(column) - column.null_count()):
         raise DataError(
             f"column {column.name!r} of {ITEMS} has {column.filter(wrong)[0]!r}, which is not a number; use "
             "it as :category"
         )
-    return numbers
+    if n:
+        logger.warning(
+            "%d values of %r are no numbers, such as %r; they are no features", n, column.name, column.filter(wrong)[0]
+        )
