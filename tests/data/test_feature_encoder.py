@@ -103,7 +103,7 @@ def test_a_few_words_among_numbers_are_missing(caplog: pytest.LogCaptureFixture)
     frame = pl.DataFrame({"year": [*map(str, range(1950, 2000)), "unkonwn"]})
     encoder = FeatureEncoder.fit(frame, ["year:number"])
     assert rows_of(encoder, frame)[-1] == []
-    assert "1 values of 'year' are no numbers, such as 'unkonwn'; they are no features" in caplog.text
+    assert "values of 'year' that are no numbers, such as 'unkonwn', are no features (1)" in caplog.text
 
 
 def test_a_value_is_the_same_category_whatever_its_type() -> None:

@@ -383,5 +383,8 @@ def _check_words(column: pl.Series, wrong: pl.Series) -> None:
         )
     if n:
         logger.warning(
-            "%d values of %r are no numbers, such as %r; they are no features", n, column.name, column.filter(wrong)[0]
+            "values of %r that are no numbers, such as %r, are no features (%d)",
+            column.name,
+            column.filter(wrong)[0],
+            n,
         )
