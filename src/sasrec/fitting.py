@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 
 from sasrec import __version__
-from sasrec.core.config import EvalConfig, TrainConfig
+from sasrec.core.config import DERIVED, EvalConfig, ModelConfig, TrainConfig
 from sasrec.core.errors import CheckpointError, ConfigError, DataError
 from sasrec.core.presets import DEFAULT_PRESET, LogStatistics, resolve
 from sasrec.core.threads import set_threads
@@ -162,11 +162,26 @@ def configure(log: Log, preset: str, settings: Mapping[str, Any]) -> tuple[Split
     in_train = replace(split.facts, repeat_share=split.repeat_share)  # valid and test decide no setting
     statistics = replace(split.statistics, hides_seen=hides_repeats(in_train, eval_config))
     model, train_config, eval_config = resolve(preset, statistics, settings)
-    features: ItemFeatures | None = log.vocabulary.features
-    if features is not None:
-        model = replace(model, n_features=features.n_features, vector_dim=features.vector_dim)
+    model = _with_sizes(model, log.vocabulary.features)
     event_weights(log.sequences, train_config.event_weights, split.target_types)  # refuses unknown types
     return split, RunConfig(model, train_config, eval_config, preset, log.name, facts, __version__)
+
+
+def _with_sizes(model: ModelConfig, features: ItemFeatures | None) -> ModelConfig:
+    """The settings with the sizes that items decide.
+
+    Raises:
+        ConfigError: they were set to something else.
+    """
+    n_features, vector_dim = (0, 0) if features is None else (features.n_features, features.vector_dim)
+    for name, size in zip(DERIVED, (n_features, vector_dim), strict=True):
+        given = getattr(model, name)
+        if given not in (0, size):
+            raise ConfigError(
+                f"{name}={given} cannot be set: it follows from the features of items, which give {size} "
+                "(item_features, item_vectors)"
+            )
+    return replace(model, n_features=n_features, vector_dim=vector_dim)
 
 
 def _no_statistics(facts: LogFacts) -> LogStatistics:

@@ -432,6 +432,7 @@ class Recommender:
             seconds=result.seconds,
             stopped=result.stopped,
             understanding=sequences.understanding,
+            vocabulary=self.vocabulary,
         )
         write_report(folder, facts)
 

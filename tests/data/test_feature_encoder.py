@@ -99,6 +99,13 @@ def test_a_name_may_say_what_its_column_is_taken_for() -> None:
     assert feature == Categories("year", ("1995", "1996", "1997"))
 
 
+def test_a_few_words_among_numbers_are_missing(caplog: pytest.LogCaptureFixture) -> None:
+    frame = pl.DataFrame({"year": [*map(str, range(1950, 2000)), "unkonwn"]})
+    encoder = FeatureEncoder.fit(frame, ["year:number"])
+    assert rows_of(encoder, frame)[-1] == []
+    assert "values of 'year' that are no numbers, such as 'unkonwn', are no features (1)" in caplog.text
+
+
 def test_a_value_is_the_same_category_whatever_its_type() -> None:
     encoder = FeatureEncoder.fit(pl.DataFrame({"n": [[1, 2], [1], [2]]}), ["n"])
     for column in ([[1]], [["1"]], [[1.0]], ["1"], [1], [" 1 "]):
@@ -126,7 +133,7 @@ def test_new_items_are_encoded_as_those_of_the_log() -> None:
     assert features.vectors is not None
     assert features.vectors[1].tolist() == [0, -10]
     assert again.unseen(new) == [
-        "1 of 2 items have values of 'brand' that no item of the log has, such as 'mega'; they are no features"
+        "values of 'brand' that no item of the log has, such as 'mega', are no features (1 of 2 items)"
     ]
     without = new.with_columns(v=pl.lit(None))
     assert not again.encode(without).vectors.any()  # type: ignore[union-attr]
@@ -135,11 +142,11 @@ def test_new_items_are_encoded_as_those_of_the_log() -> None:
 def test_what_was_learnt_is_said(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     FeatureEncoder.fit(ITEMS, ["brand"], "v")
-    assert "1 of 5 items of the log have no vector" in caplog.text
+    assert "items of the log without a vector: 1 of 5" in caplog.text
     assert "features of items: brand 2 categories, v vectors of 2" in caplog.text
     caplog.clear()
     FeatureEncoder.fit(ITEMS, ["brand"])
-    assert "1 of 5 items of the log have no feature" in caplog.text
+    assert "items of the log without any feature: 1 of 5" in caplog.text
 
 
 REFUSED: list[tuple[dict[str, Any], list[str], str | None, type[SASRecError], str]] = [

@@ -114,11 +114,15 @@ def test_what_is_missing_is_said_in_one_sentence_each(log: Log, caplog: pytest.L
     caplog.set_level(logging.INFO)
     log.with_items(ITEMS.drop("v"))
     assert "1 of 4 items of the log (25.0 %) have no row among the items" in caplog.text
-    assert "2 items have no events and are left out: an item without events can only be recommended by" in caplog.text
+    assert (
+        "items without events, which are left out: 2; an item without events can only be recommended by" in caplog.text
+    )
     caplog.clear()
     log.with_items(ITEMS, ["brand"])
-    assert "2 items have no events; they follow after those of the log" in caplog.text
-    assert "1 of 6 items have values of 'brand' that no item of the log has, such as 'mega'" in caplog.text
+    assert "items without events: 2; they follow after those of the log" in caplog.text
+    assert (
+        "values of 'brand' that no item of the log has, such as 'mega', are no features (1 of 6 items)" in caplog.text
+    )
     caplog.clear()
     log.with_items(ITEMS.head(2))
     assert "3 of 4 items of the log (75.0 %) have no row among the items: the log's ids are such as 10" in caplog.text

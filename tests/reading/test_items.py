@@ -163,8 +163,8 @@ def test_what_is_no_value_is_left_alone(caplog: pytest.LogCaptureFixture) -> Non
 def test_ids_that_are_there_twice_and_rows_without_are_said(save: Save, caplog: pytest.LogCaptureFixture) -> None:
     items = read_items(save("i.csv", "item_id,brand\n1,A\n,B\n2,C\n1,D\n1,E\n"))
     assert items.rows() == [(1, "A"), (2, "C")]
-    assert "1 rows have no item id and are left out" in caplog.text
-    assert "2 rows name an item again, such as 1; the first row of each item stays" in caplog.text
+    assert "rows without an item id, which are left out: 1" in caplog.text
+    assert "rows that name an item again: 2, such as 1; the first row of each item stays" in caplog.text
     assert read_items(save("i.json", '{"1": ["a"], "1": ["b"]}')).rows() == [(1, ["a"])]
 
 

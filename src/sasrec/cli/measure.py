@@ -18,11 +18,12 @@ from sasrec.cli.flags import (
 )
 from sasrec.cli.output import print_json, print_text
 from sasrec.core.errors import ConfigError
-from sasrec.data.prepared import understanding_of
+from sasrec.data.prepared import ITEMS, understanding_of
 from sasrec.engine.protocol import environment
 from sasrec.evaluation.comparison import compare_all
 from sasrec.experiments.seeds import run_folders
 from sasrec.recommender import load
+from sasrec.report.item_facts import item_facts
 from sasrec.report.text import metrics_table
 from sasrec.runs.digests import verify
 from sasrec.runs.folder import RunFolder
@@ -108,6 +109,9 @@ def info(
         facts["run"] = json.loads(config.to_json())
         if read is not None:
             facts["log"] = read.lines(config.data.n_events, config.data.n_users, config.data.n_items)[:2]
+        items = item_facts(folder.load_vocabulary()) if (run / ITEMS).exists() else None
+        if items is not None:
+            facts["items"] = items.to_dict()
         if verify_:
             facts["verified"] = verify(folder)
     if json_:

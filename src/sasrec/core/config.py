@@ -441,10 +441,6 @@ def split_settings(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     owners = {f.name: part for part, cls in CONFIGS.items() for f in dataclasses.fields(cls)}
     parts: dict[str, dict[str, Any]] = {part: {} for part in CONFIGS}
     for key, value in values.items():
-        if key in DERIVED:
-            raise ConfigError(
-                f"{key} follows from the features of items (item_features, item_vectors), so it is not set"
-            )
         if key not in owners:
             raise ConfigError(f"unknown setting {key!r}; known settings: {', '.join(sorted(owners))}")
         parts[owners[key]][key] = value

@@ -29,6 +29,7 @@ FEW_VALUES = 50  # whole numbers of at most so many different values are categor
 LEAST_SHARED = 0.05  # of the items: where fewer share a value with another, a column says no more than the id
 MOSTLY_SHARED = 0.5
 ITEMS = "the items"
+FEW_WORDS = 0.05  # of the values of a text column that is to be numbers
 KINDS = ("category", "number")
 
 
@@ -170,7 +171,7 @@ class FeatureEncoder:
         lengths = encoded.values.lengths[1:]
         known = lengths > 0 if encoded.vectors is None else (lengths > 0) | encoded.vectors[1:].any(axis=1)
         if not known.all():
-            logger.info("%s of %s items of the log have no feature", f"{int((~known).sum()):,}", f"{len(known):,}")
+            logger.info("items of the log without any feature: %s of %s", f"{int((~known).sum()):,}", f"{len(known):,}")
 
     def encode(self, attributes: pl.DataFrame) -> ItemFeatures:
         """The features of items.
@@ -205,8 +206,8 @@ class FeatureEncoder:
             n, example = feature.unseen(attributes[feature.column])
             if n:
                 told.append(
-                    f"{n:,} of {len(attributes):,} items have values of {feature.column!r} that no item of the log "
-                    f"has, such as {example!r}; they are no features"
+                    f"values of {feature.column!r} that no item of the log has, such as {example!r}, are no features "
+                    f"({n:,} of {len(attributes):,} items)"
                 )
         return told
 
@@ -328,7 +329,7 @@ def _scale(column: pl.Series) -> Scale:
             f"column {column.name!r} has the same vector for all items of the log, which tells nothing of them"
         )
     if not known.all():
-        logger.info("%s of %s items of the log have no vector", f"{int((~known).sum()):,}", f"{len(known):,}")
+        logger.info("items of the log without a vector: %s of %s", f"{int((~known).sum()):,}", f"{len(known):,}")
     return Scale(column.name, tuple(given.mean(axis=0).tolist()), tuple(np.where(scale > 0, scale, 1.0).tolist()))
 
 
@@ -354,10 +355,10 @@ def _as_text(values: pl.Series) -> pl.Series:
 
 
 def numbers_of(column: pl.Series, *, strict: bool = False) -> pl.Series:
-    """A column as floats; times as seconds; what is no number is null, or refused.
+    """A column as floats; times as seconds; what is no number is null, or where it is often, and strict, refused.
 
     Raises:
-        DataError: it is a list, or strict and a text is no number.
+        DataError: it is a list, or strict and many texts are no numbers.
     """
     kind = column.dtype
     if kind.is_nested():
@@ -367,10 +368,23 @@ def numbers_of(column: pl.Series, *, strict: bool = False) -> pl.Series:
     if kind.is_temporal():
         return column.to_physical().cast(pl.Float64)
     numbers = column.cast(pl.Float64, strict=False).fill_nan(None)
-    wrong = numbers.is_null() & column.is_not_null() if strict and kind == pl.String else None
-    if wrong is not None and wrong.any():
+    if strict and kind == pl.String:
+        _check_words(column, numbers.is_null() & column.is_not_null())
+    return numbers
+
+
+def _check_words(column: pl.Series, wrong: pl.Series) -> None:
+    """Refuse a text column that is to be numbers and has more than a few words; few are said."""
+    n = int(wrong.sum())
+    if n > FEW_WORDS * (len(column) - column.null_count()):
         raise DataError(
             f"column {column.name!r} of {ITEMS} has {column.filter(wrong)[0]!r}, which is not a number; use "
             "it as :category"
         )
-    return numbers
+    if n:
+        logger.warning(
+            "values of %r that are no numbers, such as %r, are no features (%d)",
+            column.name,
+            column.filter(wrong)[0],
+            n,
+        )

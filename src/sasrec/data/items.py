@@ -217,9 +217,9 @@ def _say(vocabulary: Vocabulary, items: pl.DataFrame, n_known: int, add: bool) -
         else:
             logger.info("%s", told)
     if n_new and add:
-        logger.info("%s items have no events; they follow after those of the log", f"{n_new:,}")
+        logger.info("items without events: %s; they follow after those of the log", f"{n_new:,}")
     elif n_new:
-        logger.info("%s items have no events and are left out: %s", f"{n_new:,}", NEEDS_FEATURES)
+        logger.info("items without events, which are left out: %s; %s", f"{n_new:,}", NEEDS_FEATURES)
 
 
 def check_same_items(saved: Vocabulary, now: Vocabulary) -> None:

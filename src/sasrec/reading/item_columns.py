@@ -32,7 +32,7 @@ KINDS: dict[type[pl.DataType], str] = {
 def kind_in_words(kind: pl.DataType) -> str:
     """What a column holds, for messages: "text", "whole numbers", "lists of text"."""
     if isinstance(kind, pl.Array):
-        return f"vectors of {kind.size} numbers"
+        return f"vectors of width {kind.size}"
     if isinstance(kind, pl.List):
         return f"lists of {kind_in_words(kind.inner)}"  # type: ignore[arg-type]
     if kind.is_integer():

@@ -232,10 +232,10 @@ def _say(where: str, items: pl.DataFrame, columns: tuple[str, str | None], n_wit
     listed = f"; attributes: {', '.join(told[:SHOWN_COLUMNS])}{more}" if told else ""
     logger.info("%s: %s items; item = %s%s%s", where, f"{len(items):,}", found, title, listed)
     if n_without:
-        logger.warning("%s: %s rows have no item id and are left out", where, f"{n_without:,}")
+        logger.warning("%s: rows without an item id, which are left out: %s", where, f"{n_without:,}")
     if len(items) < len(rows):
         twice = rows["item_id"].filter(rows["item_id"].is_duplicated())[0]
         logger.warning(
-            "%s: %s rows name an item again, such as %r; the first row of each item stays",
+            "%s: rows that name an item again: %s, such as %r; the first row of each item stays",
             where, f"{len(rows) - len(items):,}", twice,
         )  # fmt: skip

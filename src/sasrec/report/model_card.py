@@ -9,6 +9,7 @@ from sasrec.core.tables import markdown_table
 from sasrec.data.event_types import types_in_words
 from sasrec.data.sequences import LogFacts
 from sasrec.evaluation.results import Result
+from sasrec.report.item_facts import item_facts
 from sasrec.report.published_figures import comparable
 from sasrec.report.run_facts import MAX_TEXT, STOPPED, RunFacts, model_in_words, plain, refit_note, shown, template
 from sasrec.report.text import (
@@ -42,7 +43,7 @@ def model_card(facts: RunFacts) -> str:
         else "in the order of the input",
         repeats=percent(data.repeat_share),
         fingerprint=_markdown(data.fingerprint),
-        reading=_types(data) + _reading(facts),
+        reading=_types(data) + _reading(facts) + _items(facts),
         settings=_markdown(model_in_words(config)),
         n_heads=config.model.n_heads,
         max_seq_len=config.model.max_seq_len,
@@ -65,6 +66,12 @@ def _reading(facts: RunFacts) -> str:
         return ""
     span = f"; {read.span}" if read.span else ""
     return " " + _markdown(f"It was read as {read.form}: {read.columns_line}{span}.", None)
+
+
+def _items(facts: RunFacts) -> str:
+    """What is known of items, without any value of it."""
+    items = None if facts.vocabulary is None else item_facts(facts.vocabulary)
+    return "" if items is None else " " + _markdown(items.sentence, None)
 
 
 def _markdown(value: object, limit: int | None = MAX_TEXT) -> str:

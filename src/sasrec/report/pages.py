@@ -23,6 +23,7 @@ from sasrec.evaluation.intervals import Estimate, without_interval
 from sasrec.evaluation.results import Result
 from sasrec.report import charts
 from sasrec.report.examples import Example
+from sasrec.report.item_facts import item_facts
 from sasrec.report.model_card import model_card
 from sasrec.report.published_figures import PublishedFigure, comparable
 from sasrec.report.run_facts import MAX_TEXT, STOPPED, RunFacts, model_in_words, plain, refit_note, shown, template
@@ -313,7 +314,22 @@ def _data(facts: RunFacts) -> str:
         told["of events have the timestamp of the one before"] = percent(data.tied_share)
     tiles = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in told.items())
     drawn = _lengths(facts.lengths, facts.config.model.max_seq_len) + _popularity(facts.item_counts)
-    return f'<dl class="tiles">{tiles}</dl><div class="pair">{drawn}</div>{_log_as_read(facts)}'
+    return f'<dl class="tiles">{tiles}</dl><div class="pair">{drawn}</div>{_log_as_read(facts)}{_items(facts)}'
+
+
+def _items(facts: RunFacts) -> str:
+    """What is known of items: a row for each column."""
+    items = None if facts.vocabulary is None else item_facts(facts.vocabulary)
+    if items is None:
+        return ""
+    rows: list[Row] = [
+        ("changed" if c.is_feature else "", [c.name, c.holds, percent(c.share), c.values]) for c in items.columns
+    ]
+    more = f"<p>Columns that are not shown: {items.n_more:,}.</p>" if items.n_more else ""
+    cold = f" Items without events: {items.n_without_events:,} of {items.n_items:,}." if items.n_without_events else ""
+    told = f'<p class="soft">Bold: the model learns from it.{cold}</p>'
+    table = _table(["column", "holds", "items with it", "values"], rows, "items")
+    return f"<h3>What is known of items</h3>{told}{table}{more}"
 
 
 def _log_as_read(facts: RunFacts) -> str:

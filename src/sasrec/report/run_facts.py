@@ -8,6 +8,7 @@ from importlib.resources import files
 from string import Template
 
 from sasrec.core.arrays import Int64
+from sasrec.data.vocabulary import Vocabulary
 from sasrec.evaluation.results import Result
 from sasrec.reading.understanding import Understanding
 from sasrec.report.examples import Example
@@ -38,6 +39,7 @@ class RunFacts:
     seconds: float
     stopped: str
     understanding: Understanding | None = None  # how the log was read; None = not known
+    vocabulary: Vocabulary | None = None  # with what is known of items; None = not known
 
     @property
     def warnings(self) -> list[str]:

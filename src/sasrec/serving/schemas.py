@@ -94,19 +94,21 @@ class Answers(Struct):
     results: list[Answer]
 
 
-class SimilarItems(Struct):
-    """The items nearest to one by the cosine of their embeddings."""
-
-    items: list[Recommendation]
-    model_version: str
-
-
 class Item(Struct, omit_defaults=True):
-    """An item of the catalogue, with its events in the log."""
+    """An item of the catalogue, with its events in the log and what else is known of it, at most 20 attributes."""
 
     item_id: ItemId
     count: int
     title: str | None = None
+    attributes: dict[str, Any] | None = None
+
+
+class SimilarItems(Struct, omit_defaults=True):
+    """The items nearest to one by the cosine of their embeddings; `item` is this one, where items have attributes."""
+
+    items: list[Recommendation]
+    model_version: str
+    item: Item | None = None
 
 
 class Items(Struct):

@@ -17,6 +17,7 @@ from sasrec.ranking.item_filter import ItemFilter
 from sasrec.ranking.next_items import ALL_ROWS, Group
 from sasrec.recommender import Recommender
 from sasrec.serving.decoding import ItemId
+from sasrec.serving.item_details import ItemDetails
 from sasrec.serving.item_search import ItemSearch
 from sasrec.serving.schemas import (
     Answer,
@@ -79,6 +80,7 @@ class ServedModel:
         self._hides_seen = recommender.hides_seen
         self._no_filter = ItemFilter.of(self.vocabulary, None, None)
         self._item_search = ItemSearch(self.vocabulary, self.next_items.popular)
+        self._details = ItemDetails(self.vocabulary)
 
     def warm_up(self) -> None:
         """Answer once in each way, so that the first client does not wait, and a model that cannot answer is found.
@@ -199,8 +201,10 @@ class ServedModel:
         Raises:
             RequestError: 404, the item is not known.
         """
-        indices, scores = self.next_items.similar(self._known(item), k)
-        return SimilarItems(self._listed(indices.tolist(), scores.tolist(), k), self.version)
+        index = self._known(item)
+        indices, scores = self.next_items.similar(index, k)
+        about = self._items([index])[0] if self._details.columns else None
+        return SimilarItems(self._listed(indices.tolist(), scores.tolist(), k), self.version, about)
 
     def _known(self, item: ItemId) -> int:
         index = self.vocabulary.index_of(item)
@@ -209,9 +213,12 @@ class ServedModel:
             raise RequestError(404, f"this item is not in the log this model was trained on ({n_items} items)")
         return index
 
-    def _item(self, index: int) -> Item:
-        title = None if self._titles is None else self._titles[index - 1]
-        return Item(self.vocabulary.ids[index - 1], int(self.vocabulary.counts[index - 1]), title)
+    def _items(self, indices: Sequence[int]) -> list[Item]:
+        ids, counts, titles = self.vocabulary.ids, self.vocabulary.counts, self._titles
+        return [
+            Item(ids[i - 1], int(counts[i - 1]), None if titles is None else titles[i - 1], attributes)
+            for i, attributes in zip(indices, self._details.of(indices), strict=True)
+        ]
 
     def explain(self, history: Sequence[ItemId], item: ItemId) -> Explanation:
         """Which items of a history speak for an item.
@@ -230,11 +237,11 @@ class ServedModel:
             Reason(ids[index - 1], position, value, None if titles is None else titles[index - 1])
             for index, position, value in zip(*(column.tolist() for column in columns), strict=True)
         ]
-        return Explanation(self._item(target), score, reasons, unknown, self.version)
+        return Explanation(self._items([target])[0], score, reasons, unknown, self.version)
 
     def search(self, text: str, k: int) -> Items:
         """The items whose title or id has all of these words; without any word, the most popular ones."""
-        return Items([self._item(index) for index in self._item_search.find(text, k).tolist()], self.version)
+        return Items(self._items(self._item_search.find(text, k).tolist()), self.version)
 
     def facts(self) -> dict[str, Any]:
         """What there is to know about the model."""
@@ -249,6 +256,7 @@ class ServedModel:
             "n_users": 0 if self.sequences is None else len(self.sequences),
             "n_events": data.n_events,
             "has_titles": self._titles is not None,
+            "attributes": self._details.columns,
             "has_histories": self.sequences is not None,
             "hides_seen": self.recommender.hides_seen,
             "preset": config.preset,

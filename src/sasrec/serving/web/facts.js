@@ -26,6 +26,7 @@ function rows(facts) {
     ["Users", facts.has_histories ? count(facts.n_users) : "saved without histories"],
     ["Events", count(facts.n_events)],
     ["Titles", facts.has_titles ? "yes" : "no, ids only"],
+    ["Known of items", facts.attributes.join(", ")],
     ["Model version", facts.model_version],
     ["In service since", new Date(1000 * facts.loaded_at).toLocaleString()],
     ["Block", `${facts.block}, ${plural(facts.n_blocks, "block")}, ${plural(facts.n_heads, "head")}, ${facts.embedding_dim} dimensions`],

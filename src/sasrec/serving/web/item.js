@@ -62,9 +62,10 @@ export class ItemSheet {
     this.only = button(() => store.toggle("allow", id));
     this.never = button(() => store.toggle("deny", id));
     this.add.classList.add("primary");
+    this.about = h("section", { class: "sheet-part" });
     this.why = h("section", { class: "sheet-part" });
     const like = h("section", { class: "sheet-part" });
-    at("sheet-body").replaceChildren(h("div", { class: "buttons" }, this.add, this.only, this.never), this.why, like);
+    at("sheet-body").replaceChildren(h("div", { class: "buttons" }, this.add, this.only, this.never), this.about, this.why, like);
     this.sheet.scrollTop = 0;
     at("sheet-title").focus();
     const { signal } = this.asked;
@@ -140,7 +141,8 @@ export class ItemSheet {
   }
 
   async #similar(id, signal) {
-    const { items } = await this.catalogue.similar(id, SIMILAR, signal);
+    const { items, item } = await this.catalogue.similar(id, SIMILAR, signal);
+    if (!signal.aborted && item?.attributes) this.about.replaceChildren(...known(item.attributes));
     const list = h("ol", { class: "rows similar" }, items.map(({ item_id: other, score }) =>
       h("li", { class: "row" },
         h("div", { class: "what" }, this.#name(other)),
@@ -158,4 +160,13 @@ export class ItemSheet {
   #name(id) {
     return h("button", { type: "button", class: "name", onclick: () => this.open(id) }, this.catalogue.name(id));
   }
+}
+
+/** What is known of an item, a line for each attribute. */
+function known(attributes) {
+  const rows = Object.entries(attributes).flatMap(([name, value]) => [
+    h("dt", {}, name),
+    h("dd", {}, [value].flat().join(", ")),
+  ]);
+  return [h("h3", {}, "About it"), h("dl", {}, rows)];
 }
