@@ -33,6 +33,8 @@ SUPPORTED: dict[str, set[Any] | None] = {
     "attention_output": {True},
     "tied": None,
     "padding": {"none"},
+    "n_features": {0},
+    "vector_dim": {0},
 }
 NO_ROWS = Ragged(np.zeros(0, np.int32), np.zeros(0, np.int64))  # tells the core that seen items are not left out
 MOMENTS = ("exp_avg", "exp_avg_sq")  # Adam's, by torch's names
