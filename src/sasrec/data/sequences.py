@@ -32,7 +32,10 @@ from sasrec.reading.ids import canonical_id
 from sasrec.reading.understanding import LOG, Understanding, load_understanding, save_understanding
 
 logger = logging.getLogger(__name__)
-FILES = ("items.npy", "offsets.npy", "timestamps.npy", "users.parquet", "facts.json", LOG)  # of the folder `save` fills
+SEEN = "seen.npy"
+FILES = (  # of the folder `save` fills
+    "items.npy", "offsets.npy", "timestamps.npy", "users.parquet", "facts.json", LOG, SEEN,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,7 @@ class Sequences:
     facts: LogFacts
     timestamps: NDArray[Any] | None = None  # (n_events,) int64 or float64, the log's own unit
     understanding: Understanding | None = None  # how the log was read; None = saved by an earlier version, or made
+    seen: Int64 | None = None  # events that the model which training began from knows: no targets; None = it began anew
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -186,7 +190,7 @@ class Sequences:
         return _fingerprint(self.items, self.offsets, self.timestamps, self.user_ids, ids) == self.facts.fingerprint
 
     def save(self, folder: Path) -> None:
-        """Write items.npy, offsets.npy, timestamps.npy, users.parquet, facts.json, log.json into an existing folder."""
+        """Write `FILES` into an existing folder, but for those that there is nothing to tell in."""
         np.save(folder / "items.npy", self.items)
         np.save(folder / "offsets.npy", self.offsets)
         if self.timestamps is not None:
@@ -195,6 +199,8 @@ class Sequences:
         (folder / "facts.json").write_text(json.dumps(asdict(self.facts), indent=1))
         if self.understanding is not None:
             save_understanding(folder, self.understanding)
+        if self.seen is not None:
+            np.save(folder / SEEN, self.seen)
 
     @classmethod
     def load(cls, folder: Path) -> Sequences:
@@ -203,7 +209,7 @@ class Sequences:
         Raises:
             ValueError: the files are not of one log, or not what `save` wrote.
         """
-        stamps = folder / "timestamps.npy"
+        stamps, seen = folder / "timestamps.npy", folder / SEEN
         sequences = cls(
             user_ids=pl.read_parquet(folder / "users.parquet", glob=False)["user_id"],
             items=load_array(folder / "items.npy", (np.int32,), mapped=True),
@@ -211,6 +217,7 @@ class Sequences:
             facts=LogFacts.read(json.loads((folder / "facts.json").read_text())),
             timestamps=load_array(stamps, (np.int64, np.float64), mapped=True) if stamps.exists() else None,
             understanding=load_understanding(folder),
+            seen=load_array(seen, (np.int64,), mapped=False) if seen.exists() else None,
         )
         sequences._check_sizes()
         sequences._check_order()
@@ -230,10 +237,16 @@ class Sequences:
             raise ValueError("offsets.npy does not cut the events into users")
         if self.user_ids.dtype not in (pl.Int64, pl.String) or not (self.user_ids[1:] > self.user_ids[:-1]).all():
             raise ValueError("users.parquet does not hold different ids in ascending order")
+        if self.seen is not None and not _ascends(self.seen, self.facts.n_events):
+            raise ValueError(f"{SEEN} does not hold ascending events of the log")
         if self.items.nbytes > WHOLE_BYTES:
             return
         if len(self.items) and not 1 <= self.items.min() <= self.items.max() <= self.n_items:
             raise ValueError(f"items.npy does not hold items from 1 to {self.n_items}")
+
+
+def _ascends(events: Int64, n_events: int) -> bool:
+    return bool((np.diff(events, prepend=-1, append=n_events) > 0).all())
 
 
 def build_sequences(log: pl.DataFrame, vocabulary: Vocabulary | None = None) -> tuple[Sequences, Vocabulary]:

@@ -10,6 +10,8 @@ import numpy as np
 from sasrec.core.arrays import Float64, Int64
 from sasrec.evaluation.intervals import Metrics
 
+TOLD_WHERE_SO = {"init_seen_targets", "init_unchecked", "unknown_targets"}
+
 
 @dataclass(frozen=True)
 class Result:
@@ -32,12 +34,16 @@ class Result:
     k: tuple[int, ...]
     data: str  # fingerprint of the log
     warnings: tuple[str, ...] = ()
+    init_seen_targets: int = 0  # targets left out: the model, or the one that it began from, was trained on them
+    init_unchecked: bool = False  # that one has no histories, so such targets may be among those that are measured
+    unknown_targets: int = 0  # targets of items that the model does not know: misses
     per_user: dict[str, Float64] = field(default_factory=dict, repr=False, compare=False)  # (n,) "rank", "ndcg@10", ...
     users: Int64 = field(default_factory=lambda: np.zeros(0, np.int64), repr=False, compare=False)  # (n,) rows
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything except the figures per user, ready for JSON."""
+        """Everything except the figures per user, ready for JSON; what is only told of some models, where it is so."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.compare}
+        values = {name: value for name, value in values.items() if value or name not in TOLD_WHERE_SO}
         return values | {"k": list(self.k), "warnings": list(self.warnings)}
 
     def without_users(self) -> Result:
