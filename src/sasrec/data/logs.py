@@ -187,7 +187,7 @@ def _load_prepared(folder: Path, reading: Reading) -> Log:
         raise ConfigError(f"--format, --columns and the like read a log file, and {folder} is a prepared folder")
     sequences = load_sequences(folder)
     assert sequences is not None
-    return Log(sequences, load_vocabulary(folder), folder.name)
+    return Log(replace(sequences, seen=None), load_vocabulary(folder), folder.name)  # seen by that run's model alone
 
 
 def _read(source: Any, reading: Reading) -> Log:
