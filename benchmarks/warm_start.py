@@ -1,8 +1,8 @@
 """Epochs that a training needs on a log that has grown: begun from the earlier log's run, and from nothing.
 
-The earlier log is the first --share of each user's events, or (--cut time) of all events in time. Both trainings have the
-same valid targets: none that the earlier run was trained on. What counts is the first epoch whose valid figure is within
-1 % of the best that training from nothing finds. Runs stay in --output, and a call with the same folder goes on.
+The earlier log is the first --share of each user's events, or (--cut time) of all events in time. Both trainings have
+the same valid targets: none that the earlier run was trained on. What counts is the first epoch whose valid figure is
+within 1 % of the best that training from nothing finds. Runs stay in --output; a call with the same folder goes on.
 """
 
 from __future__ import annotations

@@ -93,7 +93,8 @@ def old(output: Path) -> None:
 
 
 KINDS: dict[str, Callable[..., None]] = {
-    "train": train, "refit": refit, "study": study, "benchmark": benchmark, "bulk": bulk, "replace": replace, "warm": warm,
+    "train": train, "refit": refit, "warm": warm, "study": study, "benchmark": benchmark, "bulk": bulk,
+    "replace": replace,
 }  # fmt: skip
 
 
