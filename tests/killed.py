@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 from conftest import make_markov_log
 from made import SETTINGS
 
@@ -53,6 +54,18 @@ def refit(output: Path, **mode: bool) -> None:
     fit_log(made_log(), FitOptions(output=output, refit=True, report=False, **mode), SMALL)
 
 
+def warm(output: Path, **mode: bool) -> None:
+    """A training that begins from `yesterday`."""
+    init = output.parent / "model"
+    fit_log(made_log(), FitOptions(output=output, report=False, init=init, **mode), SMALL)
+
+
+def yesterday(output: Path) -> None:
+    """The run of a log that lacks the newest events, and an item."""
+    log = make_markov_log(60).group_by("user_id", maintain_order=True).head(9).filter(pl.col("item_id") != 7)
+    fit_log(Log(*build_sequences(log), "yesterday"), FitOptions(output=output, report=False), SMALL)
+
+
 def study(output: Path, **mode: bool) -> None:
     run_study(made_log(), FitOptions(output=output, report=False, **mode), {**SMALL, "max_epochs": 1}, [3, 4])
 
@@ -80,8 +93,12 @@ def old(output: Path) -> None:
 
 
 KINDS: dict[str, Callable[..., None]] = {
-    "train": train, "refit": refit, "study": study, "benchmark": benchmark, "bulk": bulk, "replace": replace,
+    "train": train, "refit": refit, "warm": warm, "study": study, "benchmark": benchmark, "bulk": bulk,
+    "replace": replace,
 }  # fmt: skip
+
+
+BEFORE: dict[str, Callable[[Path], None]] = {"bulk": train, "warm": yesterday}  # what makes the model that a kind needs
 
 
 def in_a_process(body: Callable[[], object]) -> tuple[int, str]:
@@ -180,8 +197,8 @@ def main(kind: str, scratch: Path, step: int) -> None:
     logging.disable()
     trainer.REPORT_SECONDS = trainer.SAVE_SECONDS = 0.0
     body = KINDS[kind]
-    if kind == "bulk":
-        in_a_process(lambda: train(scratch / "model"))
+    if kind in BEFORE:
+        in_a_process(lambda: BEFORE[kind](scratch / "model"))
     reference = scratch / "reference"
     _, told = in_a_process(lambda: (body(reference), trained(reference))[1])
     wanted = json.loads(told)

@@ -27,15 +27,18 @@ from sasrec.data.logs import Log, Reading, load_log
 from sasrec.data.sequences import LogFacts, Sequences, build_sequences
 from sasrec.data.splits import Split, hides_repeats, split_sequences
 from sasrec.data.vocabulary import Vocabulary
-from sasrec.engine.protocol import create_engine
+from sasrec.engine.protocol import Engine, create_engine
+from sasrec.evaluation.protocols import check_targets
 from sasrec.evaluation.results import Result
 from sasrec.model.published import read_published
 from sasrec.model.weights import check_finite
 from sasrec.reading.readers import read_interactions
 from sasrec.recommender import Recommender
 from sasrec.runs.folder import FORMAT, RunConfig, RunFolder, check_resumable, resumed_config
+from sasrec.runs.memory import seen_by
 from sasrec.training.progress import Progress
 from sasrec.training.trainer import train
+from sasrec.training.warm_start import Origin, check_same_init, read_origin, start_from, without_average
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +54,7 @@ class FitOptions:
     refit: bool = False
     histories: bool = True  # whether the run folder keeps users' histories
     report: bool = True  # whether it gets report.html, curve.png and the model card
+    init: Path | Recommender | None = None  # the model to begin from; None = initial weights
 
 
 def fit(
@@ -65,6 +69,7 @@ def fit(
     resume: bool = False,
     overwrite: bool = False,
     refit: bool = False,
+    init: Path | str | Recommender | None = None,
     progress: Callable[[Progress], None] | None = None,
     event_column: str | None = None,
     weight_column: str | None = None,
@@ -85,6 +90,7 @@ def fit(
         resume: go on with the run in `output`.
         overwrite: replace the run in `output`.
         refit: afterwards train again on all events, for the number of epochs that valid chose: the model to serve.
+        init: the run, or its folder, to begin from: its weights and settings of the model, for this log's items.
         progress: called about twice a second with a `Progress`.
         event_column: name of the log's column of types of events, which target_events and event_weights speak of.
         weight_column: name of the log's column that says how much each event counts in training.
@@ -92,10 +98,12 @@ def fit(
 
     Raises:
         DataError: the log cannot be used.
-        ConfigError: a setting is unknown or out of range.
+        ConfigError: a setting is unknown, out of range or does not fit `init`.
+        CheckpointError: `init` is no run, or is damaged.
         TrainingError: the loss is no longer a number.
     """
-    options = FitOptions(preset, None if output is None else Path(output), resume, overwrite, refit)
+    begins = Path(init) if isinstance(init, str) else init
+    options = FitOptions(preset, None if output is None else Path(output), resume, overwrite, refit, init=begins)
     reading = Reading(event_column=event_column, weight_column=weight_column)
     described = load_log(log, reading).with_titles(titles).with_items(items, item_features, item_vectors)
     return fit_log(described, options, settings, progress)
@@ -108,12 +116,15 @@ def fit_log(
     progress: Callable[[Progress], None] | None = None,
 ) -> Recommender:
     """`fit` for a log that has been read already."""
-    split, config = configure(log, options.preset, settings)
+    origin = origin_of(options)
+    if origin is not None:
+        log = _without_seen(log, origin, options.preset, settings)
+    split, config = configure(log, options.preset, settings, origin)
     with _output(options) as run:
         before = None if run is None else _begin(run, log, options, config)
         if before is not None:
             config = replace(resumed_config(before, config), format=FORMAT, refit_epochs=0)
-        recommender = _train(log, split, config, options, run, before, progress)
+        recommender = _train(log, split, config, origin, run, before, progress)
         result = recommender.train_result
         assert result is not None
         if result.stopped == "interrupted":
@@ -123,7 +134,7 @@ def fit_log(
         if run is not None:
             run.save_metrics(recommender.results, recommender.training_facts())
         if options.refit:
-            recommender = _refit(recommender, split, run, progress)
+            recommender = _refit(recommender, split, origin, run, progress)
         if run is not None and options.report:
             recommender.write_report(run.path)
         return recommender
@@ -133,38 +144,97 @@ def _train(
     log: Log,
     split: Split,
     config: RunConfig,
-    options: FitOptions,
+    origin: Origin | None,
     run: RunFolder | None,
     before: RunConfig | None,
     progress: Callable[[Progress], None] | None,
 ) -> Recommender:
     """Train by valid; `before` are the settings of the run that is gone on with."""
-    features, trained = log.vocabulary.features, split.train_counts > 0
-    engine = create_engine(config.model, len(log.vocabulary), config.train, features=features, trained=trained)
+    engine = _new_engine(config, split, log.vocabulary, origin)
     set_threads(engine.threads)
     if run is not None and before is not None:
         # The mark that the saved model has seen all events stays until another model is in its place.
         run.save_config(replace(config, refit_epochs=before.refit_epochs))
         run.forget_metrics()  # they are of an earlier end of training
     result = train(
-        engine, split, config.model, config.train, config.eval, run=run, resume=before is not None, progress=progress
+        engine,
+        split,
+        config.model,
+        config.train,
+        config.eval,
+        run=run,
+        resume=before is not None,
+        warm=origin is not None,
+        progress=progress,
     )
     if run is not None and before is not None and before.refit_epochs:
         run.save_config(config)
     return Recommender(engine, log.vocabulary, config, log.sequences, (), result)
 
 
-def configure(log: Log, preset: str, settings: Mapping[str, Any]) -> tuple[Split, RunConfig]:
-    """The split, and all settings: the preset's for this log, with the user's own on top."""
+def _new_engine(config: RunConfig, split: Split, vocabulary: Vocabulary, origin: Origin | None) -> Engine:
+    """An engine with initial weights, or with those of the model that training begins from."""
+    n_items, features = len(vocabulary), vocabulary.features
+    if origin is None:
+        trained = split.train_counts > 0
+        return create_engine(config.model, n_items, config.train, features=features, trained=trained)
+    start = start_from(origin, split, vocabulary, average=config.train.ema_decay > 0)
+    engine = create_engine(config.model, n_items, config.train, start.weights, features=features)
+    engine.load_optimizer_state(start.optimizer)
+    return engine
+
+
+def origin_of(options: FitOptions) -> Origin | None:
+    """The model that training begins from; None for initial weights.
+
+    Raises:
+        CheckpointError: there is no run where it should be, or it is damaged.
+        ConfigError: it lies where the new run is to be written.
+    """
+    init = options.init
+    if init is None:
+        return None
+    if isinstance(init, Recommender):
+        moments = without_average(init.engine.optimizer_state())
+        return Origin("the given model", init.config, init.vocabulary, init.engine.weights(), moments, init.sequences)
+    if options.output is not None and options.output.resolve() == init.resolve():
+        raise ConfigError(f"{init} is both the run to begin from and the one to write; write into another folder")
+    return read_origin(init)
+
+
+def _without_seen(log: Log, origin: Origin, preset: str, settings: Mapping[str, Any]) -> Log:
+    """The log, with a note of held-out events that the model which training begins from knows."""
+    seen = seen_by(origin, log)
+    seen = seen[~_cut(log, preset, settings).is_train(seen)]
+    log = replace(log, sequences=replace(log.sequences, seen=seen))
+    split = _cut(log, preset, settings)
+    for part, n_seen in zip(("valid", "test"), split.n_seen, strict=True):
+        if n_seen:
+            logger.info("%d %s targets are left out: %s was trained on them", n_seen, part, origin.where)
+            check_targets(split, part)
+    return log
+
+
+def _cut(log: Log, preset: str, settings: Mapping[str, Any]) -> Split:
+    return split_sequences(log.sequences, resolve(preset, _no_statistics(log.sequences.facts), settings)[2])
+
+
+def configure(
+    log: Log, preset: str, settings: Mapping[str, Any], origin: Origin | None = None
+) -> tuple[Split, RunConfig]:
+    """The split, and all settings: the preset's for this log, with the user's own on top, and the model of `origin`."""
     facts = log.sequences.facts
     _, _, eval_config = resolve(preset, _no_statistics(facts), settings)
     split = split_sequences(log.sequences, eval_config)
     in_train = replace(split.facts, repeat_share=split.repeat_share)  # valid and test decide no setting
     statistics = replace(split.statistics, hides_seen=hides_repeats(in_train, eval_config))
     model, train_config, eval_config = resolve(preset, statistics, settings)
+    if origin is not None:
+        model, train_config = origin.settings(train_config, settings)
     model = _with_sizes(model, log.vocabulary.features)
     event_weights(log.sequences, train_config.event_weights, split.target_types)  # refuses unknown types
-    return split, RunConfig(model, train_config, eval_config, preset, log.name, facts, __version__)
+    init = None if origin is None else origin.facts(log.vocabulary)
+    return split, RunConfig(model, train_config, eval_config, preset, log.name, facts, __version__, init=init)
 
 
 def _with_sizes(model: ModelConfig, features: ItemFeatures | None) -> ModelConfig:
@@ -209,6 +279,7 @@ def _begin(run: RunFolder, log: Log, options: FitOptions, config: RunConfig) -> 
     saved = None
     if options.resume and not run.is_empty():
         saved = RunFolder.open(run.path).load_config()
+        check_same_init(saved.init, config.init)
         check_resumable(saved, config)
         if run.has_begun():
             check_same_items(run.load_vocabulary(), log.vocabulary)
@@ -232,7 +303,11 @@ def final_results(recommender: Recommender) -> list[Result]:
 
 
 def _refit(
-    recommender: Recommender, split: Split, run: RunFolder | None, progress: Callable[[Progress], None] | None
+    recommender: Recommender,
+    split: Split,
+    origin: Origin | None,
+    run: RunFolder | None,
+    progress: Callable[[Progress], None] | None,
 ) -> Recommender:
     """Train again on all events, for as many epochs as valid chose."""
     result, config = recommender.train_result, recommender.config
@@ -240,10 +315,10 @@ def _refit(
     epochs = max(result.best_epoch, 1)
     logger.info("training again on all events for %d epochs", epochs)
     train_config = replace(config.train, max_epochs=epochs, patience=0, max_minutes=0.0)
-    vocabulary, all_events = recommender.vocabulary, split.all_events()
-    features, trained = vocabulary.features, all_events.train_counts > 0
-    engine = create_engine(config.model, len(vocabulary), train_config, features=features, trained=trained)
-    again = train(engine, all_events, config.model, train_config, config.eval, progress=progress)
+    everything, warm = split.all_events(), origin is not None
+    vocabulary = recommender.vocabulary
+    engine = _new_engine(replace(config, train=train_config), everything, vocabulary, origin)
+    again = train(engine, everything, config.model, train_config, config.eval, warm=warm, progress=progress)
     if again.stopped == "interrupted":
         logger.warning("the second training was interrupted; the model chosen by valid is kept")
         return recommender

@@ -16,8 +16,8 @@ import numpy as np
 import polars as pl
 
 from sasrec.core.arrays import Float32, Int32
-from sasrec.core.config import EvalConfig, TrainConfig, from_dict, to_dict
-from sasrec.core.errors import CheckpointError, ConfigError, UnknownItemError
+from sasrec.core.config import EvalConfig, TrainConfig
+from sasrec.core.errors import CheckpointError, UnknownItemError
 from sasrec.core.scalars import check_truth
 from sasrec.core.threads import set_threads
 from sasrec.data.histories import is_pandas, known_histories, list_of_ids, read_histories, to_pandas
@@ -26,19 +26,18 @@ from sasrec.data.sequences import Ragged, Sequences
 from sasrec.data.splits import Split, hides_repeats, split_sequences
 from sasrec.data.vocabulary import Vocabulary
 from sasrec.engine.protocol import Engine, create_engine, environment
-from sasrec.evaluation.candidates import read_candidates
-from sasrec.evaluation.protocols import check_unseen, evaluate
 from sasrec.evaluation.results import Result
+from sasrec.measuring import Request, measure
 from sasrec.model.weights import Weights, with_more_items
 from sasrec.ranking.item_filter import ItemFilter
 from sasrec.ranking.next_items import Mask, NextItems
 from sasrec.ranking.order import check_k
-from sasrec.ranking.scorers import ModelScorer
 from sasrec.report.examples import build_examples
 from sasrec.report.pages import write_report
 from sasrec.report.run_facts import RunFacts
 from sasrec.runs.digests import version_of
 from sasrec.runs.folder import RunConfig, RunFolder
+from sasrec.runs.memory import Trained
 from sasrec.runs.record import TrainingFacts
 from sasrec.training.trainer import TrainResult, training_facts
 
@@ -312,15 +311,19 @@ class Recommender:
         self,
         split: str = "test",
         *,
+        log: Any = None,
+        unseen_by: Iterable[Trained] = (),
         candidates: Path | str | None = None,
         baselines: bool = True,
         progress: Callable[[int, int], None] | None = None,
         **settings: Any,
     ) -> Result:
-        """Measure the model on the split it was trained with.
+        """Measure the model on the split it was trained with, or on that of another log.
 
         Args:
             split: "valid" or "test".
+            log: another log, anything `load_log` takes: all its items are ranked, those unknown to the model last.
+            unseen_by: with `log`, leave out targets that these were trained on too, so that results can be compared.
             candidates: a candidate file (.npz) for exact replication of the sampled protocol.
             baselines: also measure popularity and last-item co-occurrence.
             progress: called with (users done, users in all).
@@ -330,23 +333,8 @@ class Recommender:
             ConfigError: an unknown setting, or a model that has seen the targets (--refit, or another split).
             CheckpointError: the model was saved without histories.
         """
-        if self.config.refit_epochs:
-            raise ConfigError(
-                "this model was trained again on all events (--refit), so it has seen the targets; "
-                "metrics.json holds the figures of the model it was chosen by"
-            )
-        config = from_dict(EvalConfig, {**to_dict(self.config.eval), **settings})
-        split_ = self.split(config)
-        check_unseen(self.split(), split_, split)
-        drawn = None
-        if candidates is not None:
-            drawn = read_candidates(Path(candidates), split, split_, self.vocabulary)
-        scorer = ModelScorer(self.engine, self.config.model.max_seq_len, self.next_items.index)
-        features = self.vocabulary.features
-        return evaluate(
-            scorer, split_, split, config,
-            candidates=drawn, baselines=baselines, features=features, progress=progress,
-        )  # fmt: skip
+        file = None if candidates is None else Path(candidates)
+        return measure(self, Request(split, file, baselines, progress, settings, log, tuple(unseen_by)))
 
     def add_items(self, items: Any, item_vectors: Any = None) -> Recommender:
         """The same model with further items, which it recommends by their features. Nothing is trained.

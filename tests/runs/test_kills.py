@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 PROGRAM = Path(__file__).parents[1] / "killed.py"
-KINDS = ["train", "refit", "study", "benchmark", "bulk", "replace"]
+KINDS = ["train", "refit", "study", "benchmark", "bulk", "replace", "warm"]
 
 
 def kill(kind: str, folder: Path, step: int) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from sasrec.cli.flags import (
 )
 from sasrec.cli.output import print_json, print_text
 from sasrec.core.errors import ConfigError
+from sasrec.data.logs import load_log
 from sasrec.data.prepared import ITEMS, understanding_of
 from sasrec.engine.protocol import environment
 from sasrec.evaluation.comparison import compare_all
@@ -27,12 +28,22 @@ from sasrec.report.item_facts import item_facts
 from sasrec.report.text import metrics_table
 from sasrec.runs.digests import verify
 from sasrec.runs.folder import RunFolder
+from sasrec.runs.memory import Memory
+
+OtherLog = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--log",
+        help="measure on this log in place of the run's own: anything that train takes; repeat it for several files",
+    ),
+]
 
 
 @with_flags("eval")
 def evaluate(
     run: Run,
     split: Split = "test",
+    log: OtherLog = None,
     candidates: Annotated[
         Path | None, typer.Option("--candidates", help="file (.npz) of items to rank among, instead of drawn ones")
     ] = None,
@@ -42,14 +53,15 @@ def evaluate(
 ) -> None:
     """Measure a run on valid or test, beside the baselines popularity and last item.
 
-    Settings that are not given are those of the run.
+    Settings that are not given are those of the run. With --log, targets that the run was trained on are left out, and
+    items that it does not know rank last.
     """
     settings = settings_of(given, None)
     if seed is not None:
         settings["eval_seed"] = seed
     if candidates is not None:
         settings["protocol"] = "sampled"
-    result = load(run).evaluate(split, candidates=candidates, **settings)
+    result = load(run).evaluate(split, log=log or None, candidates=candidates, **settings)
     if json_:
         print_json(result.to_dict())
     else:
@@ -60,6 +72,7 @@ def evaluate(
 def compare_(
     runs: Annotated[list[Path], typer.Argument(help="two or more run folders, or folders of train --seeds")],
     split: Split = "test",
+    log: OtherLog = None,
     pairs: Annotated[
         Literal["first", "all"], typer.Option("--pairs", help="compare each with the first, or all pairs")
     ] = "first",
@@ -70,12 +83,17 @@ def compare_(
 
     A folder of several seeds counts as one side: the mean over its runs for each user.
     With more than two sides, p-values are also corrected for the number of comparisons (Holm).
-    Settings that are not given are those of the runs.
+    Settings that are not given are those of the runs. With --log, the runs may be of different logs: all are measured
+    on this one, without targets that any of them was trained on; items that a run does not know rank last.
     """
     settings = settings_of(given, None)
     names = [str(side) if side not in runs[:i] else f"{side} ({i + 1})" for i, side in enumerate(runs)]
     folders = {name: run_folders(side) for name, side in zip(names, runs, strict=True)}
-    _check_same_log([run for side in folders.values() for run in side])
+    everyone = [run for side in folders.values() for run in side]
+    if log:
+        settings |= {"log": load_log(log), "unseen_by": [Memory.of(run) for run in everyone]}
+    else:
+        _check_same_log(everyone)
     sides = {name: [load(run).evaluate(split, baselines=False, **settings) for run in f] for name, f in folders.items()}
     comparisons = compare_all(sides, pairs)
     if json_:
@@ -89,7 +107,10 @@ def _check_same_log(runs: list[Path]) -> None:
     logs = {run: RunFolder.open(run).load_config().data.fingerprint for run in runs}
     other = next((run for run in runs if logs[run] != logs[runs[0]]), None)
     if other is not None:
-        raise ConfigError(f"{runs[0]} and {other} were trained on different logs, so their users cannot be paired")
+        raise ConfigError(
+            f"{runs[0]} and {other} were trained on different logs, so their users cannot be paired; --log gives "
+            "one to measure both on"
+        )
 
 
 def info(

@@ -78,6 +78,14 @@ def train(
         bool,
         typer.Option("--refit", help="afterwards train again on all events, for the number of epochs that valid chose"),
     ] = False,
+    init: Annotated[
+        Path | None,
+        typer.Option(
+            "--init",
+            help="the run to begin from: its weights and settings of the model, for the items of this log; items that "
+            "are new start at what stands around them",
+        ),
+    ] = None,
     no_histories: Annotated[
         bool, typer.Option("--no-histories", help="do not store users' histories in the run folder")
     ] = False,
@@ -97,7 +105,7 @@ def train(
     """
     reading, flags = split_reading(given)
     read, settings = load_log(log, reading), settings_of(flags, config)
-    options = FitOptions(preset, output, resume, overwrite, refit, not no_histories)
+    options = FitOptions(preset, output, resume, overwrite, refit, not no_histories, init=init)
     if seeds > 1:
         _train_seeds(context, read, options, settings, seeds, json_)
         return

@@ -224,6 +224,7 @@ def _load_prepared(folder: Path, reading: Reading) -> Log:
     vocabulary = load_vocabulary(folder)
     if vocabulary.encoder is not None:
         logger.info("features of items: %s, as in %s", ", ".join(vocabulary.encoder.columns), folder)
+    sequences = replace(sequences, seen=None)  # seen by that run's model alone
     return Log(sequences.with_catalogue(len(vocabulary)), vocabulary, folder.name)
 
 

@@ -32,9 +32,9 @@ from sasrec.reading.ids import canonical_id
 from sasrec.reading.understanding import LOG, Understanding, load_understanding, save_understanding
 
 logger = logging.getLogger(__name__)
-TYPES, WEIGHTS = "event_types.npy", "event_weights.npy"
+TYPES, WEIGHTS, SEEN = "event_types.npy", "event_weights.npy", "seen.npy"
 FILES = (  # of the folder `save` fills
-    "items.npy", "offsets.npy", "timestamps.npy", TYPES, WEIGHTS, "users.parquet", "facts.json", LOG,
+    "items.npy", "offsets.npy", "timestamps.npy", TYPES, WEIGHTS, "users.parquet", "facts.json", LOG, SEEN,
 )  # fmt: skip
 
 
@@ -152,6 +152,7 @@ class Sequences:
     types: UInt8 | None = None  # (n_events,) places among facts.event_types; None = events have no types
     weights: Float32 | None = None  # (n_events,) from 0; None = every event weighs 1
     n_catalogue: int = 0  # items of the vocabulary, those without events among them; 0 = those of the log
+    seen: Int64 | None = None  # events that the model which training began from knows: no targets; None = it began anew
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -217,6 +218,8 @@ class Sequences:
         (folder / "facts.json").write_text(json.dumps(self.facts.to_dict(), indent=1))
         if self.understanding is not None:
             save_understanding(folder, self.understanding)
+        if self.seen is not None:
+            np.save(folder / SEEN, self.seen)
 
     @classmethod
     def load(cls, folder: Path) -> Sequences:
@@ -229,6 +232,7 @@ class Sequences:
         def mapped(name: str, *dtypes: type[np.generic]) -> NDArray[Any] | None:
             return load_array(folder / name, dtypes, mapped=True) if (folder / name).exists() else None
 
+        seen = folder / SEEN
         sequences = cls(
             user_ids=pl.read_parquet(folder / "users.parquet", glob=False)["user_id"],
             items=load_array(folder / "items.npy", (np.int32,), mapped=True),
@@ -238,6 +242,7 @@ class Sequences:
             understanding=load_understanding(folder),
             types=mapped(TYPES, np.uint8),
             weights=mapped(WEIGHTS, np.float32),
+            seen=load_array(seen, (np.int64,), mapped=False) if seen.exists() else None,
         )
         sequences._check_sizes()
         sequences._check_order()
@@ -259,6 +264,8 @@ class Sequences:
             raise ValueError("offsets.npy does not cut the events into users")
         if self.user_ids.dtype not in (pl.Int64, pl.String) or not (self.user_ids[1:] > self.user_ids[:-1]).all():
             raise ValueError("users.parquet does not hold different ids in ascending order")
+        if self.seen is not None and not _ascends(self.seen, self.facts.n_events):
+            raise ValueError(f"{SEEN} does not hold ascending events of the log")
         if self.items.nbytes > WHOLE_BYTES:
             return
         if len(self.items) and not 1 <= self.items.min() <= self.items.max() <= self.n_items:
@@ -267,6 +274,10 @@ class Sequences:
             raise ValueError(f"{TYPES} does not hold the types that facts.json names")
         if self.weights is not None and not (np.isfinite(self.weights) & (self.weights >= 0)).all():
             raise ValueError(f"{WEIGHTS} does not hold numbers from 0")
+
+
+def _ascends(events: Int64, n_events: int) -> bool:
+    return bool((np.diff(events, prepend=-1, append=n_events) > 0).all())
 
 
 def build_sequences(log: pl.DataFrame, vocabulary: Vocabulary | None = None) -> tuple[Sequences, Vocabulary]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sasrec.core.arrays import Bool, Int32, Int64
 from sasrec.core.config import EvalConfig, TemporalTargets
@@ -35,6 +36,11 @@ class Targets:
     def __len__(self) -> int:
         return len(self.users)
 
+    def without(self, events: Int64) -> Targets:
+        """All but these events."""
+        kept = ~np.isin(self.positions, events)
+        return Targets(self.users[kept], self.positions[kept])
+
     def items(self, sequences: Sequences) -> Int32:
         """(n,) the item indices to predict."""
         return np.asarray(sequences.items[self.positions])
@@ -57,6 +63,10 @@ class Split:
     test: Targets
     method: str
     target_types: tuple[str, ...] = ()  # the types of events that are predicted; () = all
+    n_seen: tuple[int, int] = (
+        0,
+        0,
+    )  # targets of valid and test left out: the model that training began from knows them
 
     def part(self, name: str) -> Targets:
         """The targets of "valid" or "test".
@@ -105,6 +115,11 @@ class Split:
     def seen(self, starts: Int64, ends: Int64) -> Ragged:
         """What counts as seen of the events starts[i]:ends[i]: the items of those of types that are predicted."""
         return seen_items(self.sequences, self.is_target, starts, ends)
+
+    def is_train(self, events: Int64) -> NDArray[np.bool_]:
+        """(n,) which of these events, positions of Sequences.items, are in a user's train part."""
+        owners = np.searchsorted(self.sequences.offsets, events, side="right") - 1
+        return events < self.train_ends[owners]
 
     @property
     def statistics(self) -> LogStatistics:
@@ -238,8 +253,17 @@ def _temporal_targets(events: Int64, users: Int64, starts: Int64, targets: Tempo
 
 
 def split_sequences(sequences: Sequences, config: EvalConfig) -> Split:
-    """The split that a config asks for."""
+    """The split that a config asks for, without targets that the model which training began from knows."""
     sequences.check_maps()
+    split = _split(sequences, config)
+    if sequences.seen is None:
+        return split
+    valid, test = split.valid.without(sequences.seen), split.test.without(sequences.seen)
+    n_seen = len(split.valid) - len(valid), len(split.test) - len(test)
+    return replace(split, valid=valid, test=test, n_seen=n_seen)
+
+
+def _split(sequences: Sequences, config: EvalConfig) -> Split:
     if config.split_method == "leave_one_out":
         return split_leave_one_out(sequences, config.min_items, config.target_types)
     if sequences.timestamps is None:

@@ -124,6 +124,7 @@ def evaluate(
         warnings=tuple(_warnings(task, candidates, n_users, n_cold)),
         groups=_groups(is_cold, task, per_user, {name: figures for name, (_, figures) in beside.items()}),
         target_events=split.target_types,
+        init_seen_targets=split.n_seen[part == "test"],
         per_user=per_user,
         users=task.targets.users,
     )
@@ -133,8 +134,7 @@ def _task(
     split: Split, part: str, config: EvalConfig, candidates: Int32 | None, lists: bool, batch_size: int | None
 ) -> _Task:
     targets, full = split.part(part), config.protocol == "full"
-    if not len(targets):
-        raise DataError(f"the split ({split.method}) has no {part} targets, so there is nothing to evaluate")
+    check_targets(split, part)
     if full and candidates is not None:
         raise ConfigError("candidates belong to protocol=sampled; protocol=full ranks all items")
     if candidates is not None:
@@ -276,10 +276,30 @@ def _warnings(task: _Task, given: Int32 | None, n_users: int, n_cold: int) -> It
         yield f"{facts.n_users - n_users} of {facts.n_users} users have no {task.part} target"
     if n_cold:
         yield f"{n_cold} of {n} targets ({n_cold / n:.1%}) never occur in train"
+    n_seen = task.split.n_seen[task.part == "test"]
+    if n_seen:
+        yield f"{n_seen} targets are left out: the model, or the one it began from, was trained on them"
     if facts.tied_share:
         yield f"{facts.tied_share:.1%} of events share their timestamp with the one before and keep their input order"
     if task.config.protocol == "full" and not task.filter_seen:
         yield f"seen items stay candidates ({facts.repeat_share:.1%} of events repeat one of the user's)"
+
+
+def check_targets(split: Split, part: str) -> None:
+    """Refuse a part without targets.
+
+    Raises:
+        DataError: there are none, or an earlier model was trained on all of them.
+    """
+    if len(split.part(part)):
+        return
+    n_seen = split.n_seen[part == "test"]
+    if n_seen:
+        raise DataError(
+            f"all {n_seen:,} {part} targets are events that the model, or the one it began from, was trained on, so "
+            "they measure nothing; use a log with newer events, or begin from a model without --refit"
+        )
+    raise DataError(f"the split ({split.method}) has no {part} targets, so there is nothing to evaluate")
 
 
 def check_unseen(trained: Split, measured: Split, part: str) -> None:

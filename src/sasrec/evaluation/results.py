@@ -10,6 +10,8 @@ import numpy as np
 from sasrec.core.arrays import Float64, Int64
 from sasrec.evaluation.intervals import Metrics
 
+TOLD_WHERE_SO = {"init_seen_targets", "init_unchecked", "unknown_targets", "groups", "target_events"}
+
 
 class GroupResult(TypedDict):
     """The figures of some of the targets."""
@@ -43,16 +45,17 @@ class Result:
     # "warm" (the target occurs in train) and "cold" (it never does), as soon as there are cold targets
     groups: dict[str, GroupResult] = field(default_factory=dict)
     target_events: tuple[str, ...] = ()  # the types of events that are targets, and whose items count as seen; () = all
+    init_seen_targets: int = 0  # targets left out: the model, or the one that it began from, was trained on them
+    init_unchecked: bool = False  # that one has no histories, so such targets may be among those that are measured
+    unknown_targets: int = 0  # targets of items that the model does not know: misses
     per_user: dict[str, Float64] = field(default_factory=dict, repr=False, compare=False)  # (n,) "rank", "ndcg@10", ...
     users: Int64 = field(default_factory=lambda: np.zeros(0, np.int64), repr=False, compare=False)  # (n,) rows
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything except the figures per user, ready for JSON."""
+        """Everything except the figures per user, ready for JSON; what is only told of some models, where it is so."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.compare}
-        if not self.groups:
-            del values["groups"]
-        targets = values.pop("target_events")
-        told = {"target_events": list(targets)} if targets else {}
+        values = {name: value for name, value in values.items() if value or name not in TOLD_WHERE_SO}
+        told = {"target_events": list(self.target_events)} if self.target_events else {}
         return values | {"k": list(self.k), "warnings": list(self.warnings)} | told
 
     def without_users(self) -> Result:

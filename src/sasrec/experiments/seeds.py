@@ -24,7 +24,7 @@ from sasrec.core.files import atomic_write
 from sasrec.core.scalars import plain
 from sasrec.data.logs import Log
 from sasrec.experiments.summary import SeedRun, summarise, summary_page
-from sasrec.fitting import FitOptions, configure, fit_log
+from sasrec.fitting import FitOptions, configure, fit_log, origin_of
 from sasrec.runs.folder import RunConfig, RunFolder, check_resumable, is_run_folder
 from sasrec.runs.lock import Claim, claim, replaced_by
 from sasrec.training.progress import Progress
@@ -83,7 +83,7 @@ def run_study(
     """
     with marked_folder(options, MARKER, "study of several seeds") as claimed:
         folder = claimed.path
-        config = configure(log, options.preset, {**settings, "seed": seeds[0]})[1]
+        config = configure(log, options.preset, {**settings, "seed": seeds[0]}, origin_of(options))[1]
         configs = {seed: replace(config, train=replace(config.train, seed=seed)) for seed in seeds}
         _check_runs(folder, configs)
         told = {name: plain(value) for name, value in settings.items() if name not in TOLD_ELSEWHERE}

@@ -43,7 +43,7 @@ from sasrec.data.vocabulary import Vocabulary
 from sasrec.evaluation.results import Result
 from sasrec.model.weights import Weights, check_finite
 from sasrec.runs.lock import STATE_FILE, WEIGHTS, Claim, claim, is_empty, replaced_by
-from sasrec.runs.record import EpochLine, State, TrainingFacts
+from sasrec.runs.record import EpochLine, InitFacts, State, TrainingFacts
 
 logger = logging.getLogger(__name__)
 
@@ -72,12 +72,14 @@ class RunConfig:
     layout: str | None = None  # of the published checkpoint it was converted from
     refit_epochs: int = 0  # when the saved model was trained again on all events, for how many epochs
     format: int = FORMAT  # of the folder
+    init: InitFacts | None = None  # what training began from; None = initial weights
 
     def to_json(self) -> str:
         """The text of config.json."""
         parts = {name: to_dict(getattr(self, name)) for name in ("model", "train", "eval")}
         parts["data"] = self.data.to_dict()
-        return json.dumps({"format": self.format, **asdict(self), **parts}, indent=1)
+        known = {name: value for name, value in asdict(self).items() if name != "init" or value is not None}
+        return json.dumps({"format": self.format, **known, **parts}, indent=1)
 
     @classmethod
     def from_json(cls, text: str, where: Path) -> RunConfig:
@@ -100,9 +102,10 @@ class RunConfig:
                 eval=from_dict(EvalConfig, values.pop("eval")),
                 data=LogFacts.read(values.pop("data")),
                 format=found,
+                init=msgspec.convert(values.pop("init", None), InitFacts | None),
                 **values,
             )
-        except (KeyError, ValueError, TypeError, AttributeError, ConfigError) as error:
+        except (KeyError, ValueError, TypeError, AttributeError, ConfigError, msgspec.ValidationError) as error:
             raise CheckpointError(f"{where} does not fit this version: {error}") from error
 
 

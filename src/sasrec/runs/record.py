@@ -48,6 +48,18 @@ class State:
 
 
 @dataclass(frozen=True)
+class InitFacts:
+    """The model that a training began from, and what of its items the new log has."""
+
+    model_version: str
+    data_name: str  # of its log
+    kept: int  # items that both logs have
+    new: int  # items that only the new log has
+    gone: int  # items that only its log has
+    unchecked: bool = False  # it has no histories, so it may have been trained on targets
+
+
+@dataclass(frozen=True)
 class TrainingFacts:
     """How training went and on what."""
 

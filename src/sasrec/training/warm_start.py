@@ -1,0 +1,236 @@
+"""Begin a training from a model that was trained before: what comes along, and where new items start.
+
+Rows of item tables go by item id, so both logs may have other items, in another order, with ids of another type. All
+other weights stay as they are. An item that only the new log has starts at the mean of the items that its train events
+stand near; at the mean of all kept items where there are none; at 0 where the model has features, which stand for it.
+Shape legend: V n_items + 1 of the new log (row 0 is padding), D embedding_dim, P pairs of neighbouring events.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sasrec.core.arrays import Float32, Float64, Int32
+from sasrec.core.config import ModelConfig, TrainConfig, from_dict, split_settings, to_dict
+from sasrec.core.errors import CheckpointError, ConfigError
+from sasrec.data.sequences import Ragged, Sequences
+from sasrec.data.splits import Split
+from sasrec.data.vocabulary import Vocabulary
+from sasrec.model.weights import ITEM_TABLE, OUTPUT_TABLE, Weights, check_weights, weight_shapes
+from sasrec.runs.digests import version_of
+from sasrec.runs.folder import RunConfig, RunFolder
+from sasrec.runs.memory import is_unchecked
+from sasrec.runs.record import InitFacts
+
+logger = logging.getLogger(__name__)
+
+NEAR = 3  # places on each side of an event: what stands there says what a new item is like
+EPOCHS_SHARE = 0.25  # of the preset's epochs: a trained model needs few
+AVERAGE = "average/"  # of an optimizer's state: the moving average of the weights
+CHUNK = 2**16  # pairs of events whose rows are added up at once
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A trained model that another training begins from."""
+
+    where: str  # what messages call it
+    config: RunConfig
+    vocabulary: Vocabulary
+    weights: Weights  # those that were chosen
+    moments: Weights  # Adam's, after its last step; empty = there are none
+    sequences: Sequences | None
+
+    def facts(self, vocabulary: Vocabulary) -> InitFacts:
+        """What config.json tells of a training that begins from it, on a log with these items.
+
+        Raises:
+            ConfigError: the log has none of its items.
+        """
+        kept = int(np.count_nonzero(self.vocabulary.indices_of(vocabulary.ids)))
+        if not kept:
+            raise ConfigError(
+                f"the log has none of the {len(self.vocabulary):,} items of {self.where} (ids such as "
+                f"{self.vocabulary.ids[0]!r}; the log's are such as {vocabulary.ids[0]!r}), so nothing can come along"
+            )
+        n_old, n_new = len(self.vocabulary), len(vocabulary)
+        version = version_of(self.config, self.weights, self.vocabulary)
+        return InitFacts(version, self.config.data_name, kept, n_new - kept, n_old - kept, is_unchecked(self))
+
+    def settings(self, train: TrainConfig, given: Mapping[str, Any]) -> tuple[ModelConfig, TrainConfig]:
+        """The settings of a training that begins from it.
+
+        Args:
+            train: the preset's, with the user's own on top.
+            given: the user's own.
+
+        Raises:
+            ConfigError: a setting of the model is given, and is not that of the model.
+        """
+        own = to_dict(self.config.model)
+        wanted = to_dict(from_dict(ModelConfig, {**own, **split_settings(given)["model"]}))
+        for name, value in own.items():
+            if wanted[name] != value:
+                raise ConfigError(
+                    f"{name}={wanted[name]} does not fit {self.where}, whose model has {name}={value} and is what this "
+                    "training begins from; leave it out, or train without --init"
+                )
+        if "max_epochs" not in given:
+            train = replace(train, max_epochs=math.ceil(EPOCHS_SHARE * train.max_epochs))
+        return self.config.model, train
+
+
+def read_origin(path: Path) -> Origin:
+    """The model of a run folder, with Adam's moments where it still has its training state.
+
+    Raises:
+        CheckpointError: there is no run at this path, or it is damaged.
+    """
+    if path.is_file():
+        raise CheckpointError(f"{path} is a file, and a training begins from a run folder; sasrec convert makes one")
+    run = RunFolder.open(path)
+    config, vocabulary = run.load_config(), run.load_vocabulary()
+    weights = run.load_weights()[0]
+    shapes = weight_shapes(config.model, len(vocabulary))
+    check_weights(weights, shapes)
+    moments = _moments_of(run, shapes)
+    return Origin(str(path), config, vocabulary, weights, moments, run.load_sequences())
+
+
+def _moments_of(run: RunFolder, shapes: Mapping[str, tuple[int, ...]]) -> Weights:
+    try:
+        saved = run.load_state()
+        moments = {} if saved is None else without_average(saved.optimizer)
+        for name, value in moments.items():
+            kind, _, weight = name.partition("/")
+            check_weights({weight: value}, {weight: () if kind == "step" else shapes.get(weight, ())})
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"the training state of {run.path} is damaged; remove {run.path / 'training'} to begin without Adam's "
+            "moments"
+        ) from error
+    return moments
+
+
+def without_average(optimizer: Weights) -> Weights:
+    """The state of an optimizer without the moving average of the weights: Adam's moments and steps."""
+    return {name: value for name, value in optimizer.items() if not name.startswith(AVERAGE)}
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a training begins, for the items of its log."""
+
+    weights: Weights
+    optimizer: Weights  # Adam's moments and, where one is kept, the average of the weights
+
+
+def start_from(origin: Origin, split: Split, vocabulary: Vocabulary, average: bool) -> Start:
+    """Map weights and moments onto the items of another log, and say what came along.
+
+    Args:
+        origin: the model.
+        split: of the log that is trained on.
+        vocabulary: of it.
+        average: whether a moving average is kept: it begins at the weights.
+    """
+    own = np.concatenate([np.zeros(1, np.int32), origin.vocabulary.indices_of(vocabulary.ids)])  # (V,)
+    model, n_near = origin.config.model, 0
+    weights, moments = dict(origin.weights), dict(origin.moments)
+    neighbours = None if model.n_features or model.vector_dim else _Neighbours.of(split, own)
+    for table in {ITEM_TABLE, OUTPUT_TABLE} & set(weights):
+        weights[table] = _moved(weights[table], own)
+        for moment in [name for name in moments if name.endswith(f"/{table}") and moments[name].ndim]:
+            moments[moment] = _moved(moments[moment], own)
+        if neighbours is not None:
+            n_near = neighbours.fill(weights[table], own)
+    optimizer = moments | ({f"{AVERAGE}{name}": value for name, value in weights.items()} if average else {})
+    _say(origin, origin.facts(vocabulary), n_near, neighbours is None)
+    return Start(weights, optimizer)
+
+
+def _moved(table: Float32, own: Int32) -> Float32:
+    """The rows of a table for the new log's items; 0 for new ones."""
+    moved: Float32 = table[own]
+    moved[1:][own[1:] == 0] = 0
+    return moved
+
+
+@dataclass(frozen=True)
+class _Neighbours:
+    """Pairs of a new item and a kept one that stands near one of its train events."""
+
+    new: Int32  # (P,)
+    kept: Int32  # (P,)
+
+    @classmethod
+    def of(cls, split: Split, own: Int32) -> _Neighbours:
+        pairs = list(_pairs(split.train, own))
+        return cls(*(np.concatenate(side) for side in zip(*pairs, strict=True)))
+
+    def fill(self, table: Float32, own: Int32) -> int:
+        """Write the first values of new items' rows into a table; how many have neighbours."""
+        sums: Float64 = np.zeros(table.shape)
+        for start in range(0, len(self.new), CHUNK):
+            chunk = slice(start, start + CHUNK)
+            np.add.at(sums, self.new[chunk], table[self.kept[chunk]].astype(np.float64))
+        counts = np.bincount(self.new, minlength=len(table))
+        new = own == 0
+        new[0] = False
+        near = new & (counts > 0)
+        table[near] = sums[near] / counts[near, None]
+        table[new & ~near] = table[own > 0].mean(axis=0, dtype=np.float64)
+        return int(near.sum())
+
+
+def _pairs(train: Ragged, own: Int32) -> Iterator[tuple[Int32, Int32]]:
+    """New items with the kept items up to NEAR places before and after them, of the same user."""
+    items, users = train.values, train.row_of
+    known = own[items] > 0
+    for step in range(1, NEAR + 1):
+        first, second = items[:-step], items[step:]
+        together = users[:-step] == users[step:]
+        before = together & ~known[:-step] & known[step:]
+        after = together & known[:-step] & ~known[step:]
+        yield first[before], second[before]
+        yield second[after], first[after]
+
+
+def _say(origin: Origin, facts: InitFacts, n_near: int, features: bool) -> None:
+    """What came along, in a line or two."""
+    how = "from their features" if features else f"{n_near:,} from items near them in train, the others from the mean"
+    new = f"{facts.new:,} new ({how})" if facts.new else "none new"
+    logger.info("begins from %s: %s items kept, %s, %s gone", origin.where, f"{facts.kept:,}", new, f"{facts.gone:,}")
+    if not origin.moments:
+        logger.info("%s has no training state any more, so Adam's moments begin at 0", origin.where)
+    if facts.unchecked:
+        logger.warning(
+            "%s has no histories, so targets that it was trained on cannot be told and left out", origin.where
+        )
+
+
+def check_same_init(saved: InitFacts | None, now: InitFacts | None) -> None:
+    """Refuse to resume a training that began from another model.
+
+    Raises:
+        ConfigError: it did.
+    """
+    if saved is None and now is not None:
+        raise ConfigError("cannot resume: this run did not begin from another one; leave --init out")
+    if saved is not None and now is None:
+        raise ConfigError(
+            f"cannot resume: this run began from a model of {saved.data_name} (version {saved.model_version}); give "
+            "the same --init again"
+        )
+    if saved is not None and now is not None and saved.model_version != now.model_version:
+        raise ConfigError(
+            f"cannot resume: this run began from the model version {saved.model_version}, and --init gives "
+            f"{now.model_version}; give the same run, or train into another folder"
+        )

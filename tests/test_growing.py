@@ -1,0 +1,97 @@
+"""The nightly recipe of docs/growing.md on a real log: train from yesterday's run, compare, move the link."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+import sasrec
+
+pytestmark = pytest.mark.slow
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "growing.md"
+FEW = "--max-epochs 4 --batch-size 64 --threads 1"  # for every training, on top of the recipe
+USERS = 500
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", PAGE.read_text(), re.DOTALL)
+
+
+def run_recipe(folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run the page's script with a `sasrec` that trains for a moment only."""
+    program = folder / "bin" / "sasrec"
+    program.parent.mkdir(exist_ok=True)
+    few = f'if [ "$1" = train ]; then exec {sys.executable} -m sasrec "$@" {FEW}; fi'
+    program.write_text(f'#!/bin/sh\n{few}\nexec {sys.executable} -m sasrec "$@"\n')
+    program.chmod(0o755)
+    path = os.pathsep.join([str(program.parent), str(Path(sys.executable).parent), os.environ["PATH"]])
+    (script,) = blocks("sh")
+    return subprocess.run(
+        ["bash", "-c", script], cwd=folder, env=os.environ | {"PATH": path}, check=False, capture_output=True, text=True
+    )
+
+
+@pytest.fixture(scope="module")
+def nights(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """A folder with today's log and the run of yesterday's, after the recipe; and what that said."""
+    folder = tmp_path_factory.mktemp("nights")
+    names = ["user_id", "item_id"]
+    log = pl.read_csv(shared / "data" / "ml-1m.txt", separator=" ", has_header=False, new_columns=names)
+    log = log.filter(pl.col("user_id") <= USERS)
+    place, length = pl.int_range(pl.len()).over("user_id"), pl.len().over("user_id")
+    small = {"embedding_dim": 32, "n_blocks": 1, "max_seq_len": 50, "batch_size": 64, "threads": 1}
+    yesterday = log.filter(place < (0.8 * length).floor())
+    sasrec.fit(yesterday, output=folder / "runs" / "yesterday", max_epochs=12, valid_every=3, **small)
+    (folder / "runs" / "current").symlink_to("yesterday")
+    log.write_csv(folder / "events.csv")
+    return folder, run_recipe(folder)
+
+
+def test_the_recipe_trains_compares_and_moves_the_link(
+    nights: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    folder, done = nights
+    assert not done.returncode, done.stderr
+    assert "items kept" in done.stderr
+    assert done.stdout.splitlines()[-1].startswith("NDCG@10 0.")
+    current = (folder / "runs" / "current").resolve()
+    assert current.name != "yesterday"
+    today, yesterday = sasrec.load(current), sasrec.load(folder / "runs" / "yesterday")
+    assert today.config.init is not None
+    assert today.config.init.model_version == yesterday.model_version
+    assert today.config.init.new > 0
+    comparison = json.loads((current / "compare.json").read_text())
+    assert comparison["n_users"] == USERS
+    assert comparison["metrics"]["ndcg@10"]["b"] > comparison["metrics"]["ndcg@10"]["a"] > 0
+    assert today.results[1].metrics["ndcg@10"]["value"] == pytest.approx(comparison["metrics"]["ndcg@10"]["b"])
+
+
+def test_a_recipe_that_fails_leaves_yesterdays_model_in_place(
+    nights: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    folder, _ = nights
+    before = (folder / "runs" / "current").resolve()
+    again = run_recipe(folder)  # today's folder is there already
+    assert again.returncode
+    assert "exists and is not empty" in again.stderr
+    assert (folder / "runs" / "current").resolve() == before
+
+
+def test_the_pages_python_runs(
+    nights: tuple[Path, subprocess.CompletedProcess[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(nights[0])
+    (code,) = blocks("python")
+    code = code.replace("init=yesterday,", "init=yesterday, max_epochs=1, threads=1,")
+    exec(compile(code, str(PAGE), "exec"), {})
+    assert f"{USERS} users, paired" in capsys.readouterr().out
