@@ -38,7 +38,14 @@ from sasrec.runs.folder import FORMAT, RunConfig, RunFolder, check_resumable, re
 from sasrec.runs.memory import seen_by
 from sasrec.training.progress import Progress
 from sasrec.training.trainer import train
-from sasrec.training.warm_start import Origin, check_same_init, read_origin, start_from, without_average
+from sasrec.training.warm_start import (
+    Origin,
+    check_same_init,
+    read_origin,
+    start_from,
+    with_features_of,
+    without_average,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -118,6 +125,7 @@ def fit_log(
     """`fit` for a log that has been read already."""
     origin = origin_of(options)
     if origin is not None:
+        log = replace(log, vocabulary=with_features_of(origin, log.vocabulary))
         log = _without_seen(log, origin, options.preset, settings)
     split, config = configure(log, options.preset, settings, origin)
     with _output(options) as run:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from sasrec.core.arrays import Float32, Float64, Int32
 from sasrec.core.config import ModelConfig, TrainConfig, from_dict, split_settings, to_dict
@@ -85,6 +86,52 @@ class Origin:
         if "max_epochs" not in given:
             train = replace(train, max_epochs=math.ceil(EPOCHS_SHARE * train.max_epochs))
         return self.config.model, train
+
+
+def with_features_of(origin: Origin, vocabulary: Vocabulary) -> Vocabulary:
+    """The items of a new log with features as the model that training begins from makes them.
+
+    What nobody tells of an item anew is as that model knows it.
+
+    Raises:
+        ConfigError: only one of both has features, or they are made from other columns.
+    """
+    theirs, given = origin.vocabulary.encoder, vocabulary.encoder
+    if theirs is None and given is not None:
+        raise ConfigError(
+            f"{origin.where} knows items by their ids alone, so a training that begins from it has no features; leave "
+            "item_features and item_vectors out, or train without --init"
+        )
+    if theirs is None:
+        return vocabulary
+    if given is not None and sorted(given.columns) != sorted(theirs.columns):
+        raise ConfigError(
+            f"the features of {origin.where} are made from {', '.join(theirs.columns)}, and {', '.join(given.columns)} "
+            "are given; give the same columns, or train without --init"
+        )
+    known = origin.vocabulary.attributes
+    assert known is not None
+    place = pl.Series(origin.vocabulary.indices_of(vocabulary.ids).astype(np.int64) - 1)
+    place = place.set(place < 0, None)
+    columns = {} if vocabulary.attributes is None else {column.name: column for column in vocabulary.attributes}
+    for name in theirs.columns:
+        column = known[name].gather(place)
+        columns[name] = _told_or_known(columns[name], column, origin.where) if name in columns else column
+    attributes = pl.DataFrame(columns)
+    told = Vocabulary(vocabulary.item_ids, vocabulary.counts, vocabulary.titles, attributes, theirs)
+    for sentence in theirs.unseen(attributes):
+        logger.info("%s", sentence)
+    return told
+
+
+def _told_or_known(told: pl.Series, known: pl.Series, where: str) -> pl.Series:
+    try:
+        return told.cast(known.dtype).zip_with(told.is_not_null(), known)
+    except pl.exceptions.PolarsError as error:
+        raise ConfigError(
+            f"column {told.name!r} of the items holds {told.dtype}, and for {where} it held {known.dtype}; write it "
+            "alike"
+        ) from error
 
 
 def read_origin(path: Path) -> Origin:

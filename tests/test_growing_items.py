@@ -1,0 +1,65 @@
+"""Training from yesterday's model with features, on a log whose items have grown."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+from test_add_items import SMALL, items_of, log_of
+
+from sasrec import fit
+from sasrec.core.errors import ConfigError
+from sasrec.recommender import Recommender
+
+ITEMS = items_of(list(range(1, 31)))
+STILL = {"learning_rate": 0.0, "max_epochs": 1, "threads": 1}  # nothing moves, so the weights are those of the start
+
+
+@pytest.fixture(scope="module")
+def yesterday() -> Recommender:
+    return fit(log_of(20), preset="paper", items=ITEMS, item_features=["kind", "price"], **SMALL)
+
+
+def row_of(recommender: Recommender, name: str, item: int) -> np.ndarray:
+    return recommender.engine.weights()[name][recommender.vocabulary.index_of(item)]
+
+
+def test_features_are_made_as_they_were_and_new_items_start_from_them(yesterday: Recommender) -> None:
+    today = fit(log_of(30), preset="paper", items=ITEMS, item_features=["kind", "price"], init=yesterday, **STILL)
+    assert today.vocabulary.encoder == yesterday.vocabulary.encoder
+    old, new = yesterday.engine.weights(), today.engine.weights()
+    assert np.array_equal(old["feature_embedding.weight"], new["feature_embedding.weight"])
+    known = [i for i in range(1, 21) if yesterday.vocabulary.counts[yesterday.vocabulary.index_of(i) - 1]]
+    for item in known:
+        assert np.array_equal(
+            row_of(yesterday, "item_embedding.weight", item), row_of(today, "item_embedding.weight", item)
+        )
+    assert not row_of(today, "item_embedding.weight", 29).any()
+    assert today.engine.item_table()[today.vocabulary.index_of(29)].any()
+    both = {i: today.vocabulary.features.values.row(today.vocabulary.index_of(i)).tolist() for i in known}
+    assert both == {
+        i: yesterday.vocabulary.features.values.row(yesterday.vocabulary.index_of(i)).tolist() for i in known
+    }
+
+
+def test_what_is_not_told_anew_is_as_the_earlier_model_knows_it(yesterday: Recommender) -> None:
+    today = fit(log_of(20), preset="paper", init=yesterday, **STILL)
+    assert today.vocabulary.attributes is not None
+    wanted = dict(ITEMS.select("item_id", "kind").iter_rows())
+    assert dict(zip(today.vocabulary.ids, today.vocabulary.attributes["kind"], strict=True)) == {
+        i: wanted[i] for i in today.vocabulary.ids
+    }
+    changed = ITEMS.with_columns(kind=pl.lit("red"))
+    today = fit(log_of(20), preset="paper", items=changed, item_features=["kind", "price"], init=yesterday, **STILL)
+    assert set(today.vocabulary.attributes["kind"]) == {"red"}
+
+
+def test_features_that_the_earlier_model_has_not_are_refused(yesterday: Recommender) -> None:
+    with pytest.raises(ConfigError, match="are made from kind, price, and kind are given; give the same columns"):
+        fit(log_of(20), items=ITEMS, item_features=["kind"], init=yesterday, **STILL)
+    plain = fit(log_of(20), preset="paper", **{**SMALL, "feature_dropout": 0.0})
+    with pytest.raises(ConfigError, match="knows items by their ids alone, so a training that begins from it has no"):
+        fit(log_of(20), items=ITEMS, item_features=["kind"], init=plain, **STILL)
+    odd = ITEMS.with_columns(price=pl.Series([f"{i} euros" for i in range(30)]))
+    with pytest.raises(ConfigError, match=r"column 'price' of the items holds String, and .* it held Float64"):
+        fit(log_of(20), items=odd, item_features=["kind", "price:category"], init=yesterday, **STILL)
