@@ -49,9 +49,11 @@ def test_what_is_not_told_anew_is_as_the_earlier_model_knows_it(yesterday: Recom
     assert dict(zip(today.vocabulary.ids, today.vocabulary.attributes["kind"], strict=True)) == {
         i: wanted[i] for i in today.vocabulary.ids
     }
-    changed = ITEMS.with_columns(kind=pl.lit("red"))
+    changed = ITEMS.with_columns(pl.col("kind").replace({"red": "green", "green": "red"}))
     today = fit(log_of(20), preset="paper", items=changed, item_features=["kind", "price"], init=yesterday, **STILL)
-    assert set(today.vocabulary.attributes["kind"]) == {"red"}
+    anew = dict(changed.select("item_id", "kind").iter_rows())
+    assert today.vocabulary.attributes is not None
+    assert today.vocabulary.attributes["kind"].to_list() == [anew[i] for i in today.vocabulary.ids]
 
 
 def test_features_that_the_earlier_model_has_not_are_refused(yesterday: Recommender) -> None:
