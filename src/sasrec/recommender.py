@@ -93,7 +93,7 @@ class Recommender:
     @cached_property
     def model_version(self) -> str:
         """Twelve characters that are equal for models that give equal answers, wherever they are stored."""
-        return version_of(self.config, self.engine.weights(), self.vocabulary)
+        return version_of(self.config, self.engine.weights(), self.vocabulary, self.engine.features)
 
     def recommend(
         self,

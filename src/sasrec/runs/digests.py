@@ -9,6 +9,7 @@ import numpy as np
 from sasrec.core.config import to_dict
 from sasrec.core.digests import is_as_written, read_book
 from sasrec.core.errors import CheckpointError
+from sasrec.data.item_features import ItemFeatures
 from sasrec.data.prepared import ITEMS, SEQUENCES, check_fingerprint
 from sasrec.data.splits import hides_repeats
 from sasrec.data.vocabulary import Vocabulary
@@ -16,22 +17,27 @@ from sasrec.model.weights import Weights, digest_of
 from sasrec.runs.folder import CONFIG, WHAT_COUNTS, RunConfig, RunFolder
 from sasrec.runs.lock import WEIGHTS
 
+FEATURE_SETTINGS = {"n_features", "vector_dim"}
 TRAINING_ONLY = {"dropout"}  # of the model's settings: they change no answer
 
 
-def version_of(config: RunConfig, weights: Weights, vocabulary: Vocabulary) -> str:
+def version_of(
+    config: RunConfig, weights: Weights, vocabulary: Vocabulary, features: ItemFeatures | None = None
+) -> str:
     """Twelve characters that are equal for models that give equal answers, wherever they are stored.
 
-    Weights, item ids, what the model computes with them, whether seen items are left out, and the counts that popular
-    items are chosen by. Format 1 told weights and ids only, and its folders keep their versions.
+    Weights, item ids and what items are like, what the model computes with them, whether seen items are left out, and
+    the counts that popular items are chosen by. Format 1 told weights and ids only, and its folders keep their
+    versions.
     """
     if config.format == 1:
         return digest_of(weights, vocabulary.ids)
     model = {name: value for name, value in to_dict(config.model).items() if name not in TRAINING_ONLY}
+    if features is None:  # the settings of features came later, and models without keep their versions
+        model = {name: value for name, value in model.items() if name not in FEATURE_SETTINGS}
     told = [model, hides_repeats(config.data, config.eval), str(vocabulary.item_ids.dtype)]
-    return digest_of(
-        weights, vocabulary.ids, json.dumps(told, sort_keys=True).encode() + np.asarray(vocabulary.counts).tobytes()
-    )
+    more = json.dumps(told, sort_keys=True).encode() + np.asarray(vocabulary.counts).tobytes()
+    return digest_of(weights, vocabulary.ids, more + (features.to_bytes() if features else b""))
 
 
 def verify(run: RunFolder) -> list[str]:
