@@ -102,9 +102,8 @@ class Engine {
   Engine(const ModelShape& shape, const NamedShapes& weights, int n_threads, bool lazy_adam,
          const ItemFeatures& features = {})
       : shape_(shape), lazy_(lazy_adam), layout_(shape_, weights), features_(shape_, layout_, features),
-        pool_(n_threads), weights_(layout_.size()),
-        first_moment_(layout_.size()), second_moment_(layout_.size()), panels_(layout_.panels_size()),
-        mask_(shape.width()) {
+        pool_(n_threads), weights_(layout_.size()), first_moment_(layout_.size()), second_moment_(layout_.size()),
+        panels_(layout_.panels_size()), mask_(shape.width()) {
     std::fill_n(mask_.data(), shape.dim, 1.0f);
     for (const std::string& name : layout_.tables) {
       Table& table = tables_.emplace_back();
@@ -164,7 +163,7 @@ class Engine {
   }
 
   // Gradients of the batch's mean loss per position, weighted; returns the weighted sum of the loss over positions.
-  // sequence_keys (rows,) and step_key decide dropout; feature_dropout is how often an item's own embedding is left out.
+  // sequence_keys (rows,) and step_key decide dropout; feature_dropout is how often items' own embeddings are left out.
   double forward_backward(RaggedView inputs, const std::uint64_t* sequence_keys, std::uint64_t step_key, Loss loss,
                           const Wanted& wanted, float l2_embedding, float feature_dropout = 0) {
     std::lock_guard working(working_);

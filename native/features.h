@@ -171,10 +171,10 @@ class Features {
       entries_[cursor_[feature]++] = {row, 1.0f / static_cast<float>(n_features_of(item))};
     });
     pool.run([&](int t) {
-      const auto boundary = [&](int thread) {  // the first feature that begins at or after the thread's share of entries
+      const auto boundary = [&](int thread) {  // the first feature that begins at or after the thread's share
+        const auto begin = starts_.begin(), end = begin + n_features;
         if (thread == pool.size()) return n_features;
-        const auto share = std::lower_bound(starts_.begin(), starts_.begin() + n_features, total * thread / pool.size());
-        return static_cast<int>(share - starts_.begin());
+        return static_cast<int>(std::lower_bound(begin, end, total * thread / pool.size()) - begin);
       };
       for (int f = boundary(t); f < boundary(t + 1); ++f)
         sum_entries(entries_.data() + starts_[f], entries_.data() + starts_[f + 1], width_,

@@ -24,7 +24,7 @@ struct Loss {
 
 // What the positions of a batch are to tell apart.
 struct Wanted {
-  const std::int32_t* targets;    // (T,)
+  const std::int32_t* targets;  // (T,)
   // (T, n_negatives), or (n_negatives,) shared by all. Of cross-entropy: the items that compete; none = all.
   const std::int32_t* negatives;
   int n_negatives;

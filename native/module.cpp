@@ -241,8 +241,8 @@ NB_MODULE(SASREC_MODULE, m) {
              int ffn_dim, int max_seq_len, float dropout, float norm_eps, bool relu, bool tied,
              const NamedShapes& weights, int threads, bool lazy_adam, int n_features, int vector_dim,
              nb::handle feature_offsets, nb::handle feature_values, nb::handle vectors) {
-            ModelShape shape{block_kind(block), n_items, embedding_dim, n_blocks, n_heads,    ffn_dim,   max_seq_len,
-                             dropout,           norm_eps, relu,         tied,     n_features, vector_dim};
+            ModelShape shape{block_kind(block), n_items,  embedding_dim, n_blocks, n_heads,    ffn_dim,   max_seq_len,
+                             dropout,           norm_eps, relu,          tied,     n_features, vector_dim};
             check(n_items > 0 && embedding_dim > 0 && n_blocks >= 0 && ffn_dim > 0 && max_seq_len > 0 && threads > 0,
                   "sizes must be positive");
             check(static_cast<std::size_t>(n_items) < kMostItems && embedding_dim <= kMostDims &&

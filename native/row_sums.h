@@ -10,7 +10,8 @@ struct Entry {
   float coefficient;
 };
 
-// row = start(column) + the sum of the entries, in their order; a row stays in registers where its width is a common one.
+// row = start(column) + the sum of the entries, in their order; a row stays in registers where its width is a common
+// one.
 template <typename Start>
 [[gnu::always_inline]] inline void sum_entries(const Entry* begin, const Entry* end, int width, float* row,
                                                Start&& start) {

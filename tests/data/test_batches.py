@@ -13,6 +13,7 @@ from made import make_batches
 
 from sasrec.core.config import ModelConfig, TrainConfig
 from sasrec.core.errors import DataError
+from sasrec.core.isa import Native
 from sasrec.data.batches import NEGATIVES, SHUFFLE, Batch, TrainBatches, seen_candidates
 from sasrec.data.sampling import generator, warn_of_full_rows
 from sasrec.data.sequences import Ragged, build_sequences
@@ -311,6 +312,63 @@ def test_numbers_of_each_purpose_seed_and_step_are_their_own() -> None:
     draws = {key: generator(*key).integers(2**62) for key in keys}
     assert len(set(draws.values())) == len(keys)
     assert draws == {key: generator(*key).integers(2**62) for key in keys}
+
+
+# Items 8 and 9 are valid and test targets only, and item 3 is in the middle of what is trained on.
+LATE = [[1, 2, 3, 4, 8, 9], [2, 4, 5, 9, 8], [1, 3, 5, 6, 7, 8, 9], [7, 6, 5, 8, 9]] * 30
+
+
+@pytest.mark.parametrize("sampling", ["uniform", "popularity"])
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("core", [True, False])
+def test_items_that_are_never_in_train_are_no_negatives_where_items_have_features(
+    sampling: Any, shared: bool, core: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not core:
+        monkeypatch.setattr("sasrec.data.sampling.load_native", lambda: Native("", None, "left out"))
+    split = split_of(LATE)
+    train = TrainConfig(n_negatives=5, shared_negatives=shared, negative_sampling=sampling, batch_size=16)
+    plain, batches = (
+        TrainBatches(split, ModelConfig(max_seq_len=9, n_features=n_features), train) for n_features in (0, 4)
+    )
+    drawn = np.concatenate([batch.negatives.ravel() for epoch in range(5) for batch in batches.epoch(epoch)])
+    assert set(drawn.tolist()) == set(range(1, 8))
+    for batch in batches.epoch(0):
+        assert batch.candidates is not None
+        assert batch.candidates.tolist() == [1, 2, 3, 4, 5, 6, 7]
+        assert batch.n_candidates(9) == 7
+        for row in range(0 if shared else len(batch.users)):
+            seen = split.train.row(int(batch.users[row]))
+            mine = batch.negatives[batch.inputs.offsets[row] : batch.inputs.offsets[row + 1]]
+            assert not np.isin(mine, seen).any()
+    for batch in plain.epoch(0):
+        assert batch.candidates is None
+        assert batch.n_candidates(9) == 9
+    if sampling == "uniform":
+        assert plain.corrections[1] == pytest.approx(np.log((9 if shared else 8) / 5))
+        np.testing.assert_allclose(batches.corrections[1:8], np.log((7 if shared else 6) / 5), rtol=1e-6)
+    assert len(batches.corrections) == 10
+    assert not batches.corrections[[0, 8, 9]].any()
+
+
+def test_without_untrained_items_features_change_no_batch() -> None:
+    split = split_of([[1, 2, 3, 4], [4, 3, 1, 2], [2, 1, 3, 4], [3, 4, 2, 1]] * 10)
+    assert split.train_counts[1:].all()
+    for loss in ("bce", "cross_entropy"):
+        train = TrainConfig(loss=loss, batch_size=8)
+        sides = [TrainBatches(split, ModelConfig(max_seq_len=9, n_features=n), train) for n in (0, 4)]
+        for one, other in zip(*(side.epoch(0) for side in sides), strict=True):
+            assert other.candidates is None
+            assert np.array_equal(one.targets, other.targets)
+            assert np.array_equal(one.negatives, other.negatives)
+
+
+def test_all_events_train_what_the_split_holds_out() -> None:
+    split = split_of(LATE)
+    sides = [TrainBatches(part, ModelConfig(n_features=4), TrainConfig()) for part in (split, split.all_events())]
+    candidates = [next(iter(side.epoch(0))).candidates for side in sides]
+    assert candidates[0] is not None
+    assert candidates[1] is None
 
 
 def test_log_without_two_train_events_of_any_user_is_refused() -> None:

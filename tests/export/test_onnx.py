@@ -15,7 +15,7 @@ import onnxruntime  # noqa: F401 - usearch, loaded first, would crash it
 import polars as pl
 import pytest
 from conftest import make_markov_log, variants
-from made import spread_weights
+from made import make_features, spread_weights
 from usearch.index import Index, search
 
 import sasrec
@@ -30,6 +30,7 @@ from sasrec.export.onnx import export_onnx, open_session
 from sasrec.export.onnx_graph import ModelGraph
 from sasrec.export.vectors import export_embeddings
 from sasrec.fitting import convert
+from sasrec.model.folding import fold
 from sasrec.recommender import Recommender
 
 pytestmark = pytest.mark.usefixtures("float32_core")  # as the graph multiplies
@@ -112,6 +113,30 @@ def test_a_model_without_histories_is_checked_on_made_ones(
     )
     assert facts["check"]["n_histories"] == 51
     assert facts["check"]["largest_difference"] < 1e-5
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_model_of_items_with_features_is_exported_as_whole_tables(
+    texts: Recommender, tmp_path: Path, tied: bool
+) -> None:
+    model = ModelConfig(embedding_dim=16, max_seq_len=10, n_features=9, vector_dim=5, tied=tied)
+    train = TrainConfig(threads=1, feature_dropout=0.5)
+    made = create_engine(model, 30, train, spread_weights(model, 30), features=make_features(30, 9, 5))
+    config = replace(texts.config, model=model, train=train)
+    recommender = Recommender(made, texts.vocabulary, config, texts.sequences)
+    facts = export_onnx(recommender, tmp_path / "onnx")
+    assert facts["check"]["largest_difference"] < 1e-5
+    assert facts["check"]["recall"] == 1
+    assert facts["model_version"] == recommender.model_version
+    sequences = texts.sequences
+    assert sequences is not None
+    wanted = recommender.recommend_users(k=7, keep_seen=False)
+    items, scores = ask(tmp_path / "onnx", Ragged(sequences.items, sequences.offsets), 7, hide_seen=True)
+    assert recommender.vocabulary.ids_of(items.ravel()).to_list() == wanted["item_id"].to_list()
+    np.testing.assert_allclose(scores.ravel(), wanted["score"].to_numpy(), atol=1e-4)
+    export_embeddings(recommender, tmp_path / "vectors")
+    folded = fold(made.weights(), made.features, model)["item_embedding.weight" if tied else "output_embedding.weight"]
+    np.testing.assert_allclose(np.load(tmp_path / "vectors" / "embeddings.npy"), folded[1:], rtol=1e-5, atol=1e-6)
 
 
 def test_a_graph_that_disagrees_is_not_put_in_place(

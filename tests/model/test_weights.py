@@ -1,6 +1,7 @@
 """Which weights there are and how they start."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,8 @@ def test_names_of_weights_are_told_to_the_core_and_written_nowhere_in_it() -> No
     assert len(sources) > 10
     lines = [line for path in sources for line in path.read_text().splitlines() if not line.startswith("#include")]
     strings = re.findall(r'"([^"\n]*)"', "\n".join(lines))
-    named = [weight_shapes(ModelConfig(block=block, tied=False), 7) for block in ("sasrec", "ligr")]
+    features = {"n_features": 3, "vector_dim": 2}
+    named = [weight_shapes(ModelConfig(block=block, tied=False, **features), 7) for block in ("sasrec", "ligr")]
     parts = {part for shapes in named for name in shapes for part in name.split(".") if not part.isdigit()}
     assert {"item_embedding", "key_value", "bias"} < parts
     assert "weight" in strings  # a kind of array, beside its gradient and moments
@@ -67,7 +69,16 @@ def test_separate_output_table_starts_apart_with_a_padding_row_and_gated_parts_s
 
 
 @pytest.mark.parametrize("block", ["sasrec", "post_norm", "pre_norm", "ligr"])
-@pytest.mark.parametrize("settings", [{}, {"tied": False, "ffn_dim": 24}, {"padding": "attended", "n_blocks": 0}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"tied": False, "ffn_dim": 24},
+        {"padding": "attended", "n_blocks": 0},
+        {"n_features": 3},
+        {"n_features": 3, "vector_dim": 2, "tied": False},
+    ],
+)
 @pytest.mark.parametrize("attention_output", [True, False])
 def test_weights_are_the_parameters_of_the_torch_model(
     block: str, settings: dict[str, object], attention_output: bool
@@ -84,6 +95,27 @@ def test_weights_are_the_parameters_of_the_torch_model(
     parameters = dict(model.named_parameters())
     assert {name: tuple(p.shape) for name, p in parameters.items()} == weight_shapes(config, 7)
     assert all(torch.from_numpy(weights[name]).equal(parameters[name].detach()) for name in parameters)
+
+
+def test_what_items_are_like_starts_beside_the_same_other_weights() -> None:
+    plain = ModelConfig(embedding_dim=64, tied=False)
+    weights = initial_weights(plain, 3000, generator(0))
+    more = initial_weights(replace(plain, n_features=500, vector_dim=300), 3000, generator(0))
+    assert list(more) == [*weights, "feature_embedding.weight", "vector_projection.weight"]
+    assert all(np.array_equal(more[name], value) for name, value in weights.items())
+    assert more["feature_embedding.weight"].std() == pytest.approx((2 / 564) ** 0.5, rel=0.05)
+    vectors = np.random.default_rng(0).standard_normal((50, 300))
+    projected = vectors @ more["vector_projection.weight"].T
+    assert projected.std() == pytest.approx(weights["item_embedding.weight"].std(), rel=0.1)
+
+
+def test_rows_of_items_that_are_not_trained_start_at_zero_where_features_stand_in() -> None:
+    trained = np.arange(31) % 3 == 1
+    plain = ModelConfig(embedding_dim=8, tied=False)
+    for config, is_own in ((replace(plain, n_features=5), trained), (plain, np.arange(31) > 0)):
+        weights = initial_weights(config, 30, generator(0), trained)
+        for name in ("item_embedding.weight", "output_embedding.weight"):
+            assert np.array_equal(weights[name].any(axis=1), is_own)
 
 
 def test_weights_that_do_not_fit_are_named() -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 import pytest
 from conftest import make_markov_log
-from made import SETTINGS
+from made import SETTINGS, make_features
 
 import sasrec
 from sasrec.core.digests import BOOK
@@ -141,7 +141,9 @@ def test_the_version_covers_what_changes_answers(run: Path) -> None:
     popular = sasrec.load(run).vocabulary
     popular.counts = popular.counts + np.arange(len(popular))
     versions.add(version_of(config, weights, popular))
-    assert len(versions) == 5
+    for features in (make_features(len(vocabulary), 5), make_features(len(vocabulary), 5, seed=1)):
+        versions.add(version_of(config, weights, vocabulary, features))
+    assert len(versions) == 7
     same = replace(config, model=replace(config.model, dropout=0.9), preset="other", data_name="x")
     assert version_of(same, weights, vocabulary) == version
 

@@ -9,12 +9,13 @@ import textwrap
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 from conftest import make_markov_log
-from made import make_epoch
+from made import make_epoch, make_features
 
 from sasrec.core.config import EvalConfig, ModelConfig, TrainConfig
 from sasrec.core.errors import CheckpointError, TrainingError
@@ -164,6 +165,33 @@ def test_interrupted_run_with_average_and_schedule_goes_on_as_if_it_had_not_been
     run = RunFolder.create(tmp_path / "run")
     assert run_training(split, config, run=run, progress=interrupt).stopped == "interrupted"
     assert_same_weights(whole, run_training(split, config, run=run, resume=True))
+
+
+@pytest.mark.parametrize("engine", ["native", "torch"])
+def test_items_with_features_go_on_after_an_interruption_as_if_there_had_been_none(
+    engine: Any, markov_log: pl.DataFrame, tmp_path: Path
+) -> None:
+    split = split_of(markov_log)
+    n_items = split.sequences.n_items
+    features = make_features(n_items, 7, 3)
+    model = replace(MODEL, n_features=7, vector_dim=3, tied=False)
+    config = replace(TRAIN, engine=engine, feature_dropout=0.3, ema_decay=0.9)
+
+    def run_with_features(run: RunFolder, **options: Any) -> TrainResult:
+        built = create_engine(model, n_items, config, features=features, trained=split.train_counts > 0)
+        return train(built, split, model, config, EVAL, run=run, **options)
+
+    def interrupt(p: Progress) -> None:
+        if p.epoch == 2 and p.valid is not None:
+            signal.raise_signal(signal.SIGINT)
+
+    whole = run_with_features(RunFolder.create(tmp_path / "whole"))
+    run = RunFolder.create(tmp_path / "run")
+    assert run_with_features(run, progress=interrupt).stopped == "interrupted"
+    resumed = run_with_features(run, resume=True)
+    assert resumed.epochs == 3
+    assert {"feature_embedding.weight", "vector_projection.weight"} < set(whole.weights)
+    assert_same_weights(whole, resumed)
 
 
 def test_run_killed_in_the_middle_of_an_epoch_and_resumed_ends_in_the_same_weights(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from sasrec.core.files import atomic_write
 from sasrec.export.onnx import export_onnx
 from sasrec.export.vectors import export_embeddings
 from sasrec.fitting import convert
+from sasrec.model.folding import fold
 from sasrec.model.published import LAYOUTS, dump_published
 from sasrec.recommender import load
 
@@ -73,7 +74,9 @@ def convert_(
         recommender = load(source)
         if output.exists() and not overwrite:
             raise ConfigError(f"output {output} exists; use --overwrite or another name")
-        atomic_write(output, dump_published(recommender.config.model, recommender.engine.weights(), layout))
+        model = recommender.config.model
+        weights = fold(recommender.engine.weights(), recommender.engine.features, model)
+        atomic_write(output, dump_published(model, weights, layout))
     else:
         if log is None and layout in LAYOUTS:
             raise ConfigError("--log is needed: the log that the checkpoint was trained on, for its items and users")

@@ -60,6 +60,11 @@ class ItemFeatures:
         """Width of the vectors; 0 = there are none."""
         return 0 if self.vectors is None else self.vectors.shape[1]
 
+    def to_bytes(self) -> bytes:
+        """Bytes that are equal for equal features."""
+        parts = [self.values.offsets, self.values.values, *([] if self.vectors is None else [self.vectors])]
+        return b"".join(np.ascontiguousarray(part).tobytes() for part in parts)
+
     @property
     def described(self) -> Bool:
         """(V,) which items have a feature, or a vector that is not 0; an item without has nothing but its id."""

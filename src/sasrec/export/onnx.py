@@ -26,6 +26,7 @@ from sasrec.data.sequences import Ragged
 from sasrec.engine.protocol import create_engine
 from sasrec.export.folder import export_facts, new_folder, write_facts, write_vocabulary
 from sasrec.export.onnx_graph import ModelGraph
+from sasrec.model.folding import fold
 from sasrec.recommender import Recommender
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def export_onnx(
     """
     for package in ("onnx", "onnxruntime"):
         require(package, "export to ONNX", extra="onnx")
-    weights = recommender.engine.weights()
+    weights = fold(recommender.engine.weights(), recommender.engine.features, recommender.config.model)
     facts = {**export_facts(recommender, "onnx"), "int8": int8}
     counts = np.concatenate([[0.0], recommender.vocabulary.counts]).astype(np.float32)
     model = ModelGraph(recommender.config.model, weights, counts, int8=int8).build(
@@ -149,8 +150,9 @@ def _in_float32(recommender: Recommender) -> Recommender:
     if recommender.engine.name != "native" or load_float32() == load_native():
         return recommender
     config, vocabulary, weights = recommender.config, recommender.vocabulary, recommender.engine.weights()
+    features = recommender.engine.features
     engine = create_engine(
-        config.model, len(vocabulary), config.train, weights, features=vocabulary.features, native=load_float32()
+        config.model, len(vocabulary), config.train, weights, features=features, native=load_float32()
     )
     return Recommender(engine, vocabulary, config, recommender.sequences)
 

@@ -76,7 +76,8 @@ def initial_weights(
     """Xavier normal for every matrix, zero attention biases and padding rows, as pmixer/SASRec.pytorch fde8a9c.
 
     Query, key and value are one (3D, D) matrix there, which sets their spread. Feed-forward biases are uniform in
-    +- 1/sqrt(fan in), as torch initialises a convolution of width 1; LayerNorm starts at 1 and 0.
+    +- 1/sqrt(fan in), as torch initialises a convolution of width 1; LayerNorm starts at 1 and 0. The projection of
+    items' vectors starts so small that a projected vector of standardised values is as long as a row of the item table.
 
     Args:
         config: the shape.
@@ -93,6 +94,8 @@ def initial_weights(
             value = np.full(shape, float(kind == "weight"), np.float32)
         elif kind == "weight":
             fans = 4 * shape[1] if owner.endswith((".query", ".key_value")) else sum(shape)
+            if name == PROJECTION:
+                fans = sum(shapes[ITEM_TABLE]) * config.vector_dim
             value = rng.standard_normal(shape, np.float32) * np.float32((2 / fans) ** 0.5)
         elif ".attention." in name:
             value = np.zeros(shape, np.float32)

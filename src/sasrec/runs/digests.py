@@ -17,29 +17,26 @@ from sasrec.model.weights import Weights, digest_of
 from sasrec.runs.folder import CONFIG, WHAT_COUNTS, RunConfig, RunFolder
 from sasrec.runs.lock import WEIGHTS
 
+FEATURE_SETTINGS = {"n_features", "vector_dim"}
 TRAINING_ONLY = {"dropout"}  # of the model's settings: they change no answer
 
 
 def version_of(config: RunConfig, weights: Weights, vocabulary: Vocabulary) -> str:
     """Twelve characters that are equal for models that give equal answers, wherever they are stored.
 
-    Weights, item ids, features of items, what the model computes with them, whether seen items are left out, and the
-    counts that popular items are chosen by. Format 1 told weights and ids only, and its folders keep their versions.
+    Weights, item ids and what items are like, what the model computes with them, whether seen items are left out, and
+    the counts that popular items are chosen by. Format 1 told weights and ids only, and its folders keep their
+    versions.
     """
     if config.format == 1:
         return digest_of(weights, vocabulary.ids)
+    features: ItemFeatures | None = vocabulary.features
     model = {name: value for name, value in to_dict(config.model).items() if name not in TRAINING_ONLY}
+    if features is None:  # the settings of features came later, and models without keep their versions
+        model = {name: value for name, value in model.items() if name not in FEATURE_SETTINGS}
     told = [model, hides_repeats(config.data, config.eval), str(vocabulary.item_ids.dtype)]
-    facts = json.dumps(told, sort_keys=True).encode() + np.asarray(vocabulary.counts).tobytes()
-    return digest_of(weights, vocabulary.ids, facts + _bytes_of_features(vocabulary.features))
-
-
-def _bytes_of_features(features: ItemFeatures | None) -> bytes:
-    """All that a model's table is made from besides its weights; nothing where items are known by id alone."""
-    if features is None:
-        return b""
-    vectors = b"" if features.vectors is None else features.vectors.tobytes()
-    return features.values.offsets.tobytes() + features.values.values.tobytes() + vectors
+    more = json.dumps(told, sort_keys=True).encode() + np.asarray(vocabulary.counts).tobytes()
+    return digest_of(weights, vocabulary.ids, more + (features.to_bytes() if features is not None else b""))
 
 
 def verify(run: RunFolder) -> list[str]:
