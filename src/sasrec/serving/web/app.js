@@ -74,6 +74,7 @@ function nActive({ allow, deny, seen, k, where, diversity }) {
 /** Say below the expression what is wrong with it; null = nothing. */
 function showMisfit(message) {
   at("where-error").hidden = message === null;
+  at("where-hint").hidden = message !== null; // the message has the columns, too
   at("where-error").textContent = message ?? "";
   at("where").setAttribute("aria-invalid", String(message !== null));
   if (message !== null) at("filters").open = true;
