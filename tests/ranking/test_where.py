@@ -6,6 +6,7 @@ import datetime
 import math
 import operator
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -276,6 +277,25 @@ def test_a_mask_can_be_made_a_condition_at_a_time() -> None:
     assert found(where, masks) == found(where)
     with pytest.raises(ConfigError):
         next(masks.steps("nonsense"))
+
+
+def test_the_examples_of_the_documentation_are_true() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "filters.md").read_text()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("|")]
+    items = rows[rows.index(["item_id", "title", "category", "price", "tags"]) + 2 :][:5]
+    attributes = pl.DataFrame(
+        {
+            "category": [row[2] or None for row in items],
+            "price": [float(row[3]) if row[3] else None for row in items],
+            "tags": [[tag.strip() for tag in row[4].split(",") if tag] for row in items],
+        }
+    )
+    ids, titles = pl.Series([int(row[0]) for row in items]), pl.Series([row[1] for row in items])
+    masks = ItemMasks(Vocabulary(ids, np.ones(5, np.int64), titles, attributes))
+    start = rows.index(["`where`", "leaves", ""]) + 2
+    for where, left, _ in rows[start : start + 10]:
+        assert ids.gather(found(where.strip("`"), masks)).to_list() == [int(item) for item in left.split(",")], where
+    assert error("categry = 'lego'", masks) in page
 
 
 # Random expressions, beside an evaluation of one item after the other.
