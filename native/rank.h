@@ -99,6 +99,13 @@ class FiniteCheck {
   Floats sum_{};
 };
 
+// How many of so many bytes are true; 32 bits to add in, so that the compiler adds 16 and more of them at once.
+inline std::int32_t count_true(const bool* values, std::int32_t n) {
+  std::int32_t count = 0;
+  for (std::int32_t i = 0; i < n; ++i) count += values[i];
+  return count;
+}
+
 struct Scored {
   float score;
   std::int32_t item;
@@ -273,16 +280,19 @@ class ItemIndex {
   bool top_k(const float* features, std::int64_t n, int k, HiddenView hidden, const bool* allowed,
              std::int32_t* indices, float* scores) {
     std::lock_guard lock(mutex_);
-    const std::int64_t n_allowed = allowed ? std::count(allowed + 1, allowed + n_items_ + 1, true) : n_items_;
+    const std::int64_t n_allowed = allowed ? count_true(allowed + 1, n_items_) : n_items_;
     const auto write = [&](std::int64_t row, TopList& list) {
       std::int64_t place = row * k;
       for (const Scored& entry : list.sorted()) indices[place] = entry.item, scores[place++] = entry.score;
       for (; place < (row + 1) * k; ++place)
         indices[place] = 0, scores[place] = -std::numeric_limits<float>::infinity();
     };
-    if (n_allowed <= n_items_ / 8) return top_of_allowed(features, n, k, hidden, allowed, write);
-    if ((n <= kFewRows || has_byte_products()) && n_items_ >= kManyItems && k <= n_items_ / 64 &&
-        bytes_are_safe(features, n)) {
+    const bool by_bytes = (n <= kFewRows || has_byte_products()) && n_items_ >= kManyItems && k <= n_items_ / 64 &&
+                          bytes_are_safe(features, n);
+    // An item that is packed anew takes as long as 8 of the panels, and as 32 of the copy in bytes.
+    const int as_long = by_bytes && n <= kFewRows ? 32 : 8;
+    if (n_allowed <= n_items_ / as_long) return top_of_allowed(features, n, k, hidden, allowed, write);
+    if (by_bytes) {
       if (n <= kFewRows) return top_of_few(features, n, k, hidden, allowed, write);
 #if defined(__AVX512F__)
       if (byte_panels_.empty()) byte_panels_ = BytePanels(table_, n_items_, dim_);

@@ -10,6 +10,7 @@ import httpx
 import polars as pl
 
 from sasrec.core.config import ServerConfig
+from sasrec.data.vocabulary import Vocabulary
 from sasrec.recommender import Recommender
 from sasrec.serving.app import Application, create_app
 
@@ -17,6 +18,23 @@ SMALL: dict[str, Any] = {
     "embedding_dim": 8, "n_blocks": 1, "max_seq_len": 8, "threads": 1, "max_epochs": 1, "filter_seen": "yes",
 }  # fmt: skip
 TITLES = pl.DataFrame({"item_id": range(1, 31), "title": [f"Film {i}" for i in range(1, 31)]})
+
+
+ATTRIBUTES = pl.DataFrame(
+    {
+        "genre": [None if i == 5 else ["drama", "comedy", "crime"][i % 3] for i in range(1, 31)],
+        "price": [None if i % 10 == 0 else float(i) for i in range(1, 31)],
+        "tags": [[] if i % 4 == 0 else ["new", f"t{i % 5}"] for i in range(1, 31)],
+    }
+)
+
+
+def with_attributes(recommender: Recommender, attributes: pl.DataFrame | None = ATTRIBUTES) -> Recommender:
+    """The same model, whose items have attributes, or none."""
+    own = recommender.vocabulary
+    vocabulary = Vocabulary(own.item_ids, own.counts, own.titles, attributes)
+    rest = recommender.config, recommender.sequences, recommender.results, recommender.train_result
+    return Recommender(recommender.engine, vocabulary, *rest)
 
 
 def save_plain(recommender: Recommender, folder: Path) -> None:

@@ -266,3 +266,23 @@ def test_synthetic_log_refuses_sizes_that_cannot_be(benchmark_modules):
 
     with pytest.raises(ValueError, match="100 rows are too few for 50 users"):
         make_log(100, 50, 10, seed=0)
+
+
+def test_the_cost_of_filters_is_measured_for_each_share_of_the_items() -> None:
+    command = [
+        sys.executable,
+        str(BENCHMARKS / "filter_speed.py"),
+        "--items",
+        "300",
+        "--repeats",
+        "20",
+        "--most",
+        "1e9",
+    ]
+    done = subprocess.run([*command, "--dim", "8"], check=True, capture_output=True, text=True)
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["asked"] for line in lines] == ["where"] * 5 + ["diversity"]
+    assert lines[0]["left"] == 0
+    assert 0 < lines[1]["left"] < lines[3]["left"] < lines[4]["left"] < 300
+    assert all(line["plain_us"] > 0 for line in lines)
+    assert "are allowed" in done.stderr

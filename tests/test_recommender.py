@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 from conftest import make_markov_log
 from made import run_program
+from served import with_attributes
 
 import sasrec
 from sasrec.core.errors import CheckpointError, ConfigError, DataError, UnknownItemError
@@ -469,3 +470,35 @@ def test_another_process_takes_a_pickle(numbers: Recommender, tmp_path: Path) ->
     (tmp_path / "rec.pickle").write_bytes(pickle.dumps(numbers))
     code = "import pickle, sys; print(pickle.load(open(sys.argv[1], 'rb')).recommend([[1, 2]], k=3).to_dicts())"
     assert run_program(code, tmp_path / "rec.pickle") == f"{numbers.recommend([[1, 2]], k=3).to_dicts()}\n"
+
+
+def test_where_goes_together_with_allow_and_deny(recommender: Recommender) -> None:
+    goods = with_attributes(recommender, pl.DataFrame({"price": range(30), "kind": ["a", "b", None] * 10}))
+    history = [some_ids(recommender, 1, 2)]
+    allow, deny = some_ids(recommender, *range(1, 16)), some_ids(recommender, 7)
+    fitting = some_ids(recommender, *[i for i in range(3, 16) if i != 7 and i % 3 == 1])
+    found = goods.recommend(history, k=30, allow=allow, deny=deny, where="kind = 'a' and price < 20")
+    assert set(found["item_id"]) == set(fitting)
+    assert found.equals(recommender.recommend(history, k=30, allow=fitting))
+    assert goods.recommend_detailed(history, 3, where="kind = 'a'").frame["item_id"].len() == 3
+    users = recommender.sequences.user_ids[:2].to_list() if recommender.sequences else []
+    assert set(goods.recommend_users(users, 30, where="price >= 28")["item_id"]) <= set(some_ids(recommender, 29, 30))
+    again = pickle.loads(pickle.dumps(goods))
+    assert again.recommend(history, where="kind = 'b'").equals(goods.recommend(history, where="kind = 'b'"))
+    with pytest.raises(ConfigError, match="where is of type int; give one expression as a text"):
+        goods.recommend(history, where=3)  # type: ignore[arg-type]
+
+
+def test_a_diverse_list_has_other_ranks_and_the_models_scores(recommender: Recommender) -> None:
+    history = [some_ids(recommender, 1, 2), []]
+    plain, diverse = recommender.recommend(history, k=30), recommender.recommend(history, k=5, diversity=0.9)
+    scores = {row[:2]: row[2] for row in plain.iter_rows()}
+    assert diverse["rank"].to_list() == [1, 2, 3, 4, 5] * 2
+    assert all(score == scores[user, item] for user, item, score, _ in diverse.iter_rows())
+    for user in (0, 1):
+        best, chosen = (f.filter(pl.col("user_id") == user)["item_id"].to_list() for f in (plain, diverse))
+        assert chosen[0] == best[0]
+        assert chosen != best[:5]
+    assert recommender.recommend(history, k=30, diversity=0).equals(plain)
+    with pytest.raises(ConfigError, match="diversity=-1 is not a number"):
+        recommender.recommend(history, diversity=-1)

@@ -22,11 +22,12 @@ if TYPE_CHECKING:
     from sasrec.evaluation.comparison import compare
     from sasrec.evaluation.results import Result
     from sasrec.fitting import convert, fit
+    from sasrec.ranking.lists import Recommendations
     from sasrec.reading.datasets import load_dataset
     from sasrec.reading.items import read_items
     from sasrec.reading.readers import read_interactions
     from sasrec.reading.titles import read_titles
-    from sasrec.recommender import Recommendations, Recommender, load
+    from sasrec.recommender import Recommender, load
 
 _HOMES = {
     "evaluation.comparison": ["compare"],
@@ -39,7 +40,8 @@ _HOMES = {
     "reading.readers": ["read_interactions"],
     "reading.titles": ["read_titles"],
     "fitting": ["convert", "fit"],
-    "recommender": ["Recommendations", "Recommender", "load"],
+    "ranking.lists": ["Recommendations"],
+    "recommender": ["Recommender", "load"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

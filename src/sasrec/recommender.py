@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from sasrec.core.config import EvalConfig, TrainConfig
 from sasrec.core.errors import CheckpointError, UnknownItemError
 from sasrec.core.scalars import check_truth
 from sasrec.core.threads import set_threads
-from sasrec.data.histories import is_pandas, known_histories, list_of_ids, read_histories, to_pandas
+from sasrec.data.histories import is_pandas, known_histories, list_of_ids, read_histories, to_pandas, users_histories
 from sasrec.data.items import with_new_items
 from sasrec.data.sequences import Ragged, Sequences
 from sasrec.data.splits import Split, hides_repeats, split_sequences
@@ -29,7 +29,10 @@ from sasrec.engine.protocol import Engine, create_engine, environment
 from sasrec.evaluation.results import Result
 from sasrec.measuring import Request, measure
 from sasrec.model.weights import Weights, with_more_items
+from sasrec.ranking.diversity import check_diversity
 from sasrec.ranking.item_filter import ItemFilter
+from sasrec.ranking.lists import Recommendations, list_frame, reasons_frame
+from sasrec.ranking.masks import ItemMasks
 from sasrec.ranking.next_items import Mask, NextItems
 from sasrec.ranking.order import check_k
 from sasrec.report.examples import build_examples
@@ -42,17 +45,7 @@ from sasrec.runs.record import TrainingFacts
 from sasrec.training.trainer import TrainResult, training_facts
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Recommendations:
-    """A frame of recommendations, and what there is to know about it."""
-
-    frame: Any  # user_id, item_id, score, rank: Polars, or pandas when pandas came in
-    unknown_items: list[list[Any]]  # per history: ids that the model does not know; they are skipped
-    fallback: list[bool]  # per history: True = no known item, so popular items were given
-    unknown_allow: list[Any] = field(default_factory=list)  # ids of `allow` that the model does not know; skipped
-    unknown_deny: list[Any] = field(default_factory=list)  # of `deny`
+Ids = Iterable[Any]  # items or users, in your own ids
 
 
 class Recommender:
@@ -80,6 +73,7 @@ class Recommender:
         self.sequences = None if sequences is None else sequences.with_catalogue(len(vocabulary))
         self.results, self.train_result = list(results), train_result
         self.next_items = NextItems(engine, vocabulary.counts)
+        self.masks = ItemMasks(vocabulary)  # of `where`
 
     def __reduce__(self) -> tuple[Any, ...]:
         """For pickle and copy: the weights in place of the engine, which is made again as `load` does."""
@@ -101,9 +95,11 @@ class Recommender:
         histories: Any,
         k: int = 10,
         *,
-        allow: Iterable[Any] | None = None,
-        deny: Iterable[Any] | None = None,
+        allow: Ids | None = None,
+        deny: Ids | None = None,
         keep_seen: bool | None = None,
+        where: str | None = None,
+        diversity: float = 0.0,
     ) -> Any:
         """The top k items after each history, also of users never seen.
 
@@ -113,32 +109,39 @@ class Recommender:
             allow: only these items; None = all. Unknown ids are skipped with a warning.
             deny: never these items; likewise.
             keep_seen: recommend items of the history too; None = as in evaluation.
+            where: only items whose attributes fulfil it, such as "category = 'lego' and price < 30" (docs/filters.md).
+            diversity: from 0 (off) to 1: how much less items count that are like those above them.
 
         Returns:
             A frame user_id, item_id, score, rank; for lists, user_id is the position in the list. Unknown items of a
             history are skipped; a history without any known item gets popular items (see `recommend_detailed`).
 
         Raises:
-            ConfigError: k is below 1 or not an integer, or keep_seen is not True, False or None.
+            ConfigError: k is below 1 or not an integer, keep_seen is not True, False or None, `where` is no expression
+                over the items' columns, or diversity is not from 0 to 1.
             DataError: histories, `allow` or `deny` are not lists of ids.
             UnknownItemError: `allow` or `deny` names items, and none of them is known.
         """
-        return self.recommend_detailed(histories, k, allow=allow, deny=deny, keep_seen=keep_seen).frame
+        options: dict[str, Any] = {"allow": allow, "deny": deny, "keep_seen": keep_seen, "where": where}
+        return self.recommend_detailed(histories, k, **options, diversity=diversity).frame
 
     def recommend_detailed(
         self,
         histories: Any,
         k: int = 10,
         *,
-        allow: Iterable[Any] | None = None,
-        deny: Iterable[Any] | None = None,
+        allow: Ids | None = None,
+        deny: Ids | None = None,
         keep_seen: bool | None = None,
+        where: str | None = None,
+        diversity: float = 0.0,
     ) -> Recommendations:
         """As `recommend`, with the unknown items and fallbacks of each history."""
         rows, user_ids, as_pandas = read_histories(histories)
         known, unknown = known_histories(self.vocabulary, rows)
-        items = self.item_filter(allow, deny)
-        frame = self._recommend(known, user_ids, k, items.mask(), keep_seen)
+        items = self.item_filter(allow, deny, where)
+        options = {"allowed": items.mask(), "keep_seen": keep_seen, "diversity": diversity}
+        frame = self._recommend(known, user_ids, k, **options)
         n_unknown = sum(map(len, unknown))
         if n_unknown:
             logger.warning("%d items of the histories are unknown and were skipped", n_unknown)
@@ -146,47 +149,51 @@ class Recommender:
         frame = to_pandas(frame) if as_pandas else frame
         return Recommendations(frame, unknown, fallback, items.unknown_allow, items.unknown_deny)
 
-    def item_filter(self, allow: Iterable[Any] | None, deny: Iterable[Any] | None) -> ItemFilter:
-        """Which items lists of ids leave; unknown ids are skipped with a warning.
+    def item_filter(self, allow: Ids | None, deny: Ids | None, where: str | None = None) -> ItemFilter:
+        """Which items lists of ids and an expression leave; unknown ids are skipped with a warning.
 
         Raises:
+            ConfigError: `where` is no expression over the items' columns.
             DataError: `allow` or `deny` is not a list of ids.
             UnknownItemError: a list is not empty, and none of its ids is known.
         """
-        items = ItemFilter.of(self.vocabulary, allow, deny)
+        items = ItemFilter.of(self.vocabulary, allow, deny, None if where is None else self.masks.mask(where))
         items.warn_of_unknown()
         return items
 
     def recommend_users(
         self,
-        user_ids: Iterable[Any] | None = None,
+        user_ids: Ids | None = None,
         k: int = 10,
         *,
-        allow: Iterable[Any] | None = None,
-        deny: Iterable[Any] | None = None,
+        allow: Ids | None = None,
+        deny: Ids | None = None,
         keep_seen: bool | None = None,
+        where: str | None = None,
+        diversity: float = 0.0,
     ) -> Any:
-        """The top k next items of users of the log, after all of their events; None = all users.
+        """The top k next items of users of the log, after all of their events, as `recommend`; None = all users.
 
         Raises:
+            ConfigError: as in `recommend`.
             DataError: `user_ids` is not a list of ids.
             UnknownItemError: a user is not in the log.
             CheckpointError: the model was saved without histories.
         """
         sequences = self._known_sequences()
-        as_pandas = is_pandas(user_ids)
-        rows = (
-            np.arange(len(sequences))
-            if user_ids is None
-            else np.array([sequences.row_of_user(u) for u in list_of_ids(user_ids, "user_ids")], np.int64)
-        )
-        histories = Ragged.cut(sequences.items, sequences.offsets[:-1][rows], sequences.offsets[1:][rows])
-        mask = self.item_filter(allow, deny).mask()
-        frame = self._recommend(histories, sequences.user_ids.gather(rows), k, mask, keep_seen)
-        return to_pandas(frame) if as_pandas else frame
+        histories, users = users_histories(sequences, user_ids)
+        allowed = self.item_filter(allow, deny, where).mask()
+        frame = self._recommend(histories, users, k, allowed=allowed, keep_seen=keep_seen, diversity=diversity)
+        return to_pandas(frame) if is_pandas(user_ids) else frame
 
     def recommend_rows(
-        self, rows: slice, k: int = 10, *, allowed: Mask | None = None, keep_seen: bool | None = None
+        self,
+        rows: slice,
+        k: int = 10,
+        *,
+        allowed: Mask | None = None,
+        keep_seen: bool | None = None,
+        diversity: float = 0.0,
     ) -> pl.DataFrame:
         """As `recommend_users` for the users at these rows of the log, in ascending order of user id.
 
@@ -195,6 +202,7 @@ class Recommender:
             k: how many.
             allowed: (n_items + 1,) the only items to give, as `item_filter` makes it; None = all.
             keep_seen: as in `recommend`.
+            diversity: as in `recommend`.
 
         Raises:
             CheckpointError: the model was saved without histories.
@@ -203,10 +211,17 @@ class Recommender:
         first, last, _ = rows.indices(len(sequences))
         offsets = sequences.offsets[first : last + 1]
         histories = Ragged(np.asarray(sequences.items[offsets[0] : offsets[-1]]), offsets - offsets[0])
-        return self._recommend(histories, sequences.user_ids[first:last], k, allowed, keep_seen)
+        options = {"allowed": allowed, "keep_seen": keep_seen, "diversity": diversity}
+        return self._recommend(histories, sequences.user_ids[first:last], k, **options)
 
     def top_indices(
-        self, histories: Ragged, k: int = 10, *, allowed: Mask | None = None, keep_seen: bool | None = None
+        self,
+        histories: Ragged,
+        k: int = 10,
+        *,
+        allowed: Mask | None = None,
+        keep_seen: bool | None = None,
+        diversity: float = 0.0,
     ) -> tuple[Int32, Float32]:
         """As `recommend`, in item indices.
 
@@ -215,31 +230,18 @@ class Recommender:
             k: how many.
             allowed: as in `recommend_rows`.
             keep_seen: as in `recommend`.
+            diversity: as in `recommend`.
 
         Returns:
             Indices and scores, (B, K); index 0 fills up where K items cannot be recommended.
         """
         kept = check_truth("keep_seen", keep_seen)
         hides_seen = self.hides_seen if kept is None else not kept
-        return self.next_items.top_k(histories, k, hidden=histories if hides_seen else None, allowed=allowed)
+        hidden, share = histories if hides_seen else None, check_diversity(diversity)
+        return self.next_items.top_k(histories, k, hidden=hidden, allowed=allowed, diversity=share)
 
-    def _recommend(
-        self, histories: Ragged, user_ids: pl.Series | None, k: int, allowed: Mask | None, keep_seen: bool | None
-    ) -> pl.DataFrame:
-        found = self.top_indices(histories, check_k(k), allowed=allowed, keep_seen=keep_seen)
-        return self._frame(*found, user_ids)
-
-    def _frame(self, indices: Int32, scores: Float32, user_ids: pl.Series | None) -> pl.DataFrame:
-        """Rows as user_id, item_id, score, rank; index 0 marks the end of a short row; None = users by position."""
-        rows, ranks = np.nonzero(indices)
-        return pl.DataFrame(
-            [
-                pl.Series("user_id", rows) if user_ids is None else user_ids.gather(rows).rename("user_id"),
-                self.vocabulary.ids_of(indices[rows, ranks]),
-                pl.Series("score", scores[rows, ranks]),
-                pl.Series("rank", (ranks + 1).astype(np.int32)),
-            ]
-        )
+    def _recommend(self, histories: Ragged, user_ids: pl.Series | None, k: int, **options: Any) -> pl.DataFrame:
+        return list_frame(self.vocabulary, *self.top_indices(histories, check_k(k), **options), user_ids)
 
     def score(self, histories: Any, items: Sequence[Any]) -> Float32:
         """Scores of given candidates after each history, as the published predict().
@@ -275,15 +277,16 @@ class Recommender:
             raise UnknownItemError(f"history {position} has no item that this model knows, so it cannot be scored")
         return self.engine.encode(known)
 
-    def similar_items(self, item_id: Any, k: int = 10) -> pl.DataFrame:
+    def similar_items(self, item_id: Any, k: int = 10, *, where: str | None = None) -> pl.DataFrame:
         """The k items nearest to an item by the cosine of their embeddings: item_id, score, rank.
 
         Raises:
             UnknownItemError: the item is not known.
-            ConfigError: k below 1.
+            ConfigError: k below 1, or `where` is no expression over the items' columns.
         """
-        indices, scores = self.next_items.similar(self.vocabulary.known_index(item_id), k)
-        return pl.DataFrame(self._frame(indices[None], scores[None], None).get_columns()[1:])
+        mask = self.item_filter(None, None, where).mask()
+        indices, scores = self.next_items.similar(self.vocabulary.known_index(item_id), k, mask)
+        return list_frame(self.vocabulary, indices[None], scores[None], None).drop("user_id")
 
     def explain(self, history: Sequence[Any], item_id: Any) -> pl.DataFrame:
         """Why an item: how much its score falls when one item is left out of the history.
@@ -299,13 +302,7 @@ class Recommender:
         if not len(indices):
             raise UnknownItemError("the history has no item that this model knows, so there is nothing to explain")
         reasons = self.next_items.reasons(indices[-self.config.model.max_seq_len :], target)
-        return pl.DataFrame(
-            {
-                "item_id": self.vocabulary.ids_of(reasons.indices),
-                "position": pl.Series(reasons.positions),
-                "contribution": pl.Series(reasons.contributions),
-            }
-        )
+        return reasons_frame(self.vocabulary, reasons)
 
     def evaluate(
         self,

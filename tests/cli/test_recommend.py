@@ -15,6 +15,7 @@ import polars as pl
 import pytest
 from cli.conftest import Run
 from conftest import make_markov_log
+from served import save_plain, with_attributes
 
 import sasrec
 
@@ -217,3 +218,42 @@ def test_ids_with_commas_and_minus_are_single_values(run: Run, texts: Path) -> N
         outcome = run("similar", texts, *arguments)
         assert outcome.code == 1
         assert f"item '{arguments[-1]}' is not in the log" in outcome.err
+
+
+@pytest.fixture(scope="module")
+def goods(numbers: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of the numbers, whose items have a kind and a price."""
+    loaded, folder = sasrec.load(numbers), tmp_path_factory.mktemp("goods") / "run"
+    n = len(loaded.vocabulary)
+    attributes = pl.DataFrame({"kind": ["a", "b", None][: n % 3] + ["a", "b", None] * (n // 3), "price": range(n)})
+    save_plain(with_attributes(loaded, attributes), folder)
+    return folder
+
+
+def test_attributes_filter_lists_and_diversity_orders_them(run: Run, goods: Path, tmp_path: Path) -> None:
+    loaded, where = sasrec.load(goods), "kind = 'a' and price < 20"
+    asked = ["recommend", goods, "--history", "1,2", "-k", 5, "--json"]
+    expected = loaded.recommend([[1, 2]], k=5, where=where)["item_id"].to_list()
+    assert run(*asked, "--where", where).items == expected
+    assert len(expected) == 5
+    filters: dict[str, Any] = {"where": where, "diversity": 0.9}
+    diverse = loaded.recommend([[1, 2]], k=5, **filters)["item_id"].to_list()
+    assert run(*asked, "--where", where, "--diversity", 0.9).items == diverse
+    assert diverse != expected
+    similar = run("similar", goods, 5, "--where", where, "--json").items
+    assert similar == loaded.similar_items(5, where=where)["item_id"].to_list()
+    assert run("recommend", goods, "--all-users", "--output", tmp_path / "lists.csv", "--where", where).code == 0
+    assert set(pl.read_csv(tmp_path / "lists.csv")["item_id"]) <= set(loaded.recommend_users(where=where)["item_id"])
+
+
+def test_a_bad_expression_or_diversity_is_wrong_usage_and_nothing_left_is_said(run: Run, goods: Path) -> None:
+    asked = ["recommend", goods, "--history", "1,2"]
+    outcome = run(*asked, "--where", "pric < 3")
+    assert outcome.code == 2
+    assert "error: where, character 1: a column was expected, and none has this name, perhaps price" in outcome.err
+    assert outcome.err.endswith("the columns are kind (text), price (number), item_id (number), count (number)\n")
+    outcome = run(*asked, "--diversity", 1.5)
+    assert (outcome.code, "diversity=1.5 is not a number from 0 (off) to 1" in outcome.err) == (2, True)
+    outcome = run(*asked, "--where", "price < 0", "--json")
+    assert (outcome.code, json.loads(outcome.out)) == (0, [])
+    assert "no item fulfils where, so there is nothing to recommend" in outcome.err

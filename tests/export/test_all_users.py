@@ -69,6 +69,11 @@ def test_filters_are_obeyed(recommender: Recommender, tmp_path: Path) -> None:
     written = pl.read_parquet(tmp_path / "lists.parquet")
     assert written.equals(recommender.recommend_users(k=3, **filters))
     assert set(written["item_id"]) == {1, 3, 4}
+    more: dict[str, Any] = {"where": "item_id > 9 and not count > 80", "diversity": 0.5}
+    recommend_all(recommender, tmp_path / "more.parquet", 3, part_users=64, **more)
+    written = pl.read_parquet(tmp_path / "more.parquet")
+    assert written.equals(recommender.recommend_users(k=3, **more))
+    assert written["item_id"].min() > 9
 
 
 def kill_after(run: Path, output: Path, parts: int) -> None:
@@ -183,7 +188,7 @@ def count_rows(recommender: Recommender, monkeypatch: pytest.MonkeyPatch) -> lis
     return asked
 
 
-@pytest.mark.parametrize("change", ["k", "deny", "keep_seen", "part_users", "model"])
+@pytest.mark.parametrize("change", ["k", "deny", "keep_seen", "where", "diversity", "part_users", "model"])
 def test_parts_of_other_settings_are_not_gone_on_with(
     run: Path, killed: Callable[[Path], None], tmp_path: Path, change: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -196,7 +201,8 @@ def test_parts_of_other_settings_are_not_gone_on_with(
         weights["item_embedding.weight"] *= -1
         recommender.engine.load_weights(weights)
     else:
-        settings[change] = {"k": 3, "deny": [1], "keep_seen": True, "part_users": 45}[change]
+        others = {"k": 3, "deny": [1], "keep_seen": True, "where": "item_id > 1", "diversity": 0.5, "part_users": 45}
+        settings[change] = others[change]
     with caplog.at_level(logging.WARNING, "sasrec"):
         assert recommend_all(recommender, output, **settings).n_resumed == 0
     assert "of another model or of other settings; starting again" in caplog.text
@@ -232,6 +238,8 @@ def test_two_processes_do_not_write_the_same_output(recommender: Recommender, tm
         ("lists.csv", {"keep_seen": "no"}, ConfigError, "keep_seen='no' is of type str; use True, False or None"),
         ("lists.csv", {"part_users": 0}, ConfigError, "part_users=0 is not a number of users; use 1 or more"),
         ("lists.csv", {"part_rows": 1e6}, ConfigError, "part_rows=1000000.0 is not a number of rows"),
+        ("lists.csv", {"diversity": 2}, ConfigError, r"diversity=2 is not a number from 0 \(off\) to 1"),
+        ("lists.csv", {"where": "price < 3"}, ConfigError, r"count \(number\); this model knows no attributes"),
         ("lists.csv", {"allow": ["who?"]}, UnknownItemError, "who?"),
         ("lists.csv", {"allow": "12"}, DataError, "allow is of type str, not a list of ids"),
         ("lists.csv", {"deny": {12: 1}}, DataError, "deny is of type dict, not a list of ids"),

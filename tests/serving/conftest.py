@@ -6,7 +6,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from served import SMALL, TITLES, quiet_app, save_plain
+from served import SMALL, TITLES, quiet_app, save_plain, with_attributes
 
 import sasrec
 from sasrec.recommender import Recommender
@@ -15,8 +15,8 @@ from sasrec.serving.app import Application
 
 @pytest.fixture(scope="session")
 def recommender(markov_log: pl.DataFrame) -> Recommender:
-    """A small model whose items have titles."""
-    return sasrec.fit(markov_log, titles=TITLES, **SMALL)
+    """A small model whose items have titles and attributes."""
+    return with_attributes(sasrec.fit(markov_log, titles=TITLES, **SMALL))
 
 
 @pytest.fixture(scope="session")

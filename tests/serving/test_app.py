@@ -9,12 +9,12 @@ from typing import Any
 import httpx
 import polars as pl
 import pytest
-from served import SMALL, ask, post, quiet_app
+from served import SMALL, ask, post, quiet_app, with_attributes
 
 import sasrec
 from sasrec.core.config import ServerConfig
 from sasrec.recommender import Recommender
-from sasrec.serving.app import Application, create_app
+from sasrec.serving.app import SCAN_ROWS, Application, create_app
 from sasrec.serving.service import Service
 from sasrec.serving.telemetry import Metrics
 
@@ -96,6 +96,63 @@ def test_unknown_ids_of_filters_in_the_query_string_are_skipped_and_listed(app: 
     assert answered(filters) == ([plain[2]], ["a", "99", "d"])
     assert answered("&deny=d") == (plain, ["d"])
     assert answered("&allow=a&allow=99") == ([], ["a", "99"])
+
+
+def test_items_are_filtered_by_their_attributes_and_lists_made_diverse(
+    app: Application, recommender: Recommender
+) -> None:
+    asked = {"history": [1, 2], "k": 4, "where": "genre = 'drama' and price < 20", "diversity": 0.7, "deny": [3]}
+    expected = recommender.recommend([[1, 2]], k=4, where=asked["where"], diversity=0.7, deny=[3])["item_id"].to_list()
+    assert len(expected) == 4
+    assert ids_in(post(app, "/v1/recommend", asked).json()) == expected
+    both = post(app, "/v1/recommend", {"requests": [asked, {"history": [1, 2], "k": 4}]}).json()["results"]
+    assert list(map(ids_in, both)) == [expected, recommender.recommend([[1, 2]], k=4)["item_id"].to_list()]
+    query = "k=4&where=genre+%3D+%27drama%27+and+price+%3C+20&diversity=0.7"
+    users = ask(app, "GET", f"/v1/users/17/recommendations?{query}").json()
+    filters: dict[str, Any] = {"where": asked["where"], "diversity": 0.7}
+    assert ids_in(users) == recommender.recommend_users([17], k=4, **filters)["item_id"].to_list()
+    similar = ask(app, "GET", "/v1/items/5/similar?k=3&where=tags+is+null").json()
+    assert ids_in(similar) == recommender.similar_items(5, 3, where="tags is null")["item_id"].to_list()
+    facts = ask(app, "GET", "/v1/model").json()
+    assert facts["columns"] == {
+        "title": "text", "genre": "text", "price": "number", "tags": "text, list", "item_id": "number",
+        "count": "number",
+    }  # fmt: skip
+
+
+def test_an_expression_that_does_not_fit_is_told_with_its_place_without_the_clients_text(app: Application) -> None:
+    bad = {"history": [1], "where": "price < 3 and secret = 'hidden'"}
+    told = "where, character 15: a column was expected, and none has this name"
+    for place, reply in {
+        "": post(app, "/v1/recommend", bad),
+        "requests[1].": post(app, "/v1/recommend", {"requests": [{"history": [1]}, bad]}),
+        "where": ask(app, "GET", "/v1/users/17/recommendations?where=secret"),
+        "where, ": ask(app, "GET", "/v1/items/5/similar?where=secret"),
+    }.items():
+        assert reply.status_code == 422
+        error = reply.json()["error"]
+        assert error.startswith(place if place.startswith("where") else place + told)
+        assert "the columns are title (text), genre (text), price (number)" in error
+        assert "secret" not in error
+        assert "hidden" not in error
+
+
+def test_a_new_expression_waits_with_the_large_requests_and_a_known_one_does_not(
+    recommender: Recommender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app, weights = quiet_app(with_attributes(recommender)), []
+    submit = app.batcher.submit_large
+
+    async def observed(jobs: Any, rows: int) -> Any:
+        weights.append(rows)
+        return await submit(jobs, rows)
+
+    monkeypatch.setattr(app.batcher, "submit_large", observed)
+    for where, seen in (("price < 9", True), ("price < 9", False), ("price < 8", True)):
+        weights.clear()
+        assert post(app, "/v1/recommend", {"history": [1], "where": where}).status_code == 200
+        assert (set(weights) == {SCAN_ROWS}) == seen
+    app.close()
 
 
 def test_a_filter_of_one_request_leaves_the_others_of_its_body_alone(app: Application) -> None:

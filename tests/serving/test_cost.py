@@ -25,6 +25,14 @@ COSTLY = {
     "texts": request(b'{"history": [' + b",".join([b'""'] * 300_000) + b"]}"),
     "many words": head("GET", "/v1/items?query=" + "+".join("abcdefghijklmnopqrstuvwxyz" * 3)),
     "long lists": request({"requests": [{"history": [1], "k": 1000}] * 128}),
+    "new expressions": request(
+        {
+            "requests": [
+                {"history": [1], "where": " or ".join(f"title like '%{i}_{j}%'" for j in range(45))} for i in range(40)
+            ]
+        }
+    ),
+    "diverse long lists": request({"requests": [{"history": [1], "k": 1000, "diversity": 0.5}] * 128}),
     "similar": head("GET", "/v1/items/1/similar?k=1000"),
 }
 

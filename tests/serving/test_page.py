@@ -15,6 +15,7 @@ import polars as pl
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from served import save_plain, with_attributes
 
 import sasrec
 
@@ -633,3 +634,68 @@ def assert_accessible(page: Page) -> None:
         page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
     )
     assert found.violations_count == 0, found.generate_report()
+
+
+@pytest.fixture(scope="module")
+def goods(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The same model, whose items have a genre and a price."""
+    folder = tmp_path_factory.mktemp("goods") / "run"
+    save_plain(with_attributes(sasrec.load(run)), folder)
+    with serving(folder) as address:
+        yield address
+
+
+def test_an_expression_filters_and_is_in_the_address(goods: str, open_page: Open) -> None:
+    page = open_page(goods, "#h=10")
+    page.locator("#filters > summary").click()
+    expect(page.locator("#where-hint")).to_contain_text("genre (text), price (number), tags (text, list)")
+    field, where = page.get_by_label("Only items where"), "genre = 'drama' and price < 20"
+    field.fill(where)
+    field.press("Enter")
+    expected = recommended(goods, [10], where=where)
+    assert expected != recommended(goods, [10])
+    expect(results(page)).to_have_text(expected)
+    expect(page.locator("#filter-count")).to_have_text("1 set")
+    assert f"w={urllib.parse.quote(where, safe='')}" in page.evaluate("location.hash").replace("'", "%27")
+    expect(page.locator("#curl")).to_contain_text(json.dumps(where).replace("'", "'\\''"))
+    page.go_back()
+    expect(results(page)).to_have_text(recommended(goods, [10]))
+    shared = open_page(goods, f"#m=user&u=17&w={urllib.parse.quote(where)}&k=3")
+    given = {"where": where, "k": 3}
+    expect(results(shared)).to_have_text(names(api(goods, f"users/17/recommendations?{urllib.parse.urlencode(given)}")))
+    expect(shared.get_by_label("Only items where")).to_have_value(where)
+
+
+def test_what_is_wrong_with_an_expression_stands_below_its_field(goods: str, open_page: Open) -> None:
+    page = open_page(goods, "#h=10&w=prise+%3C+3", faults_expected="422")
+    field, error = page.get_by_label("Only items where"), page.locator("#where-error")
+    expect(error).to_contain_text("where, character 1: ")
+    field.fill("prise < 3")
+    field.press("Enter")
+    expect(error).to_contain_text("none has this name, perhaps price is meant; the columns are title (text), genre")
+    expect(field).to_have_attribute("aria-invalid", "true")
+    expect(page.locator("#error-text")).to_contain_text("The expression under Filters does not fit")
+    assert not Axe().run(page).response["violations"]
+    field.fill("price < 3")
+    field.press("Enter")
+    expect(results(page)).to_have_text(recommended(goods, [10], where="price < 3"))
+    expect(error).to_be_hidden()
+    expect(field).to_have_attribute("aria-invalid", "false")
+    field.fill("")
+    field.press("Enter")
+    expect(results(page)).to_have_text(recommended(goods, [10]))
+
+
+def test_diversity_is_a_slider_and_in_the_address(goods: str, open_page: Open) -> None:
+    page = open_page(goods, "#h=10")
+    page.locator("#filters > summary").click()
+    slider = page.get_by_label("Diversity")
+    slider.focus()
+    for _ in range(18):
+        slider.press("ArrowRight")
+    expect(page.locator("#diversity-value")).to_have_text("0.9")
+    expected = recommended(goods, [10], diversity=0.9)
+    assert expected != recommended(goods, [10])
+    expect(results(page)).to_have_text(expected)
+    assert page.evaluate("location.hash") == "#h=10&v=0.9"
+    expect(results(open_page(goods, "#h=10&v=0.9"))).to_have_text(expected)

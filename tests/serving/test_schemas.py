@@ -32,7 +32,7 @@ def test_a_history_alone_gets_the_defaults() -> None:
 
 
 def test_all_fields_are_read_alone_and_in_a_list() -> None:
-    one = {"history": [1], "k": 20, "allow": [1, "x", 2], "deny": [], "keep_seen": True}
+    one = {"history": [1], "k": 20, "allow": [1, "x", 2], "deny": [], "keep_seen": True, "where": "a<1", "diversity": 1}
     query = READER.queries(json.dumps(one).encode())
     assert READER.queries(json.dumps({"requests": [one, one]}).encode()) == [query, query]
     assert READER.queries(b'{"requests": []}') == []
@@ -45,6 +45,8 @@ def test_a_whole_number_is_an_integer_however_it_is_written() -> None:
     assert type(query.history[0]) is int
     assert READER.explain(b'{"history": [2], "item_id": 3.0}').item_id == 3
     [query] = READER.queries(b'{"requests": [{"history": [], "k": 3.0}]}')
+    [query] = READER.queries(b'{"requests": [{"history": [1.0], "where": "x", "diversity": 0.25}]}')
+    assert (query.where, query.diversity) == ("x", 0.25)
     assert refusal(b'{"history": [1.0, ' + b"[" * 100_000 + b"]" * 100_000 + b"]}")
 
 
@@ -80,7 +82,16 @@ def test_an_item_may_be_called_as_a_field_is() -> None:
         (b'{"history": [1, 2, 3, 4, 5, 6]}', "history has 6 elements, and at most 5 are taken"),
         (b'{"history": [], "allow": [1, 2, 3, 4]}', "allow has 4 elements"),
         (b'{"history": [], "deny": [1, 2, 3, 4]}', "deny has 4 elements"),
-        (b'{"history": [], "secret": 1}', "not one of history, k, allow, deny, keep_seen"),
+        (b'{"history": [], "where": "' + b"x" * 1001 + b'"}', "where has 1001 characters, and at most 1000 are taken"),
+        (b'{"history": [], "where": 3}', "expected str | null, got int - at $.where"),
+        (b'{"history": [1.0], "where": ["secret"]}', "expected str | null, got array"),
+        (b'{"requests": [{"history": [], "where": "' + b"x" * 1001 + b'"}]}', "requests[0].where has 1001 characters"),
+        (b'{"history": [], "diversity": 1.01}', "diversity is not a number from 0 (off) to 1"),
+        (b'{"history": [], "diversity": -1}', "diversity is not a number from 0 (off) to 1"),
+        (b'{"history": [], "diversity": 1e999}', "out of range"),
+        (b'{"history": [], "diversity": "0.5"}', "expected float, got str"),
+        (b'{"requests": [{"history": [], "diversity": 7}]}', "requests[0].diversity is not a number"),
+        (b'{"history": [], "secret": 1}', "not one of history, k, allow, deny, keep_seen, where, diversity"),
         (b'{"requests": [{"history": []}, {"history": [], "secret": 1}]}', "not one of history, k"),
         (b'{"requests": [{"history": []}], "history": []}', "not one of requests"),
         (b'{"requests": [{"history": []}, {"history": [], "k": 99}]}', "requests[1].k is not"),
@@ -113,7 +124,7 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=7),
     max_leaves=20,
 )
-FIELDS = st.sampled_from(["history", "k", "allow", "deny", "keep_seen", "requests", "other"])
+FIELDS = st.sampled_from(["history", "k", "allow", "deny", "keep_seen", "where", "diversity", "requests", "other"])
 
 
 @pytest.mark.slow
@@ -127,6 +138,8 @@ def test_any_json_is_refused_unless_it_keeps_all_limits(fields: dict[str, Any]) 
     for query in [found] if isinstance(found, Query) else found:
         assert 1 <= query.k <= 20
         assert len(query.history) <= 5
+        assert 0 <= query.diversity <= 1
+        assert query.where is None or len(query.where) <= 1000
         assert all(type(i) in (int, str) for i in query.history + (query.allow or []) + (query.deny or []))
     assert "other" not in fields
 
@@ -158,7 +171,10 @@ def test_parameters_are_read() -> None:
     assert given_.flag("keep_seen") is True
     assert given_.ids("allow") == ["1", "a,b"]
     assert Parameters(b"query=%C3%BCber+x", "query").text("query") == "über x"
+    more = Parameters(b"where=price+%3C+3+and+a%3D%27%C3%BC%27&diversity=.5", "where", "diversity")
+    assert (more.expression("where"), more.share("diversity")) == ("price < 3 and a='ü'", 0.5)
     none = Parameters(b"", "k")
+    assert (none.expression("x"), none.share("x")) == (None, 0.0)
     assert (none.integer("k", 10, 20), none.flag("x"), none.ids("x"), none.text("x")) == (10, None, None, "")
 
 
@@ -173,15 +189,22 @@ def test_parameters_are_read() -> None:
         ("k=" + "9" * 5000, "from 1 to 20"),
         ("k=1&k=2", "k is given more than once"),
         ("flag=secret", "flag is neither true nor false"),
-        ("secret=1", "a parameter is not one of k, flag, text"),
+        ("secret=1", "a parameter is not one of k, flag, text, share, where"),
+        ("share=1.5", "share is not a number from 0 (off) to 1"),
+        ("share=nan", "share is not a number from 0 (off) to 1"),
+        ("share=", "share is not a number from 0 (off) to 1"),
+        ("share=secret", "share is not a number from 0 (off) to 1"),
+        ("where=" + "x" * 1001, "where has 1001 characters"),
+        ("where=a&where=b", "where is given more than once"),
         ("text=" + "x" * 201, "text is longer than 200 characters"),
         ("&".join(["k=1"] * 100_001), "too many"),
     ],
 )
 def test_parameters_that_do_not_fit_get_a_sentence(query: str, words: str) -> None:
     def read() -> None:
-        parameters = Parameters(query.encode(), "k", "flag", "text")
+        parameters = Parameters(query.encode(), "k", "flag", "text", "share", "where")
         parameters.integer("k", 10, 20), parameters.flag("flag"), parameters.text("text")
+        parameters.share("share"), parameters.expression("where")
 
     with pytest.raises(RequestError) as refused:
         read()

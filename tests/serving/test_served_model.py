@@ -8,14 +8,16 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from served import with_attributes
 
 import sasrec
 from sasrec.core.errors import RequestError
 from sasrec.core.isa import load_native
 from sasrec.data.vocabulary import Vocabulary
 from sasrec.recommender import Recommender
+from sasrec.serving import served_model
 from sasrec.serving.schemas import Answer, Query
-from sasrec.serving.served_model import Row, ServedModel, not_yet_in
+from sasrec.serving.served_model import Row, ServedModel, _ranked_together, not_yet_in
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +49,9 @@ QUERIES = st.builds(
     allow=st.none() | st.lists(IDS, max_size=8),
     deny=st.none() | st.lists(IDS, max_size=8),
     keep_seen=st.none() | st.booleans(),
+    where=st.none()
+    | st.sampled_from(["price < 9 or tags = 't1'", "genre = 'drama'", "count < 0", "not title like '%1%'"]),
+    diversity=st.sampled_from([0.0, 0.0, 0.4, 1.0]),
 )
 
 
@@ -62,7 +67,9 @@ def test_each_answer_of_a_batch_is_what_the_library_recommends(
             name: None if ids is None else [i for i in ids if recommender.vocabulary.index_of(i)]
             for name, ids in filters.items()
         }
-        details = recommender.recommend_detailed([query.history], query.k, keep_seen=query.keep_seen, **known)
+        details = recommender.recommend_detailed(
+            [query.history], query.k, keep_seen=query.keep_seen, where=query.where, diversity=query.diversity, **known
+        )
         assert [i for i, _ in pairs(answer)] == details.frame["item_id"].to_list()
         assert np.allclose([s for _, s in pairs(answer)], details.frame["score"].to_list(), atol=1e-5)
         assert answer.fallback == details.fallback[0]
@@ -87,6 +94,50 @@ def test_a_batch_answers_each_row_as_it_is_answered_alone(model: ServedModel, ro
         assert [item.item_id for item in answer.items] == [item.item_id for item in alone.items]
         assert [s for _, s in pairs(answer)] == pytest.approx([s for _, s in pairs(alone)], rel=SAME, abs=SAME)
         assert (answer.unknown_items, answer.fallback) == (alone.unknown_items, alone.fallback)
+
+
+def test_rows_of_one_expression_are_ranked_together(model: ServedModel) -> None:
+    drama, dear = {"where": "genre = 'drama'"}, {"where": "price > 9"}
+    queries = [
+        Query([1], 5, **drama),
+        Query([2], 5),
+        Query([3], 9, **drama),
+        Query([4], 5, **dear),
+        Query([5], 5, allow=[1], **drama),
+        Query([6], 5, **dear, diversity=0.5),
+        Query([7], 6, **dear, diversity=0.5),
+        Query([8], 5, **dear, diversity=0.5),
+        Query([9], 500, **drama),
+    ]
+    assert _ranked_together(queries) == [[0, 2], [1], [3], [4], [5, 7], [6], [8]]
+    answers = model.answer([Row(query) for query in queries])
+    assert [pairs(answer) for answer in answers] == [pairs(only(model, query)) for query in queries]
+
+
+def test_an_expression_that_does_not_fit_is_422_with_the_columns(model: ServedModel) -> None:
+    for ask in (
+        lambda: only(model, Query([1], where="secret = 1")),
+        lambda: model.similar(5, 3, "secret = 1"),
+        lambda: model.learn(model.masks.steps("secret = 1")),
+    ):
+        with pytest.raises(
+            RequestError, match=r"where, character 1: .*the columns are title \(text\), genre"
+        ) as refused:
+            ask()
+        assert refused.value.status == 422
+        assert "secret" not in str(refused.value)
+
+
+def test_a_mask_is_made_in_parts_of_a_bounded_time(recommender: Recommender, monkeypatch: pytest.MonkeyPatch) -> None:
+    served = ServedModel(with_attributes(recommender))
+    monkeypatch.setattr(served_model, "STEP_SECONDS", 0.0)
+    where = " or ".join(f"price = {i}" for i in range(1, 8))
+    steps = served.masks.steps(where)
+    assert [served.learn(steps) for _ in range(8)] == [False] * 7 + [True]
+    assert served.masks.knows(where)
+    assert served.learn(served.masks.steps("price < 3")) is False
+    monkeypatch.setattr(served_model, "STEP_SECONDS", 60.0)
+    assert served.learn(served.masks.steps("price < 3 and price > 1")) is True
 
 
 def test_a_history_of_ten_thousand_items_is_answered_by_its_last_ones(model: ServedModel) -> None:
@@ -160,6 +211,9 @@ def test_events_that_a_newer_log_ends_with_count_once(
 def test_similar_items_and_explanations_are_the_librarys(recommender: Recommender, model: ServedModel) -> None:
     similar = model.similar("5", 4)
     assert [(i.item_id, i.score) for i in similar.items] == as_pairs(recommender.similar_items(5, 4))
+    cheap = model.similar("5", 4, "price < 9")
+    assert [(i.item_id, i.score) for i in cheap.items] == as_pairs(recommender.similar_items(5, 4, where="price < 9"))
+    assert {item.item_id for item in cheap.items} < set(range(1, 9))
     explained = model.explain([1, "x", 2, 3], 9)
     frame = recommender.explain([1, 2, 3], 9)
     assert [(r.item_id, r.position, r.contribution) for r in explained.reasons] == list(frame.iter_rows())

@@ -162,6 +162,13 @@ def test_parts_of_a_request_are_answered_by_the_model_they_name(service: Service
 def test_rows_are_parted_by_what_they_cost() -> None:
     usual, long, wide = Query([1] * 10), Query([1] * 5000), Query([1], k=1000)
     assert [weight(Row(query)) for query in (usual, long, wide, Query([], allow=[1]))] == [1, 6, 11, 2]
+    told = [
+        Query([], where="a < 1"),
+        Query([], diversity=0.5),
+        Query([], k=100, diversity=0.5),
+        Query([], 1000, diversity=1),
+    ]
+    assert [weight(Row(query)) for query in told] == [2, 1, 4, 211]
     rows = [Row(query) for query in [usual] * 40 + [wide] * 5 + [Query([], k=10**6)] + [usual]]
     parts = list(parted(rows))
     assert [row for part in parts for row in part] == rows

@@ -41,6 +41,10 @@ Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="the folder to write")]
 History = Annotated[str | None, typer.Option("--history", help=HISTORY_HELP)]
 K = Annotated[int, typer.Option("-k", "--k", help="length of the list")]
+Where = Annotated[
+    str | None,
+    typer.Option("--where", help="only items whose attributes fulfil this, such as \"price < 30 and brand = 'lego'\""),
+]
 Split = Annotated[Literal["valid", "test"], typer.Option("--split", help="which targets are measured")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace the run in --output")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file of settings; flags win over it")]

@@ -9,7 +9,7 @@ import polars as pl
 import typer
 
 from sasrec.cli import console
-from sasrec.cli.flags import HISTORY_HELP, History, Json, K, Run
+from sasrec.cli.flags import HISTORY_HELP, History, Json, K, Run, Where
 from sasrec.cli.output import print_frame
 from sasrec.core.errors import ConfigError
 from sasrec.data.id_lists import ids_of_text, read_filter, read_users
@@ -41,6 +41,10 @@ def recommend(
             "--keep-seen/--hide-seen", help="recommend items of the history too, or never; default: as measured"
         ),
     ] = None,
+    where: Where = None,
+    diversity: Annotated[
+        float, typer.Option("--diversity", help="how much less items count that are like those above them, from 0 to 1")
+    ] = 0.0,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="write a .parquet, .csv or .jsonl file instead of printing")
     ] = None,
@@ -64,6 +68,8 @@ def recommend(
         "allow": None if allow is None else read_filter(allow, "allow"),
         "deny": None if deny is None else read_filter(deny, "deny"),
         "keep_seen": keep_seen,
+        "where": where,
+        "diversity": diversity,
     }
     wanted = user or None if users is None else read_users(users)
     recommender = load(run)
@@ -108,11 +114,12 @@ def similar(
     run: Run,
     item: Annotated[str, typer.Argument(help="id of the item, such as 8 or -8; -- comes before an id like -x")],
     k: K = 10,
+    where: Where = None,
     json_: Json = False,
 ) -> None:
     """List the items nearest to an item, by the cosine of their embeddings."""
     recommender = load(run)
-    print_frame(recommender.similar_items(item, k), None, json_, recommender.vocabulary)
+    print_frame(recommender.similar_items(item, k, where=where), None, json_, recommender.vocabulary)
 
 
 def explain(

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from sasrec.core.errors import DataError
-from sasrec.data.sequences import Ragged
+from sasrec.data.sequences import Ragged, Sequences
 from sasrec.data.vocabulary import Vocabulary
 from sasrec.reading.ids import canonical_ids
 from sasrec.reading.readers import read_interactions
@@ -140,6 +140,20 @@ def known_histories(vocabulary: Vocabulary, rows: Histories) -> tuple[Ragged, li
         known.append(indices)
         unknown.append(others)
     return Ragged.from_lists(known), unknown
+
+
+def users_histories(sequences: Sequences, user_ids: Any) -> tuple[Ragged, pl.Series]:
+    """The histories of users of the log, with the users' own ids; None = all users.
+
+    Raises:
+        DataError: `user_ids` is not a list of ids.
+        UnknownItemError: a user is not in the log.
+    """
+    rows = np.arange(len(sequences))
+    if user_ids is not None:
+        rows = np.array([sequences.row_of_user(user) for user in list_of_ids(user_ids, "user_ids")], np.int64)
+    histories = Ragged.cut(sequences.items, sequences.offsets[:-1][rows], sequences.offsets[1:][rows])
+    return histories, sequences.user_ids.gather(rows)
 
 
 def is_pandas(value: Any) -> bool:

@@ -30,6 +30,7 @@ from sasrec.core.errors import CheckpointError, ConfigError
 from sasrec.core.files import atomic_file, atomic_write, disk_errors
 from sasrec.core.forks import needs_threads_of
 from sasrec.core.scalars import check_number, check_truth
+from sasrec.ranking.diversity import check_diversity
 from sasrec.ranking.order import check_k
 from sasrec.recommender import Recommender
 from sasrec.runs.lock import LOCK, lock
@@ -103,6 +104,8 @@ class Plan:
     keep_seen: bool
     part_users: int
     guard_cells: bool = False
+    where: str = ""  # digest of the items that fulfil the expression; "" = there is none
+    diversity: float = 0.0
     sasrec: str = __version__
 
     def to_json(self) -> str:
@@ -128,6 +131,8 @@ def recommend_all(
     allow: Iterable[Any] | None = None,
     deny: Iterable[Any] | None = None,
     keep_seen: bool | None = None,
+    where: str | None = None,
+    diversity: float = 0.0,
     progress: OnUsers | None = None,
     part_users: int | None = None,
     part_rows: int = PART_ROWS,
@@ -142,13 +147,16 @@ def recommend_all(
         allow: only these items; None = all.
         deny: never these items.
         keep_seen: as in `recommend`.
+        where: only items whose attributes fulfil this expression.
+        diversity: as in `recommend`.
         progress: called after each part.
         part_users: at most so many users at a time; None = PART_USERS.
         part_rows: at most so many rows of the output at a time: long lists make parts of fewer users.
         guard_cells: as in `write_frame`.
 
     Raises:
-        ConfigError: another ending of the output, another process is writing the same output, or a number is below 1.
+        ConfigError: another ending of the output, another process is writing the same output, a number is out of its
+            range, or `where` is no expression over the items' columns.
         DataError: `allow` or `deny` is not a list of ids.
         UnknownItemError: `allow` or `deny` names items, and none of them is known.
         CheckpointError: the model was saved without histories, or the output cannot be written.
@@ -157,11 +165,12 @@ def recommend_all(
     output = Path(output)
     writer_of(output)
     check_guard(output, guard_cells)
-    items = recommender.item_filter(allow, deny)
+    items = recommender.item_filter(allow, deny, where)
     k, kept = check_k(k), check_truth("keep_seen", keep_seen)
     filters: dict[str, Any] = {
         "allowed": items.mask(),
         "keep_seen": not recommender.hides_seen if kept is None else kept,
+        "diversity": check_diversity(diversity),
     }
     recommender.recommend_rows(slice(0, 0), k, **filters)  # wrong filters fail before anything is written
     longest = min(k, len(recommender.vocabulary))
@@ -176,6 +185,8 @@ def recommend_all(
         filters["keep_seen"],
         part_users,
         guard_cells,
+        _digest(None if items.where is None else np.flatnonzero(items.where).astype(np.int32)),
+        filters["diversity"],
     )
     with _parts_folder(output, plan) as folder:
         job = _Job(recommender, folder, output, progress or (lambda done, total: None), guard_cells)

@@ -1,4 +1,6 @@
-"""The one rule for `allow` and `deny`: lists of your own ids become item indices; unknown ids are skipped and listed.
+"""The one rule for `allow`, `deny` and `where`: which items they leave together.
+
+Lists of your own ids become item indices; unknown ids are skipped and listed.
 
 What to do about unknown ids is the caller's: the library warns, and fails where no id is known; the server lists them.
 """
@@ -24,47 +26,56 @@ NOBODY = np.zeros(0, np.int32)
 
 @dataclass(frozen=True)
 class ItemFilter:
-    """An allow and a deny list in item indices."""
+    """An allow and a deny list in item indices, and the items that an expression leaves."""
 
     n_items: int
     allowed: Int32 | None  # the only items to recommend; None = all
     denied: Int32  # items that are never recommended
     unknown_allow: list[Any]  # ids of the allow list that the model does not know
     unknown_deny: list[Any]  # the same of the deny list
+    where: Mask | None = None  # (V,) the items that fulfil the expression; None = there is none
 
     @classmethod
-    def of(cls, vocabulary: Vocabulary, allow: Iterable[Any] | None, deny: Iterable[Any] | None) -> ItemFilter:
-        """The lists in the indices of this vocabulary; None = no such list.
+    def of(
+        cls,
+        vocabulary: Vocabulary,
+        allow: Iterable[Any] | None,
+        deny: Iterable[Any] | None,
+        where: Mask | None = None,
+    ) -> ItemFilter:
+        """The lists in the indices of this vocabulary; None = no such list, and no expression.
 
         Raises:
             DataError: one of them is not a list of ids.
         """
         allowed, unknown_allow = (None, []) if allow is None else vocabulary.split_known(list_of_ids(allow, "allow"))
         denied, unknown_deny = (NOBODY, []) if deny is None else vocabulary.split_known(list_of_ids(deny, "deny"))
-        return cls(len(vocabulary), allowed, denied, unknown_allow, unknown_deny)
+        return cls(len(vocabulary), allowed, denied, unknown_allow, unknown_deny, where)
 
     def warn_of_unknown(self) -> None:
-        """Warn of the unknown ids of each list.
+        """Warn of the unknown ids of each list, and of an expression that no item fulfils.
 
         Raises:
             UnknownItemError: a list is not empty, and none of its ids is known.
         """
         _check_known("allow", self.unknown_allow, n_known=0 if self.allowed is None else len(self.allowed))
         _check_known("deny", self.unknown_deny, n_known=len(self.denied))
+        if self.where is not None and not self.where.any():
+            logger.warning("no item fulfils where, so there is nothing to recommend")
 
     def allow_mask(self) -> Mask | None:
-        """(V,) the items of the allow list; None = all items."""
+        """(V,) the items of the allow list that fulfil the expression; None = all items. Not to be written to."""
         if self.allowed is None:
-            return None
+            return self.where
         mask = np.zeros(self.n_items + 1, bool)
         mask[self.allowed] = True
-        return mask
+        return mask if self.where is None else mask & self.where
 
     def mask(self) -> Mask | None:
-        """(V,) the items of the allow list without those of the deny list; None = all items."""
+        """As `allow_mask`, without the items of the deny list."""
         mask = self.allow_mask()
         if len(self.denied):
-            mask = np.ones(self.n_items + 1, bool) if mask is None else mask
+            mask = np.ones(self.n_items + 1, bool) if mask is None else mask.copy()
             mask[self.denied] = mask[0] = False
         return mask
 

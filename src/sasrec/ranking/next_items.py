@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from sasrec.core.arrays import Float32, Int32, Int64
 from sasrec.data.sequences import Ragged
 from sasrec.engine.protocol import Engine
+from sasrec.ranking.diversity import diversified, n_candidates
 from sasrec.ranking.index import create_index
 from sasrec.ranking.order import check_k, top_k
 
@@ -30,6 +31,7 @@ class Group(NamedTuple):
     k: int
     hidden: Ragged | None  # b rows of items that the row must not get; None = nothing is hidden
     allowed: Mask | None  # the only items to give; None = all
+    diversity: float = 0.0  # see `diversity`; 0 = the best items as they are
 
 
 class Reasons(NamedTuple):
@@ -55,7 +57,13 @@ class NextItems:
         self.index = create_index(self.table, engine.threads)
 
     def top_k(
-        self, histories: Ragged, k: int, *, hidden: Ragged | None = None, allowed: Mask | None = None
+        self,
+        histories: Ragged,
+        k: int,
+        *,
+        hidden: Ragged | None = None,
+        allowed: Mask | None = None,
+        diversity: float = 0.0,
     ) -> tuple[Int32, Float32]:
         """The k best items after each history.
 
@@ -64,6 +72,7 @@ class NextItems:
             k: how many; fewer come back when fewer may be given.
             hidden: B rows of items that the row must not get.
             allowed: the only items to give; None = all.
+            diversity: from 0 (off) to 1: how much less items count that are like those above them.
 
         Returns:
             Indices and scores, (B, K), best first; a row with fewer ends in index 0.
@@ -71,10 +80,21 @@ class NextItems:
         Raises:
             ConfigError: k is below 1.
         """
-        return self.top_k_of_groups(histories, [Group(ALL_ROWS, k, hidden, allowed)])[0]
+        return self.top_k_of_groups(histories, [Group(ALL_ROWS, k, hidden, allowed, diversity)])[0]
 
     def top_k_of_groups(self, histories: Ragged, groups: Sequence[Group]) -> list[tuple[Int32, Float32]]:
         """As `top_k` for each group of rows; all histories are encoded at once."""
+        longer = [g._replace(k=n_candidates(check_k(g.k))) if g.diversity else g for g in groups]
+        return [self._chosen(group, *found) for group, found in zip(groups, self._best(histories, longer), strict=True)]
+
+    def _chosen(self, group: Group, indices: Int32, scores: Float32) -> tuple[Int32, Float32]:
+        """The list of a group, of all that it may be chosen from."""
+        if not group.diversity:
+            return indices, scores
+        return diversified(indices, scores, self.table, self._norms, group.k, group.diversity)
+
+    def _best(self, histories: Ragged, groups: Sequence[Group]) -> list[tuple[Int32, Float32]]:
+        """The best items of each group, without regard to diversity."""
         known = histories.offsets[1:] > histories.offsets[:-1]  # (B,)
         if known.all():
             features = self.engine.encode(histories)  # (B, D)
@@ -121,15 +141,17 @@ class NextItems:
         norms: Float32 = np.linalg.norm(self.table, axis=1)
         return norms
 
-    def similar(self, index: int, k: int) -> tuple[Int32, Float32]:
-        """(K,) the items nearest to one by the cosine of their rows, and the cosines.
+    def similar(self, index: int, k: int, allowed: Mask | None = None) -> tuple[Int32, Float32]:
+        """(K,) the items nearest to one by the cosine of their rows, and the cosines; of the allowed ones if given.
 
         Raises:
             ConfigError: k is below 1.
         """
         norms = self._norms
         cosine = (self.table @ self.table[index]) / np.maximum(norms * norms[index], 1e-12)
-        indices, scores = top_k(cosine[None].astype(np.float32), k, hidden=Ragged.from_lists([[index]]))
+        indices, scores = top_k(
+            cosine[None].astype(np.float32), k, hidden=Ragged.from_lists([[index]]), allowed=allowed
+        )
         return indices[0], scores[0]
 
     def reasons(self, history: Int32, target: int) -> Reasons:

@@ -30,7 +30,7 @@ from sasrec.serving.keys import Keys
 from sasrec.serving.log_lines import AccessLog
 from sasrec.serving.openapi import openapi
 from sasrec.serving.origins import FOREIGN_SITE, AllowedHosts, is_cross_site
-from sasrec.serving.schemas import Health, Query, Reader, Stored, encode
+from sasrec.serving.schemas import INVALID, Health, Query, Reader, Stored, encode
 from sasrec.serving.served_model import Row, ServedModel
 from sasrec.serving.service import Job, RecommendJob, Service, parted, weight
 from sasrec.serving.static_files import StaticFiles
@@ -147,6 +147,9 @@ class Application:
 
     async def _recommended(self, call: Call, rows: list[Row]) -> list[bytes]:
         """The encoded answers of rows, those of a part in one piece."""
+        for place, row in enumerate(rows):
+            if row.query.where is not None:
+                await self._learn(row.query.where, f"requests[{place}]." if len(rows) > 1 else "")
         parts = list(parted(rows))
         if not parts:
             return []
@@ -155,6 +158,18 @@ class Application:
         call.hold(sum(row.query.k for row in rows) * ITEM_BYTES)
         model = self.service.model  # for all parts the same
         return await self.batcher.submit_large([RecommendJob(part, model) for part in parts], len(rows))
+
+    async def _learn(self, where: str, place: str = "") -> None:
+        """Let the model make the mask of an expression that it does not know yet, in parts, as a large request."""
+        model = self.service.model
+        if model is None or model.masks.knows(where):
+            return
+        steps, done = model.masks.steps(where), b""
+        try:
+            while done != b"true":
+                [done] = await self.batcher.submit_large([lambda _: model.learn(steps)], SCAN_ROWS)
+        except RequestError as error:
+            raise RequestError(error.status, f"{place if error.status == INVALID else ''}{error}") from None
 
     async def _read(self, call: Call, read: Callable[[bytes], Body]) -> Body:
         """The body, decoded: a large one on another thread, one at a time and for a quarter of the time."""
@@ -173,13 +188,15 @@ class Application:
 
     async def recommend_user(self, call: Call) -> Reply:
         """GET /v1/users/{user_id}/recommendations."""
-        given = call.parameters("k", "allow", "deny", "keep_seen")
+        given = call.parameters("k", "allow", "deny", "keep_seen", "where", "diversity")
         query = Query(
             [],
             given.integer("k", self.reader.default_k, self.config.max_k),
             given.ids("allow"),
             given.ids("deny"),
             given.flag("keep_seen"),
+            given.expression("where"),
+            given.share("diversity"),
         )
         self.reader.check(query)
         return Reply(200, b"".join(await self._recommended(call, [Row(query, call.in_path("user_id"))])))
@@ -187,8 +204,11 @@ class Application:
     async def similar(self, call: Call) -> Reply:
         """GET /v1/items/{item_id}/similar."""
         item: ItemId = call.in_path("item_id")
-        k = call.parameters("k").integer("k", self.reader.default_k, self.config.max_k)
-        return await self._ask(lambda model: model.similar(item, k), SCAN_ROWS)
+        given = call.parameters("k", "where")
+        k, where = given.integer("k", self.reader.default_k, self.config.max_k), given.expression("where")
+        if where is not None:
+            await self._learn(where)
+        return await self._ask(lambda model: model.similar(item, k, where), SCAN_ROWS)
 
     async def search(self, call: Call) -> Reply:
         """GET /v1/items?query=."""

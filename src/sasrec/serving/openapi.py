@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from sasrec import __version__
 from sasrec.core.config import ServerConfig
+from sasrec.ranking.where import MAX_LENGTH
 from sasrec.serving.schemas import (
     DEFAULT_K,
     MAX_ID,
@@ -42,14 +43,14 @@ class Operation(NamedTuple):
     example: Any = None
 
 
-FILTERS = ("k", "allow", "deny", "keep_seen")
+FILTERS = ("k", "allow", "deny", "keep_seen", "where", "diversity")
 OPERATIONS = [
     Operation("post", "/v1/recommend", "The best next items after a history, or after each of several", Answer,
               (Query, Queries), codes=(422, 503), example={"history": [1, 2, 3], "k": 5}),
     Operation("get", "/v1/users/{user_id}/recommendations", "The best next items of a user of the log", Answer,
               parameters=("user_id", *FILTERS), codes=(404, 422, 503)),
     Operation("get", "/v1/items/{item_id}/similar", "The items nearest to an item", SimilarItems,
-              parameters=("item_id", "k"), codes=(404, 422, 503)),
+              parameters=("item_id", "k", "where"), codes=(404, 422, 503)),
     Operation("get", "/v1/items", "Items whose title or id has these words; without any, the most popular", Items,
               parameters=("query", "k"), codes=(422, 503)),
     Operation("post", "/v1/explain", "Which items of a history speak for an item", Explanation,
@@ -64,6 +65,8 @@ OPERATIONS = [
 FILTER_RULES = {
     "allow": "Only these items, once for each; ids not known are skipped, and without any known id no item is left",
     "deny": "None of these items, once for each; ids not known are skipped",
+    "where": "Only items whose attributes fulfil this expression, such as price < 30 and category = 'lego'",
+    "diversity": "How much less items count that are like those above them",
 }
 MEANINGS = {
     401: "The API key is missing or wrong",
@@ -99,6 +102,8 @@ def _add_limits(schemas: dict[str, Any], limits: ServerConfig) -> None:
     query["k"] |= {"minimum": 1, "maximum": limits.max_k, "default": min(DEFAULT_K, limits.max_k)}
     for name in ("allow", "deny"):
         query[name]["anyOf"][0]["maxItems"] = limits.max_filter
+    query["where"]["anyOf"][0]["maxLength"] = MAX_LENGTH
+    query["diversity"] |= {"minimum": 0, "maximum": 1}
     schemas["Queries"]["properties"]["requests"]["maxItems"] = limits.max_requests
     schemas["Events"]["properties"]["events"]["maxItems"] = limits.max_requests
     for described in schemas["Event"]["properties"].values():
@@ -153,6 +158,8 @@ def _parameter(name: str, limits: ServerConfig) -> dict[str, Any]:
         "k": {"type": "integer", "minimum": 1, "maximum": limits.max_k, "default": min(DEFAULT_K, limits.max_k)},
         "keep_seen": {"type": "boolean"},
         "query": {"type": "string", "maxLength": MAX_TEXT},
+        "where": {"type": "string", "minLength": 1, "maxLength": MAX_LENGTH},
+        "diversity": {"type": "number", "minimum": 0, "maximum": 1, "default": 0},
         "allow": {"type": "array", "items": {"type": "string"}, "maxItems": limits.max_filter},
         "deny": {"type": "array", "items": {"type": "string"}, "maxItems": limits.max_filter},
     }

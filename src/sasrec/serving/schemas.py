@@ -6,6 +6,7 @@ An error never repeats text of the request.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
@@ -15,6 +16,7 @@ from msgspec import Struct
 
 from sasrec.core.config import ServerConfig
 from sasrec.core.errors import RequestError
+from sasrec.ranking.where import MAX_LENGTH
 from sasrec.serving.decoding import Form, ItemId
 
 Header = tuple[bytes, bytes]
@@ -30,7 +32,8 @@ class Query(Struct, forbid_unknown_fields=True):
     """One history, and what to recommend after it.
 
     `allow`: only these items; `deny`: none of these. Ids that the model does not know are skipped and listed in the
-    answer; where it knows no id of `allow`, the answer has no items.
+    answer; where it knows no id of `allow`, the answer has no items. `where`: only items whose attributes fulfil this
+    expression. `diversity`: how much less items count that are like those above them, from 0 (off) to 1.
     """
 
     history: list[ItemId]
@@ -38,6 +41,8 @@ class Query(Struct, forbid_unknown_fields=True):
     allow: list[ItemId] | None = None
     deny: list[ItemId] | None = None
     keep_seen: bool | None = None
+    where: str | None = None
+    diversity: float = 0.0
 
 
 class Queries(Struct, forbid_unknown_fields=True):
@@ -214,14 +219,16 @@ class Reader:
         found = _either(body, self._event, self._events, b'"events"')
         return [found] if isinstance(found, Event) else found.events
 
-    def _fit(self, query: Query, where: str = "") -> None:
-        """The lengths of a query; `where` is what its fields are called by."""
+    def _fit(self, query: Query, place: str = "") -> None:
+        """The lengths of a query; `place` is what its fields are called by."""
         limits = self.limits
-        _check_length(query.history, limits.max_history, f"{where}history")
+        _check_length(query.history, limits.max_history, f"{place}history")
         if query.allow is not None:
-            _check_length(query.allow, limits.max_filter, f"{where}allow")
+            _check_length(query.allow, limits.max_filter, f"{place}allow")
         if query.deny is not None:
-            _check_length(query.deny, limits.max_filter, f"{where}deny")
+            _check_length(query.deny, limits.max_filter, f"{place}deny")
+        if query.where is not None:
+            check_where(query.where, place)
 
     def _fit_queries(self, queries: Queries) -> None:
         _check_length(queries.requests, self.limits.max_requests, "requests")
@@ -234,15 +241,17 @@ class Reader:
     def _fit_events(self, events: Events) -> None:
         _check_length(events.events, self.limits.max_requests, "events")
 
-    def check(self, query: Query, where: str = "") -> None:
-        """The sizes of a query; `where` is what its fields are called by.
+    def check(self, query: Query, place: str = "") -> None:
+        """The sizes of a query; `place` is what its fields are called by.
 
         Raises:
             RequestError: 422.
         """
         if not 1 <= query.k <= self.limits.max_k:
-            raise RequestError(INVALID, f"{where}k is not a number of items from 1 to {self.limits.max_k}")
-        self._fit(query, where)
+            raise RequestError(INVALID, f"{place}k is not a number of items from 1 to {self.limits.max_k}")
+        if not 0 <= query.diversity <= 1:
+            raise RequestError(INVALID, f"{place}diversity is not a number from 0 (off) to 1")
+        self._fit(query, place)
 
     def _check(self, queries: Queries) -> None:
         for position, query in enumerate(queries.requests):
@@ -252,6 +261,16 @@ class Reader:
 def _check_length(values: Sequence[object], most: int, name: str) -> None:
     if len(values) > most:
         raise RequestError(INVALID, f"{name} has {len(values)} elements, and at most {most} are taken; send fewer")
+
+
+def check_where(where: str, place: str = "") -> None:
+    """The length of an expression.
+
+    Raises:
+        RequestError: 422.
+    """
+    if len(where) > MAX_LENGTH:
+        raise RequestError(INVALID, f"{place}where has {len(where)} characters, and at most {MAX_LENGTH} are taken")
 
 
 def _check_event(event: Event, where: str = "") -> None:
@@ -328,6 +347,24 @@ class Parameters:
         if not 1 <= number <= most:
             raise RequestError(INVALID, f"{name} is not a number of items from 1 to {most}")
         return number
+
+    def share(self, name: str) -> float:
+        """A number from 0 to 1; 0 when it is not given."""
+        text = self._one(name)
+        try:
+            number = float(text or "nan") if text is not None else 0.0
+        except ValueError:
+            number = math.nan
+        if not 0 <= number <= 1:
+            raise RequestError(INVALID, f"{name} is not a number from 0 (off) to 1")
+        return number
+
+    def expression(self, name: str) -> str | None:
+        """A text of bounded length; None when it is not given."""
+        text = self._one(name)
+        if text is not None:
+            check_where(text)
+        return text
 
     def flag(self, name: str) -> bool | None:
         """True or false; None when it is not given."""

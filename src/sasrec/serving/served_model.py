@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
@@ -11,10 +11,10 @@ import numpy as np
 
 from sasrec import __version__
 from sasrec.core.arrays import Int32
-from sasrec.core.errors import RequestError
+from sasrec.core.errors import ConfigError, RequestError
 from sasrec.data.sequences import Ragged, Sequences
 from sasrec.ranking.item_filter import ItemFilter
-from sasrec.ranking.next_items import ALL_ROWS, Group
+from sasrec.ranking.next_items import ALL_ROWS, Group, Mask
 from sasrec.recommender import Recommender
 from sasrec.serving.decoding import ItemId
 from sasrec.serving.item_details import ItemDetails
@@ -34,6 +34,7 @@ from sasrec.serving.schemas import (
 IN_MEMORY_BYTES = 2**28  # histories up to this size are copied into memory: a disk that goes must not end the server
 SHORT_LIST = 64  # lists up to this length are computed together; longer ones with those of about their own length
 WARM_UP_ROWS = 32
+STEP_SECONDS = 0.002  # of the work on an expression's mask before others have their turn
 
 
 class Row(NamedTuple):
@@ -76,7 +77,7 @@ class ServedModel:
         self._titles: list[str | None] | None = None
         if recommender.vocabulary.titles is not None:
             self._titles = recommender.vocabulary.titles.to_list()
-        self.next_items = recommender.next_items
+        self.next_items, self.masks = recommender.next_items, recommender.masks
         self._hides_seen = recommender.hides_seen
         self._no_filter = ItemFilter.of(self.vocabulary, None, None)
         self._item_search = ItemSearch(self.vocabulary, self.next_items.popular)
@@ -114,9 +115,30 @@ class ServedModel:
         query = row.query
         history, unknown = self.vocabulary.split_known(query.history if row.user is None else self.history_of(row.user))
         items = self._no_filter
-        if query.allow is not None or query.deny is not None:
-            items = ItemFilter.of(self.vocabulary, query.allow, query.deny)
+        if query.allow is not None or query.deny is not None or query.where is not None:
+            items = ItemFilter.of(self.vocabulary, query.allow, query.deny, self._mask(query.where))
         return _Wanted(query, history, items, unknown + items.unknown_allow + items.unknown_deny)
+
+    def _mask(self, where: str | None) -> Mask | None:
+        try:
+            return None if where is None else self.masks.mask(where)
+        except ConfigError as error:
+            raise RequestError(422, str(error)) from None
+
+    def learn(self, steps: Iterator[None]) -> bool:
+        """Do a part of the work on an expression's mask, as `ItemMasks.steps` gives it; whether it is done.
+
+        Raises:
+            RequestError: 422, it is no expression over the items' columns.
+        """
+        until = time.perf_counter() + STEP_SECONDS
+        try:
+            for _ in steps:
+                if time.perf_counter() > until:
+                    return False
+        except ConfigError as error:
+            raise RequestError(422, str(error)) from None
+        return True
 
     def history_of(self, user: ItemId) -> list[ItemId]:
         """The items of a user of the log, and of the user's events since.
@@ -177,7 +199,8 @@ class ServedModel:
             ALL_ROWS if is_whole else np.array(rows),
             max(wanted[row].query.k for row in rows),
             ragged,
-            wanted[rows[0]].items.allow_mask(),  # who has one is ranked alone
+            wanted[rows[0]].items.allow_mask(),  # for all of them the same
+            wanted[rows[0]].query.diversity,
         )
 
     def _hidden(self, one: _Wanted) -> Int32:
@@ -195,14 +218,14 @@ class ServedModel:
             return [Recommendation(ids[i - 1], s, rank) for rank, (i, s) in enumerate(pairs, 1) if i]
         return [Recommendation(ids[i - 1], s, rank, titles[i - 1]) for rank, (i, s) in enumerate(pairs, 1) if i]
 
-    def similar(self, item: ItemId, k: int) -> SimilarItems:
-        """The items nearest to one.
+    def similar(self, item: ItemId, k: int, where: str | None = None) -> SimilarItems:
+        """The items nearest to one, of those that fulfil an expression.
 
         Raises:
-            RequestError: 404, the item is not known.
+            RequestError: 404, the item is not known; 422, `where` is no expression over the items' columns.
         """
         index = self._known(item)
-        indices, scores = self.next_items.similar(index, k)
+        indices, scores = self.next_items.similar(index, k, self._mask(where))
         about = self._items([index])[0] if self._details.columns else None
         return SimilarItems(self._listed(indices.tolist(), scores.tolist(), k), self.version, about)
 
@@ -257,6 +280,7 @@ class ServedModel:
             "n_events": data.n_events,
             "has_titles": self._titles is not None,
             "attributes": self._details.columns,
+            "columns": {name: str(found) for name, found in self.masks.types.items()},
             "has_histories": self.sequences is not None,
             "hides_seen": self.recommender.hides_seen,
             "preset": config.preset,
@@ -275,10 +299,17 @@ class ServedModel:
 
 
 def _ranked_together(queries: Sequence[Query]) -> list[list[int]]:
-    """Which queries are ranked together: those with `allow` alone, others with those that ask for about as many."""
-    groups: dict[int, list[int]] = {}
+    """Which queries are ranked together: those with `allow` alone, others with those of the same expression.
+
+    And with those that ask for about as many; where lists are diverse, for as many.
+    """
+    groups: dict[Hashable, list[int]] = {}
     for place, query in enumerate(queries):
-        key = -1 - place if query.allow is not None else max(query.k, SHORT_LIST).bit_length()
+        key: Hashable = max(query.k, SHORT_LIST).bit_length()
+        if query.allow is not None:
+            key = -1 - place
+        elif query.where is not None or query.diversity:
+            key = query.where, query.diversity, query.k if query.diversity else key
         groups.setdefault(key, []).append(place)
     return list(groups.values())
 

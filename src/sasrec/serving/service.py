@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sasrec.core.errors import CheckpointError, RequestError, SASRecError
+from sasrec.ranking.diversity import n_candidates
 from sasrec.recommender import Recommender, load
 from sasrec.serving.schemas import Answer, encode, sentence
 from sasrec.serving.served_model import EventReader, Row, ServedModel
@@ -22,6 +23,7 @@ from sasrec.serving.telemetry import Metrics
 
 logger = logging.getLogger(__name__)
 PART_WEIGHT = 16  # of what is computed of a large request before others have their turn
+PAIRS = 20_000  # of items that are compared for diverse lists in about the time of a usual row
 KEPT_SHARE = 0.5  # of the items: a new model that knows less of them is of another catalogue
 
 
@@ -168,10 +170,12 @@ def _one_sentence(path: Path) -> Iterator[None]:
 
 
 def weight(row: Row) -> int:
-    """What a row costs, in rows of usual size: its ids are looked up, its list is written."""
+    """What a row costs, in rows of usual size: its ids are looked up, its list is made and written."""
     query = row.query
     n_ids = len(query.history) + len(query.allow or ()) + len(query.deny or ())
-    return 1 + n_ids // 1000 + query.k // 100 + (query.allow is not None)
+    n_alike = query.k * n_candidates(query.k) if query.diversity else 0  # pairs of items that are compared
+    has_mask = query.allow is not None or query.where is not None
+    return 1 + n_ids // 1000 + query.k // 100 + has_mask + n_alike // PAIRS
 
 
 def parted(rows: Sequence[Row]) -> Iterator[list[Row]]:

@@ -10,6 +10,7 @@ import { Results } from "./results.js";
 import { Store } from "./state.js";
 
 const TYPING_MS = 250;
+const SHOWN_COLUMNS = 12;
 
 const calls = new Calls();
 const api = new Api(askKey, (call) => calls.add(call), showWait);
@@ -17,7 +18,7 @@ const catalogue = new Catalogue(api, takeModel, renderNames);
 const store = new Store(changed);
 const sheet = new ItemSheet({ catalogue, store });
 const openItem = (id) => sheet.open(id);
-const results = new Results({ catalogue, store, openItem, onAnswer: () => render(store.state) });
+const results = new Results({ catalogue, store, openItem, onAnswer: () => render(store.state), onMisfit: showMisfit });
 
 const fields = Object.fromEntries([
   ["search", "Add an item", "/", (ids) => addToHistory(ids)],
@@ -54,12 +55,29 @@ function render(state) {
   setValue(at("user"), state.user);
   setValue(at("k"), String(state.k));
   at("seen").value = state.seen;
+  setValue(at("where"), state.where);
+  at("diversity").value = state.diversity;
+  at("diversity-value").textContent = state.diversity || "off";
   renderHistory(state);
   for (const list of ["allow", "deny"]) renderChips(list, state[list]);
-  const active = state.allow.length + state.deny.length + (state.seen ? 1 : 0) + (state.k === 10 ? 0 : 1);
+  const active = nActive(state);
   at("filter-count").textContent = active ? `${active} set` : "";
   showCurl(api.base, state, catalogue.body(state), api.key !== null);
   at("forget").hidden = api.key === null;
+}
+
+/** How many filters are not as at first. */
+function nActive({ allow, deny, seen, k, where, diversity }) {
+  return allow.length + deny.length + [seen, k !== 10, where, diversity].filter(Boolean).length;
+}
+
+/** Say below the expression what is wrong with it; null = nothing. */
+function showMisfit(message) {
+  at("where-error").hidden = message === null;
+  at("where-hint").hidden = message !== null; // the message has the columns, too
+  at("where-error").textContent = message ?? "";
+  at("where").setAttribute("aria-invalid", String(message !== null));
+  if (message !== null) at("filters").open = true;
 }
 
 /** Titles have come. */
@@ -172,6 +190,8 @@ function showNotice(problem) {
 function takeModel(facts, isOther) {
   showModel(facts);
   at("k").max = facts.limits.max_k;
+  const columns = Object.entries(facts.columns).map(([name, kind]) => `${name} (${kind})`);
+  at("where-hint").textContent = `By ${columns.slice(0, SHOWN_COLUMNS).join(", ")}${columns.length > SHOWN_COLUMNS ? ", ..." : ""}; for example count > 100.`;
   at("seen").options[0].textContent = facts.hides_seen ? "as trained: left out" : "as trained: included";
   document.querySelector("#modes input[value=user]").disabled = !facts.has_histories;
   at("modes").title = facts.has_histories ? "" : "This model was saved without the histories of its users.";
@@ -225,6 +245,8 @@ function listen() {
   }));
   at("k").addEventListener("blur", () => setTimeout(() => setValue(at("k"), String(store.state.k)), TYPING_MS));
   at("seen").addEventListener("change", () => store.set({ seen: at("seen").value }));
+  at("where").addEventListener("change", () => store.set({ where: at("where").value.trim() }));
+  at("diversity").addEventListener("input", () => store.set({ diversity: Number(at("diversity").value) }, true));
   at("skip").addEventListener("click", (event) => {
     event.preventDefault(); // the fragment holds the state
     at("results-title").focus();
@@ -251,8 +273,7 @@ function listen() {
 
 async function start() {
   listen();
-  const { allow, deny, seen, k } = store.state;
-  at("filters").open = allow.length + deny.length > 0 || Boolean(seen) || k !== 10;
+  at("filters").open = nActive(store.state) > 0;
   at("retry").addEventListener("click", connect);
   render(store.state);
   await connect();

@@ -74,6 +74,8 @@ export class Catalogue {
       ...(state.allow.length && { allow: state.allow }),
       ...(state.deny.length && { deny: state.deny }),
       ...(state.seen && { keep_seen: state.seen === "show" }),
+      ...(state.where && { where: state.where }),
+      ...(state.diversity && { diversity: state.diversity }),
     };
   }
 

@@ -9,11 +9,12 @@ const LONGEST_EXPLAINED = 64; // of longer histories, reasons are computed in an
 const EXPLAINED_AT_ONCE = 2;
 
 export class Results {
-  constructor({ catalogue, store, openItem, onAnswer }) {
+  constructor({ catalogue, store, openItem, onAnswer, onMisfit }) {
     this.catalogue = catalogue;
     this.store = store;
     this.openItem = openItem;
     this.onAnswer = onAnswer;
+    this.onMisfit = onMisfit; // told what is wrong with the expression, or null
     this.list = at("results");
     this.answer = null;
     this.ranks = null; // of the answer before, id -> rank
@@ -62,6 +63,7 @@ export class Results {
     this.answer = answer;
     this.state = state;
     this.#problem(null);
+    this.onMisfit(null);
     const server = answer.serverMs === null ? "" : `, server ${milliseconds(answer.serverMs)} ms`;
     at("took").textContent = `${milliseconds(answer.ms)} ms${server}`;
     at("results-empty").hidden = answer.items.length > 0;
@@ -77,7 +79,9 @@ export class Results {
   fail(error) {
     const isOurs = !(error instanceof ApiError);
     if (error.status === 404) this.#clear();
-    this.#problem(isOurs ? `the page failed: ${error.message}` : error.message);
+    const isMisfit = error.status === 422 && error.message.startsWith("where");
+    this.#problem(isOurs ? `the page failed: ${error.message}` : isMisfit ? "The expression under Filters does not fit; it says there why." : error.message);
+    this.onMisfit(isMisfit ? error.message : null);
     if (isOurs) throw error;
   }
 

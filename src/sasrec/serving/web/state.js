@@ -2,12 +2,12 @@
 // so no proxy logs a history.
 
 const LISTS = { h: "history", a: "allow", d: "deny" };
-const TEXTS = { u: "user", s: "seen", i: "item" };
+const TEXTS = { u: "user", s: "seen", w: "where", i: "item" };
 const MODES = ["history", "user"];
 const SEEN = ["", "hide", "show"];
 
 export const EMPTY = Object.freeze({
-  mode: "history", history: [], user: "", k: 10, seen: "", allow: [], deny: [], item: "",
+  mode: "history", history: [], user: "", k: 10, seen: "", where: "", diversity: 0, allow: [], deny: [], item: "",
 });
 
 /** The fragment of a state; whatever is as in EMPTY is left out. */
@@ -21,6 +21,7 @@ export function format(state) {
     if (state[name]) parts.push(`${short}=${encodeURIComponent(state[name])}`);
   }
   if (state.k !== EMPTY.k) parts.push(`k=${state.k}`);
+  if (state.diversity) parts.push(`v=${state.diversity}`);
   return parts.length ? `#${parts.join("&")}` : "";
 }
 
@@ -32,6 +33,7 @@ export function parse(fragment) {
     if (LISTS[short] && value) state[LISTS[short]] = value.split(",").map(decoded).filter((id) => id !== "");
     else if (TEXTS[short]) state[TEXTS[short]] = decoded(value);
     else if (short === "m" && MODES.includes(value)) state.mode = value;
+    else if (short === "v" && /^(1|0(\.\d{1,4})?)$/.test(value)) state.diversity = Number(value);
     else if (short === "k" && /^[1-9]\d{0,8}$/.test(value)) state.k = Number(value);
   }
   if (!SEEN.includes(state.seen)) state.seen = "";
