@@ -286,3 +286,17 @@ def test_the_cost_of_filters_is_measured_for_each_share_of_the_items() -> None:
     assert 0 < lines[1]["left"] < lines[3]["left"] < lines[4]["left"] < 300
     assert all(line["plain_us"] > 0 for line in lines)
     assert "are allowed" in done.stderr
+
+
+def test_a_warm_start_is_measured_in_epochs_and_a_second_call_goes_on(log, tmp_path):
+    settings = ["max_seq_len=8", "embedding_dim=8", "n_blocks=1", "max_epochs=3", "threads=1", "batch_size=32"]
+    flags = [f"--set={one}" for one in settings] + ["--set-warm=max_epochs=1", "--output", str(tmp_path / "runs")]
+    command = [sys.executable, str(BENCHMARKS / "warm_start.py"), "--data", str(log), *flags]
+    first, again = (
+        json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout) for _ in range(2)
+    )
+    assert first == again
+    assert first["epochs"] == {"anew": 3, "warm": 1}
+    assert first["items"] == {"kept": 30, "new": 0, "gone": 0}
+    assert first["goal"] == pytest.approx(0.99 * first["best"]["anew"])
+    assert list(first["curves"]["warm"]) == ["1"]

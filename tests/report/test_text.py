@@ -48,6 +48,12 @@ def test_protocol_names_seed_targets_and_cold_items() -> None:
     assert "seed 42; 8 targets of 5 users, 25 % of targets never in train" in words
 
 
+def test_protocol_tells_of_targets_that_another_log_makes_unfit() -> None:
+    words = protocol_in_words(make_result(unknown_targets=2, init_seen_targets=3))
+    assert "; 5 users, 2 targets unknown to the model, 3 left out that it was trained on; ±" in words
+    assert "5 users, others that it was trained on may be" in protocol_in_words(make_result(init_unchecked=True))
+
+
 def test_disagreement_of_the_protocols_is_told_with_both_orders() -> None:
     sampled = make_result(**SAMPLED)
     sampled = replace(sampled, metrics={**sampled.metrics, "ndcg@10": estimate(0.3)})

@@ -92,8 +92,15 @@ def measured_in_words(result: Result) -> str:
     return (
         f"{result.split} ({result.split_method.replace('_', ' ')}), {result.protocol} protocol: "
         f"{result.candidates}, excluding {result.excluded}; ties {result.ties}{seed}; "
-        f"{targets}{result.n_users:,} users{cold}{types}"
+        f"{targets}{result.n_users:,} users{cold}{types}{_of_another_log(result)}"
     )
+
+
+def _of_another_log(result: Result) -> str:
+    """What a model that comes from another log does to targets."""
+    unknown = f", {result.unknown_targets:,} targets unknown to the model" if result.unknown_targets else ""
+    seen = f", {result.init_seen_targets:,} left out that it was trained on" if result.init_seen_targets else ""
+    return unknown + seen + (", others that it was trained on may be among them" if result.init_unchecked else "")
 
 
 def both_protocols(results: Sequence[Result]) -> list[Result]:
