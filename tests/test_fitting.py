@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +23,22 @@ from sasrec.data.sequences import build_sequences
 from sasrec.fitting import FitOptions, configure, fit_log
 from sasrec.recommender import Recommender
 from sasrec.runs.folder import RunFolder
+from sasrec.training import trainer
 from sasrec.training.progress import Progress
 
 SETTINGS = {**SMALL, "learning_rate": 0.02}
 LOG = Log(*build_sequences(make_markov_log(60)), "made")
 
 
-def train(folder: Path, *, resume: bool = False, refit: bool = False, **settings: object) -> Recommender:
-    return fit_log(LOG, FitOptions(output=folder, resume=resume, refit=refit), {**SETTINGS, **settings})
+def train(
+    folder: Path,
+    *,
+    resume: bool = False,
+    refit: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+    **settings: object,
+) -> Recommender:
+    return fit_log(LOG, FitOptions(output=folder, resume=resume, refit=refit), {**SETTINGS, **settings}, progress)
 
 
 def bits(folder: Path) -> bytes:
@@ -104,6 +115,40 @@ def test_a_kill_around_the_refit_weights_leaves_no_model_that_could_be_measured_
     train(tmp_path / "run", resume=True, refit=True)
     assert bits(tmp_path / "run") == bits(refitted)
     assert RunFolder(tmp_path / "run").has_refit(sasrec.load(tmp_path / "run").config)
+
+
+def test_a_refit_of_a_training_that_chose_no_epoch_keeps_its_mark_until_another_model_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "REPORT_SECONDS", 0.0)
+    train(tmp_path / "run", refit=True, max_minutes=1e-9, batch_size=8)
+    assert sasrec.load(tmp_path / "run").config.refit_epochs == 1
+
+    def interrupt(shown: Progress) -> None:
+        if not shown.valid:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    stopped = train(tmp_path / "run", resume=True, progress=interrupt, batch_size=8)
+    assert stopped.train_result.stopped == "interrupted"
+    with pytest.raises(ConfigError, match="has seen the targets"):
+        sasrec.load(tmp_path / "run").evaluate("test")
+
+
+def test_an_interrupt_in_the_second_training_is_told_and_resume_goes_on(
+    chosen: Path, refitted: Path, tmp_path: Path
+) -> None:
+    shown: list[int] = []
+
+    def interrupt(p: Progress) -> None:
+        shown.append(p.epoch)
+        if len(shown) > 1 and p.epoch < shown[-2]:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    stopped = train(tmp_path / "run", refit=True, progress=interrupt)
+    assert stopped.train_result.stopped == "interrupted"
+    assert bits(tmp_path / "run") == bits(chosen)
+    train(tmp_path / "run", refit=True, resume=True)
+    assert bits(tmp_path / "run") == bits(refitted)
 
 
 def test_a_run_that_an_earlier_version_refitted_is_not_gone_on_with(refitted: Path, tmp_path: Path) -> None:

@@ -143,6 +143,8 @@ def fit_log(
             run.save_metrics(recommender.results, recommender.training_facts())
         if options.refit:
             recommender = _refit(recommender, split, origin, run, progress)
+            if not recommender.config.refit_epochs:  # interrupted
+                return recommender
         if run is not None and options.report:
             recommender.write_report(run.path)
         return recommender
@@ -175,7 +177,7 @@ def _train(
         warm=origin is not None,
         progress=progress,
     )
-    if run is not None and before is not None and before.refit_epochs:
+    if run is not None and before is not None and before.refit_epochs and not run.has_refit(before):
         run.save_config(config)
     return Recommender(engine, log.vocabulary, config, log.sequences, (), result)
 
@@ -329,6 +331,7 @@ def _refit(
     again = train(engine, everything, config.model, train_config, config.eval, warm=warm, progress=progress)
     if again.stopped == "interrupted":
         logger.warning("the second training was interrupted; the model chosen by valid is kept")
+        recommender.train_result = replace(result, stopped="interrupted")
         return recommender
     config = replace(config, refit_epochs=epochs)
     if run is not None:

@@ -392,6 +392,14 @@ def test_an_export_that_was_killed_is_swept_and_what_it_replaced_is_back(texts: 
     assert [path.name for path in tmp_path.iterdir()] == ["vectors"]
 
 
+def test_what_another_export_with_a_longer_name_has_begun_is_left_alone(texts: Recommender, tmp_path: Path) -> None:
+    for end in ("old", "tmp"):
+        (tmp_path / f".vectors.new.123.{end}").mkdir()
+    export_embeddings(texts, tmp_path / "vectors")
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == [".vectors.new.123.old", ".vectors.new.123.tmp", "vectors"]
+
+
 # vectors
 
 

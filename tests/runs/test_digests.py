@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,17 +18,18 @@ from conftest import make_markov_log
 from made import SETTINGS, make_features
 
 import sasrec
-from sasrec.core.digests import BOOK
+from sasrec.core.digests import BOOK, digest_of, note
 from sasrec.core.errors import CheckpointError
 from sasrec.fitting import fit
 from sasrec.recommender import Recommender
 from sasrec.runs.digests import verify, version_of
-from sasrec.runs.folder import DATA_FILES, WHAT_COUNTS, RunFolder
+from sasrec.runs.folder import DATA_FILES, STATE, WHAT_COUNTS, RunFolder
+from sasrec.training.progress import Progress
 
 FORMAT_1 = Path(__file__).parent / "format-1" / "run"
 FOR_PEOPLE = {"README.md", "curve.png", "report.html"}  # nothing reads them
 NOT_THERE = {"sequences/log.json", "item_features.json"}  # in this run
-BY_LOAD = {"config.json", "model.safetensors", BOOK, *DATA_FILES}
+BY_LOAD = {"config.json", "model.safetensors", "metrics.json", BOOK, *DATA_FILES}
 FLIPS = 40  # of a file
 
 
@@ -80,6 +83,28 @@ def test_a_file_of_another_run_is_noticed(run: Path, tmp_path: Path, name: str) 
     shutil.copy(tmp_path / "other" / name, tmp_path / "run" / name)
     with pytest.raises(CheckpointError, match=r"(is damaged|missing or damaged).*not as it was written"):
         sasrec.load(tmp_path / "run") if name in BY_LOAD else verify(RunFolder.open(tmp_path / "run"))
+
+
+def test_a_run_that_was_interrupted_is_whole(tmp_path: Path) -> None:
+    def interrupt(shown: Progress) -> None:
+        if shown.valid:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    fit(make_markov_log(60), output=tmp_path / "run", progress=interrupt, **SETTINGS)
+    assert not (tmp_path / "run" / "metrics.json").exists()
+    assert "history.jsonl" in verify(RunFolder.open(tmp_path / "run"))
+
+
+def test_two_kills_before_the_same_file_took_its_place_lose_nothing(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    folder, settings = RunFolder.open(tmp_path / "run"), {**SETTINGS, "max_epochs": SETTINGS["max_epochs"] + 1}
+    for killed in (b"a", b"b"):
+        (tmp_path / "written").write_bytes(killed)
+        folder.begin_digests()  # as each training does that goes on
+        note(folder.path, {name: digest_of(tmp_path / "written") for name in (STATE, "config.json")})
+    sasrec.load(tmp_path / "run")
+    log = make_markov_log(60).with_columns(timestamp=np.arange(720))
+    assert fit(log, output=tmp_path / "run", resume=True, **settings).train_result.epochs == settings["max_epochs"]
 
 
 def test_a_missing_file_is_told_by_name(run: Path, tmp_path: Path) -> None:

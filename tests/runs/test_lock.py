@@ -247,3 +247,15 @@ def test_a_folder_that_is_not_ours_is_not_touched(tmp_path: Path) -> None:
             train(tmp_path / "thesis", mode)
     assert names(tmp_path / "thesis") == {"chapter.tmp"}
     assert names(tmp_path) == {"thesis"}
+
+
+def test_what_is_not_ours_gives_no_way_to_a_run_that_waits_beside_it(tmp_path: Path) -> None:
+    train(tmp_path / ".thesis.replaced")
+    (tmp_path / "thesis").mkdir()
+    for name in ("chapter", ".notes.tmp"):
+        (tmp_path / "thesis" / name).write_text("dear")
+    for mode, words in {"": "is not empty", "overwrite": "is not a run folder", "resume": "it has no config"}.items():
+        with pytest.raises((ConfigError, CheckpointError), match=words):
+            train(tmp_path / "thesis", mode)
+    assert {path.name for path in (tmp_path / "thesis").iterdir()} == {"chapter", ".notes.tmp"}
+    assert (tmp_path / ".thesis.replaced" / "model.safetensors").exists()

@@ -49,3 +49,23 @@ def test_a_body_that_arrives_takes_the_room_of_larger_ones_only() -> None:
     assert budget.used == 50
     assert not newcomer.take(60)  # nor its own
     assert not newcomer.is_shed
+
+
+def test_who_is_refused_does_not_look_at_all_that_hold_something() -> None:
+    looks = 0
+
+    class Busy(Body):
+        @property
+        def is_stuck(self) -> bool:
+            nonlocal looks
+            looks += 1
+            return False
+
+        @is_stuck.setter
+        def is_stuck(self, value: bool) -> None:
+            """It never is."""
+
+    budget = Budget(1000)
+    assert all(Busy(budget).take(1) for _ in range(1000))
+    assert not any(Busy(budget).take(1) for _ in range(1000))
+    assert looks < 100_000  # 1,000 for each of a few looks

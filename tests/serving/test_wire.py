@@ -4,6 +4,8 @@ import asyncio
 import gc
 import re
 import signal
+import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -14,7 +16,7 @@ from hostile import Client, chunked, head, request, trickle
 from server_process import PATIENCE, ServerProcess, running, until
 
 from sasrec.serving import worker
-from sasrec.serving.wire import Turns
+from sasrec.serving.wire import STUCK_SECONDS, Turns
 
 pytestmark = pytest.mark.slow  # a server starts
 
@@ -77,17 +79,18 @@ def test_trailers_are_no_headers(server: ServerProcess) -> None:
         head()[:-2],  # many
         b"GET /",  # the path
         chunked(b"x", end=b"0\r\nX-Long: "),
+        chunked(*[b" "] * 50_000, end=b"0\r\nX-Long: "),  # behind a body whose chunks are small
         chunked(b"x", end=b"1;"),  # an extension
         b"",  # nothing at all
     ],
-    ids=["header", "headers", "path", "trailer", "extension", "blank"],
+    ids=["header", "headers", "path", "trailer", "trailer of small chunks", "extension", "blank"],
 )
 @pytest.mark.parametrize("size", [2**17, 999], ids=["at once", "in pieces"])
 def test_a_head_longer_than_64_kib_is_cut_however_it_comes(server: ServerProcess, begun: bytes, size: int) -> None:
     filler = {b"": b"\r\n", head()[:-2]: b"X-A: b\r\n"}.get(begun, b"a")
     before = server.metric("sasrec_connections_refused_total")
     with Client(server.port) as client:
-        client.send(*trickle(begun + filler * (70_000 // len(filler)), size), pause=0.0005)
+        client.send(*trickle(begun + filler * (90_000 // len(filler)), size), pause=0.0005)
         assert client.is_ended()
     assert server.metric("sasrec_connections_refused_total") == before + 1
 
@@ -148,8 +151,21 @@ def test_what_follows_a_request_that_is_malformed_or_broken_off_takes_no_answer_
     assert server.ask("GET", "/health/live")[0] == 200  # and no traceback is written: the fixture looks
 
 
+@pytest.mark.parametrize("asked", [head("GET", "/health/live"), ASKED], ids=["GET", "POST"])
+def test_a_pipeline_that_is_read_piles_nothing_up(server: ServerProcess, asked: bytes) -> None:
+    before = memory(server)
+    with Client(server.port) as client:
+        thread = threading.Thread(target=client.is_ended)
+        thread.start()
+        client.flood(asked * 5000, 3)
+        after = memory(server)
+        client.socket.shutdown(socket.SHUT_RDWR)
+        thread.join()
+    assert after < before + 10
+
+
 def test_pipelines_that_are_not_read_cost_little(small: ServerProcess) -> None:
-    before = memory(small)
+    before, n_refused = memory(small), small.metric("sasrec_connections_refused_total")
     with ExitStack() as held:
         clients = [held.enter_context(Client(small.port, 2048)) for _ in range(60)]
         for client in clients:
@@ -157,8 +173,21 @@ def test_pipelines_that_are_not_read_cost_little(small: ServerProcess) -> None:
             client.send(head("GET", "/openapi.json") * 4000)
         time.sleep(0.5)
         assert memory(small) < before + 30
-        until(lambda: small.metric("sasrec_connections_refused_total") >= 60)
+        until(lambda: small.metric("sasrec_connections_refused_total") >= n_refused + 60)
+    assert small.metric("sasrec_connections_refused_total") == n_refused + 60  # each once
     assert small.recommend()[0] == 200
+
+
+def test_pipelines_that_are_not_read_make_room_for_bodies_that_have_come_whole(runs: Path) -> None:
+    flags = "--max-body-bytes", 2**16, "--max-held-bytes", 2**19, "--write-timeout", 60
+    with running(runs / "a", *flags) as server, ExitStack() as held:
+        for _ in range(20):
+            client = held.enter_context(Client(server.port, 2048))
+            client.socket.setblocking(False)
+            client.send(head("GET", "/openapi.json") * 4000)
+        assert server.metric("sasrec_held_bytes") > 2**18
+        time.sleep(STUCK_SECONDS + 0.5)
+        assert server.ask("POST", "/v1/recommend", {"history": ["b" * 1000] * 60})[0] == 200
 
 
 def test_answers_that_are_not_read_are_counted_and_cut_in_time(small: ServerProcess) -> None:

@@ -102,8 +102,28 @@ def note(folder: Path, new: Mapping[str, Digest], *, begin: bool = False) -> Non
         book = {}
     for name, digest in new.items():
         book[name] = [digest, *(known for known in book.get(name, [])[:1] if known != digest)]
+    _write_book(folder, book)
+
+
+def _write_book(folder: Path, book: Book) -> None:
     told = {"format": FORMAT, "files": book, "blake2b": _seal(book)}
     atomic_write(folder / BOOK, msgspec.json.format(msgspec.json.encode(told), indent=1))
+
+
+def forget_unplaced(folder: Path) -> None:
+    """Forget digests that were noted for files which never took their places; for the folder's only writer.
+
+    Raises:
+        CheckpointError: the book is damaged or cannot be written.
+    """
+    book = read_book(folder) or {}
+    known = dict(book)
+    for name, noted in book.items():
+        if len(noted) > 1 and (folder / name).is_file():
+            placed = [digest for digest in noted if _fits(folder / name, digest, False)]
+            known[name] = placed or noted  # what fits none is damaged, and stays so
+    if known != book:
+        _write_book(folder, known)
 
 
 def noting(folder: Path, name: str) -> Callable[[Path], None]:
@@ -125,6 +145,8 @@ def is_as_written(folder: Path, name: str, *, whole: bool = False) -> bool:
     for _ in range(TRIES):  # between a look at the book and one at the file, a training may replace both
         book = read_book(folder)
         if book is None or not (folder / name).is_file():
+            return True
+        if name in GROWING and name not in book:  # how it begins is noted when it has ended
             return True
         if any(_fits(folder / name, digest, whole) for digest in book.get(name, [])):
             return True

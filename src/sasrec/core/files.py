@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,18 @@ def atomic_file(path: Path, before: Callable[[Path], None] | None = None) -> Any
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_temporary(path: Path, of: str = "", end: str = "tmp") -> bool:
+    """Whether a path is what a process has begun to write: .NAME.PID.tmp.
+
+    Args:
+        path: what was found.
+        of: the name; "" = any.
+        end: in place of tmp.
+    """
+    name = re.escape(of) if of else ".+"
+    return re.fullmatch(rf"\.{name}\.\d+\.{end}", path.name) is not None
 
 
 def atomic_write(path: Path, data: bytes | str, before: Callable[[Path], None] | None = None) -> None:

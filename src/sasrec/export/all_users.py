@@ -9,7 +9,6 @@ there and are as they were written.
 from __future__ import annotations
 
 import contextlib
-import glob
 import hashlib
 import json
 import logging
@@ -27,7 +26,7 @@ from sasrec import __version__
 from sasrec.core.arrays import Int32
 from sasrec.core.digests import is_as_written, noting, read_book
 from sasrec.core.errors import CheckpointError, ConfigError
-from sasrec.core.files import atomic_file, atomic_write, disk_errors
+from sasrec.core.files import atomic_file, atomic_write, disk_errors, is_temporary
 from sasrec.core.forks import needs_threads_of
 from sasrec.core.scalars import check_number, check_truth
 from sasrec.ranking.diversity import check_diversity
@@ -257,8 +256,9 @@ def _parts_folder(output: Path, plan: Plan) -> Iterator[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         held = lock(folder / LOCK, f"another process is writing {output}; wait for it, or write another file")
     with held:
-        for path in output.parent.glob(f".{glob.escape(output.name)}.*.tmp"):  # of a process that was killed
-            path.unlink(missing_ok=True)
+        for path in output.parent.iterdir():
+            if is_temporary(path, output.name):  # of a process that was killed
+                path.unlink(missing_ok=True)
         _keep_parts_of(plan, folder)
         yield folder
         shutil.rmtree(folder, ignore_errors=True)

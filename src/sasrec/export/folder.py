@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import json
 import os
 import shutil
@@ -13,7 +12,7 @@ from typing import Any
 
 from sasrec import __version__
 from sasrec.core.errors import ConfigError, DataError
-from sasrec.core.files import disk_errors, flush
+from sasrec.core.files import disk_errors, flush, is_temporary
 from sasrec.core.forks import needs_threads_of
 from sasrec.model.weights import check_finite
 from sasrec.recommender import Recommender
@@ -101,13 +100,11 @@ def _alone(path: Path) -> Iterator[None]:
             path.parent.mkdir(parents=True, exist_ok=True)
         held = lock(file, f"another process is writing {path}; wait for it, or use another folder")
     with held:
-        for left in path.parent.glob(f".{glob.escape(path.name)}.*.old"):
-            if path.exists():
-                shutil.rmtree(left, ignore_errors=True)
-            else:
+        for left in list(path.parent.iterdir()):
+            if is_temporary(left, path.name, "old") and not path.exists():
                 left.rename(path)
-        for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-            shutil.rmtree(left, ignore_errors=True)
+            elif is_temporary(left, path.name, "(old|tmp)"):
+                shutil.rmtree(left, ignore_errors=True)
         try:
             yield
         finally:

@@ -27,7 +27,7 @@ from safetensors.numpy import save as to_safetensors
 
 from sasrec.core.arrays import Float32
 from sasrec.core.config import EvalConfig, ModelConfig, TrainConfig, from_dict, to_dict
-from sasrec.core.digests import BOOK, digest_of, is_as_written, note, noting, read_book
+from sasrec.core.digests import BOOK, digest_of, forget_unplaced, is_as_written, note, noting, read_book
 from sasrec.core.errors import CheckpointError, ConfigError
 from sasrec.core.files import atomic_write, disk_errors
 from sasrec.data.prepared import (
@@ -318,10 +318,15 @@ class RunFolder:
         return SavedState(weights, optimizer, state, best)
 
     def begin_digests(self) -> None:
-        """Note all files of a folder of format 1 as they are: from then on it is of format 2."""
+        """Note all files of a folder of format 1 as they are: from then on it is of format 2.
+
+        Else forget the digests of files that a kill kept from their places: two kills would push out those that count.
+        """
         if read_book(self.path) is None:
             found = [name for name in WHAT_COUNTS if (self.path / name).is_file()]
             note(self.path, {name: digest_of(self.path / name) for name in found}, begin=True)
+        else:
+            forget_unplaced(self.path)
 
     @property
     def _state_path(self) -> Path:
@@ -380,6 +385,7 @@ class RunFolder:
         path = self.path / METRICS
         if not path.exists():
             return _Metrics([])
+        self._check(METRICS, ": it is not as it was written; delete it and evaluate again")
         try:
             return msgspec.convert(json.loads(_read_text(path)), _Metrics)
         except (ValueError, RecursionError, msgspec.ValidationError) as error:

@@ -19,6 +19,7 @@ from typing import IO
 
 from sasrec.core.digests import BOOK
 from sasrec.core.errors import CheckpointError, ConfigError
+from sasrec.core.files import is_temporary
 
 logger = logging.getLogger(__name__)
 
@@ -33,10 +34,11 @@ class Claim:
     Args:
         path: the folder.
         file: its lock file, open and locked.
+        is_ours: whether a folder is one of ours.
     """
 
-    def __init__(self, path: Path, file: IO[str]) -> None:
-        self.path, self.file = path, file
+    def __init__(self, path: Path, file: IO[str], is_ours: Callable[[Path], bool]) -> None:
+        self.path, self.file, self.is_ours = path, file, is_ours
         self.replaced: Path | None = None  # kept until `forget_replaced`
 
     def is_in_place(self) -> bool:
@@ -66,7 +68,7 @@ class Claim:
             shutil.rmtree(old, ignore_errors=True)
         elif _has(self.path, STATE_FILE):
             self.replaced = old
-        else:
+        elif is_empty(self.path) or self.is_ours(self.path):
             self._put(old)
 
     def put_aside(self) -> None:
@@ -128,9 +130,10 @@ def claim(
         raise CheckpointError(f"there is no run folder {path} to go on with")
     with _folder_errors(path):
         path.mkdir(parents=True, exist_ok=True)
-        claimed = Claim(path, lock(path / LOCK, _busy(path)))
+        claimed = Claim(path, lock(path / LOCK, _busy(path)), is_ours)
     try:
         with _folder_errors(path):
+            sweep(path)
             claimed.settle()
             sweep(path)
             if not resume and not is_empty(path):
@@ -193,7 +196,7 @@ def sweep(folder: Path) -> None:
     for path in folder.iterdir():
         if path.name.startswith(".sequences-"):
             shutil.rmtree(path, ignore_errors=True)
-        elif path.name.startswith(".") and path.name.endswith(".tmp"):
+        elif is_temporary(path):
             path.unlink(missing_ok=True)
         elif path.name == "training":
             sweep(path)

@@ -7,9 +7,11 @@ but the server is never taken back.
 
 from __future__ import annotations
 
+import time
 from typing import Protocol
 
 HELD_PER_BYTE = 8  # bytes that a body's values take for each of its own, while it is answered
+LOOK_SECONDS = 0.1  # between two looks at all holders, of which there may be thousands, when the first was in vain
 
 
 class Holder(Protocol):
@@ -40,6 +42,7 @@ class Budget:
         self.most, self.used = most, 0
         self._holders: set[Holder] = set()
         self._stuck: list[Holder] = []  # at the last look, the largest last
+        self._next_look = 0.0
 
     def take(self, holder: Holder, n: int) -> bool:
         """Whether n more bytes could be held."""
@@ -54,14 +57,23 @@ class Budget:
         return True
 
     def _largest(self, newcomer: Holder) -> Holder | None:
-        """About the largest that is stuck beside it: all are looked at again when those of the last look are gone."""
+        """About the largest that is stuck beside it: all are looked at again when those of the last look are gone.
+
+        Not soon after a look that found nobody: where many hold a little, as many may be refused.
+        """
         while self._stuck:
             largest = self._stuck[-1]
             if largest in self._holders and largest.is_stuck and largest is not newcomer:
                 return largest
             self._stuck.pop()
+        now = time.monotonic()
+        if now < self._next_look:
+            return None
         self._stuck = sorted((h for h in self._holders if h.is_stuck and h is not newcomer), key=lambda h: h.held)
-        return self._stuck[-1] if self._stuck else None
+        if not self._stuck:
+            self._next_look = now + LOOK_SECONDS
+            return None
+        return self._stuck[-1]
 
     def give(self, holder: Holder) -> None:
         """All that it holds is free again."""

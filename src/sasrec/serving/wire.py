@@ -61,7 +61,7 @@ class Exchange:
     def is_stuck(self) -> bool:
         """Whether it waits for its client: to send, or to read on."""
         if self.reads_since is None:
-            return self.is_arriving
+            return self.is_arriving or self.connection.is_unread
         return self.connection.loop.time() - self.reads_since > STUCK_SECONDS
 
     def hold(self, n: int) -> bool:
@@ -96,16 +96,16 @@ class Exchange:
         self.cycle.message_event.set()
 
     def shed(self) -> None:
-        """Give up a body that is not there yet, or an answer that is not read."""
-        if self.cycle.response_started:
+        """Give up a body that is not there yet, or an answer that is not read with all that waits behind it."""
+        if self.is_arriving and self.cycle and not (self.cycle.response_started or self.connection.is_behind):
+            self.refuse()
+        else:
             self.connection.cut("unread")
             self.release()
-        else:
-            self.refuse()
 
 
 class Flow(FlowControl):
-    """Flow control that leaves a closed connection alone, and knows two reasons to read no more for now.
+    """Flow control that leaves a closed connection alone, and knows three reasons to read no more for now.
 
     Args:
         transport: of the connection.
@@ -113,7 +113,7 @@ class Flow(FlowControl):
 
     def __init__(self, transport: asyncio.Transport) -> None:
         super().__init__(transport)
-        self._is_full = self._is_waiting = False
+        self._is_full = self._is_waiting = self._is_behind = False
 
     def pause_reading(self) -> None:
         """Take no more: what has come is not taken up yet."""
@@ -130,8 +130,13 @@ class Flow(FlowControl):
         self._is_waiting = is_waiting
         self._apply()
 
+    def fall_behind(self, is_behind: bool) -> None:
+        """Whether something waits to be parsed; uvicorn reads on with each request and answer, and it would pile up."""
+        self._is_behind = is_behind
+        self._apply()
+
     def _apply(self) -> None:
-        wanted = self._is_full or self._is_waiting
+        wanted = self._is_full or self._is_waiting or self._is_behind
         if wanted != self.read_paused and not self._transport.is_closing():
             super().pause_reading() if wanted else super().resume_reading()
 
@@ -187,6 +192,7 @@ class Connection(HttpToolsProtocol):
         self._follows = False  # a request that waited behind another begins
         self._n_begun = self._body_in_part = self._head_bytes = self._unread_bytes = 0
         self._unparsed = b""
+        self._unread_since: float | None = None
 
     def connection_made(self, transport: Any) -> None:
         """Refuse a connection too many."""
@@ -205,7 +211,8 @@ class Connection(HttpToolsProtocol):
 
     def cut(self, reason: str) -> None:
         """End the connection at once."""
-        self.refused.labels(reason).inc()
+        if not self.transport.is_closing():
+            self.refused.labels(reason).inc()
         self._give_up()
         self.transport.abort()
 
@@ -214,6 +221,7 @@ class Connection(HttpToolsProtocol):
         for waiting, _ in self.pipeline:
             waiting.scope["state"][EXCHANGE].end()
         self.pipeline.clear()
+        self.exchange.release()
         self._unparsed = b""
         for cycle in (self.answered, self.cycle):
             if cycle is not None and not cycle.response_complete:
@@ -236,20 +244,29 @@ class Connection(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """The client does not read: what is written ahead of it counts."""
         self.budget.used += UNREAD_BYTES - self._unread_bytes
-        self._unread_bytes = UNREAD_BYTES
+        self._unread_bytes, self._unread_since = UNREAD_BYTES, self.loop.time()
         super().pause_writing()
 
     def resume_writing(self) -> None:
         """The client reads."""
         self.budget.used -= self._unread_bytes
-        self._unread_bytes = 0
+        self._unread_bytes, self._unread_since = 0, None
         super().resume_writing()
+
+    @property
+    def is_unread(self) -> bool:
+        """Whether the client has long read nothing of what is written."""
+        return self._unread_since is not None and self.loop.time() - self._unread_since > STUCK_SECONDS
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether something has come that is not parsed yet."""
+        return bool(self._unparsed)
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, but not beyond the requests that may wait."""
         if self._unparsed:
-            self._unparsed += data
-            self.flow.pause_reading()
+            self._keep(self._unparsed + data)
             return
         if self.reading_since is None:
             self.reading_since = self.loop.time()
@@ -262,8 +279,7 @@ class Connection(HttpToolsProtocol):
             if self._is_malformed or self.transport.is_closing():
                 return
             if len(self.pipeline) >= MAX_WAITING:
-                self._unparsed, self.reading_since = data[at:], None
-                self.flow.pause_reading()
+                self._keep(data[at:])
                 return
             n = BODY_PART_BYTES if self._is_arriving and not self._in_head else PART_BYTES
             self._parse_part(data[at : at + n])
@@ -271,6 +287,14 @@ class Connection(HttpToolsProtocol):
         if self._is_arriving and self.exchange.body_bytes > LONG_BODY:
             self.flow.wait(True)
             self._bodies.take(functools.partial(self.flow.wait, False), self.loop)
+
+    def _keep(self, data: bytes) -> None:
+        """Parse this later, when nothing waits any more; it counts in the last request before it."""
+        n = len(data) - len(self._unparsed)
+        self._unparsed, self.reading_since = data, None
+        self.flow.fall_behind(True)
+        if not self.exchange.hold(n):
+            self.cut("memory")
 
     def _parse_part(self, part: bytes) -> None:
         """Parse a part, and count what of it is head: all that is not body, of the last request in it."""
@@ -283,7 +307,7 @@ class Connection(HttpToolsProtocol):
             return
         if self._n_begun + began_before > 1:  # where the last one begins is not told, so its first bytes are free
             return
-        self._head_bytes += len(part) - self._body_in_part
+        self._head_bytes += max(len(part) - self._body_in_part, 0)  # small chunks save up nothing for trailers
         if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
             self.cut("head")
 
@@ -352,7 +376,7 @@ class Connection(HttpToolsProtocol):
         """A request's head has come."""
         self._in_head = False
         self._is_upgrade = self.parser.should_upgrade()
-        if self._is_upgrade:
+        if self._is_upgrade or self.transport.is_closing():
             return
         super().on_headers_complete()
         self.exchange.cycle = self.cycle
@@ -381,7 +405,7 @@ class Connection(HttpToolsProtocol):
         exchange, n = self.exchange, len(body)
         self._body_in_part += n
         exchange.body_bytes += n
-        if exchange.is_refused or self.cycle.response_complete:
+        if exchange.is_refused or self.transport.is_closing() or self.cycle.response_complete:
             return
         known = exchange.body_bytes if SMALL_BODY < exchange.body_bytes <= self.limits.max_body_bytes else 0
         if known > exchange.held and not exchange.hold(max(n, STEP_BYTES)):
@@ -391,7 +415,7 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """A request has come whole."""
-        if self._is_upgrade:
+        if self._is_upgrade or self.transport.is_closing():
             return
         super().on_message_complete()
         self.exchange.is_arriving = self._is_arriving = False
@@ -412,4 +436,5 @@ class Connection(HttpToolsProtocol):
     def _parse_on(self) -> None:
         data, self._unparsed = self._unparsed, b""
         self.reading_since = self.loop.time()
+        self.flow.fall_behind(False)
         self._parse(data)
