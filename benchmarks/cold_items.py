@@ -25,7 +25,7 @@ import polars as pl
 
 import sasrec
 from sasrec.core.arrays import Float64, Int32
-from sasrec.data.sequences import Ragged
+from sasrec.data.ragged import Ragged
 from sasrec.evaluation.protocols import rank_metrics
 from sasrec.ranking.scorers import ModelScorer, Popularity
 from sasrec.ranking.shared_features import SharedFeatures

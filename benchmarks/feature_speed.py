@@ -22,7 +22,7 @@ from sasrec.core.threads import set_threads
 from sasrec.data.batches import TrainBatches
 from sasrec.data.item_features import ItemFeatures
 from sasrec.data.logs import Log, load_log
-from sasrec.data.sequences import Ragged
+from sasrec.data.ragged import Ragged
 from sasrec.engine.protocol import Engine, create_engine
 from sasrec.fitting import configure
 

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from sasrec.core.config import ModelConfig, TrainConfig
 from sasrec.data.batches import TrainBatches
 from sasrec.data.item_features import ItemFeatures
+from sasrec.data.ragged import Ragged
 from sasrec.data.sampling import generator
-from sasrec.data.sequences import LogFacts, Ragged, build_sequences
+from sasrec.data.sequences import LogFacts, build_sequences
 from sasrec.data.splits import Split, split_leave_one_out
 from sasrec.data.vocabulary import Vocabulary
 from sasrec.evaluation.intervals import Estimate, without_interval

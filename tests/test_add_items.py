@@ -16,7 +16,7 @@ from made import random_histories
 
 from sasrec import fit, load
 from sasrec.core.errors import ConfigError, DataError
-from sasrec.data.sequences import Ragged
+from sasrec.data.ragged import Ragged
 from sasrec.recommender import Recommender
 
 SMALL = {

@@ -12,7 +12,7 @@ from reference import Reference
 
 from sasrec.core.arrays import Float32
 from sasrec.core.config import ModelConfig, TrainConfig
-from sasrec.data.sequences import Ragged
+from sasrec.data.ragged import Ragged
 from sasrec.engine.torch_engine import TorchEngine
 from sasrec.fitting import convert
 from sasrec.model.published import LAYOUTS, Weights, dump_published, read_published

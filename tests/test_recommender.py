@@ -16,7 +16,7 @@ from served import with_attributes
 
 import sasrec
 from sasrec.core.errors import CheckpointError, ConfigError, DataError, UnknownItemError
-from sasrec.data.sequences import Ragged
+from sasrec.data.ragged import Ragged
 from sasrec.recommender import Recommender
 from sasrec.runs.folder import RunFolder
 

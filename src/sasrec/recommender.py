@@ -22,7 +22,8 @@ from sasrec.core.scalars import check_truth
 from sasrec.core.threads import set_threads
 from sasrec.data.histories import is_pandas, known_histories, list_of_ids, read_histories, to_pandas, users_histories
 from sasrec.data.items import with_new_items
-from sasrec.data.sequences import Ragged, Sequences
+from sasrec.data.ragged import Ragged
+from sasrec.data.sequences import Sequences
 from sasrec.data.splits import Split, hides_repeats, split_sequences
 from sasrec.data.vocabulary import Vocabulary
 from sasrec.engine.protocol import Engine, create_engine, environment
@@ -81,9 +82,8 @@ class Recommender:
         return _made_again, (engine.train_config, engine.weights(), *own)
 
     def __repr__(self) -> str:
-        model = self.config.model
-        data = f"{self.config.data_name}, {len(self.vocabulary)} items"
-        return f"Recommender({data}; block {model.block}, D={model.embedding_dim})"
+        model, n_items = self.config.model, len(self.vocabulary)
+        return f"Recommender({self.config.data_name}, {n_items} items; block {model.block}, D={model.embedding_dim})"
 
     @cached_property
     def model_version(self) -> str:
@@ -334,12 +334,11 @@ class Recommender:
         return measure(self, Request(split, file, baselines, progress, settings, log, tuple(unseen_by)))
 
     def add_items(self, items: Any, item_vectors: Any = None) -> Recommender:
-        """The same model with further items, which it recommends by their features. Nothing is trained.
+        """The same model with further items, recommended by their features; nothing is trained.
 
         Args:
-            items: whatever `read_items` takes, with the columns that features are made from; known items stay as
-                they are.
-            item_vectors: a .npy file or an array whose rows are those of `items`, where the model was trained with one.
+            items: whatever `read_items` takes, with the columns of the features; those that are known stay as they are.
+            item_vectors: a .npy file or an array, row by row those of `items`, where the model was trained with one.
 
         Raises:
             ConfigError: the model knows items by their ids alone.
@@ -400,9 +399,8 @@ class Recommender:
         Raises:
             CheckpointError: a file cannot be written.
         """
-        result, sequences = self.train_result, self.sequences
+        result, sequences = self.train_result, self._known_sequences()
         assert result is not None
-        assert sequences is not None
         # After a refit the model has seen what comes next.
         examples = [] if self.config.refit_epochs else build_examples(self.split(), self.vocabulary, self.top_indices)
         facts = RunFacts(

@@ -15,8 +15,9 @@ from sasrec.core.config import ModelConfig, TrainConfig
 from sasrec.core.errors import DataError
 from sasrec.core.isa import Native
 from sasrec.data.batches import NEGATIVES, SHUFFLE, Batch, TrainBatches, seen_candidates
+from sasrec.data.ragged import Ragged
 from sasrec.data.sampling import generator, warn_of_full_rows
-from sasrec.data.sequences import Ragged, build_sequences
+from sasrec.data.sequences import build_sequences
 from sasrec.data.splits import Split, split_leave_one_out
 
 

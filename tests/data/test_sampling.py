@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sasrec.core.isa import load_native
+from sasrec.data.ragged import Ragged
 from sasrec.data.sampling import (
     ItemDrawer,
     Parts,
@@ -18,7 +19,6 @@ from sasrec.data.sampling import (
     generator,
     warn_of_full_rows,
 )
-from sasrec.data.sequences import Ragged
 
 
 @settings(max_examples=50)

@@ -15,7 +15,7 @@ from sasrec.core.config import ModelConfig, TrainConfig
 from sasrec.core.errors import CheckpointError, DataError
 from sasrec.core.isa import load_native
 from sasrec.data.batches import Batch
-from sasrec.data.sequences import Ragged
+from sasrec.data.ragged import Ragged
 from sasrec.engine.native import NativeEngine
 from sasrec.model.weights import ITEM_TABLE
 from sasrec.ranking.index import Exceptions, NativeIndex, NativeLevelIndex
@@ -30,7 +30,7 @@ import os, resource, sys, threading, time
 import numpy as np
 from sasrec.core.config import ModelConfig, TrainConfig
 from sasrec.core.isa import load_native
-from sasrec.data.sequences import Ragged
+from sasrec.data.ragged import Ragged
 from sasrec.engine.native import NativeEngine
 from sasrec.ranking.index import NativeIndex
 engine = NativeEngine(ModelConfig(embedding_dim=16, max_seq_len=50), 40, TrainConfig(threads=3))

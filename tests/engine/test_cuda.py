@@ -10,7 +10,8 @@ from conftest import make_markov_log
 
 from sasrec.core.config import ModelConfig, TrainConfig
 from sasrec.data.batches import TrainBatches
-from sasrec.data.sequences import Ragged, build_sequences
+from sasrec.data.ragged import Ragged
+from sasrec.data.sequences import build_sequences
 from sasrec.data.splits import split_leave_one_out
 from sasrec.engine.torch_engine import TorchEngine
 

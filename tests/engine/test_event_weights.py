@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from sasrec.core.config import EvalConfig, ModelConfig, TrainConfig
 from sasrec.core.isa import load_native
 from sasrec.data.batches import Batch
-from sasrec.data.sequences import Ragged, build_sequences
+from sasrec.data.ragged import Ragged
+from sasrec.data.sequences import build_sequences
 from sasrec.data.splits import split_sequences
 from sasrec.engine.native import NativeEngine
 from sasrec.engine.torch_engine import TorchEngine

@@ -9,7 +9,7 @@ PROGRAM = """
 import os, sys, time
 import numpy as np
 from sasrec.core.config import ModelConfig, TrainConfig
-from sasrec.data.sequences import Ragged
+from sasrec.data.ragged import Ragged
 from sasrec.engine.protocol import create_engine
 
 def engine():

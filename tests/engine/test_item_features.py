@@ -17,7 +17,7 @@ from sasrec.core.errors import ConfigError
 from sasrec.core.isa import load_float32, load_native
 from sasrec.data.batches import Batch
 from sasrec.data.item_features import ItemFeatures
-from sasrec.data.sequences import Ragged
+from sasrec.data.ragged import Ragged
 from sasrec.engine.id_dropout import ids_kept, step_key
 from sasrec.engine.native import NativeEngine
 from sasrec.engine.protocol import Engine, create_engine

@@ -22,8 +22,9 @@ from torch import Tensor
 from sasrec.core.config import ModelConfig, TrainConfig
 from sasrec.core.isa import load_float32, load_native
 from sasrec.data.batches import Batch, TrainBatches
+from sasrec.data.ragged import Ragged
 from sasrec.data.sampling import generator
-from sasrec.data.sequences import Ragged, build_sequences
+from sasrec.data.sequences import build_sequences
 from sasrec.data.splits import split_leave_one_out
 from sasrec.engine.id_dropout import random_words, step_key
 from sasrec.engine.native import NativeEngine
@@ -712,7 +713,7 @@ import os, threading
 import numpy as np
 from sasrec.core.config import ModelConfig, TrainConfig
 from sasrec.engine.native import NativeEngine
-from sasrec.data.sequences import Ragged
+from sasrec.data.ragged import Ragged
 engine = NativeEngine(ModelConfig(embedding_dim=20, max_seq_len=70), 40, TrainConfig(threads=2))
 histories = Ragged.from_lists([np.arange(1, 31, dtype=np.int32)] * 50)
 first = engine.encode(histories)
@@ -737,7 +738,7 @@ if {torch_first}: import torch
 import numpy as np
 from sasrec.core.config import ModelConfig, TrainConfig
 from sasrec.engine.native import NativeEngine
-from sasrec.data.sequences import Ragged
+from sasrec.data.ragged import Ragged
 assert {torch_first} == ("torch" in sys.modules)
 config, train = ModelConfig(embedding_dim=20, max_seq_len=70), TrainConfig(threads=1)
 native = NativeEngine(config, 40, train)
@@ -760,7 +761,7 @@ import sys
 import numpy as np
 from sasrec.core.config import ModelConfig, TrainConfig
 from sasrec.engine.protocol import create_engine
-from sasrec.data.sequences import Ragged
+from sasrec.data.ragged import Ragged
 engine = create_engine(ModelConfig(embedding_dim=20, max_seq_len=9), 40, TrainConfig(threads=1))
 engine.encode(Ragged.from_lists([[1, 2, 3]]))
 assert engine.name == "native" and "torch" not in sys.modules

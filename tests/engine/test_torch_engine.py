@@ -16,7 +16,8 @@ from reference import Reference
 from sasrec.core.config import EvalConfig, ModelConfig, TrainConfig
 from sasrec.core.errors import CheckpointError
 from sasrec.data.batches import Batch, TrainBatches
-from sasrec.data.sequences import Ragged, build_sequences
+from sasrec.data.ragged import Ragged
+from sasrec.data.sequences import build_sequences
 from sasrec.data.splits import split_leave_one_out
 from sasrec.engine.protocol import create_engine
 from sasrec.engine.torch_engine import ATTENTION_TOKENS, GROUP_OVERHEAD, Cuts, TorchEngine, _chunks, length_groups

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from sasrec.core.config import EvalConfig, Protocol
 from sasrec.core.errors import ConfigError, DataError
 from sasrec.data.item_features import ItemFeatures
-from sasrec.data.sequences import Ragged, build_sequences
+from sasrec.data.ragged import Ragged
+from sasrec.data.sequences import build_sequences
 from sasrec.data.splits import Split, split_leave_one_out, split_temporal
 from sasrec.evaluation.candidates import draw_candidates, read_candidates
 from sasrec.evaluation.protocols import evaluate, rank_metrics

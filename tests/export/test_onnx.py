@@ -23,7 +23,7 @@ from sasrec.cli import main as cli
 from sasrec.core.config import ModelConfig, TrainConfig
 from sasrec.core.errors import CheckpointError, ConfigError, DataError
 from sasrec.core.isa import load_native
-from sasrec.data.sequences import Ragged
+from sasrec.data.ragged import Ragged
 from sasrec.engine.protocol import create_engine
 from sasrec.export import onnx as export_module
 from sasrec.export.onnx import export_onnx, open_session

@@ -14,7 +14,7 @@ from made import spread_weights
 from reference import Reference
 
 from sasrec.core.config import ModelConfig, TrainConfig
-from sasrec.data.sequences import Ragged
+from sasrec.data.ragged import Ragged
 from sasrec.engine.protocol import create_engine
 from sasrec.export.onnx_graph import ModelGraph, byte_table
 from sasrec.model.weights import Weights

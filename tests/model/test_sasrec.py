@@ -9,8 +9,9 @@ import torch
 from made import make_batches
 
 from sasrec.core.config import ModelConfig, TrainConfig
+from sasrec.data.ragged import Ragged
 from sasrec.data.sampling import generator
-from sasrec.data.sequences import Ragged, build_sequences
+from sasrec.data.sequences import build_sequences
 from sasrec.data.splits import split_leave_one_out
 from sasrec.engine.torch_engine import TorchEngine
 from sasrec.model.sasrec import BLOCKS, Dropout, Group, SASRec

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sasrec.core.config import ModelConfig, TrainConfig
 from sasrec.core.errors import ConfigError
-from sasrec.data.sequences import Ragged
+from sasrec.data.ragged import Ragged
 from sasrec.engine.protocol import create_engine
 from sasrec.ranking import diversity as diversity_module
 from sasrec.ranking.diversity import check_diversity, diversified, n_candidates

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sasrec.core.config import Ties
 from sasrec.core.errors import ConfigError, DataError
 from sasrec.core.isa import load_native
-from sasrec.data.sequences import Ragged
+from sasrec.data.ragged import Ragged
 from sasrec.ranking.index import (
     Exceptions,
     NativeIndex,

@@ -7,7 +7,7 @@ import pytest
 from made import random_histories, spread_weights
 
 from sasrec.core.config import ModelConfig, Ties, TrainConfig
-from sasrec.data.sequences import Ragged
+from sasrec.data.ragged import Ragged
 from sasrec.engine.protocol import Engine, create_engine
 from sasrec.ranking.mapped_scorer import MappedScorer
 from sasrec.ranking.order import ranks_full, top_k

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sasrec.core.config import ModelConfig, TrainConfig
 from sasrec.core.errors import ConfigError
-from sasrec.data.sequences import Ragged
+from sasrec.data.ragged import Ragged
 from sasrec.engine.protocol import create_engine
 from sasrec.ranking.next_items import Group, NextItems
 from sasrec.ranking.order import top_k

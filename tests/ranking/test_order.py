@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from sasrec.core.config import Ties
 from sasrec.core.errors import ConfigError, DataError
-from sasrec.data.sequences import Ragged
+from sasrec.data.ragged import Ragged
 from sasrec.ranking.order import ranks_full, ranks_sampled, top_k
 
 RULES: tuple[Ties, ...] = ("expected", "strict", "pessimistic")

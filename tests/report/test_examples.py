@@ -5,7 +5,7 @@ import polars as pl
 from made import make_split
 from numpy.typing import NDArray
 
-from sasrec.data.sequences import Ragged
+from sasrec.data.ragged import Ragged
 from sasrec.report.examples import Recommended, ShownItem, build_examples
 
 

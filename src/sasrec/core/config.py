@@ -64,12 +64,8 @@ class ModelConfig:
         "none",
         "none = the model never sees padding; attended, zeroed = as the published checkpoints (torch engine only)",
     )
-    n_features: int = _setting(
-        0, "features that items have, which --item-features decides and no one sets; 0 = none", low=0, high=MAX_INT
-    )
-    vector_dim: int = _setting(
-        0, "width of items' vectors, which --item-vectors decides and no one sets; 0 = none", low=0, high=65536
-    )
+    n_features: int = _setting(0, "features of items; --item-features decides it; 0 = none", low=0, high=MAX_INT)
+    vector_dim: int = _setting(0, "width of items' vectors; --item-vectors decides it; 0 = none", low=0, high=65536)
 
     def __post_init__(self) -> None:
         _validate(self)
@@ -428,7 +424,7 @@ def from_dict(cls: type[Config], values: Mapping[str, Any]) -> Config:
 
 
 def to_dict(config: ModelConfig | TrainConfig | EvalConfig | ServerConfig) -> dict[str, Any]:
-    """A JSON-ready dict that `from_dict` reads back to an equal config."""
+    """A JSON-ready dict that `from_dict` reads back."""
     return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(config).items()}
 
 

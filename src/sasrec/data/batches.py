@@ -22,8 +22,8 @@ from sasrec.core.arrays import Float32, Int32, Int64
 from sasrec.core.config import ModelConfig, TrainConfig
 from sasrec.core.errors import DataError
 from sasrec.data.event_types import event_weights
+from sasrec.data.ragged import Ragged, flat_index, offsets_of
 from sasrec.data.sampling import ItemDrawer, Numbering, Parts, draw_unseen, generator
-from sasrec.data.sequences import Ragged, flat_index, offsets_of
 from sasrec.data.splits import Split
 
 logger = logging.getLogger(__name__)

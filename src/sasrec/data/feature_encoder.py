@@ -18,7 +18,7 @@ import polars as pl
 from sasrec.core.arrays import Float32, Int64
 from sasrec.core.errors import ConfigError, DataError
 from sasrec.data.item_features import ItemFeatures
-from sasrec.data.sequences import Ragged, offsets_of
+from sasrec.data.ragged import Ragged, offsets_of
 from sasrec.reading.item_columns import kind_in_words
 from sasrec.reading.item_vectors import as_vectors, vector_rows
 

@@ -12,7 +12,8 @@ import numpy as np
 import polars as pl
 
 from sasrec.core.errors import DataError
-from sasrec.data.sequences import Ragged, Sequences
+from sasrec.data.ragged import Ragged
+from sasrec.data.sequences import Sequences
 from sasrec.data.vocabulary import Vocabulary
 from sasrec.reading.ids import canonical_ids
 from sasrec.reading.readers import read_interactions

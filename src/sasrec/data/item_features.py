@@ -11,7 +11,7 @@ import numpy as np
 
 from sasrec.core.arrays import Bool, Float32
 from sasrec.core.errors import DataError
-from sasrec.data.sequences import Ragged
+from sasrec.data.ragged import Ragged
 
 
 @dataclass(frozen=True)

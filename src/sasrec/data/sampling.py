@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from sasrec.core.arrays import Float32, Int32, Int64
 from sasrec.core.isa import load_native
-from sasrec.data.sequences import Ragged
+from sasrec.data.ragged import Ragged
 
 logger = logging.getLogger(__name__)
 

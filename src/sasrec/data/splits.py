@@ -19,7 +19,8 @@ from sasrec.core.config import EvalConfig, TemporalTargets
 from sasrec.core.errors import ConfigError, DataError
 from sasrec.core.presets import LogStatistics
 from sasrec.data.event_types import are_of_types, types_in_words
-from sasrec.data.sequences import LogFacts, Ragged, Sequences, flat_index, offsets_of, repeat_share
+from sasrec.data.ragged import Ragged, flat_index, offsets_of
+from sasrec.data.sequences import LogFacts, Sequences, repeat_share
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from sasrec.core.provenance import versions
 from sasrec.core.threads import usable_cpus
 from sasrec.data.batches import Batch
 from sasrec.data.item_features import ItemFeatures
-from sasrec.data.sequences import Ragged
+from sasrec.data.ragged import Ragged
 from sasrec.engine.native import NativeEngine, unsupported
 from sasrec.engine.torch_engine import TorchEngine
 from sasrec.model.folding import check_features

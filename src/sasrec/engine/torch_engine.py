@@ -20,8 +20,8 @@ from sasrec.core.forks import needs_threads_of
 from sasrec.core.threads import threads_of
 from sasrec.data.batches import DROPOUT, WEIGHTS, Batch, checked_weight, seen_candidates
 from sasrec.data.item_features import ItemFeatures
+from sasrec.data.ragged import Ragged
 from sasrec.data.sampling import generator
-from sasrec.data.sequences import Ragged
 from sasrec.engine.id_dropout import ids_kept, step_key
 from sasrec.model.folding import check_features
 from sasrec.model.weights import Weights, check_weights, is_block_matrix

@@ -19,7 +19,7 @@ from sasrec.core.arrays import Float32, Float64, Int32, Int64
 from sasrec.core.config import EvalConfig, Exclude, Ties
 from sasrec.core.errors import ConfigError, DataError
 from sasrec.data.item_features import ItemFeatures
-from sasrec.data.sequences import Ragged
+from sasrec.data.ragged import Ragged
 from sasrec.data.splits import Split, Targets, hides_seen
 from sasrec.evaluation.candidates import check_candidates, draw_candidates, repeats_warning
 from sasrec.evaluation.intervals import FEW_USERS, Metrics, estimate

@@ -22,7 +22,7 @@ from sasrec.core.arrays import Float32, Int32
 from sasrec.core.errors import CheckpointError
 from sasrec.core.extras import require
 from sasrec.core.isa import load_float32, load_native
-from sasrec.data.sequences import Ragged
+from sasrec.data.ragged import Ragged
 from sasrec.engine.protocol import create_engine
 from sasrec.export.folder import export_facts, new_folder, write_facts, write_vocabulary
 from sasrec.export.onnx_graph import ModelGraph

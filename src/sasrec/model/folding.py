@@ -18,7 +18,7 @@ from sasrec.core.arrays import Float32
 from sasrec.core.config import ModelConfig
 from sasrec.core.errors import ConfigError
 from sasrec.data.item_features import ItemFeatures
-from sasrec.data.sequences import Ragged
+from sasrec.data.ragged import Ragged
 from sasrec.model.weights import FEATURE_TABLE, ITEM_TABLE, OUTPUT_TABLE, PROJECTION, Weights
 
 ROWS_AT_ONCE = 4096  # items whose features' embeddings lie side by side

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from sasrec.core.arrays import Float32, Float64, Int32
 from sasrec.core.config import Ties
 from sasrec.core.isa import load_native
-from sasrec.data.sequences import Ragged
+from sasrec.data.ragged import Ragged
 from sasrec.ranking.order import check_k, rank_of, ranks_full, ranks_sampled, top_k
 
 BLOCK_BYTES = 2**25  # of scores, or of candidates' embeddings, held at once

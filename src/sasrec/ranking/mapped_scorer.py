@@ -14,7 +14,7 @@ import numpy as np
 
 from sasrec.core.arrays import Float32, Float64, Int32, Int64
 from sasrec.core.config import Ties
-from sasrec.data.sequences import Ragged, offsets_of
+from sasrec.data.ragged import Ragged, offsets_of
 from sasrec.engine.protocol import Engine
 from sasrec.ranking.index import Exceptions, candidate_scores, create_index, create_level_index
 from sasrec.ranking.order import LOWEST, ranks_sampled

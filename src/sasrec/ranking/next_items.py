@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sasrec.core.arrays import Float32, Int32, Int64
-from sasrec.data.sequences import Ragged
+from sasrec.data.ragged import Ragged
 from sasrec.engine.protocol import Engine
 from sasrec.ranking.diversity import diversified, n_candidates
 from sasrec.ranking.index import create_index

@@ -19,7 +19,7 @@ from sasrec.core.arrays import Float32, Float64, Int32, Int64
 from sasrec.core.config import Ties
 from sasrec.core.errors import DataError
 from sasrec.core.scalars import check_number
-from sasrec.data.sequences import Ragged
+from sasrec.data.ragged import Ragged
 
 CHUNK = 2**19  # scores processed together, so that several passes find them in the cache
 GROUPS = 8  # groups of columns per item of a top-k list

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sasrec.core.arrays import Float32, Float64, Int32, Int64
 from sasrec.core.config import Ties
-from sasrec.data.sequences import Ragged, flat_index
+from sasrec.data.ragged import Ragged, flat_index
 from sasrec.data.splits import Split
 from sasrec.engine.protocol import Engine
 from sasrec.ranking.index import (

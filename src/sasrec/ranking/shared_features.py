@@ -9,7 +9,7 @@ import numpy as np
 
 from sasrec.core.arrays import Float32, Int32
 from sasrec.data.item_features import ItemFeatures
-from sasrec.data.sequences import Ragged
+from sasrec.data.ragged import Ragged
 from sasrec.ranking.index import BLOCK_BYTES
 from sasrec.ranking.scorers import last_items
 

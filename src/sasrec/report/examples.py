@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sasrec.core.arrays import Float32, Int32
-from sasrec.data.sequences import Ragged
+from sasrec.data.ragged import Ragged
 from sasrec.data.splits import Split, Targets
 from sasrec.data.vocabulary import Vocabulary
 

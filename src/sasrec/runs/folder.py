@@ -19,7 +19,6 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 from safetensors import SafetensorError, safe_open
@@ -43,7 +42,7 @@ from sasrec.data.vocabulary import Vocabulary
 from sasrec.evaluation.results import Result
 from sasrec.model.weights import Weights, check_finite
 from sasrec.runs.lock import STATE_FILE, WEIGHTS, Claim, claim, is_empty, replaced_by
-from sasrec.runs.record import EpochLine, InitFacts, State, TrainingFacts
+from sasrec.runs.record import EpochLine, InitFacts, RunMetrics, SavedState, State, TrainingFacts
 
 logger = logging.getLogger(__name__)
 
@@ -107,23 +106,6 @@ class RunConfig:
             )
         except (KeyError, ValueError, TypeError, AttributeError, ConfigError, msgspec.ValidationError) as error:
             raise CheckpointError(f"{where} does not fit this version: {error}") from error
-
-
-class SavedState(NamedTuple):
-    """What training/ holds, all of one moment."""
-
-    weights: Weights
-    optimizer: Weights
-    state: State
-    best: Weights  # of the best epoch; none before there is one, and in folders of earlier versions
-
-
-@dataclass(frozen=True)
-class _Metrics:
-    """What metrics.json holds."""
-
-    results: list[Result]
-    training: TrainingFacts | None = None
 
 
 class RunFolder:
@@ -381,13 +363,13 @@ class RunFolder:
         """
         return self._read_metrics().training
 
-    def _read_metrics(self) -> _Metrics:
+    def _read_metrics(self) -> RunMetrics:
         path = self.path / METRICS
         if not path.exists():
-            return _Metrics([])
+            return RunMetrics([])
         self._check(METRICS, ": it is not as it was written; delete it and evaluate again")
         try:
-            return msgspec.convert(json.loads(_read_text(path)), _Metrics)
+            return msgspec.convert(json.loads(_read_text(path)), RunMetrics)
         except (ValueError, RecursionError, msgspec.ValidationError) as error:
             raise CheckpointError(f"{path} is damaged ({error}); delete it and evaluate again") from error
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
+
+from sasrec.evaluation.results import Result
+from sasrec.model.weights import Weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,3 +76,20 @@ class TrainingFacts:
     machine: str
     versions: dict[str, str]
     commit: str
+
+
+class SavedState(NamedTuple):
+    """What training/ holds, all of one moment."""
+
+    weights: Weights
+    optimizer: Weights
+    state: State
+    best: Weights  # of the best epoch; none before there is one, and in folders of earlier versions
+
+
+@dataclass(frozen=True)
+class RunMetrics:
+    """What metrics.json holds."""
+
+    results: list[Result]
+    training: TrainingFacts | None = None

@@ -12,7 +12,8 @@ import numpy as np
 from sasrec import __version__
 from sasrec.core.arrays import Int32
 from sasrec.core.errors import ConfigError, RequestError
-from sasrec.data.sequences import Ragged, Sequences
+from sasrec.data.ragged import Ragged
+from sasrec.data.sequences import Sequences
 from sasrec.ranking.item_filter import ItemFilter
 from sasrec.ranking.next_items import ALL_ROWS, Group, Mask
 from sasrec.recommender import Recommender

@@ -21,7 +21,8 @@ import polars as pl
 from sasrec.core.arrays import Float32, Float64, Int32
 from sasrec.core.config import ModelConfig, TrainConfig, from_dict, split_settings, to_dict
 from sasrec.core.errors import CheckpointError, ConfigError
-from sasrec.data.sequences import Ragged, Sequences
+from sasrec.data.ragged import Ragged
+from sasrec.data.sequences import Sequences
 from sasrec.data.splits import Split
 from sasrec.data.vocabulary import Vocabulary
 from sasrec.model.weights import ITEM_TABLE, OUTPUT_TABLE, Weights, check_weights, weight_shapes
