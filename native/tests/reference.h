@@ -55,6 +55,8 @@ inline NamedShapes weights_of(const ModelShape& shape) {
   }
   if (!gated) norm("norm");
   if (!shape.tied) weights.emplace_back("output_embedding.weight", std::vector{shape.n_items + 1, shape.dim});
+  if (shape.n_features) weights.emplace_back("feature_embedding.weight", std::vector{shape.n_features, shape.dim});
+  if (shape.vector_dim) weights.emplace_back("vector_projection.weight", std::vector{shape.dim, shape.vector_dim});
   return weights;
 }
 
@@ -63,6 +65,8 @@ class Reference {
   explicit Reference(const ModelShape& shape) : shape_(shape), dropout_(shape.dropout) {}
 
   std::map<std::string, Matrix> weights;  // by the names and shapes they have outside
+  ItemFeatures item_features;             // where the shape has any
+  float feature_dropout = 0;              // of a batch
 
   // Features (n, dim) of a sequence of at most max_seq_len items; without a batch there is no dropout.
   Matrix features(const std::int32_t* items, int n, const Batch* batch = nullptr, std::uint64_t key = 0) {
@@ -70,7 +74,7 @@ class Reference {
     Matrix x(n, shape_.dim);
     for (int r = 0; r < n; ++r)
       for (int c = 0; c < shape_.dim; ++c)
-        x(r, c) = weights["item_embedding.weight"](items[r], c) * std::sqrt(shape_.dim) +
+        x(r, c) = item_value("item_embedding.weight", items[r], c) * std::sqrt(shape_.dim) +
                   weights["position_embedding.weight"](shape_.max_seq_len - n + r, c);
     x = drop(x, kEmbeddingSite);
     for (int i = 0; i < shape_.n_blocks; ++i) x = block(i, x);
@@ -80,14 +84,14 @@ class Reference {
   // Sum over positions of softplus(-target's score) + sum of softplus(negatives' scores); a negative that is the
   // target counts nothing.
   double loss(const Batch& batch) {
-    const Matrix& table = weights[shape_.tied ? "item_embedding.weight" : "output_embedding.weight"];
+    const std::string table = shape_.tied ? "item_embedding.weight" : "output_embedding.weight";
     double total = 0;
     for (std::size_t i = 0; i + 1 < batch.offsets.size(); ++i) {
       const std::int64_t begin = batch.offsets[i], n = batch.offsets[i + 1] - begin;
       const Matrix x = features(&batch.items[begin], static_cast<int>(n), &batch, batch.keys[i]);
       const auto score = [&](std::int64_t r, int item) {
         double s = 0;
-        for (int c = 0; c < shape_.dim; ++c) s += x(static_cast<int>(r), c) * table(item, c);
+        for (int c = 0; c < shape_.dim; ++c) s += x(static_cast<int>(r), c) * item_value(table, item, c);
         return s;
       };
       for (std::int64_t r = 0; r < n; ++r) {
@@ -99,6 +103,30 @@ class Reference {
       }
     }
     return total;
+  }
+
+  // A value of an item's row in a table, with what the item is like; without a batch no own embedding is left out.
+  double item_value(const std::string& table, int item, int column) {
+    const Matrix& own = weights[table];
+    double value = own(item, column), told = 0;
+    bool described = false;
+    if (shape_.n_features) {
+      const Matrix& features = weights["feature_embedding.weight"];
+      const std::int64_t begin = item_features.offsets[item], end = item_features.offsets[item + 1];
+      for (std::int64_t k = begin; k < end; ++k)
+        told += features(item_features.values[k], column) / static_cast<double>(end - begin);
+      described = end > begin;
+    }
+    if (shape_.vector_dim) {
+      const Matrix& projection = weights["vector_projection.weight"];
+      for (int w = 0; w < shape_.vector_dim; ++w) {
+        const float given = item_features.vectors[item * shape_.vector_dim + w];
+        told += given * projection(column, w);
+        described |= given != 0;
+      }
+    }
+    if (batch_ && described && !IdDropout(batch_->step_key, feature_dropout).keeps(item)) value = 0;
+    return value + told;
   }
 
  private:

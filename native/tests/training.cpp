@@ -45,7 +45,8 @@ Batch make_batch(const std::vector<int>& lengths, int n_items, Random& random) {
 // An engine, and its weights and gradients by their names outside.
 class Subject {
  public:
-  Subject(const ModelShape& shape, int threads) : engine(shape, weights_of(shape), threads, false) {
+  Subject(const ModelShape& shape, int threads, const ItemFeatures& features = {})
+      : engine(shape, weights_of(shape), threads, false, features) {
     engine.prepare_training();
     Random random(7);
     for (const std::string& name : names()) {
@@ -91,10 +92,10 @@ class Subject {
     return std::abs(everything - real) / everything;
   }
 
-  double forward_backward(const Batch& batch, float l2 = 0) {
+  double forward_backward(const Batch& batch, float l2 = 0, float feature_dropout = 0) {
     return engine.forward_backward(
         batch.view(), batch.keys.data(), batch.step_key, {LossKind::kBce, 1.0f, nullptr, 1.0f},
-        {batch.targets.data(), batch.negatives.data(), batch.n_negatives, false, nullptr}, l2);
+        {batch.targets.data(), batch.negatives.data(), batch.n_negatives, false, nullptr}, l2, feature_dropout);
   }
 
   Engine engine;
@@ -195,6 +196,55 @@ void test_step(const Case& c) {
   expect(next < loss, name + "a step lowers the loss of its batch");
 }
 
+// Features of the items of a model, some of which have none.
+struct MadeFeatures {
+  std::vector<std::int64_t> offsets{0, 0};
+  std::vector<std::int32_t> values;
+  std::vector<float> vectors;
+
+  explicit MadeFeatures(const ModelShape& shape) {
+    Random random(17);
+    for (int item = 1; item <= shape.n_items; ++item) {
+      for (int f = random.below(3); item % 4 && f < shape.n_features; f += 1 + random.below(5)) values.push_back(f);
+      offsets.push_back(static_cast<std::int64_t>(values.size()));
+    }
+    for (int i = 0; i < (shape.n_items + 1) * shape.vector_dim; ++i)
+      vectors.push_back(i < shape.vector_dim || i / shape.vector_dim % 8 == 0 ? 0 : 0.5f * random.uniform());
+  }
+
+  ItemFeatures view() const { return {offsets.data(), values.data(), vectors.data()}; }
+};
+
+void test_features(int n_features, int vector_dim, bool tied, float feature_dropout, int threads) {
+  const std::string name = std::to_string(n_features) + " features, " + std::to_string(vector_dim) +
+                           " values of a vector" + (tied ? "" : ", untied") + ", " + std::to_string(threads) +
+                           " threads: ";
+  ModelShape shape = shape_of({BlockKind::kSASRec, tied, 0.0f, threads});
+  shape.n_features = n_features, shape.vector_dim = vector_dim;
+  const MadeFeatures features(shape);
+  Random random(23);
+  Subject subject(shape, threads, features.view());
+  const Batch batch = make_batch({20, 1, 5, 33, 1, 3}, shape.n_items, random);
+  Reference reference(shape);
+  reference.weights = subject.weights();
+  reference.item_features = features.view(), reference.feature_dropout = feature_dropout;
+  const double loss = subject.forward_backward(batch, 0, feature_dropout);
+  {
+    Comparison same(name + "loss", kTolerance);
+    same.add(loss, reference.loss(batch));
+  }
+  check_gradients(name, subject.gradients(), reference, batch);
+  check_optimizer(name, subject, threads > 1 ? 0.05f : 0.0f);
+  expect(subject.padding() < 1e-7, name + "padding stays zero");
+  reference.weights = subject.weights();
+  std::vector<float> encoded(shape.dim);
+  const std::int64_t ends[] = {0, 20};
+  subject.engine.encode({batch.items.data(), ends, 1}, encoded.data());
+  const Matrix expected = reference.features(batch.items.data(), 20);
+  Comparison same(name + "features of a history after a step", kTolerance);
+  for (int k = 0; k < shape.dim; ++k) same.add(encoded[k], expected(19, k));
+}
+
 void test_l2() {
   const Case c{BlockKind::kSASRec, true, 0.0f, 1};
   Random random(1);
@@ -283,6 +333,11 @@ void test_training() {
     test_step({block, false, 0.3f, 3});
     test_encode({block, true, 0.3f, 1});
     test_encode({block, false, 0.0f, 3});
+  }
+  for (const bool tied : {true, false}) {
+    test_features(9, 0, tied, 0.0f, 1);
+    test_features(0, 5, tied, 0.5f, 3);
+    test_features(9, 5, tied, 0.5f, 2);
   }
   test_l2();
   test_weights_that_do_not_fit();
