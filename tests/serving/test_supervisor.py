@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hostile import Client, head
+from hostile import Client, head, request
 from server_process import PATIENCE, READY, Load, ServerProcess, command, port_of, running, start_and_fail, until
 
 from sasrec.core.config import ServerConfig
@@ -29,6 +29,24 @@ def test_sigterm_under_load_of_new_connections_answers_every_accepted_request(ru
         assert server.process.wait(PATIENCE) == 0
     assert load.lost == []
     assert set(load.codes) == {200}
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_a_terminal_answers_every_request_that_has_begun(runs: Path) -> None:
+    asked = request({"history": [1, 2, 3]})
+    with running(runs / "a", "--workers", 2) as server, contextlib.ExitStack() as held:
+        until(lambda: server.n_ready() == 2)
+        clients = [held.enter_context(Client(server.port)) for _ in range(6)]
+        for client in clients:
+            client.send(asked[:-5])
+        time.sleep(0.3)
+        group = os.getpgid(server.process.pid)
+        for pid in [*server.workers(), server.process.pid]:  # a terminal's signal goes to all of its group
+            if os.getpgid(pid) == group:
+                os.kill(pid, signal.SIGINT)
+        time.sleep(0.3)
+        replies = [client.ask(asked[-5:]) for client in clients]
+    assert [reply and reply.status for reply in replies] == [200] * 6
 
 
 @pytest.mark.slow

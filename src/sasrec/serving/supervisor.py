@@ -177,6 +177,7 @@ class Supervisor:
             [sys.executable, "-m", "sasrec.serving.worker", json.dumps(told)],
             pass_fds=[listener, its_end, self._metrics_lock],
             env={**os.environ, SHARED_FOLDER: self._metrics_folder},
+            process_group=0,  # Ctrl-C in a terminal reaches the supervisor alone: a worker would take two for haste
         )
         os.close(its_end)
 
