@@ -109,14 +109,18 @@ class ThreadPool {
     if (crew_ && crew_->process == ::getpid()) return;
     leave_to_parent();
     crew_ = std::make_unique<Crew>();
-    crew_->threads.reserve(n_threads_ - 1);
-    for (int i = 1; i < n_threads_; ++i) start(i);
+    try {
+      crew_->threads.reserve(n_threads_ - 1);
+      for (int i = 1; i < n_threads_; ++i) start(i);
+    } catch (...) {  // no job may wait for a crew that is not whole
+      stop();
+      throw;
+    }
   }
 
   void start(int i) try {
     crew_->threads.push_back(start_thread_([&crew = *crew_, i] { serve(crew, i); }));
   } catch (const std::system_error& error) {
-    stop();
     throw std::runtime_error("thread " + std::to_string(i + 1) + " of " + std::to_string(n_threads_) +
                              " could not be started (" + error.code().message() + "); use fewer threads");
   }
