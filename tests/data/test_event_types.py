@@ -101,7 +101,8 @@ def test_a_log_without_types_is_stored_as_before(tmp_path: Path) -> None:
     ]
     facts = json.loads((tmp_path / "facts.json").read_text())
     assert list(facts) == [
-        "n_events", "n_users", "n_items", "repeat_share", "tied_share", "n_short_users", "has_timestamps", "fingerprint",
+        "n_events", "n_users", "n_items", "repeat_share", "tied_share", "n_short_users", "has_timestamps",
+        "fingerprint",
     ]  # fmt: skip
 
 
