@@ -212,3 +212,25 @@ def run_program(code: str, *arguments: object, timeout: float = 120) -> str:
                 os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 0
     return printed
+
+
+def make_shop_log(n_users: int = 500, n_items: int = 80, noise: float = 0.1, seed: int = 0) -> pl.DataFrame:
+    """Users who look at one item after another, and sometimes buy what goes with the one they looked at last.
+
+    After a view of item i comes a view of 7 i + 3 or, one time in five, a purchase of 11 i + 5 (mod n_items), and noise
+    instead of either. A purchase tells nothing of the next one, for many views lie between. Each user buys five times.
+    """
+    rng = np.random.default_rng(seed)
+    rows: list[tuple[int, int, str]] = []
+    for user in range(1, n_users + 1):
+        item, bought = int(rng.integers(n_items)), 0
+        while bought < 5:
+            buys = rng.random() < 0.2
+            made_up = int(rng.integers(n_items)) if rng.random() < noise else None
+            if buys:
+                rows.append((user, (11 * item + 5) % n_items if made_up is None else made_up, "purchase"))
+                bought += 1
+            else:
+                item = (7 * item + 3) % n_items if made_up is None else made_up
+                rows.append((user, item, "view"))
+    return pl.DataFrame(rows, schema=["user_id", "item_id", "event"], orient="row")

@@ -37,9 +37,10 @@ FLIPS = 40  # of a file
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with everything that a folder can hold, but for log.json."""
     folder = tmp_path_factory.mktemp("digests") / "run"
-    log = make_markov_log(60).with_columns(timestamp=np.arange(720))
+    log = make_markov_log(60).with_columns(timestamp=np.arange(720), event=pl.Series(["view", "buy"] * 360))
+    log = log.with_columns(weight=1 + pl.col("timestamp") % 3)
     titles = log.select("item_id").unique().with_columns(title=pl.lit("Film"))
-    fit(log, output=folder, titles=titles, **SETTINGS)
+    fit(log, output=folder, titles=titles, event_column="event", weight_column="weight", **SETTINGS)
     return folder
 
 
@@ -78,7 +79,9 @@ def json_or_none(path: Path) -> Any:
 @pytest.mark.parametrize("name", sorted({*WHAT_COUNTS} - NOT_THERE))
 def test_a_file_of_another_run_is_noticed(run: Path, tmp_path: Path, name: str) -> None:
     log = make_markov_log(60, 31, seed=1).with_columns(pl.col("user_id") + 1, timestamp=np.arange(720))
-    fit(log.tail(717), output=tmp_path / "other", **SETTINGS)
+    log = log.with_columns(event=pl.Series(["buy", "view"] * 360), weight=2 + pl.col("timestamp") % 5)
+    columns = {"event_column": "event", "weight_column": "weight"}
+    fit(log.tail(717), output=tmp_path / "other", **columns, **SETTINGS)
     shutil.copytree(run, tmp_path / "run")
     shutil.copy(tmp_path / "other" / name, tmp_path / "run" / name)
     with pytest.raises(CheckpointError, match=r"(is damaged|missing or damaged).*not as it was written"):

@@ -11,6 +11,7 @@ import polars as pl
 from sasrec.data.logs import FEW_TITLES, Log
 from sasrec.data.splits import REPEAT_THRESHOLD
 from sasrec.reading.checks import MISSING_WORDS
+from sasrec.reading.columns import EVENT_NAMES, plain_name
 from sasrec.reading.notes import Note
 from sasrec.report.run_facts import shown
 from sasrec.report.text import percent
@@ -27,7 +28,8 @@ def notes_of(log: Log) -> list[Note]:
     """What the reader noted, then what the events themselves show."""
     understanding = log.sequences.understanding
     read = [] if understanding is None else understanding.without_folders.notes
-    return [*read, *_of_users(log), *_of_items(log), *_of_times(log), *_of_repeats(log), *_of_titles(log)]
+    of_events = [*_of_users(log), *_of_items(log), *_of_times(log), *_of_repeats(log), *_of_types(log)]
+    return [*read, *of_events, *_of_titles(log)]
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,17 @@ def _column(log: Log, role: str) -> str:
     """The column that a role was read from, as messages name it; "" where it is not known."""
     understanding = log.sequences.understanding
     return "" if understanding is None else understanding.columns.get(role, "")
+
+
+def _of_types(log: Log) -> Iterator[Note]:
+    understanding = log.sequences.understanding
+    left_alone = [] if understanding is None or "event" in understanding.columns else understanding.left_alone
+    columns = [column for column in left_alone if plain_name(column) in EVENT_NAMES]
+    for column in columns[:1]:
+        yield Note(
+            f"column {column!r} may hold types of events, such as view and purchase; all events count alike",
+            f"--event-column {column} reads them, and train --target-events says which are to be predicted",
+        )
 
 
 def _of_users(log: Log) -> Iterator[Note]:
