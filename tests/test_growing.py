@@ -79,9 +79,9 @@ def test_a_recipe_that_fails_leaves_yesterdays_model_in_place(
 ) -> None:
     folder, _ = nights
     before = (folder / "runs" / "current").resolve()
-    again = run_recipe(folder)  # today's folder is there already
+    again = run_recipe(folder)  # the link leads to today's run already
     assert again.returncode
-    assert "exists and is not empty" in again.stderr
+    assert "is both the run to begin from and the one to write" in again.stderr
     assert (folder / "runs" / "current").resolve() == before
 
 

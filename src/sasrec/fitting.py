@@ -167,15 +167,7 @@ def _train(
         run.save_config(replace(config, refit_epochs=before.refit_epochs))
         run.forget_metrics()  # they are of an earlier end of training
     result = train(
-        engine,
-        split,
-        config.model,
-        config.train,
-        config.eval,
-        run=run,
-        resume=before is not None,
-        warm=origin is not None,
-        progress=progress,
+        engine, split, config.model, config.train, config.eval, run=run, resume=before is not None, progress=progress
     )
     if run is not None and before is not None and before.refit_epochs and not run.has_refit(before):
         run.save_config(config)
@@ -188,9 +180,9 @@ def _new_engine(config: RunConfig, split: Split, vocabulary: Vocabulary, origin:
     if origin is None:
         trained = split.train_counts > 0
         return create_engine(config.model, n_items, config.train, features=features, trained=trained)
-    start = start_from(origin, split, vocabulary, average=config.train.ema_decay > 0)
-    engine = create_engine(config.model, n_items, config.train, start.weights, features=features)
-    engine.load_optimizer_state(start.optimizer)
+    weights, moments = start_from(origin, split, vocabulary)
+    engine = create_engine(config.model, n_items, config.train, weights, features=features)
+    engine.load_optimizer_state(moments)
     return engine
 
 
@@ -325,10 +317,9 @@ def _refit(
     epochs = max(result.best_epoch, 1)
     logger.info("training again on all events for %d epochs", epochs)
     train_config = replace(config.train, max_epochs=epochs, patience=0, max_minutes=0.0)
-    everything, warm = split.all_events(), origin is not None
-    vocabulary = recommender.vocabulary
-    engine = _new_engine(replace(config, train=train_config), everything, vocabulary, origin)
-    again = train(engine, everything, config.model, train_config, config.eval, warm=warm, progress=progress)
+    everything = split.all_events()
+    engine = _new_engine(replace(config, train=train_config), everything, recommender.vocabulary, origin)
+    again = train(engine, everything, config.model, train_config, config.eval, progress=progress)
     if again.stopped == "interrupted":
         logger.warning("the second training was interrupted; the model chosen by valid is kept")
         recommender.train_result = replace(result, stopped="interrupted")

@@ -21,7 +21,7 @@ from sasrec.engine.protocol import create_engine
 from sasrec.model.weights import ITEM_TABLE, OUTPUT_TABLE, Weights
 from sasrec.runs.folder import RunConfig
 from sasrec.runs.record import InitFacts
-from sasrec.training.warm_start import Origin, Start, check_same_init, read_origin, start_from
+from sasrec.training.warm_start import Origin, check_same_init, read_origin, start_from
 
 MODEL = ModelConfig(embedding_dim=4, n_blocks=1, max_seq_len=8, tied=False)
 
@@ -53,17 +53,17 @@ def origin_of(log: Log = OLD, **changes: Any) -> Origin:
     return Origin("runs/old", config, log.vocabulary, weights, moments, log.sequences)
 
 
-def start(origin: Origin, log: Log, average: bool = False) -> Start:
-    return start_from(origin, split_sequences(log.sequences, EvalConfig()), log.vocabulary, average)
+def start(origin: Origin, log: Log) -> tuple[Weights, Weights]:
+    return start_from(origin, split_sequences(log.sequences, EvalConfig()), log.vocabulary)
 
 
 @pytest.mark.parametrize("engine", ["native", "torch"])
 @pytest.mark.parametrize("tied", [False, True])
 def test_mapping_onto_the_same_items_changes_no_bit_of_weights_or_moments(engine: str, tied: bool) -> None:
     origin = origin_of(tied=tied)
-    begun = start(origin, OLD)
-    made = create_engine(origin.config.model, 5, TrainConfig(engine=engine, threads=1), begun.weights)
-    made.load_optimizer_state(begun.optimizer)
+    weights, moments = start(origin, OLD)
+    made = create_engine(origin.config.model, 5, TrainConfig(engine=engine, threads=1), weights)
+    made.load_optimizer_state(moments)
     for expected, found in ((origin.weights, made.weights()), (origin.moments, made.optimizer_state())):
         assert found.keys() == expected.keys()
         for name, value in expected.items():
@@ -73,15 +73,15 @@ def test_mapping_onto_the_same_items_changes_no_bit_of_weights_or_moments(engine
 def test_rows_go_by_item_id_whatever_the_order_and_type_of_ids() -> None:
     origin, log = origin_of(), read([["x", "30", "10", "50"], ["30", "20", "x", "10"], ["a", "30", "x", "50"]])
     assert log.vocabulary.ids == ["10", "20", "30", "50", "a", "x"]
-    begun = start(origin, log)
+    weights, moments = start(origin, log)
     for table in (ITEM_TABLE, OUTPUT_TABLE):
-        np.testing.assert_array_equal(begun.weights[table][:5], origin.weights[table][[0, 1, 2, 3, 5]])
+        np.testing.assert_array_equal(weights[table][:5], origin.weights[table][[0, 1, 2, 3, 5]])
         for moment in ("exp_avg", "exp_avg_sq"):
             name = f"{moment}/{table}"
-            np.testing.assert_array_equal(begun.optimizer[name][:5], origin.moments[name][[0, 1, 2, 3, 5]])
-            assert not begun.optimizer[name][5:].any()
+            np.testing.assert_array_equal(moments[name][:5], origin.moments[name][[0, 1, 2, 3, 5]])
+            assert not moments[name][5:].any()
     others = set(origin.weights) - {ITEM_TABLE, OUTPUT_TABLE}
-    assert all((begun.weights[name] == origin.weights[name]).all() for name in others)
+    assert all((weights[name] == origin.weights[name]).all() for name in others)
     assert origin.facts(log.vocabulary) == InitFacts(version_of(origin), "yesterday", kept=4, new=2, gone=1)
 
 
@@ -93,10 +93,10 @@ def test_a_new_item_starts_at_the_mean_of_known_ones_near_its_train_events() -> 
     # Train: 20 99 98 10 40 30 of user 1 and 99 50 of user 2. Near 99 are 20, 10, 40 and 50; 97 is in no train part.
     log = read([[20, 99, 98, 10, 40, 30, 10, 20], [99, 50, 97, 10]])
     origin = origin_of()
-    begun = start(origin, log)
+    weights, _ = start(origin, log)
     assert log.vocabulary.ids == [10, 20, 30, 40, 50, 97, 98, 99]
     for table in (ITEM_TABLE, OUTPUT_TABLE):
-        old, new = origin.weights[table], begun.weights[table]
+        old, new = origin.weights[table], weights[table]
         np.testing.assert_allclose(new[8], old[[2, 1, 4, 5]].mean(axis=0), rtol=1e-6)
         np.testing.assert_allclose(new[7], old[[2, 1, 4, 3]].mean(axis=0), rtol=1e-6)
         np.testing.assert_allclose(new[6], old[1:6].mean(axis=0), rtol=1e-6)
@@ -104,16 +104,10 @@ def test_a_new_item_starts_at_the_mean_of_known_ones_near_its_train_events() -> 
 
 
 def test_a_new_item_starts_at_zero_where_features_stand_for_it() -> None:
-    begun = start(origin_of(n_features=3), read([[20, 99, 10, 30], [40, 50, 30, 10]]))
+    weights, _ = start(origin_of(n_features=3), read([[20, 99, 10, 30], [40, 50, 30, 10]]))
     for table in (ITEM_TABLE, OUTPUT_TABLE):
-        assert not begun.weights[table][6].any()
-        assert begun.weights[table][1:6].any(axis=1).all()
-
-
-def test_an_average_begins_at_the_weights() -> None:
-    begun = start(origin_of(), OLD, average=True)
-    for name, value in begun.weights.items():
-        np.testing.assert_array_equal(begun.optimizer[f"average/{name}"], value)
+        assert not weights[table][6].any()
+        assert weights[table][1:6].any(axis=1).all()
 
 
 def test_what_came_along_is_said_in_a_line(caplog: pytest.LogCaptureFixture) -> None:

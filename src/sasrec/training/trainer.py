@@ -60,7 +60,6 @@ def train(
     *,
     run: RunFolder | None = None,
     resume: bool = False,
-    warm: bool = False,
     progress: Callable[[Progress], None] | None = None,
 ) -> TrainResult:
     """Train until max_epochs, max_minutes, patience or an interrupt (Ctrl-C, SIGTERM) ends it.
@@ -73,7 +72,6 @@ def train(
         eval_config: the protocol; valid_protocol of train_config replaces its protocol for choosing the epoch.
         run: where checkpoints and history go; None keeps the best weights in memory only.
         resume: go on from the state in `run`.
-        warm: the engine began with trained weights, and with their average where one is kept, which does not fade.
         progress: called about twice a second and at the end of each epoch.
 
     Raises:
@@ -81,7 +79,7 @@ def train(
         TrainingError: the loss or the weights are no longer numbers; the last good checkpoint is kept.
         CheckpointError: the run folder cannot be written or its state is damaged.
     """
-    loop = _Loop(engine, split, model, train_config, eval_config, run, progress, warm)
+    loop = _Loop(engine, split, model, train_config, eval_config, run, progress)
     if resume:
         loop.restore()
     with _interruptible() as interrupted:
@@ -105,9 +103,8 @@ class _Loop:
         eval_config: EvalConfig,
         run: RunFolder | None,
         progress: Callable[[Progress], None] | None,
-        warm: bool,
     ) -> None:
-        self.engine, self.split, self.model, self.config, self.warm = engine, split, model, train_config, warm
+        self.engine, self.split, self.model, self.config = engine, split, model, train_config
         self.run, self.progress = run, progress
         self.batches = TrainBatches(split, model, train_config)
         cutoffs = tuple(sorted({*eval_config.k, parse_metric(train_config.valid_metric)[1]}))
@@ -213,13 +210,10 @@ class _Loop:
         self.engine.forward_backward(batch)
         self.engine.optimizer_step(self._learning_rate(batch.step))
         if self.config.ema_decay:
-            self.engine.update_average(self._ema_decay(batch.step))
+            self.engine.update_average(self.config.ema_decay_at(batch.step))
 
     def _learning_rate(self, step: int) -> float:
         return self.config.learning_rate_at(step, self.batches.steps_per_epoch)
-
-    def _ema_decay(self, step: int) -> float:
-        return self.config.ema_decay if self.warm else self.config.ema_decay_at(step)
 
     @contextlib.contextmanager
     def _averaged(self) -> Iterator[None]:

@@ -172,22 +172,13 @@ def without_average(optimizer: Weights) -> Weights:
     return {name: value for name, value in optimizer.items() if not name.startswith(AVERAGE)}
 
 
-@dataclass(frozen=True)
-class Start:
-    """Where a training begins, for the items of its log."""
-
-    weights: Weights
-    optimizer: Weights  # Adam's moments and, where one is kept, the average of the weights
-
-
-def start_from(origin: Origin, split: Split, vocabulary: Vocabulary, average: bool) -> Start:
-    """Map weights and moments onto the items of another log, and say what came along.
+def start_from(origin: Origin, split: Split, vocabulary: Vocabulary) -> tuple[Weights, Weights]:
+    """Weights and moments for the items of another log; the log says what came along.
 
     Args:
         origin: the model.
         split: of the log that is trained on.
         vocabulary: of it.
-        average: whether a moving average is kept: it begins at the weights.
     """
     own = np.concatenate([np.zeros(1, np.int32), origin.vocabulary.indices_of(vocabulary.ids)])  # (V,)
     model, n_near = origin.config.model, 0
@@ -199,9 +190,8 @@ def start_from(origin: Origin, split: Split, vocabulary: Vocabulary, average: bo
             moments[moment] = _moved(moments[moment], own)
         if neighbours is not None:
             n_near = neighbours.fill(weights[table], own)
-    optimizer = moments | ({f"{AVERAGE}{name}": value for name, value in weights.items()} if average else {})
     _say(origin, origin.facts(vocabulary), n_near, neighbours is None)
-    return Start(weights, optimizer)
+    return weights, moments
 
 
 def _moved(table: Float32, own: Int32) -> Float32:
