@@ -269,17 +269,9 @@ def test_synthetic_log_refuses_sizes_that_cannot_be(benchmark_modules):
 
 
 def test_the_cost_of_filters_is_measured_for_each_share_of_the_items() -> None:
-    command = [
-        sys.executable,
-        str(BENCHMARKS / "filter_speed.py"),
-        "--items",
-        "300",
-        "--repeats",
-        "20",
-        "--most",
-        "1e9",
-    ]
-    done = subprocess.run([*command, "--dim", "8"], check=True, capture_output=True, text=True)
+    flags = ["--items", "300", "--dim", "8", "--repeats", "20", "--most", "1e9"]
+    command = [sys.executable, str(BENCHMARKS / "filter_speed.py"), *flags]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert [line["asked"] for line in lines] == ["where"] * 5 + ["diversity"]
     assert lines[0]["left"] == 0

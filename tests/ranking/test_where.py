@@ -396,7 +396,10 @@ def numbers(draw: st.DrawFn, columns: tuple[str, ...]) -> Made:
     for _ in range(draw(st.integers(0, 2))):
         sign, (other, more) = draw(st.sampled_from("+-*/")), draw(leaf)
         text, value = f"({text} {sign} {other})", each(computed(sign), value, more)
-    return (f"-({text})", each(lambda a: -float(a), value)) if draw(st.booleans()) else (text, value)
+    if draw(st.booleans()):
+        return text, value
+    is_constant = text[0].isdigit()  # a sign belongs to it, and it stays exact
+    return f"-({text})", each(lambda a: -a if is_constant else -float(a), value)
 
 
 PLAIN = ("price", "year", "count", "two words")
