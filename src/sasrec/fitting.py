@@ -328,7 +328,7 @@ def _refit(
     if run is not None:
         run.save_config(config)  # first: no model that has seen the targets lies there without the mark
         run.save_weights(again.weights, epochs, refit=True)
-    return Recommender(engine, vocabulary, config, recommender.sequences, recommender.results, result)
+    return Recommender(engine, recommender.vocabulary, config, recommender.sequences, recommender.results, result)
 
 
 def convert(checkpoint: Path, layout: str | None, log: Any, *, n_heads: int | None = None) -> Recommender:
