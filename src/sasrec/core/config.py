@@ -424,8 +424,10 @@ def from_dict(cls: type[Config], values: Mapping[str, Any]) -> Config:
 
 
 def to_dict(config: ModelConfig | TrainConfig | EvalConfig | ServerConfig) -> dict[str, Any]:
-    """A JSON-ready dict that `from_dict` reads back."""
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(config).items()}
+    """A JSON-ready dict that `from_dict` reads back; settings that came LATER are told where they are used."""
+    values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+    told = {k: v for k, v in values.items() if k not in LATER or v}
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in told.items()}
 
 
 def split_settings(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -443,5 +445,6 @@ def split_settings(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return parts
 
 
+LATER = {"n_features", "vector_dim", "feature_dropout", "event_weights", "target_events"}  # runs without are as before
 DERIVED = ("n_features", "vector_dim")  # settings of the model that its items decide
 CONFIGS: dict[str, type[Any]] = {"model": ModelConfig, "train": TrainConfig, "eval": EvalConfig}

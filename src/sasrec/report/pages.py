@@ -390,4 +390,4 @@ def _settings(facts: RunFacts) -> str:
 def _setting_rows(config: ModelConfig | TrainConfig | EvalConfig) -> Iterator[Row]:
     defaults = to_dict(type(config)())
     for name, value in to_dict(config).items():
-        yield ("" if value == defaults[name] else "changed"), [name, plain(value)]
+        yield ("" if value == defaults.get(name) else "changed"), [name, plain(value)]

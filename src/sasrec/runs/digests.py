@@ -17,7 +17,6 @@ from sasrec.model.weights import Weights, digest_of
 from sasrec.runs.folder import CONFIG, WHAT_COUNTS, RunConfig, RunFolder
 from sasrec.runs.lock import WEIGHTS
 
-FEATURE_SETTINGS = {"n_features", "vector_dim"}
 TRAINING_ONLY = {"dropout"}  # of the model's settings: they change no answer
 
 
@@ -32,8 +31,6 @@ def version_of(config: RunConfig, weights: Weights, vocabulary: Vocabulary) -> s
         return digest_of(weights, vocabulary.ids)
     features: ItemFeatures | None = vocabulary.features
     model = {name: value for name, value in to_dict(config.model).items() if name not in TRAINING_ONLY}
-    if features is None:  # the settings of features came later, and models without keep their versions
-        model = {name: value for name, value in model.items() if name not in FEATURE_SETTINGS}
     told = [model, hides_repeats(config.data, config.eval), str(vocabulary.item_ids.dtype)]
     more = json.dumps(told, sort_keys=True).encode() + np.asarray(vocabulary.counts).tobytes()
     return digest_of(weights, vocabulary.ids, more + (features.to_bytes() if features is not None else b""))

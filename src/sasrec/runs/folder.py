@@ -392,7 +392,7 @@ def check_resumable(saved: RunConfig, now: RunConfig) -> None:
             "now, or in another order); train into another folder"
         )
     for part in ("model", "train", "eval"):
-        before, after = to_dict(getattr(saved, part)), to_dict(getattr(now, part))
+        before, after = asdict(getattr(saved, part)), asdict(getattr(now, part))
         fixed = {"max_epochs"} if before.get("schedule") == "cosine" else set()  # the learning rate is planned by it
         changed = [k for k in before if before[k] != after[k] and k not in MAY_CHANGE_ON_RESUME - fixed]
         if changed:
@@ -405,7 +405,7 @@ def check_resumable(saved: RunConfig, now: RunConfig) -> None:
 
 def resumed_config(saved: RunConfig, now: RunConfig) -> RunConfig:
     """The saved run's settings with those of `now` that may change."""
-    train = to_dict(now.train)
+    train = asdict(now.train)
     return replace(saved, train=replace(saved.train, **{k: train[k] for k in MAY_CHANGE_ON_RESUME}))
 
 

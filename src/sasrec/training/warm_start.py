@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import numpy as np
 import polars as pl
 
 from sasrec.core.arrays import Float32, Float64, Int32
-from sasrec.core.config import ModelConfig, TrainConfig, from_dict, split_settings, to_dict
+from sasrec.core.config import ModelConfig, TrainConfig, from_dict, split_settings
 from sasrec.core.errors import CheckpointError, ConfigError
 from sasrec.data.ragged import Ragged
 from sasrec.data.sequences import Sequences
@@ -76,8 +76,8 @@ class Origin:
         Raises:
             ConfigError: a setting of the model is given, and is not that of the model.
         """
-        own = to_dict(self.config.model)
-        wanted = to_dict(from_dict(ModelConfig, {**own, **split_settings(given)["model"]}))
+        own = asdict(self.config.model)
+        wanted = asdict(from_dict(ModelConfig, {**own, **split_settings(given)["model"]}))
         for name, value in own.items():
             if wanted[name] != value:
                 raise ConfigError(
