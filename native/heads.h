@@ -33,8 +33,8 @@ struct Wanted {
   // that all positions share can be left out: a position's own negatives are chosen outside.
   const RaggedView* earlier;
   // (T,) the input where it counts among what its row had, else 0; null = all inputs do. Read beside `earlier` only.
-  const std::int32_t* seen;
-  const float* weights;  // (T,) how much each position counts in the loss, from 0; null = all 1
+  const std::int32_t* seen = nullptr;
+  const float* weights = nullptr;  // (T,) how much each position counts in the loss, from 0; null = all 1
 
   float weight(std::ptrdiff_t token) const { return weights ? weights[token] : 1.0f; }
 };
