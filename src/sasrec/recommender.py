@@ -286,7 +286,7 @@ class Recommender:
         """
         mask = self.item_filter(None, None, where).mask()
         indices, scores = self.next_items.similar(self.vocabulary.known_index(item_id), k, mask)
-        return list_frame(self.vocabulary, indices[None], scores[None], None).drop("user_id")
+        return pl.DataFrame(list_frame(self.vocabulary, indices[None], scores[None], None).get_columns()[1:])
 
     def explain(self, history: Sequence[Any], item_id: Any) -> pl.DataFrame:
         """Why an item: how much its score falls when one item is left out of the history.

@@ -28,7 +28,7 @@ from sasrec.training.progress import Progress
 
 FORMAT_1 = Path(__file__).parent / "format-1" / "run"
 FOR_PEOPLE = {"README.md", "curve.png", "report.html"}  # nothing reads them
-NOT_THERE = {"sequences/log.json", "item_features.json"}  # in this run
+NOT_THERE = {"sequences/log.json", "sequences/seen.npy", "item_features.json"}  # in this run
 BY_LOAD = {"config.json", "model.safetensors", "metrics.json", BOOK, *DATA_FILES}
 FLIPS = 40  # of a file
 
@@ -37,11 +37,15 @@ FLIPS = 40  # of a file
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with everything that a folder can hold, but for log.json."""
     folder = tmp_path_factory.mktemp("digests") / "run"
-    log = make_markov_log(60).with_columns(timestamp=np.arange(720), event=pl.Series(["view", "buy"] * 360))
-    log = log.with_columns(weight=1 + pl.col("timestamp") % 3)
+    log = log_of_the_run()
     titles = log.select("item_id").unique().with_columns(title=pl.lit("Film"))
     fit(log, output=folder, titles=titles, event_column="event", weight_column="weight", **SETTINGS)
     return folder
+
+
+def log_of_the_run() -> pl.DataFrame:
+    log = make_markov_log(60).with_columns(timestamp=np.arange(720), event=pl.Series(["view", "buy"] * 360))
+    return log.with_columns(weight=1 + pl.col("timestamp") % 3)
 
 
 def files_of(folder: Path) -> set[str]:
@@ -106,8 +110,10 @@ def test_two_kills_before_the_same_file_took_its_place_lose_nothing(run: Path, t
         folder.begin_digests()  # as each training does that goes on
         note(folder.path, {name: digest_of(tmp_path / "written") for name in (STATE, "config.json")})
     sasrec.load(tmp_path / "run")
-    log = make_markov_log(60).with_columns(timestamp=np.arange(720))
-    assert fit(log, output=tmp_path / "run", resume=True, **settings).train_result.epochs == settings["max_epochs"]
+    more = {"event_column": "event", "weight_column": "weight", "resume": True, **settings}
+    result = fit(log_of_the_run(), output=tmp_path / "run", **more).train_result
+    assert result is not None
+    assert result.epochs == settings["max_epochs"]
 
 
 def test_a_missing_file_is_told_by_name(run: Path, tmp_path: Path) -> None:
@@ -169,8 +175,10 @@ def test_the_version_covers_what_changes_answers(run: Path) -> None:
     popular = sasrec.load(run).vocabulary
     popular.counts = popular.counts + np.arange(len(popular))
     versions.add(version_of(config, weights, popular))
-    for features in (make_features(len(vocabulary), 5), make_features(len(vocabulary), 5, seed=1)):
-        versions.add(version_of(config, weights, vocabulary, features))
+    for seed in (0, 1):
+        described = sasrec.load(run).vocabulary
+        described.features = make_features(len(vocabulary), 5, seed=seed)
+        versions.add(version_of(config, weights, described))
     assert len(versions) == 7
     same = replace(config, model=replace(config.model, dropout=0.9), preset="other", data_name="x")
     assert version_of(same, weights, vocabulary) == version

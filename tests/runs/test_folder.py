@@ -23,6 +23,7 @@ from safetensors.numpy import save_file
 from safetensors.torch import save_file as torch_save_file
 
 from sasrec.core.config import EvalConfig, ModelConfig, TrainConfig
+from sasrec.core.digests import digest_of, note
 from sasrec.core.errors import CheckpointError, ConfigError
 from sasrec.core.files import atomic_write
 from sasrec.data.sequences import LogFacts, build_sequences
@@ -316,13 +317,19 @@ def test_metrics_round_trip(run: RunFolder) -> None:
     assert told == {"results": [result.to_dict() for result in results], "training": dataclasses.asdict(training)}
 
 
+def rewrite(run: RunFolder, metrics: Any) -> None:
+    """Put other metrics in their place, as a writer would that knows their digest."""
+    (run.path / "metrics.json").write_text(json.dumps(metrics))
+    note(run.path, {"metrics.json": digest_of(run.path / "metrics.json")})
+
+
 def test_metrics_of_a_later_version_are_read_without_what_is_new(run: RunFolder) -> None:
     run.save_metrics([make_result()], make_training())
     told = json.loads((run.path / "metrics.json").read_text())
-    told["results"][0] |= {"groups": {"warm": {}}, "sampled_users": 5}
+    told["results"][0] |= {"moods": {"warm": {}}, "sampled_users": 5}
     told["results"][0]["metrics"]["ndcg@10"]["median"] = 0.5
     told["training"]["gpu"] = "none"
-    (run.path / "metrics.json").write_text(json.dumps({**told, "more": 1}))
+    rewrite(run, {**told, "more": 1})
     assert (run.load_metrics(), run.load_training()) == ([make_result()], make_training())
 
 
@@ -341,7 +348,7 @@ def test_damaged_metrics_are_refused_in_one_sentence(run: RunFolder, damage: Cal
     run.save_metrics([make_result()], make_training())
     told = json.loads((run.path / "metrics.json").read_text())
     damage(told)
-    (run.path / "metrics.json").write_text(json.dumps(told))
+    rewrite(run, told)
     for load in (run.load_metrics, run.load_training):
         with pytest.raises(CheckpointError, match=r"metrics\.json is damaged \(.*\); delete it and evaluate again"):
             load()
