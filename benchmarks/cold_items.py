@@ -27,8 +27,7 @@ import sasrec
 from sasrec.core.arrays import Float64, Int32
 from sasrec.data.ragged import Ragged
 from sasrec.evaluation.protocols import rank_metrics
-from sasrec.ranking.scorers import ModelScorer, Popularity
-from sasrec.ranking.shared_features import SharedFeatures
+from sasrec.ranking.scorers import ModelScorer, Popularity, SharedFeatures
 from sasrec.recommender import Recommender
 
 SHARE = 10  # one item of so many is cold

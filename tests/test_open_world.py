@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-from server_process import Load, running, until
+from server_process import Load, ServerProcess, running, until
 from test_add_items import NEW, SMALL, items_of, log_of
 
 from sasrec import fit, load
@@ -15,6 +16,10 @@ from sasrec.export.onnx import export_onnx, open_session
 pytestmark = pytest.mark.slow  # a server starts
 WHERE = "kind = 'red' and price < 8"
 HISTORIES = [[1, 2, 3], [7], [30, 4, 9, 12]]
+
+
+def answers_with(server: ServerProcess, version: str) -> bool:
+    return bool(server.ask("GET", "/v1/model")[1]["model_version"] == version)
 
 
 def test_a_run_with_features_is_exported_served_asked_with_where_and_extended_under_load(tmp_path: Path) -> None:
@@ -42,7 +47,7 @@ def test_a_run_with_features_is_exported_served_asked_with_where_and_extended_un
     with running(tmp_path / "current", "--reload-seconds", 0.05) as server:
         answers, clients = {}, Load(server.port)
         for model in (first, second):
-            until(lambda: server.ask("GET", "/v1/model")[1]["model_version"] == model.model_version)  # noqa: B023
+            until(partial(answers_with, server, model.model_version))
             status, answers[model.model_version] = server.ask("POST", "/v1/recommend", body)
             assert status == 200
             (tmp_path / "next").symlink_to("second")

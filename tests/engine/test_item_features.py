@@ -1,13 +1,11 @@
 """Items with features on both engines: the same gradients, the same items left out, one folded table for all else."""
 
 import functools
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made import make_features, spread_weights
@@ -25,7 +23,10 @@ from sasrec.engine.torch_engine import TorchEngine
 from sasrec.model.folding import fold, without_features
 from sasrec.model.weights import ITEM_TABLE, OUTPUT_TABLE, Weights
 
-pytestmark = pytest.mark.skipif(load_native().module is None, reason=load_native().why)
+pytestmark = [
+    pytest.mark.skipif(load_native().module is None, reason=load_native().why),
+    pytest.mark.usefixtures("torch_on_one_thread"),
+]
 
 N_ITEMS = 90
 LENGTHS = (1, 5, 33, 7, 60, 3, 2, 12, 1, 1)
@@ -40,14 +41,6 @@ LOSSES: dict[str, dict[str, Any]] = {
     "cross_entropy": {"loss": "cross_entropy"},
     "cross_entropy_unseen": {"loss": "cross_entropy", "mask_seen": True},
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def torch_on_one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def model_of(kind: str, **settings: Any) -> ModelConfig:

@@ -4,7 +4,6 @@ import functools
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -34,16 +33,10 @@ from sasrec.model.weights import Weights, initial_weights
 BLOCKS = ["sasrec", "post_norm", "pre_norm", "ligr"]
 LENGTHS = (1, 5, 33, 7, 60, 3, 2, 12, 1, 1)
 
-pytestmark = pytest.mark.skipif(load_native().module is None, reason=load_native().why)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def torch_on_one_thread() -> Iterator[None]:
-    """Its tensors are so small here that threads cost more than they save."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = [
+    pytest.mark.skipif(load_native().module is None, reason=load_native().why),
+    pytest.mark.usefixtures("torch_on_one_thread"),
+]
 
 
 @functools.cache

@@ -27,8 +27,16 @@ from sasrec.data.splits import Split, split_leave_one_out, split_temporal
 from sasrec.evaluation.candidates import draw_candidates, read_candidates
 from sasrec.evaluation.protocols import evaluate, rank_metrics
 from sasrec.evaluation.results import Result
-from sasrec.ranking.scorers import LastItem, ModelScorer, Popularity, Ranker, Recency, Scorer, build_baselines
-from sasrec.ranking.shared_features import SharedFeatures
+from sasrec.ranking.scorers import (
+    LastItem,
+    ModelScorer,
+    Popularity,
+    Ranker,
+    Recency,
+    Scorer,
+    SharedFeatures,
+    build_baselines,
+)
 from sasrec.report.text import metrics_table
 
 PARTS = ("valid", "test")

@@ -16,9 +16,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from sasrec.core.arrays import Float32, Int32, Int64
+from sasrec.core.arrays import Bool, Float32, Int32, Int64
 from sasrec.core.config import ModelConfig, TrainConfig
 from sasrec.core.errors import DataError
 from sasrec.data.event_types import event_weights
@@ -128,7 +127,7 @@ class TrainBatches:
         drawn_per_step = self.positions_per_epoch / self.steps_per_epoch * drawn
         self.steps_at_once = max(1, min(MOST_STEPS_AT_ONCE, int(DRAWN_AT_ONCE / drawn_per_step)))
 
-    def _can_train(self, weights: Float32) -> NDArray[np.bool_]:
+    def _can_train(self, weights: Float32) -> Bool:
         """(n,) whether a window of each of the users can have a position with a weight."""
         starts, ends = self.starts[self.users], self.ends[self.users]
         first = starts + 1
@@ -136,7 +135,7 @@ class TrainBatches:
             first = np.maximum(first, ends - self.max_seq_len)
         before = np.zeros(len(weights) + 1, np.int64)
         np.cumsum(weights > 0, out=before[1:])
-        can: NDArray[np.bool_] = before[ends] > before[first]
+        can: Bool = before[ends] > before[first]
         return can
 
     def _seen(self) -> Parts:

@@ -112,7 +112,8 @@ def with_items(vocabulary: Vocabulary, items: pl.DataFrame, *, add: bool = True)
     attributes = joined.drop("item_id", "title", strict=False)
     for column in [] if vocabulary.attributes is None else vocabulary.attributes:
         told = attributes[column.name] if column.name in attributes.columns else None
-        attributes = attributes.with_columns(_merged(column, told, len(ids)))
+        missing = pl.Series(column.name, [None] * (len(ids) - len(column)), dtype=column.dtype)
+        attributes = attributes.with_columns(told_or_known(told, pl.concat([column, missing])))
     counts = np.concatenate([vocabulary.counts, np.zeros(len(new), np.int64)])
     return Vocabulary(ids, counts, titles, attributes if attributes.width else None, vocabulary.encoder)
 
@@ -177,16 +178,19 @@ def _filled(first: pl.Series, second: pl.Series | None, n: int) -> pl.Series:
     return first if second is None else first.zip_with(first.is_not_null(), second)
 
 
-def _merged(before: pl.Series, told: pl.Series | None, n: int) -> pl.Series:
-    """(n,) an attribute of items that are known and new: what is told now, and else what was known."""
-    before = pl.concat([before, pl.Series(before.name, [None] * (n - len(before)), dtype=before.dtype)])
+def told_or_known(told: pl.Series | None, known: pl.Series) -> pl.Series:
+    """(n,) an attribute: what is told now, and else what was known.
+
+    Raises:
+        DataError: both are of types that do not fit together.
+    """
     if told is None:
-        return before
-    if isinstance(before.dtype, pl.Array):
-        told = as_vectors(told, "the items") if told.null_count() < len(told) else before.clear(n)
-    if told.dtype != before.dtype:
-        told = _cast(told, before)
-    return told.zip_with(told.is_not_null(), before)
+        return known
+    if isinstance(known.dtype, pl.Array):
+        told = as_vectors(told, "the items") if told.null_count() < len(told) else known.clear(len(known))
+    if told.dtype != known.dtype:
+        told = _cast(told, known)
+    return told.zip_with(told.is_not_null(), known)
 
 
 def _cast(told: pl.Series, before: pl.Series) -> pl.Series:

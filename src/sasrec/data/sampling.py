@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from sasrec.core.arrays import Float32, Int32, Int64
+from sasrec.core.arrays import Bool, Float32, Int32, Int64
 from sasrec.core.isa import load_native
 from sasrec.data.ragged import Ragged
 
@@ -129,7 +128,7 @@ class SortedKeys:
         self.keys = _unique_keys(excluded, n_items)
         self.full = np.bincount(self.keys // self.n_columns, minlength=len(excluded)) >= n_items  # (rows,)
 
-    def has(self, rows: Int64, items: Int32) -> NDArray[np.bool_]:
+    def has(self, rows: Int64, items: Int32) -> Bool:
         """(M,) whether each row excludes each item."""
         first = rows * self.n_columns
         many = len(rows) >= self.many_draws and self.n_columns <= self.table_cells
@@ -237,7 +236,7 @@ def _unique_keys(excluded: Ragged, n_items: int) -> Int64:
     return keys[np.concatenate([[True], keys[1:] != keys[:-1]])] if len(keys) else keys
 
 
-def _in_table(keys: Int64, wanted: Int64, first: Int64, step: int) -> NDArray[np.bool_]:
+def _in_table(keys: Int64, wanted: Int64, first: Int64, step: int) -> Bool:
     """`_contains` by a table of a few rows' keys at a time: a search among all keys misses the cache at every step.
 
     Args:
@@ -258,13 +257,13 @@ def _in_table(keys: Int64, wanted: Int64, first: Int64, step: int) -> NDArray[np
     return found
 
 
-def _contains(keys: Int64, wanted: Int64) -> NDArray[np.bool_]:
+def _contains(keys: Int64, wanted: Int64) -> Bool:
     """Which of `wanted` are among the sorted keys."""
     if not len(keys):
         return np.zeros(len(wanted), bool)
     place = np.searchsorted(keys, wanted)
     place[place == len(keys)] = 0
-    found: NDArray[np.bool_] = keys[place] == wanted
+    found: Bool = keys[place] == wanted
     return found
 
 

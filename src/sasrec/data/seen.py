@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sasrec.core.arrays import Int32, Int64
+from sasrec.core.arrays import Bool, Int32, Int64
 from sasrec.data.sequences import Sequences
 from sasrec.data.splits import Split
 from sasrec.data.vocabulary import Vocabulary
@@ -27,7 +27,7 @@ class _Events:
     times: NDArray[np.generic] | None
 
 
-def trained_events(split: Split, refit: bool) -> NDArray[np.bool_]:
+def trained_events(split: Split, refit: bool) -> Bool:
     """(n_events,) which events of a run's log its model knows: train, all after a refit, and what `seen` tells of."""
     sequences = split.sequences
     if refit:
@@ -35,7 +35,7 @@ def trained_events(split: Split, refit: bool) -> NDArray[np.bool_]:
     marks = np.zeros(len(sequences.items) + 1, np.int32)
     np.add.at(marks, sequences.offsets[:-1], 1)
     np.add.at(marks, split.train_ends, -1)
-    trained: NDArray[np.bool_] = np.cumsum(marks)[:-1] > 0
+    trained: Bool = np.cumsum(marks)[:-1] > 0
     if sequences.seen is not None:
         trained[sequences.seen] = True
     return trained
@@ -76,7 +76,7 @@ def _taken(times: NDArray[np.generic] | None, events: Int64) -> NDArray[np.gener
     return None if times is None else np.asarray(times[events])
 
 
-def _known_again(before: _Events, now: _Events) -> NDArray[np.bool_]:
+def _known_again(before: _Events, now: _Events) -> Bool:
     """(n,) which events of now are among those before."""
     by_pair = _first_ones(before.pairs, now.pairs)
     if before.times is None or now.times is None:
@@ -88,7 +88,7 @@ def _known_again(before: _Events, now: _Events) -> NDArray[np.bool_]:
     return by_time if by_time.sum() >= SAME_CLOCK * by_pair.sum() else by_pair
 
 
-def _first_ones(before: Int64, now: Int64) -> NDArray[np.bool_]:
+def _first_ones(before: Int64, now: Int64) -> Bool:
     """(n,) true for the first events with a key, as many as there were before with it."""
     keys, counts = np.unique(before, return_counts=True)
     order = np.argsort(now, kind="stable")

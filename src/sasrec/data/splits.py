@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sasrec.core.arrays import Bool, Int32, Int64
 from sasrec.core.config import EvalConfig, TemporalTargets
@@ -117,7 +116,7 @@ class Split:
         """What counts as seen of the events starts[i]:ends[i]: the items of those of types that are predicted."""
         return seen_items(self.sequences, self.is_target, starts, ends)
 
-    def is_train(self, events: Int64) -> NDArray[np.bool_]:
+    def is_train(self, events: Int64) -> Bool:
         """(n,) which of these events, positions of Sequences.items, are in a user's train part."""
         owners = np.searchsorted(self.sequences.offsets, events, side="right") - 1
         return events < self.train_ends[owners]

@@ -17,9 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from sasrec.core.arrays import Float64, Int32, Int64
+from sasrec.core.arrays import Bool, Float64, Int32, Int64
 from sasrec.data.splits import Split, Targets
 from sasrec.evaluation.intervals import Metrics, estimate, without_interval
 
@@ -116,7 +115,7 @@ def _popularity_lift(popularity: Float64, profiles: Float64, users: Int64) -> Me
     return {"popularity_lift": estimate(ratio - 1 + residuals, users, lower=-1.0)}
 
 
-def _novelty(lists: Int32, given: NDArray[np.bool_], counts: Int64, lengths: Int64) -> Float64:
+def _novelty(lists: Int32, given: Bool, counts: Int64, lengths: Int64) -> Float64:
     """(n,) mean over a list of -log2 p(i), p(i) the share of train events that are of the item; in bits.
 
     An item without any event counts as one event.

@@ -13,9 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from sasrec.core.arrays import Float32, Float64, Int32, Int64
+from sasrec.core.arrays import Bool, Float32, Float64, Int32, Int64
 from sasrec.core.config import EvalConfig, Exclude, Ties
 from sasrec.core.errors import ConfigError, DataError
 from sasrec.data.item_features import ItemFeatures
@@ -28,7 +27,6 @@ from sasrec.evaluation.results import GroupResult, Result
 from sasrec.ranking.index import BLOCK_BYTES, ranks_and_lists
 from sasrec.ranking.order import ranks_sampled
 from sasrec.ranking.scorers import Ranker, Scorer, build_baselines, run_starts
-from sasrec.ranking.shared_features import SharedFeatures
 
 MAX_ROWS = 4096  # targets ranked at once
 EXCLUDED: dict[Exclude, str] = {"train": "the user's train items", "all": "all of the user's items"}
@@ -97,8 +95,7 @@ def evaluate(
     if isinstance(baselines, bool):
         # Sampled negatives avoid train, so there a seen candidate can only be the target: recency would be an oracle.
         repeats = config.protocol == "full" and not task.filter_seen
-        baselines = build_baselines(split, with_recency=repeats) if baselines else []
-        baselines += [SharedFeatures(features)] if baselines and features is not None and features.n_features else []
+        baselines = build_baselines(split, with_recency=repeats, features=features) if baselines else []
     beside = {baseline.name: _measure(baseline, task, None) for baseline in baselines}
     wanted, excluded = _describe(task, candidates)
     is_cold = split.train_counts[task.targets.items(split.sequences)] == 0
@@ -161,13 +158,13 @@ def _measure(
 
 
 def _groups(
-    is_cold: NDArray[np.bool_], task: _Task, model: dict[str, Float64], baselines: dict[str, dict[str, Float64]]
+    is_cold: Bool, task: _Task, model: dict[str, Float64], baselines: dict[str, dict[str, Float64]]
 ) -> dict[str, GroupResult]:
     """The metrics of warm and of cold targets apart; nothing where all are warm."""
     if not is_cold.any():
         return {}
 
-    def metrics(figures: dict[str, Float64], rows: NDArray[np.bool_]) -> Metrics:
+    def metrics(figures: dict[str, Float64], rows: Bool) -> Metrics:
         return {k: estimate(values[rows], task.users[rows], 1.0) for k, values in figures.items() if k != "rank"}
 
     return {

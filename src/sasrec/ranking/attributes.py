@@ -13,11 +13,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from sasrec.core.arrays import Int64
+from sasrec.core.arrays import Bool, Int64
 from sasrec.data.vocabulary import Vocabulary
 from sasrec.ranking.where import ColumnType
 
-Bools = NDArray[np.bool_]
 TEXTS = (pl.String, pl.Categorical, pl.Enum, pl.Date, pl.Datetime, pl.Time, pl.Null)
 LARGEST = 2**63 - 1
 
@@ -29,7 +28,7 @@ class Values(NamedTuple):
     """
 
     values: NDArray[Any]  # numbers int64 or float64; texts int32, their places in `words`; truths bool
-    is_there: Bools  # where False, the value means nothing
+    is_there: Bool  # where False, the value means nothing
     words: pl.Series | None = None  # the distinct texts, in order
     rows: Int64 | None = None  # the item, from 0, of each element of lists, ascending; None = one value an item
 

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from sasrec.core.arrays import Float32, Float64, Int32
+from sasrec.core.arrays import Bool, Float32, Float64, Int32
 from sasrec.core.config import Ties
 from sasrec.core.isa import load_native
 from sasrec.data.ragged import Ragged
@@ -58,7 +57,7 @@ class ItemIndex(Protocol):
         """
 
     def top_k(
-        self, features: Float32, k: int, *, hidden: Ragged | None = None, allowed: NDArray[np.bool_] | None = None
+        self, features: Float32, k: int, *, hidden: Ragged | None = None, allowed: Bool | None = None
     ) -> tuple[Int32, Float32]:
         """The k best items of each row with their scores, as `order.top_k`.
 
@@ -104,7 +103,7 @@ class PlainIndex:
         return ranks_sampled(candidate_scores(features, self.table, candidates), candidates, ties)
 
     def top_k(
-        self, features: Float32, k: int, *, hidden: Ragged | None = None, allowed: NDArray[np.bool_] | None = None
+        self, features: Float32, k: int, *, hidden: Ragged | None = None, allowed: Bool | None = None
     ) -> tuple[Int32, Float32]:
         width = min(check_k(k), len(self.table) - 1)
         indices, best = np.zeros((len(features), width), np.int32), np.full((len(features), width), -np.inf, np.float32)
@@ -151,7 +150,7 @@ class NativeIndex:
         return rank_of(n_above, n_tied, ties)
 
     def top_k(
-        self, features: Float32, k: int, *, hidden: Ragged | None = None, allowed: NDArray[np.bool_] | None = None
+        self, features: Float32, k: int, *, hidden: Ragged | None = None, allowed: Bool | None = None
     ) -> tuple[Int32, Float32]:
         shape = len(features), min(check_k(k), len(self.table) - 1)
         indices, scores = np.empty(shape, np.int32), np.empty(shape, np.float32)

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from sasrec.core.arrays import Int32
+from sasrec.core.arrays import Bool, Int32
 from sasrec.core.forks import needs_threads_of
 from sasrec.data.vocabulary import Vocabulary
-from sasrec.ranking.attributes import LARGEST, Attributes, Bools, Values
+from sasrec.ranking.attributes import LARGEST, Attributes, Values
 from sasrec.ranking.next_items import Mask
 from sasrec.ranking.where import (
     Arithmetic,
@@ -52,11 +52,11 @@ SIGNS = {
 class Verdict(NamedTuple):
     """What is true and what is false, of each item or of each element of lists; neither = unknown."""
 
-    is_true: Bools
-    is_false: Bools
+    is_true: Bool
+    is_false: Bool
 
     @property
-    def is_known(self) -> Bools:
+    def is_known(self) -> Bool:
         return self.is_true | self.is_false
 
     def negated(self) -> Verdict:
@@ -297,6 +297,6 @@ def _is_like(asked: Values, pattern: str) -> Values:
 
 def _by_word(asked: Values, is_word: pl.Series) -> Values:
     """Truths of texts, by those of the distinct ones."""
-    truths: Bools = np.append(is_word.to_numpy(), False)
+    truths: Bool = np.append(is_word.to_numpy(), False)
     places: Int32 = asked.values
     return Values(np.asarray(truths[places]), asked.is_there, rows=asked.rows)

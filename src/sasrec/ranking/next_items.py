@@ -11,16 +11,15 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from sasrec.core.arrays import Float32, Int32, Int64
+from sasrec.core.arrays import Bool, Float32, Int32, Int64
 from sasrec.data.ragged import Ragged
 from sasrec.engine.protocol import Engine
 from sasrec.ranking.diversity import diversified, n_candidates
 from sasrec.ranking.index import create_index
 from sasrec.ranking.order import check_k, top_k
 
-Mask = NDArray[np.bool_]  # (V,) which items may be given
+Mask = Bool  # (V,) which items may be given
 ALL_ROWS = slice(None)
 
 

@@ -8,14 +8,15 @@ from __future__ import annotations
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from numpy.typing import NDArray
 
-from sasrec.core.arrays import Float32, Float64, Int32, Int64
+from sasrec.core.arrays import Bool, Float32, Float64, Int32, Int64
 from sasrec.core.config import Ties
+from sasrec.data.item_features import ItemFeatures
 from sasrec.data.ragged import Ragged, flat_index
 from sasrec.data.splits import Split
 from sasrec.engine.protocol import Engine
 from sasrec.ranking.index import (
+    BLOCK_BYTES,
     Exceptions,
     ItemIndex,
     PlainLevelIndex,
@@ -152,12 +153,12 @@ class LastItem:
 
     def _followers(self, histories: Ragged) -> Exceptions:
         """The followers of each history's last item."""
-        last = last_items(histories)
+        last = _last_items(histories)
         items = Ragged.cut(self.after, self.starts[last], self.starts[last + 1])
         return Exceptions(items, self.places[flat_index(self.starts[last], items.offsets)])
 
     def candidate_scores(self, histories: Ragged, candidates: Int32) -> Float32:
-        wanted = last_items(histories)[:, None].astype(np.int64) * len(self.levels) + candidates
+        wanted = _last_items(histories)[:, None].astype(np.int64) * len(self.levels) + candidates
         place = np.searchsorted(self.pairs, wanted)
         follows = self.pairs[place] == wanted
         scores = self.levels[candidates]
@@ -209,10 +210,48 @@ class Recency:
         return places
 
 
-def build_baselines(split: Split, with_recency: bool = False) -> list[Scorer]:
-    """Popularity and last-item co-occurrence, from train only; with recency where seen items stay candidates."""
+class SharedFeatures:
+    """Scores an item by how many features it shares with the user's last item; equal counts are ties.
+
+    Args:
+        features: of all items; vectors do not count.
+    """
+
+    name = "shared_features"
+
+    def __init__(self, features: ItemFeatures) -> None:
+        self.features, self.n_columns = features.values, len(features.values)
+        order = np.argsort(features.values.values, kind="stable")
+        starts = np.searchsorted(features.values.values[order], np.arange(features.n_features + 1))
+        self.items = Ragged(features.values.row_of[order].astype(np.int32), starts)  # F rows: who has a feature
+
+    def scores(self, histories: Ragged) -> Float32:
+        mine = self.features.take(_last_items(histories).astype(np.int64))  # B rows of features
+        sharing = self.items.take(mine.values.astype(np.int64))
+        row_of = mine.row_of[sharing.row_of]
+        counts = np.bincount(row_of * self.n_columns + sharing.values, minlength=len(histories) * self.n_columns)
+        return counts.reshape(len(histories), self.n_columns).astype(np.float32)
+
+    def candidate_scores(self, histories: Ragged, candidates: Int32) -> Float32:
+        scores = np.empty(candidates.shape, np.float32)
+        step = max(1, BLOCK_BYTES // (8 * self.n_columns))
+        for start in range(0, len(histories), step):
+            rows = slice(start, min(start + step, len(histories)))
+            scores[rows] = np.take_along_axis(self.scores(histories.take(rows)), candidates[rows].astype(int), axis=1)
+        return scores
+
+
+def build_baselines(split: Split, with_recency: bool = False, features: ItemFeatures | None = None) -> list[Scorer]:
+    """Popularity and last-item co-occurrence, from train only; with recency where seen items stay candidates.
+
+    And with shared features where items have any: the only one that knows items without events.
+    """
     baselines: list[Scorer] = [Popularity(split.train_counts), LastItem(split.train, split.train_counts)]
-    return [*baselines, Recency(split.train_counts)] if with_recency else baselines
+    if with_recency:
+        baselines.append(Recency(split.train_counts))
+    if features is not None and features.n_features:
+        baselines.append(SharedFeatures(features))
+    return baselines
 
 
 def _levels(counts: Int64) -> Int64:
@@ -221,14 +260,14 @@ def _levels(counts: Int64) -> Int64:
     return levels
 
 
-def run_starts(values: Int64) -> NDArray[np.bool_]:
+def run_starts(values: Int64) -> Bool:
     """(n,) true where a value differs from the one before it, and for the first."""
     starts = np.ones(len(values), bool)
     np.not_equal(values[1:], values[:-1], out=starts[1:])
     return starts
 
 
-def last_items(histories: Ragged) -> Int32:
+def _last_items(histories: Ragged) -> Int32:
     """(B,) the newest item of each history; 0 where it is empty."""
     last = np.zeros(len(histories), np.int32)
     filled = histories.lengths > 0

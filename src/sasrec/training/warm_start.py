@@ -21,6 +21,7 @@ import polars as pl
 from sasrec.core.arrays import Float32, Float64, Int32
 from sasrec.core.config import ModelConfig, TrainConfig, from_dict, split_settings
 from sasrec.core.errors import CheckpointError, ConfigError
+from sasrec.data.items import told_or_known
 from sasrec.data.ragged import Ragged
 from sasrec.data.sequences import Sequences
 from sasrec.data.splits import Split
@@ -96,6 +97,7 @@ def with_features_of(origin: Origin, vocabulary: Vocabulary) -> Vocabulary:
 
     Raises:
         ConfigError: only one of both has features, or they are made from other columns.
+        DataError: a column is of another type than it was.
     """
     theirs, given = origin.vocabulary.encoder, vocabulary.encoder
     if theirs is None and given is not None:
@@ -116,23 +118,12 @@ def with_features_of(origin: Origin, vocabulary: Vocabulary) -> Vocabulary:
     place = place.set(place < 0, None)
     columns = {} if vocabulary.attributes is None else {column.name: column for column in vocabulary.attributes}
     for name in theirs.columns:
-        column = known[name].gather(place)
-        columns[name] = _told_or_known(columns[name], column, origin.where) if name in columns else column
+        columns[name] = told_or_known(columns.get(name), known[name].gather(place))
     attributes = pl.DataFrame(columns)
     told = Vocabulary(vocabulary.item_ids, vocabulary.counts, vocabulary.titles, attributes, theirs)
     for sentence in theirs.unseen(attributes):
         logger.info("%s", sentence)
     return told
-
-
-def _told_or_known(told: pl.Series, known: pl.Series, where: str) -> pl.Series:
-    try:
-        return told.cast(known.dtype).zip_with(told.is_not_null(), known)
-    except pl.exceptions.PolarsError as error:
-        raise ConfigError(
-            f"column {told.name!r} of the items holds {told.dtype}, and for {where} it held {known.dtype}; write it "
-            "alike"
-        ) from error
 
 
 def read_origin(path: Path) -> Origin:
