@@ -304,8 +304,12 @@ class Transport(asyncio.Transport):
 
     is_ended = False
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes: list[bytes] = []
+
     def write(self, data: Any) -> None:
-        pass
+        self.writes.append(bytes(data))
 
     def pause_reading(self) -> None:
         pass
@@ -346,6 +350,12 @@ async def asked() -> WatchedConnection:
         while connection.tasks:
             await asyncio.sleep(0)
     return connection
+
+
+async def writes_a_head_first() -> bool:
+    """Whether a cycle writes an answer's head in one piece, before its body."""
+    first, *others = (await asked()).cycle.transport.writes
+    return first.endswith(b"\r\n\r\n") and not any(others)
 
 
 async def ends_idle_connections() -> bool:
@@ -441,6 +451,10 @@ INTERNALS = [
             hasattr(piped().cycle, name)
             for name in ("scope", "body", "message_event", "response_started", "response_complete", "disconnected")
         ),
+    ),
+    Internal(
+        "HttpToolsProtocol.cycle with a transport that takes the head of an answer first", "joins it with the body",
+        lambda: asyncio.run(writes_a_head_first()),
     ),
     Internal(
         "HttpToolsProtocol.scope that is the one of its cycle", "puts its own part there",

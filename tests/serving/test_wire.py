@@ -16,7 +16,8 @@ from hostile import Client, chunked, head, request, trickle
 from server_process import PATIENCE, ServerProcess, running, until
 
 from sasrec.serving import worker
-from sasrec.serving.wire import STUCK_SECONDS, Turns
+from sasrec.serving.flow import Turns
+from sasrec.serving.wire import STUCK_SECONDS
 
 pytestmark = pytest.mark.slow  # a server starts
 
@@ -48,6 +49,23 @@ def memory(server: ServerProcess) -> float:
     """MiB that the process holds."""
     status = Path(f"/proc/{server.process.pid}/status").read_text()
     return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024
+
+
+def test_a_client_that_asks_whether_to_go_on_is_told_so_and_answered(server: ServerProcess) -> None:
+    with Client(server.port) as client:
+        client.send(head(Content_Length=str(len(BODY)), X_API_Key="sesame", Expect="100-continue"))
+        assert client.ask(b"").status == 100
+        assert client.ask(BODY).status == 200
+
+
+def test_an_answer_without_a_body_comes_at_once(server: ServerProcess) -> None:
+    with Client(server.port) as client:
+        for _ in range(2):
+            client.send(b"HEAD /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+            client.socket.settimeout(PATIENCE)
+            answer = client.socket.recv(4096)
+            assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+            assert answer.endswith(b"\r\n\r\n")
 
 
 @pytest.mark.parametrize("path", ["/v1/recommend", "/nothing"])

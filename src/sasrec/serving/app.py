@@ -83,6 +83,7 @@ class Application:
         self.routes = self._routes()
         unknown = Endpoint(self, "none", self.not_found, ANY_METHOD, False)
         self._router = Router(self.routes, redirect_slashes=False, default=unknown)
+        self._plain = {route.path: route.app for route in self.routes if "{" not in route.path}
 
     def _routes(self) -> list[Route]:
         def route(methods: tuple[str, ...], path: str, handler: Handler) -> Route:
@@ -112,7 +113,7 @@ class Application:
         """ASGI."""
         if scope["type"] != "http":
             raise RuntimeError(f"sasrec answers HTTP only, not {scope['type']}; run the server with lifespan off")
-        await self._router(scope, receive, send)
+        await self._plain.get(scope["path"], self._router)(scope, receive, send)  # most need no search for their route
 
     def record(self, route: str, call: Call, reply: Reply | None, seconds: float) -> None:
         """Count a request, and write it into the access log; reply None = nobody waited for it any more."""
@@ -150,11 +151,11 @@ class Application:
         for place, row in enumerate(rows):
             if row.query.where is not None:
                 await self._learn(row.query.where, f"requests[{place}]." if len(rows) > 1 else "")
-        parts = list(parted(rows))
-        if not parts:
+        if not rows:
             return []
-        if len(parts) == 1 and sum(map(weight, rows)) <= SMALL_WEIGHT:
+        if sum(map(weight, rows)) <= SMALL_WEIGHT:
             return [await self.batcher.submit(RecommendJob(rows), len(rows))]
+        parts = list(parted(rows))
         call.hold(sum(row.query.k for row in rows) * ITEM_BYTES)
         model = self.service.model  # for all parts the same
         return await self.batcher.submit_large([RecommendJob(part, model) for part in parts], len(rows))
@@ -296,7 +297,7 @@ class Application:
 
     async def page(self, call: Call) -> Reply:
         """GET / and /static/{name}."""
-        name = call.scope["path_params"].get("name", "index.html")
+        name = call.scope.get("path_params", {}).get("name", "index.html")
         return self._files.reply(name, call.scope["headers"]) or await self.not_found(call)
 
     async def not_found(self, call: Call) -> Reply:

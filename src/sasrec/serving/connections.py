@@ -21,7 +21,8 @@ import uvicorn
 
 from sasrec.core.config import ServerConfig
 from sasrec.serving.app import Application
-from sasrec.serving.wire import Connection, Turns
+from sasrec.serving.flow import Turns
+from sasrec.serving.wire import Connection
 
 SWEEP_SECONDS = 0.5
 LINGER_SECONDS = 1.0  # while draining, connections may bring requests that are on their way

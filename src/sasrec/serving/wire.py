@@ -7,20 +7,17 @@ that all connections share.
 
 from __future__ import annotations
 
-import asyncio
 import functools
-from collections import deque
-from collections.abc import Callable
 from typing import Any
 
 import httptools
 import uvicorn
 from prometheus_client import Counter
-from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from sasrec.core.config import ServerConfig
 from sasrec.serving.budget import Budget
+from sasrec.serving.flow import Flow, Joined, Turns
 
 EXCHANGE = "exchange"  # its name in the state of an ASGI scope
 MAX_HEAD_BYTES = 2**16
@@ -28,7 +25,6 @@ PART_BYTES = 1024  # parsed at once, so that few requests wait that nobody has a
 BODY_PART_BYTES = 2**14  # the same within a body
 STEP_BYTES = 2**16  # counted at once of a body
 LONG_BODY = 2**14  # bytes after which connections take turns
-TOGETHER = 4  # of them in a turn of the loop
 CHUNK_BYTES = 16  # of a chunk's own line that count as its body
 SMALL_BODY = 4096  # bytes of a body that are not counted: the queue bounds how many of those there are
 MAX_WAITING = 8  # requests behind the one that is answered; what comes after them is not parsed yet
@@ -104,62 +100,6 @@ class Exchange:
             self.release()
 
 
-class Flow(FlowControl):
-    """Flow control that leaves a closed connection alone, and knows three reasons to read no more for now.
-
-    Args:
-        transport: of the connection.
-    """
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        super().__init__(transport)
-        self._is_full = self._is_waiting = self._is_behind = False
-
-    def pause_reading(self) -> None:
-        """Take no more: what has come is not taken up yet."""
-        self._is_full = True
-        self._apply()
-
-    def resume_reading(self) -> None:
-        """What has come is taken up."""
-        self._is_full = False
-        self._apply()
-
-    def wait(self, is_waiting: bool) -> None:
-        """Whether it is not this connection's turn."""
-        self._is_waiting = is_waiting
-        self._apply()
-
-    def fall_behind(self, is_behind: bool) -> None:
-        """Whether something waits to be parsed; uvicorn reads on with each request and answer, and it would pile up."""
-        self._is_behind = is_behind
-        self._apply()
-
-    def _apply(self) -> None:
-        wanted = self._is_full or self._is_waiting or self._is_behind
-        if wanted != self.read_paused and not self._transport.is_closing():
-            super().pause_reading() if wanted else super().resume_reading()
-
-
-class Turns:
-    """Lets connections that have much to do go on a few at a time, so that a thousand of them keep nobody waiting."""
-
-    def __init__(self) -> None:
-        self._waiting: deque[Callable[[], None]] = deque()
-
-    def take(self, go_on: Callable[[], None], loop: asyncio.AbstractEventLoop) -> None:
-        """Go on when it is its turn."""
-        if not self._waiting:
-            loop.call_soon(self._next, loop)
-        self._waiting.append(go_on)
-
-    def _next(self, loop: asyncio.AbstractEventLoop) -> None:
-        for _ in range(min(TOGETHER, len(self._waiting))):
-            self._waiting.popleft()()
-        if self._waiting:
-            loop.call_soon(self._next, loop)
-
-
 class Connection(HttpToolsProtocol):
     """An HTTP connection that knows since when it waits for its client, and bounds what the client makes it keep.
 
@@ -198,6 +138,7 @@ class Connection(HttpToolsProtocol):
         """Refuse a connection too many."""
         super().connection_made(transport)
         self.flow: Flow = Flow(transport)
+        self._answers = Joined(transport)
         transport.set_write_buffer_limits(high=UNREAD_BYTES)
         self.reading_since = self.loop.time()
         if len(self.connections) > self.limits.max_connections:
@@ -380,11 +321,13 @@ class Connection(HttpToolsProtocol):
             return
         super().on_headers_complete()
         self.exchange.cycle = self.cycle
+        self.cycle.transport = self._answers  # type: ignore[assignment]  # has what a cycle calls
         if self.cycle is not self.answered and not self.exchange.hold(WAITING_BYTES):
             self.cut("memory")
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         self.answered = cycle
+        self._answers.begin()
         if self._follows:
             self._followers.take(functools.partial(self._start_follower, cycle, app), self.loop)
         else:
@@ -423,6 +366,7 @@ class Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """An answer is written: go on with what has come behind its request."""
+        self._answers.flush()
         self._follows = True
         super().on_response_complete()
         self._follows = False
