@@ -15,6 +15,7 @@
 
 #include "draws.h"
 #include "engine.h"
+#include "json.h"
 #include "levels.h"
 #include "named.h"
 #include "rank.h"
@@ -233,6 +234,18 @@ NB_MODULE(SASREC_MODULE, m) {
       },
       nb::kw_only(), "seeds"_a, "step_rows"_a, "counts"_a, "items"_a, "starts"_a, "ends"_a, "n_items"_a, "rounds"_a,
       "out"_a, "Draw items that rows have not had, of steps with a stream each; False = a row has nearly everything.");
+
+  m.def(
+      "whole_numbers",
+      [](const nb::bytes& json) {
+        std::string numbers;
+        {
+          Released released;
+          numbers = whole_numbers({json.c_str(), json.size()});
+        }
+        return nb::bytes(numbers.data(), numbers.size());
+      },
+      "json"_a, "JSON in which 3.0 is 3: whole numbers below 2^53 lose their point and their exponent.");
 
   nb::class_<Engine>(m, "Engine")
       .def(

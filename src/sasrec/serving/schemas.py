@@ -189,9 +189,9 @@ class Reader:
             query = msgspec.defstruct("Query", [("k", int, self.default_k)], bases=(Query,), forbid_unknown_fields=True)  # type: ignore[assignment]
             several = [("requests", list[query])]  # type: ignore[valid-type]
             queries = msgspec.defstruct("Queries", several, bases=(Queries,), forbid_unknown_fields=True)  # type: ignore[assignment]
-        self._query, self._queries = Form(query, self._fit, self.check), Form(queries, self._fit_queries, self._check)
-        self._explain = Form(ExplainQuery, self._fit_explain)
-        self._event, self._events = Form(Event, check=_check_event), Form(Events, self._fit_events, _check_events)
+        self._query, self._queries = Form(query, self.check), Form(queries, self._check_queries)
+        self._explain = Form(ExplainQuery, self._check_explain)
+        self._event, self._events = Form(Event, _check_event), Form(Events, self._check_events)
 
     def queries(self, body: bytes) -> Query | list[Query]:
         """The body of POST /v1/recommend.
@@ -219,8 +219,12 @@ class Reader:
         found = _either(body, self._event, self._events, b'"events"')
         return [found] if isinstance(found, Event) else found.events
 
-    def _fit(self, query: Query, place: str = "") -> None:
-        """The lengths of a query; `place` is what its fields are called by."""
+    def check(self, query: Query, place: str = "") -> None:
+        """The sizes of a query; `place` is what its fields are called by.
+
+        Raises:
+            RequestError: 422.
+        """
         limits = self.limits
         _check_length(query.history, limits.max_history, f"{place}history")
         if query.allow is not None:
@@ -229,33 +233,23 @@ class Reader:
             _check_length(query.deny, limits.max_filter, f"{place}deny")
         if query.where is not None:
             check_where(query.where, place)
-
-    def _fit_queries(self, queries: Queries) -> None:
-        _check_length(queries.requests, self.limits.max_requests, "requests")
-        for position, query in enumerate(queries.requests):
-            self._fit(query, f"requests[{position}].")
-
-    def _fit_explain(self, query: ExplainQuery) -> None:
-        _check_length(query.history, self.limits.max_history, "history")
-
-    def _fit_events(self, events: Events) -> None:
-        _check_length(events.events, self.limits.max_requests, "events")
-
-    def check(self, query: Query, place: str = "") -> None:
-        """The sizes of a query; `place` is what its fields are called by.
-
-        Raises:
-            RequestError: 422.
-        """
-        if not 1 <= query.k <= self.limits.max_k:
-            raise RequestError(INVALID, f"{place}k is not a number of items from 1 to {self.limits.max_k}")
+        if not 1 <= query.k <= limits.max_k:
+            raise RequestError(INVALID, f"{place}k is not a number of items from 1 to {limits.max_k}")
         if not 0 <= query.diversity <= 1:
             raise RequestError(INVALID, f"{place}diversity is not a number from 0 (off) to 1")
-        self._fit(query, place)
 
-    def _check(self, queries: Queries) -> None:
+    def _check_queries(self, queries: Queries) -> None:
+        _check_length(queries.requests, self.limits.max_requests, "requests")
         for position, query in enumerate(queries.requests):
             self.check(query, f"requests[{position}].")
+
+    def _check_explain(self, query: ExplainQuery) -> None:
+        _check_length(query.history, self.limits.max_history, "history")
+
+    def _check_events(self, events: Events) -> None:
+        _check_length(events.events, self.limits.max_requests, "events")
+        for position, event in enumerate(events.events):
+            _check_event(event, f"events[{position}].")
 
 
 def _check_length(values: Sequence[object], most: int, name: str) -> None:
@@ -277,11 +271,6 @@ def _check_event(event: Event, where: str = "") -> None:
     for name in ("user_id", "item_id"):
         if len(str(getattr(event, name))) > MAX_ID:
             raise RequestError(INVALID, f"{where}{name} is longer than {MAX_ID} characters")
-
-
-def _check_events(events: Events) -> None:
-    for position, event in enumerate(events.events):
-        _check_event(event, f"events[{position}].")
 
 
 def _either(body: bytes, single: Form[Single], several: Form[Several], mark: bytes) -> Single | Several:
