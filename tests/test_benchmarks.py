@@ -8,6 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+import sasrec
 from sasrec.core.isa import load_native
 
 pytestmark = pytest.mark.slow
@@ -292,3 +293,48 @@ def test_a_warm_start_is_measured_in_epochs_and_a_second_call_goes_on(log, tmp_p
     assert first["items"] == {"kept": 30, "new": 0, "gone": 0}
     assert first["goal"] == pytest.approx(0.99 * first["best"]["anew"])
     assert list(first["curves"]["warm"]) == ["1"]
+
+
+@pytest.fixture
+def items(tmp_path) -> Path:
+    """What is known of the made log's items: a list for each."""
+    path = tmp_path / "items.json"
+    path.write_text(json.dumps({item: [f"of {item % 5}", f"by {item % 3}"] for item in range(1, 31)}))
+    return path
+
+
+TINY = ["--preset=fast", "--set=max_seq_len=8", "--set=embedding_dim=8", "--set=n_blocks=1"]
+
+
+def test_epochs_with_and_without_features_are_timed_in_turn(log, items):
+    flags = ["--data", str(log), "--attributes", str(items), "--epochs", "2", "--threads", "1", *TINY]
+    command = [sys.executable, str(BENCHMARKS / "feature_speed.py"), *flags]
+    line = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert (line["n_features"], line["features_per_item"]) == (8, 2)
+    assert line["ratio"] == pytest.approx(line["seconds"]["with"] / line["seconds"]["without"])
+
+
+def test_items_without_events_are_measured_beside_what_knows_only_features_and_counts(log, items):
+    flags = ["--data", str(log), "--items", str(items), "--seeds", "2", *TINY, "--set=max_epochs=2", "--set=threads=1"]
+    command = [sys.executable, str(BENCHMARKS / "cold_items.py"), *flags]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    lines = {line["scorer"]: line for line in map(json.loads, done.stdout.splitlines())}
+    assert list(lines) == ["model", "shared_features", "popularity", "test"]
+    assert done.stderr.startswith("3 cold items, ")
+    for name in ("model", "shared_features"):
+        assert 0 <= lines[name]["ndcg@10 among all"]["mean"] <= lines[name]["ndcg@10 among cold"]["mean"] <= 1
+    assert lines["popularity"]["ndcg@10 among all"]["mean"] == 0
+    assert lines["model"]["ndcg@10 among cold"]["stderr"] > 0
+
+
+def test_a_server_is_attacked_and_what_honest_clients_see_is_told(log, tmp_path):
+    run = tmp_path / "run"
+    settings = {"max_seq_len": 8, "embedding_dim": 8, "n_blocks": 1, "max_epochs": 1, "threads": 1}
+    sasrec.fit(log, output=run, **settings)
+    flags = ["--run", str(run), "--seconds", "8", "--connections", "2", "--kinds", "upgrades", "breaks_off"]
+    command = [sys.executable, str(BENCHMARKS / "serve_attack.py"), *flags]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)  # 1: too slow on a busy machine
+    found = json.loads(done.stdout[: done.stdout.rindex("}") + 1])  # a verdict follows
+    assert set(found["attack"]["done"]) == {"upgrades", "breaks_off"}
+    assert found["beside"]["codes"].keys() == {"200"}
+    assert (found["beside"]["lost"], found["beside"]["not_ready"], found["exit_code"]) == (0, 0, 0)

@@ -28,9 +28,12 @@ from sasrec.training.progress import Progress
 
 FORMAT_1 = Path(__file__).parent / "format-1" / "run"
 FOR_PEOPLE = {"README.md", "curve.png", "report.html"}  # nothing reads them
-NOT_THERE = {"sequences/log.json", "sequences/seen.npy", "item_features.json"}  # in this run
+NOT_THERE = {"sequences/log.json", "sequences/seen.npy"}  # in this run
 BY_LOAD = {"config.json", "model.safetensors", "metrics.json", BOOK, *DATA_FILES}
 FLIPS = 40  # of a file
+
+
+COLUMNS = {"event_column": "event", "weight_column": "weight"}
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +41,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with everything that a folder can hold, but for log.json."""
     folder = tmp_path_factory.mktemp("digests") / "run"
     log = log_of_the_run()
-    titles = log.select("item_id").unique().with_columns(title=pl.lit("Film"))
-    fit(log, output=folder, titles=titles, event_column="event", weight_column="weight", **SETTINGS)
+    fit(log, output=folder, items=items_of(3), item_features=["kind"], **COLUMNS, **SETTINGS)
     return folder
+
+
+def items_of(n: int) -> pl.DataFrame:
+    """Films of so many kinds."""
+    ids = pl.DataFrame({"item_id": range(1, 31)})
+    return ids.with_columns(title=pl.lit("Film"), kind=pl.format("kind {}", pl.col("item_id") % n))
 
 
 def log_of_the_run() -> pl.DataFrame:
@@ -84,8 +92,8 @@ def json_or_none(path: Path) -> Any:
 def test_a_file_of_another_run_is_noticed(run: Path, tmp_path: Path, name: str) -> None:
     log = make_markov_log(60, 31, seed=1).with_columns(pl.col("user_id") + 1, timestamp=np.arange(720))
     log = log.with_columns(event=pl.Series(["buy", "view"] * 360), weight=2 + pl.col("timestamp") % 5)
-    columns = {"event_column": "event", "weight_column": "weight"}
-    fit(log.tail(717), output=tmp_path / "other", **columns, **SETTINGS)
+    features = {"items": items_of(4), "item_features": ["kind"]}
+    fit(log.tail(717), output=tmp_path / "other", **features, **COLUMNS, **SETTINGS)
     shutil.copytree(run, tmp_path / "run")
     shutil.copy(tmp_path / "other" / name, tmp_path / "run" / name)
     with pytest.raises(CheckpointError, match=r"(is damaged|missing or damaged).*not as it was written"):
@@ -110,7 +118,7 @@ def test_two_kills_before_the_same_file_took_its_place_lose_nothing(run: Path, t
         folder.begin_digests()  # as each training does that goes on
         note(folder.path, {name: digest_of(tmp_path / "written") for name in (STATE, "config.json")})
     sasrec.load(tmp_path / "run")
-    more = {"event_column": "event", "weight_column": "weight", "resume": True, **settings}
+    more = {"items": items_of(3), "item_features": ["kind"], "resume": True, **COLUMNS, **settings}
     result = fit(log_of_the_run(), output=tmp_path / "run", **more).train_result
     assert result is not None
     assert result.epochs == settings["max_epochs"]
