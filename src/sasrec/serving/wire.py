@@ -328,6 +328,8 @@ class Connection(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         self.answered = cycle
         self._answers.begin()
+        if not self.transport.get_write_buffer_size():  # the answer before it is read
+            self.writing_since = None
         if self._follows:
             self._followers.take(functools.partial(self._start_follower, cycle, app), self.loop)
         else:
