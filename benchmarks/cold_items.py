@@ -95,12 +95,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     flags = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     flags.add_argument("--data", required=True, help="a log")
     flags.add_argument("--items", required=True, help="an item file with the column `attributes`")
+    flags.add_argument("--format", help="of the log, as `sasrec train --format`")
     flags.add_argument("--preset", default="best")
     flags.add_argument("--seeds", type=int, default=3)
     flags.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of training")
     flags.add_argument("--output", help="a file for the lines")
     given = flags.parse_args(argv)
-    log = sasrec.read_interactions(given.data)
+    log = sasrec.read_interactions(given.data, format=given.format)
     cold = without_some(log)
     items = sasrec.read_items(given.items)
     settings = {name: json.loads(value) for name, _, value in (one.partition("=") for one in given.set)}
@@ -117,9 +118,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             figures = measured(scorer, histories, index(cold.targets), warm)
             found.setdefault(scorer.name, []).append(figures)
             print(seed, scorer.name, json.dumps(figures), file=sys.stderr)
-        test = next(r for r in recommender.results if (r.split, r.protocol) == ("test", "full"))
-        found.setdefault("test", []).append({name: test.metrics[name]["value"] for name in ("ndcg@10", "hr@10")})
-        print(seed, "test", found["test"][-1], file=sys.stderr)
+        without = sasrec.fit(
+            cold.log, preset=given.preset, seed=seed, **{n: v for n, v in settings.items() if n != "feature_dropout"}
+        )
+        for name, of in (("test", recommender), ("test without features", without)):
+            found.setdefault(name, []).append(_test(of))
+            print(seed, name, found[name][-1], file=sys.stderr)
     lines = [
         {
             "data": given.data,
@@ -135,6 +139,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(text)
     if given.output:
         Path(given.output).write_text(text + "\n")
+
+
+def _test(recommender: Recommender) -> dict[str, float]:
+    """Of the usual test targets, which are all of items with events, but for those that valid or test have alone."""
+    result = next(r for r in recommender.results if (r.split, r.protocol) == ("test", "full"))
+    return {name: result.metrics[name]["value"] for name in ("ndcg@10", "hr@10")}
 
 
 def _spread(values: Sequence[float]) -> dict[str, float | None]:

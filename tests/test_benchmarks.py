@@ -319,7 +319,7 @@ def test_items_without_events_are_measured_beside_what_knows_only_features_and_c
     command = [sys.executable, str(BENCHMARKS / "cold_items.py"), *flags]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     lines = {line["scorer"]: line for line in map(json.loads, done.stdout.splitlines())}
-    assert list(lines) == ["model", "shared_features", "popularity", "test"]
+    assert list(lines) == ["model", "shared_features", "popularity", "test", "test without features"]
     assert done.stderr.startswith("3 cold items, ")
     for name in ("model", "shared_features"):
         assert 0 <= lines[name]["ndcg@10 among all"]["mean"] <= lines[name]["ndcg@10 among cold"]["mean"] <= 1

@@ -59,7 +59,10 @@ def test_a_client_that_asks_whether_to_go_on_is_told_so_and_answered(server: Ser
 
 
 def test_a_client_that_reads_is_not_cut_while_its_next_answer_is_made(runs: Path) -> None:
-    with running(runs / "a", "--write-timeout", 0.1, "--batch-window-ms", 1000) as server, Client(server.port) as client:
+    with (
+        running(runs / "a", "--write-timeout", 0.1, "--batch-window-ms", 1000) as server,
+        Client(server.port) as client,
+    ):
         assert [client.ask(ASKED).status for _ in range(2)] == [200, 200]
 
 
