@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from sasrec.data.sequences import LogFacts, Sequences, build_sequences
 from sasrec.data.splits import Split, hides_repeats, split_sequences
 from sasrec.data.vocabulary import Vocabulary
 from sasrec.engine.protocol import Engine, create_engine
+from sasrec.evaluation.intervals import FEW_USERS
 from sasrec.evaluation.protocols import check_targets
 from sasrec.evaluation.results import Result
 from sasrec.model.published import read_published
@@ -36,6 +38,7 @@ from sasrec.reading.readers import read_interactions
 from sasrec.recommender import Recommender
 from sasrec.runs.folder import FORMAT, RunConfig, RunFolder, check_resumable, resumed_config
 from sasrec.runs.memory import seen_by
+from sasrec.training.interrupts import StoppedError, interruptible
 from sasrec.training.progress import Progress
 from sasrec.training.trainer import train
 from sasrec.training.warm_start import (
@@ -48,6 +51,8 @@ from sasrec.training.warm_start import (
 )
 
 logger = logging.getLogger(__name__)
+
+MOST_RANKED = 10**10  # targets times items of a measurement on all users
 
 
 @dataclass(frozen=True)
@@ -138,7 +143,13 @@ def fit_log(
         if result.stopped == "interrupted":
             return recommender
         logger.info("measuring the model of epoch %d on valid and test, beside baselines", result.best_epoch)
-        recommender.results = [result.without_users() for result in final_results(recommender)]
+        try:
+            with interruptible() as interrupted:
+                recommender.results = final_results(recommender, interrupted, progress)
+        except (StoppedError, KeyboardInterrupt):
+            recommender.train_result = replace(result, stopped="measuring")
+            logger.warning("the model is not measured; the trained model is kept, and can be measured at any time")
+            return recommender
         if run is not None:
             run.save_metrics(recommender.results, recommender.training_facts())
         if options.refit:
@@ -234,9 +245,24 @@ def configure(
     if origin is not None:
         model, train_config = origin.settings(train_config, settings)
     model = _with_sizes(model, log.vocabulary.features)
+    eval_config = _bounded(eval_config, split, settings)
     event_weights(log.sequences, train_config.event_weights, split.target_types)  # refuses unknown types
     init = None if origin is None else origin.facts(log.vocabulary)
     return split, RunConfig(model, train_config, eval_config, preset, log.name, facts, __version__, init=init)
+
+
+def _bounded(config: EvalConfig, split: Split, settings: Mapping[str, Any]) -> EvalConfig:
+    """The settings with as many users to measure on as keep targets times items within a bound, where none are set."""
+    most = MOST_RANKED // max(split.sequences.n_items, 1)
+    users = {"valid_users": split.valid, "eval_users": split.test}
+    bounds: dict[str, Any] = {
+        name: max(most * targets.n_users // len(targets), FEW_USERS)
+        for name, targets in users.items()
+        if name not in settings and len(targets) > most
+    }
+    for name, n_users in bounds.items():
+        logger.info("%s: %d of %d users, since there are many items; 0 = all", name, n_users, users[name].n_users)
+    return replace(config, **bounds)
 
 
 def _with_sizes(model: ModelConfig, features: ItemFeatures | None) -> ModelConfig:
@@ -298,10 +324,29 @@ def _begin(run: RunFolder, log: Log, options: FitOptions, config: RunConfig) -> 
     return saved
 
 
-def final_results(recommender: Recommender) -> list[Result]:
-    """Valid by the protocol that chose the epoch, and test by both protocols."""
+def final_results(
+    recommender: Recommender,
+    interrupted: threading.Event | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> list[Result]:
+    """Valid by the protocol that chose the epoch, and test by both protocols, without the figures of users.
+
+    Raises:
+        StoppedError: `interrupted` was set meanwhile.
+    """
     plan = [("valid", recommender.config.train.valid_protocol), ("test", "full"), ("test", "sampled")]
-    return [recommender.evaluate(split, protocol=protocol) for split, protocol in plan]
+    result = recommender.train_result
+    results = []
+    for split, protocol in plan:
+
+        def show(done: int, total: int, what: str = f"{split}, {protocol}") -> None:
+            if interrupted is not None and interrupted.is_set():
+                raise StoppedError
+            if progress is not None and result is not None:
+                progress(result.measuring(what, done, total))
+
+        results.append(recommender.evaluate(split, protocol=protocol, progress=show).without_users())
+    return results
 
 
 def _refit(

@@ -323,7 +323,7 @@ class Recommender:
             unseen_by: with `log`, leave out targets that these were trained on too, so that results can be compared.
             candidates: a candidate file (.npz) for exact replication of the sampled protocol.
             baselines: also measure popularity and last-item co-occurrence.
-            progress: called with (users done, users in all).
+            progress: called with (rankings done, rankings in all): one for each target, by the model and each baseline.
             settings: fields of EvalConfig that differ from the run's, such as protocol="sampled", ties="strict".
 
         Raises:

@@ -14,9 +14,9 @@ from made import make_batches
 from sasrec.core.config import ModelConfig, TrainConfig
 from sasrec.core.errors import DataError
 from sasrec.core.isa import Native
-from sasrec.data.batches import NEGATIVES, SHUFFLE, Batch, TrainBatches, seen_candidates
+from sasrec.data.batches import Batch, TrainBatches, seen_candidates
 from sasrec.data.ragged import Ragged
-from sasrec.data.sampling import generator, warn_of_full_rows
+from sasrec.data.sampling import NEGATIVES, SHUFFLE, generator, warn_of_full_rows
 from sasrec.data.sequences import build_sequences
 from sasrec.data.splits import Split, split_leave_one_out
 

@@ -115,6 +115,11 @@ class TrainingDisplay(_Display):
         """Show where the run stands."""
         if self.quiet:
             return
+        if p.measured is not None:
+            what, ranked, in_all = p.measured
+            text = f"{self.title}measuring {what}: {ranked:,} of {in_all:,} rankings"
+            self.show(ranked, in_all, text, is_due=self._due(p))
+            return
         self._estimate(p)
         done = (p.epoch - 1) * p.steps_per_epoch + p.step
         self.show(done, p.max_epochs * p.steps_per_epoch, self.title + _describe(p), is_due=self._due(p))
@@ -122,7 +127,7 @@ class TrainingDisplay(_Display):
     def _due(self, p: TrainingProgress) -> bool:
         """Whether a plain line is due: the first epoch, every tenth, or some seconds since the last."""
         since = time.monotonic() - self.last_line
-        ended = p.step == p.steps_per_epoch and p.validated is None
+        ended = p.step == p.steps_per_epoch and p.validated is None and p.measured is None
         return since > PLAIN_SECONDS or (ended and (p.epoch == 1 or p.epoch % 10 == 0 or p.epoch == p.max_epochs))
 
     def _estimate(self, p: TrainingProgress) -> None:
@@ -135,6 +140,18 @@ class TrainingDisplay(_Display):
                 "metric no longer improves, or after --max-minutes; Ctrl-C saves",
                 soft_wrap=True,
             )
+
+
+class RankingDisplay(_Display):
+    """Shows how a model is measured: pass `update` as progress."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        super().__init__(quiet, "measuring")
+
+    def update(self, done: int, total: int) -> None:
+        """Show where it stands."""
+        text = f"measuring: {done:,} of {total:,} rankings"
+        self.show(done, total, text, is_due=not self.quiet and time.monotonic() - self.last_line > PLAIN_SECONDS)
 
 
 class UsersDisplay(_Display):

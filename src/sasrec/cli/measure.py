@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 import yaml
 
+from sasrec.cli import console
 from sasrec.cli.flags import (
     Json,
     Run,
@@ -41,6 +42,7 @@ OtherLog = Annotated[
 
 @with_flags("eval")
 def evaluate(
+    context: typer.Context,
     run: Run,
     split: Split = "test",
     log: OtherLog = None,
@@ -61,7 +63,8 @@ def evaluate(
         settings["eval_seed"] = seed
     if candidates is not None:
         settings["protocol"] = "sampled"
-    result = load(run).evaluate(split, log=log or None, candidates=candidates, **settings)
+    with console.RankingDisplay(quiet=context.obj["quiet"]) as display:
+        result = load(run).evaluate(split, log=log or None, candidates=candidates, progress=display.update, **settings)
     if json_:
         print_json(result.to_dict())
     else:
@@ -70,6 +73,7 @@ def evaluate(
 
 @with_flags("eval")
 def compare_(
+    context: typer.Context,
     runs: Annotated[list[Path], typer.Argument(help="two or more run folders, or folders of train --seeds")],
     split: Split = "test",
     log: OtherLog = None,
@@ -94,7 +98,9 @@ def compare_(
         settings |= {"log": load_log(log), "unseen_by": [Memory.of(run) for run in everyone]}
     else:
         _check_same_log(everyone)
-    sides = {name: [load(run).evaluate(split, baselines=False, **settings) for run in f] for name, f in folders.items()}
+    with console.RankingDisplay(quiet=context.obj["quiet"]) as display:
+        settings |= {"baselines": False, "progress": display.update}
+        sides = {name: [load(run).evaluate(split, **settings) for run in runs_of] for name, runs_of in folders.items()}
     comparisons = compare_all(sides, pairs)
     if json_:
         told = [comparison.to_dict() for comparison in comparisons]

@@ -115,6 +115,8 @@ def train(
     assert result is not None
     if result.stopped == "interrupted":
         _say_interrupted(f"stopped in epoch {result.epochs + 1}")
+    if result.stopped == "measuring":
+        _say_interrupted("stopped while the model was measured")
     if json_:
         print_json(_training_summary(recommender, output))
         return

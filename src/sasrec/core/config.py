@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar, get_args, get_type_hints
-
-import numpy as np
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
 
 from sasrec.core.errors import ConfigError
 from sasrec.core.event_types import types_in, types_text, weights_in, weights_text
-from sasrec.core.scalars import is_integer, plain
+from sasrec.core.settings import setting, validate
 
 Block = Literal["sasrec", "post_norm", "pre_norm", "ligr"]
 Padding = Literal["none", "attended", "zeroed"]
@@ -36,39 +33,34 @@ MAX_INT = 2**31 - 1
 Config = TypeVar("Config", "ModelConfig", "TrainConfig", "EvalConfig", "ServerConfig")
 
 
-def _setting(default: Any, text: str, *, low: float | None = None, high: float | None = None) -> Any:
-    """A field with its help text and, for numbers, its inclusive range."""
-    return field(default=default, metadata={"help": text, "low": low, "high": high})
-
-
 @dataclass(frozen=True)
 class ModelConfig:
     """The shape of the model: everything that decides which weights there are and what they compute."""
 
-    block: Block = _setting(
+    block: Block = setting(
         "sasrec", "how a block is wired: sasrec (as published), post_norm, pre_norm, or ligr (pre_norm with gates)"
     )
-    embedding_dim: int = _setting(50, "width D of the item and position embeddings", low=1, high=4096)
-    n_blocks: int = _setting(2, "number of blocks", low=0, high=64)
-    n_heads: int = _setting(1, "number of attention heads; it must divide embedding_dim", low=1, high=256)
-    ffn_dim: int = _setting(0, "hidden width of the feed-forward; 0 = embedding_dim, as published", low=0, high=16384)
-    max_seq_len: int = _setting(200, "how many of a user's last items the model sees", low=1, high=65536)
-    dropout: float = _setting(
+    embedding_dim: int = setting(50, "width D of the item and position embeddings", low=1, high=4096)
+    n_blocks: int = setting(2, "number of blocks", low=0, high=64)
+    n_heads: int = setting(1, "number of attention heads; it must divide embedding_dim", low=1, high=256)
+    ffn_dim: int = setting(0, "hidden width of the feed-forward; 0 = embedding_dim, as published", low=0, high=16384)
+    max_seq_len: int = setting(200, "how many of a user's last items the model sees", low=1, high=65536)
+    dropout: float = setting(
         0.2, "share of values set to 0 in training, in embeddings, attention and feed-forward", low=0.0, high=0.99
     )
-    activation: Activation = _setting("relu", "activation of the feed-forward; identity is for pmixer-2020 checkpoints")
-    norm_eps: float = _setting(1e-8, "epsilon of LayerNorm", low=0.0, high=1.0)
-    attention_output: bool = _setting(True, "a linear layer after attention; the TensorFlow original has none")
-    tied: bool = _setting(True, "scores use the item embeddings; false = a separate output table")
-    padding: Padding = _setting(
+    activation: Activation = setting("relu", "activation of the feed-forward; identity is for pmixer-2020 checkpoints")
+    norm_eps: float = setting(1e-8, "epsilon of LayerNorm", low=0.0, high=1.0)
+    attention_output: bool = setting(True, "a linear layer after attention; the TensorFlow original has none")
+    tied: bool = setting(True, "scores use the item embeddings; false = a separate output table")
+    padding: Padding = setting(
         "none",
         "none = the model never sees padding; attended, zeroed = as the published checkpoints (torch engine only)",
     )
-    n_features: int = _setting(0, "features of items; --item-features decides it; 0 = none", low=0, high=MAX_INT)
-    vector_dim: int = _setting(0, "width of items' vectors; --item-vectors decides it; 0 = none", low=0, high=65536)
+    n_features: int = setting(0, "features of items; --item-features decides it; 0 = none", low=0, high=MAX_INT)
+    vector_dim: int = setting(0, "width of items' vectors; --item-vectors decides it; 0 = none", low=0, high=65536)
 
     def __post_init__(self) -> None:
-        _validate(self)
+        validate(self)
         if self.embedding_dim % self.n_heads:
             raise ConfigError(
                 f"n_heads={self.n_heads} does not divide embedding_dim={self.embedding_dim}; choose a divisor"
@@ -89,112 +81,115 @@ class ModelConfig:
 class TrainConfig:
     """How a model is trained. Nothing here changes which weights exist."""
 
-    loss: Loss = _setting(
+    loss: Loss = setting(
         "bce",
         "bce = binary cross-entropy with sampled negatives, as published; gbce = calibrated bce; sampled_softmax = "
         "softmax over the target and its negatives; cross_entropy = softmax over all items",
     )
-    n_negatives: int = _setting(
+    n_negatives: int = setting(
         1,
         "sampled negatives per position, or per batch with shared_negatives; cross_entropy draws none",
         low=1,
         high=100_000,
     )
-    shared_negatives: bool = _setting(
+    shared_negatives: bool = setting(
         False, "all positions of a batch share one set of negatives, which may include items that the user had"
     )
-    negative_sampling: Sampling = _setting(
+    negative_sampling: Sampling = setting(
         "uniform", "uniform = every item is equally likely; popularity = in proportion to its train events"
     )
-    mask_seen: bool = _setting(
+    mask_seen: bool = setting(
         False,
         "items that the user had before a position do not compete with its target (cross_entropy and shared "
         "negatives); for logs whose seen items are not recommended",
     )
-    gbce_t: float = _setting(
+    gbce_t: float = setting(
         0.75,
         "gbce: how much of the overconfidence of sampling is corrected; 0 = none (bce), 1 = all",
         low=0.0,
         high=1.0,
     )
-    random_windows: float = _setting(
+    random_windows: float = setting(
         0.0,
         "how often a user with more events than max_seq_len trains on a window that ends at a random event instead "
         "of the last one; 0 = never, as published",
         low=0.0,
         high=1.0,
     )
-    order_noise: float = _setting(
+    order_noise: float = setting(
         0.0,
         "in half of each batch, events swap places with neighbours up to this many positions away; up to 1 = the "
         "log's order, as published",
         low=0.0,
         high=1000.0,
     )
-    feature_dropout: float = _setting(
+    feature_dropout: float = setting(
         0.0,
         "how often an item's own embedding is left out in training, so that its features learn to stand alone; only "
         "where items have features",
         low=0.0,
         high=1.0,
     )
-    event_weights: str = _setting(
+    event_weights: str = setting(
         "",
         "how much events of each type count in training, such as view=0.2,purchase=1; types that are not named keep "
         "1, or with target_events 0 unless they are targets",
     )
-    batch_size: int = _setting(128, "users per training step", low=1, high=1_000_000)
-    learning_rate: float = _setting(1e-3, "Adam's learning rate", low=0.0, high=10.0)
-    schedule: Schedule = _setting(
+    batch_size: int = setting(128, "users per training step", low=1, high=1_000_000)
+    learning_rate: float = setting(1e-3, "Adam's learning rate", low=0.0, high=10.0)
+    schedule: Schedule = setting(
         "constant",
         "constant = the same learning rate throughout; cosine = falls to 0 at max_epochs along half a cosine",
     )
-    warmup_steps: int = _setting(0, "the learning rate rises linearly over this many first steps", low=0, high=MAX_INT)
-    weight_decay: float = _setting(
+    warmup_steps: int = setting(0, "the learning rate rises linearly over this many first steps", low=0, high=MAX_INT)
+    weight_decay: float = setting(
         0.0,
         "AdamW's weight decay on the matrices of the blocks; embeddings, norms and biases have none",
         low=0.0,
         high=100.0,
     )
-    ema_decay: float = _setting(
+    ema_decay: float = setting(
         0.0,
         "decay per step of a moving average of the weights, which is validated and saved in their place; 0 = off",
         low=0.0,
         high=0.999999,
     )
-    adam_beta1: float = _setting(0.9, "decay of Adam's first moment", low=0.0, high=0.999999)
-    adam_beta2: float = _setting(0.98, "decay of Adam's second moment", low=0.0, high=0.999999)
-    l2_embedding: float = _setting(
+    adam_beta1: float = setting(0.9, "decay of Adam's first moment", low=0.0, high=0.999999)
+    adam_beta2: float = setting(0.98, "decay of Adam's second moment", low=0.0, high=0.999999)
+    l2_embedding: float = setting(
         0.0, "adds this times the sum of squared item embeddings to the loss, as published", low=0.0, high=1e6
     )
-    lazy_adam: bool = _setting(
+    lazy_adam: bool = setting(
         False,
         "rows of item tables that a step does not use are updated later, in closed form: faster for large "
         "catalogues, but approximate (native engine only)",
     )
-    clip_norm: float = _setting(0.0, "largest global norm of the gradient; 0 = no clipping", low=0.0, high=1e6)
-    max_epochs: int = _setting(200, "stop after this many epochs", low=1, high=1_000_000)
-    max_minutes: float = _setting(0.0, "stop after this many minutes of training; 0 = no limit", low=0.0, high=1e6)
-    patience: int = _setting(
+    clip_norm: float = setting(0.0, "largest global norm of the gradient; 0 = no clipping", low=0.0, high=1e6)
+    max_epochs: int = setting(200, "stop after this many epochs", low=1, high=1_000_000)
+    max_minutes: float = setting(
+        0.0, "end after this many minutes of training and measuring; 0 = no limit", low=0.0, high=1e6
+    )
+    max_steps: int = setting(0, "stop after this many steps; 0 = no limit", low=0, high=2**53)
+    patience: int = setting(
         20, "stop when the valid metric has not improved for this many epochs; 0 = never", low=0, high=1_000_000
     )
-    valid_every: int = _setting(1, "validate every this many epochs", low=1, high=1_000_000)
-    valid_metric: str = _setting("ndcg@10", "valid metric that chooses the best epoch: ndcg@K, hr@K or mrr@K")
-    valid_protocol: Protocol = _setting("full", "protocol of the valid metric: full or sampled")
-    log_test: bool = _setting(False, "also write test metrics to history.jsonl; they never choose the epoch")
-    save_every_minutes: float = _setting(
+    valid_every: int = setting(1, "validate every this many epochs", low=1, high=1_000_000)
+    valid_metric: str = setting("ndcg@10", "valid metric that chooses the best epoch: ndcg@K, hr@K or mrr@K")
+    valid_protocol: Protocol = setting("full", "protocol of the valid metric: full or sampled")
+    log_test: bool = setting(False, "also write test metrics to history.jsonl; they never choose the epoch")
+    save_every_minutes: float = setting(
         2.0, "at most this many minutes between two saved states to resume from", low=0.0, high=1e6
     )
-    seed: int = _setting(0, "seed of initial weights, shuffling, negatives and dropout", low=0, high=MAX_INT)
-    engine: EngineName = _setting(
+    seed: int = setting(0, "seed of initial weights, shuffling, negatives and dropout", low=0, high=MAX_INT)
+    engine: EngineName = setting(
         "auto", "auto = the compiled core where it supports the settings, else torch; native = the compiled core"
     )
-    device: str = _setting("cpu", "device of the torch engine: cpu, cuda, cuda:1, ...")
-    threads: int = _setting(0, "CPU threads; 0 = all that this process may use", low=0, high=4096)
+    device: str = setting("cpu", "device of the torch engine: cpu, cuda, cuda:1, ...")
+    threads: int = setting(0, "CPU threads; 0 = all that this process may use", low=0, high=4096)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "event_weights", weights_text(self.event_weights))
-        _validate(self)
+        validate(self)
         weights_in(self.event_weights)
         parse_metric(self.valid_metric)
         if self.ema_decay and self.lazy_adam:
@@ -240,48 +235,56 @@ class TrainConfig:
 class EvalConfig:
     """What an evaluation measures; written into every result."""
 
-    protocol: Protocol = _setting(
+    protocol: Protocol = setting(
         "full", "full = rank the target among all items; sampled = among n_candidates drawn negatives"
     )
-    k: tuple[int, ...] = _setting((10,), "cut-offs of the metrics", low=1, high=MAX_INT)
-    ties: Ties = _setting(
+    k: tuple[int, ...] = setting((10,), "cut-offs of the metrics", low=1, high=MAX_INT)
+    ties: Ties = setting(
         "expected",
         "where a target stands among equal scores: expected = in the middle, strict = first, pessimistic = last",
     )
-    n_candidates: int = _setting(100, "sampled protocol: negatives drawn per target", low=1, high=1_000_000)
-    exclude: Exclude = _setting(
+    n_candidates: int = setting(100, "sampled protocol: negatives drawn per target", low=1, high=1_000_000)
+    exclude: Exclude = setting(
         "train",
         "sampled protocol: never draw the user's train items (as published), or never draw any item of the user",
     )
-    filter_seen: FilterSeen = _setting(
+    filter_seen: FilterSeen = setting(
         "auto", "hide items that the user had before; auto = yes, unless over 5 % of events repeat an item of the user"
     )
-    split_method: SplitMethod = _setting(
+    split_method: SplitMethod = setting(
         "leave_one_out",
         "leave_one_out = a user's last event is test, the one before it valid; temporal = one cut in time for all",
     )
-    min_items: int = _setting(
-        3, "users with fewer events only train; 4 = as pmixer/SASRec.pytorch", low=3, high=MAX_INT
-    )
-    valid_fraction: float = _setting(
+    min_items: int = setting(3, "users with fewer events only train; 4 = as pmixer/SASRec.pytorch", low=3, high=MAX_INT)
+    valid_fraction: float = setting(
         0.1, "temporal split: share of events between the valid cut and the test cut", low=0.0, high=0.9
     )
-    test_fraction: float = _setting(0.1, "temporal split: share of events after the test cut", low=0.0, high=0.9)
-    valid_cut: float = _setting(0.0, "temporal split: time at which valid begins, in the log's unit; 0 = by fraction")
-    test_cut: float = _setting(0.0, "temporal split: time at which test begins, in the log's unit; 0 = by fraction")
-    temporal_targets: TemporalTargets = _setting(
+    test_fraction: float = setting(0.1, "temporal split: share of events after the test cut", low=0.0, high=0.9)
+    valid_cut: float = setting(0.0, "temporal split: time at which valid begins, in the log's unit; 0 = by fraction")
+    test_cut: float = setting(0.0, "temporal split: time at which test begins, in the log's unit; 0 = by fraction")
+    temporal_targets: TemporalTargets = setting(
         "first", "temporal split: which of a user's events after a cut are targets"
     )
-    target_events: str = _setting(
+    target_events: str = setting(
         "",
         "types of events to predict, separated by commas, such as purchase: valid and test hold out these, only these "
         "train (unless event_weights says more) and count as seen; all events are history; empty = all types",
     )
-    eval_seed: int = _setting(42, "sampled protocol: seed of the drawn negatives", low=0, high=MAX_INT)
+    eval_seed: int = setting(
+        42, "seed of the sampled protocol's drawn negatives, and of samples of users", low=0, high=MAX_INT
+    )
+    valid_users: int = setting(
+        0,
+        "users that valid is measured on, a sample with eval_seed; 0 = all; where not given, as many as keep targets x "
+        "items within 1e10",
+        low=0,
+        high=MAX_INT,
+    )
+    eval_users: int = setting(0, "the same for test", low=0, high=MAX_INT)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "target_events", types_text(self.target_events))
-        _validate(self)
+        validate(self)
         if self.target_events and not self.target_types:
             raise ConfigError(f"target_events={self.target_events!r} names no type; write such as purchase,cart")
         if not self.k:
@@ -294,68 +297,70 @@ class EvalConfig:
         """The types of events to predict; () = all."""
         return types_in(self.target_events)
 
+    def users_of(self, part: str) -> int:
+        """How many users "valid" or "test" is measured on; 0 = all."""
+        return self.valid_users if part == "valid" else self.eval_users
+
 
 @dataclass(frozen=True)
 class ServerConfig:
     """How a model is served: addresses, limits and times. Nothing here changes an answer."""
 
-    host: str = _setting("127.0.0.1", "address to listen on; 0.0.0.0 = all addresses of this machine")
-    port: int = _setting(8000, "port to listen on; 0 = any free port, which the log names", low=0, high=65535)
-    workers: int = _setting(1, "worker processes that share the port; each holds the model in memory", low=1, high=1024)
-    threads: int = _setting(1, "CPU threads per worker; 0 = all", low=0, high=4096)
-    batch_size: int = _setting(32, "most histories computed together", low=1, high=65536)
-    batch_window_ms: float = _setting(
+    host: str = setting("127.0.0.1", "address to listen on; 0.0.0.0 = all addresses of this machine")
+    port: int = setting(8000, "port to listen on; 0 = any free port, which the log names", low=0, high=65535)
+    workers: int = setting(1, "worker processes that share the port; each holds the model in memory", low=1, high=1024)
+    threads: int = setting(1, "CPU threads per worker; 0 = all", low=0, high=4096)
+    batch_size: int = setting(32, "most histories computed together", low=1, high=65536)
+    batch_window_ms: float = setting(
         0.0,
         "milliseconds to wait for more requests before computing; 0 = compute what waits at once",
         low=0.0,
         high=1000.0,
     )
-    queue_size: int = _setting(
+    queue_size: int = setting(
         512, "most histories that may wait; further ones are answered with 503", low=1, high=1_000_000
     )
-    max_k: int = _setting(1000, "longest list that a request may ask for", low=1, high=MAX_INT)
-    max_history: int = _setting(10_000, "most items in a history", low=1, high=MAX_INT)
-    max_filter: int = _setting(10_000, "most items in each of allow and deny", low=1, high=MAX_INT)
-    max_requests: int = _setting(128, "most histories in one request body", low=1, high=1_000_000)
-    max_body_bytes: int = _setting(2**20, "most bytes in a request body", low=1, high=MAX_INT)
-    max_connections: int = _setting(
+    max_k: int = setting(1000, "longest list that a request may ask for", low=1, high=MAX_INT)
+    max_history: int = setting(10_000, "most items in a history", low=1, high=MAX_INT)
+    max_filter: int = setting(10_000, "most items in each of allow and deny", low=1, high=MAX_INT)
+    max_requests: int = setting(128, "most histories in one request body", low=1, high=1_000_000)
+    max_body_bytes: int = setting(2**20, "most bytes in a request body", low=1, high=MAX_INT)
+    max_connections: int = setting(
         4096, "most open connections per worker; further ones are closed", low=1, high=1_000_000
     )
-    request_timeout: float = _setting(
+    request_timeout: float = setting(
         5.0, "seconds that a request may wait; then it is answered with 503", low=0.01, high=3600
     )
-    max_held_bytes: int = _setting(
+    max_held_bytes: int = setting(
         2**25,
         "most bytes of bodies on their way and of answers not read yet, per worker; beyond it the answer is 503",
         low=2**16,
         high=MAX_INT,
     )
-    read_timeout: float = _setting(10.0, "seconds within which a request must arrive completely", low=0.1, high=3600)
-    write_timeout: float = _setting(10.0, "seconds within which a client must read an answer", low=0.1, high=3600)
-    keep_alive: float = _setting(75.0, "seconds after which an idle connection is closed", low=0.0, high=86400)
-    drain_seconds: float = _setting(
-        30.0, "seconds that running requests have to end after SIGTERM", low=0.0, high=86400
-    )
-    reload_seconds: float = _setting(
+    read_timeout: float = setting(10.0, "seconds within which a request must arrive completely", low=0.1, high=3600)
+    write_timeout: float = setting(10.0, "seconds within which a client must read an answer", low=0.1, high=3600)
+    keep_alive: float = setting(75.0, "seconds after which an idle connection is closed", low=0.0, high=86400)
+    drain_seconds: float = setting(30.0, "seconds that running requests have to end after SIGTERM", low=0.0, high=86400)
+    reload_seconds: float = setting(
         5.0,
         "seconds between checks whether RUN, a link, leads to another folder, which is then loaded; 0 = only on SIGHUP",
         low=0.0,
         high=86400,
     )
-    access_log: bool = _setting(True, "write a JSON line to stdout for each request")
-    api_key_file: str = _setting("", "file with one API key per line (or set SASREC_API_KEY); clients send X-API-Key")
-    allowed_hosts: str = _setting(
+    access_log: bool = setting(True, "write a JSON line to stdout for each request")
+    api_key_file: str = setting("", "file with one API key per line (or set SASREC_API_KEY); clients send X-API-Key")
+    allowed_hosts: str = setting(
         "", "host names that requests may name, separated by commas, without ports; empty = any"
     )
-    trusted_proxies: str = _setting("", "proxies whose X-Forwarded-For is believed: addresses, separated by commas")
-    events: str = _setting(
+    trusted_proxies: str = setting("", "proxies whose X-Forwarded-For is believed: addresses, separated by commas")
+    events: str = setting(
         "", "SQLite file of events from POST /v1/events, which continue users' histories; empty = off"
     )
-    max_events: int = _setting(1_000_000, "most events kept in that file", low=1, high=2**53)
-    max_user_events: int = _setting(1000, "newest events kept per user", low=1, high=1_000_000)
+    max_events: int = setting(1_000_000, "most events kept in that file", low=1, high=2**53)
+    max_user_events: int = setting(1000, "newest events kept per user", low=1, high=1_000_000)
 
     def __post_init__(self) -> None:
-        _validate(self)
+        validate(self)
         if self.max_requests > self.queue_size:
             raise ConfigError(
                 f"max_requests={self.max_requests} is more than queue_size={self.queue_size}, so such a body could "
@@ -373,40 +378,6 @@ def parse_metric(name: str) -> tuple[str, int]:
     if metric not in ("ndcg", "hr", "mrr") or not k.isdecimal() or int(k) < 1:
         raise ConfigError(f"'{name}' is not a metric; use ndcg@K, hr@K or mrr@K, for example ndcg@10")
     return metric, int(k)
-
-
-def _validate(config: Any) -> None:
-    """Check each field's type, choice and range against its annotation and metadata."""
-    hints = get_type_hints(type(config))
-    for f in dataclasses.fields(config):
-        value = getattr(config, f.name)
-        object.__setattr__(config, f.name, _checked(f.name, value, hints[f.name], f.metadata))
-
-
-def _checked(name: str, value: Any, kind: Any, metadata: Mapping[str, Any]) -> Any:
-    """The value in its annotated type, without NumPy's, or a ConfigError that names the field."""
-    value, choices = plain(value), get_args(kind)
-    if choices == (int, ...):
-        value = value.tolist() if isinstance(value, np.ndarray) else value
-        values = value if isinstance(value, tuple | list | range) else (value,)
-        return tuple(_checked(name, v, int, metadata) for v in values)
-    if choices:
-        if not isinstance(value, str) or value not in choices:
-            raise ConfigError(f"{name}={value!r} is not one of {', '.join(map(str, choices))}")
-        return value
-    if kind is float and is_integer(value):
-        value = float(value) if abs(value) <= sys.float_info.max else math.inf
-    if not isinstance(value, kind) or (kind is int and not is_integer(value)):
-        advice = "; use true or false" if kind is bool else ""
-        raise ConfigError(f"{name}={value!r} is not of type {kind.__name__}{advice}")
-    if kind is float and not math.isfinite(value):
-        raise ConfigError(f"{name}={value} is not a finite number")
-    low, high = metadata.get("low"), metadata.get("high")
-    if low is not None and not low <= value:
-        raise ConfigError(f"{name}={value} is too small; the least is {low:g}")
-    if high is not None and not value <= high:
-        raise ConfigError(f"{name}={value} is too large; the most is {high:g}")
-    return value
 
 
 def from_dict(cls: type[Config], values: Mapping[str, Any]) -> Config:
@@ -445,6 +416,9 @@ def split_settings(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return parts
 
 
-LATER = {"n_features", "vector_dim", "feature_dropout", "event_weights", "target_events"}  # runs without are as before
+LATER = {  # runs without are as before
+    "n_features", "vector_dim", "feature_dropout", "event_weights", "target_events", "max_steps", "valid_users",
+    "eval_users",
+}  # fmt: skip
 DERIVED = ("n_features", "vector_dim")  # settings of the model that its items decide
 CONFIGS: dict[str, type[Any]] = {"model": ModelConfig, "train": TrainConfig, "eval": EvalConfig}

@@ -22,12 +22,21 @@ from sasrec.core.config import ModelConfig, TrainConfig
 from sasrec.core.errors import DataError
 from sasrec.data.event_types import event_weights
 from sasrec.data.ragged import Ragged, flat_index, offsets_of
-from sasrec.data.sampling import ItemDrawer, Numbering, Parts, draw_unseen, generator
+from sasrec.data.sampling import (
+    NEGATIVES,
+    ORDER,
+    SHUFFLE,
+    WINDOWS,
+    ItemDrawer,
+    Numbering,
+    Parts,
+    draw_unseen,
+    generator,
+)
 from sasrec.data.splits import Split
 
 logger = logging.getLogger(__name__)
 
-WEIGHTS, SHUFFLE, NEGATIVES, DROPOUT, CANDIDATES, WINDOWS, ORDER = range(7)  # purposes of random numbers
 ORDER_SHARE = 0.5  # of the windows of a batch that order_noise is for
 MOST_STEPS_AT_ONCE, DRAWN_AT_ONCE = 64, 2**16  # steps, and draws, that are made at once
 

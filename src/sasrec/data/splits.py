@@ -19,6 +19,7 @@ from sasrec.core.errors import ConfigError, DataError
 from sasrec.core.presets import LogStatistics
 from sasrec.data.event_types import are_of_types, types_in_words
 from sasrec.data.ragged import Ragged, flat_index, offsets_of
+from sasrec.data.sampling import USERS, generator
 from sasrec.data.sequences import LogFacts, Sequences, repeat_share
 
 logger = logging.getLogger(__name__)
@@ -36,10 +37,28 @@ class Targets:
     def __len__(self) -> int:
         return len(self.users)
 
+    def take(self, rows: Int64) -> Targets:
+        """Some of them, in ascending order."""
+        return Targets(self.users[rows], self.positions[rows])
+
     def without(self, events: Int64) -> Targets:
         """All but these events."""
         kept = ~np.isin(self.positions, events)
         return Targets(self.users[kept], self.positions[kept])
+
+    @cached_property
+    def n_users(self) -> int:
+        """How many users have a target."""
+        return int(np.count_nonzero(np.diff(self.users))) + 1 if len(self) else 0
+
+    def sample(self, n_users: int, seed: int) -> Int64:
+        """Rows of the targets of so many users, drawn with a seed, in their order; all rows if there are no more."""
+        starts = np.flatnonzero(np.diff(self.users, prepend=-1))  # of each user's targets
+        if len(starts) <= n_users:
+            return np.arange(len(self))
+        drawn = np.sort(generator(seed, USERS).choice(len(starts), n_users, replace=False))
+        ends = np.append(starts[1:], len(self))
+        return flat_index(starts[drawn], offsets_of(ends[drawn] - starts[drawn]))
 
     def items(self, sequences: Sequences) -> Int32:
         """(n,) the item indices to predict."""
@@ -67,6 +86,8 @@ class Split:
         0,
         0,
     )  # targets of valid and test left out: the model that training began from knows them
+
+    sampled_of: tuple[int, int] = (0, 0)  # users with targets of valid and test, where those here are a sample
 
     def part(self, name: str) -> Targets:
         """The targets of "valid" or "test".
@@ -131,6 +152,17 @@ class Split:
             n_events=int(lengths.sum()),
             mean_train_len=float(lengths.mean()),
         )
+
+    def bounded(self, part: str, config: EvalConfig) -> Split:
+        """The same with no more users' targets in a part than the settings allow."""
+        targets, n_users = self.part(part), config.users_of(part)
+        if not n_users or targets.n_users <= n_users:
+            return self
+        rows = targets.sample(n_users, config.eval_seed)
+        valid, test = self.sampled_of
+        if part == "valid":
+            return replace(self, valid=targets.take(rows), sampled_of=(targets.n_users, test))
+        return replace(self, test=targets.take(rows), sampled_of=(valid, targets.n_users))
 
     def all_events(self) -> Split:
         """The same log with every event in train and nothing to predict: what --refit trains on."""

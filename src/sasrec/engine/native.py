@@ -12,10 +12,10 @@ from sasrec.core.arrays import Bool, Float32
 from sasrec.core.config import ModelConfig, TrainConfig, to_dict
 from sasrec.core.isa import Native, load_native
 from sasrec.core.threads import threads_of
-from sasrec.data.batches import WEIGHTS, Batch, checked_weight
+from sasrec.data.batches import Batch, checked_weight
 from sasrec.data.item_features import ItemFeatures
 from sasrec.data.ragged import Ragged
-from sasrec.data.sampling import generator
+from sasrec.data.sampling import WEIGHTS, generator
 from sasrec.engine.id_dropout import step_key
 from sasrec.model.folding import check_features
 from sasrec.model.weights import ITEM_TABLE, OUTPUT_TABLE, Weights, check_weights, initial_weights, weight_shapes

@@ -18,10 +18,10 @@ from sasrec.core.config import ModelConfig, TrainConfig
 from sasrec.core.errors import ConfigError
 from sasrec.core.forks import needs_threads_of
 from sasrec.core.threads import threads_of
-from sasrec.data.batches import DROPOUT, WEIGHTS, Batch, checked_weight, seen_candidates
+from sasrec.data.batches import Batch, checked_weight, seen_candidates
 from sasrec.data.item_features import ItemFeatures
 from sasrec.data.ragged import Ragged
-from sasrec.data.sampling import generator
+from sasrec.data.sampling import DROPOUT, WEIGHTS, generator
 from sasrec.engine.id_dropout import ids_kept, step_key
 from sasrec.model.folding import check_features
 from sasrec.model.weights import Weights, check_weights, is_block_matrix

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from sasrec.core.arrays import Int32
 from sasrec.core.config import Exclude
 from sasrec.core.errors import DataError
-from sasrec.data.batches import CANDIDATES
-from sasrec.data.sampling import ItemDrawer, draw_outside, generator
+from sasrec.data.sampling import CANDIDATES, ItemDrawer, draw_outside, generator
 from sasrec.data.splits import Split, Targets
 from sasrec.data.vocabulary import Vocabulary
 

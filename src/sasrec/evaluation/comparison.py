@@ -24,7 +24,7 @@ Pairs = Literal["first", "all"]
 
 PROTOCOL_FIELDS = (
     "data", "split", "split_method", "protocol", "candidates", "excluded", "ties", "seed", "filter_seen",
-    "n_users", "n_targets", "k", "target_events",
+    "n_users", "sampled_users", "n_targets", "k", "target_events",
 )  # fmt: skip
 
 

@@ -84,19 +84,23 @@ def evaluate(
         features: of all items, for the baseline that knows cold items; None = there are none.
         lists: also measure what the top-k lists are like (see list_metrics.py); full protocol only.
         batch_size: at most so many targets are given to the scorer at once; None = 4,096.
-        progress: called with (targets done, targets in all) for the scorer itself.
+        progress: called with (rankings done, rankings in all): one for each target, by the scorer and each baseline.
 
     Raises:
         DataError: the part has no targets, the candidates do not fit it, or a score is not finite.
         ConfigError: candidates for the full protocol, or another part.
     """
+    if candidates is not None and config.protocol == "sampled":
+        candidates = _of_the_sample(split, part, config, candidates)
+    split = split.bounded(part, config)
     task = _task(split, part, config, candidates, lists, batch_size)
-    metrics, per_user = _measure(scorer, task, progress)
     if isinstance(baselines, bool):
         # Sampled negatives avoid train, so there a seen candidate can only be the target: recency would be an oracle.
         repeats = config.protocol == "full" and not task.filter_seen
         baselines = build_baselines(split, with_recency=repeats, features=features) if baselines else []
-    beside = {baseline.name: _measure(baseline, task, None) for baseline in baselines}
+    steps = _Steps(progress, len(task.targets) * (1 + len(baselines)))
+    metrics, per_user = _measure(scorer, task, steps)
+    beside = {baseline.name: _measure(baseline, task, steps) for baseline in baselines}
     wanted, excluded = _describe(task, candidates)
     is_cold = split.train_counts[task.targets.items(split.sequences)] == 0
     n_cold = int(is_cold.sum())
@@ -121,10 +125,38 @@ def evaluate(
         warnings=tuple(_warnings(task, candidates, n_users, n_cold)),
         groups=_groups(is_cold, task, per_user, {name: figures for name, (_, figures) in beside.items()}),
         target_events=split.target_types,
+        sampled_users=split.sampled_of[part == "test"],
         init_seen_targets=split.n_seen[part == "test"],
         per_user=per_user,
         users=task.targets.users,
     )
+
+
+def _of_the_sample(split: Split, part: str, config: EvalConfig, candidates: Int32) -> Int32:
+    """The given candidates of the users that are measured; they may be of all users."""
+    targets, n_users = split.part(part), config.users_of(part)
+    if n_users and targets.n_users > n_users and len(candidates) == len(targets):
+        check_candidates(candidates, targets, split)
+        return candidates[targets.sample(n_users, config.eval_seed)]
+    return candidates
+
+
+class _Steps:
+    """Counts rankings over several scorers.
+
+    Args:
+        told: called with (rankings done, rankings in all); None = nobody.
+        total: rankings in all.
+    """
+
+    def __init__(self, told: Callable[[int, int], None] | None, total: int) -> None:
+        self._told, self._total, self._done = told, total, 0
+
+    def add(self, n: int) -> None:
+        """So many more are done."""
+        self._done += n
+        if self._told is not None:
+            self._told(self._done, self._total)
 
 
 def _task(
@@ -144,11 +176,9 @@ def _task(
     return _Task(split, part, config, targets, candidates, filter_seen, users, background, batch_size or MAX_ROWS)
 
 
-def _measure(
-    scorer: Scorer, task: _Task, progress: Callable[[int, int], None] | None
-) -> tuple[Metrics, dict[str, Float64]]:
+def _measure(scorer: Scorer, task: _Task, steps: _Steps) -> tuple[Metrics, dict[str, Float64]]:
     """Metrics of one scorer, and the figures per target whose means they are."""
-    ranks, lists = _rank(scorer, task, progress)
+    ranks, lists = _rank(scorer, task, steps)
     per_user = {"rank": ranks, **rank_metrics(ranks, task.config.k)}
     metrics = {name: estimate(values, task.users, 1.0) for name, values in per_user.items() if name != "rank"}
     if task.background is not None:
@@ -178,7 +208,7 @@ def _groups(
     }
 
 
-def _rank(scorer: Scorer, task: _Task, progress: Callable[[int, int], None] | None) -> tuple[Float64, Int32]:
+def _rank(scorer: Scorer, task: _Task, steps: _Steps) -> tuple[Float64, Int32]:
     """(n,) ranks, and (n, K) lists; a short list ends in 0; K = 0 where no lists are wanted."""
     items, config, n = task.targets.items(task.split.sequences), task.config, len(task.targets)
     ranker = scorer if isinstance(scorer, Ranker) else _ByScores(scorer, task.split.sequences.n_items + 1)
@@ -191,8 +221,7 @@ def _rank(scorer: Scorer, task: _Task, progress: Callable[[int, int], None] | No
         else:
             hidden = task.hidden(rows, histories) if task.filter_seen else None
             ranks[rows], lists[rows] = ranker.rank(histories, items[rows], hidden, config.ties, width)
-        if progress is not None:
-            progress(rows.stop, n)
+        steps.add(rows.stop - rows.start)
     return ranks, lists
 
 
@@ -269,8 +298,11 @@ def _warnings(task: _Task, given: Int32 | None, n_users: int, n_cold: int) -> It
         yield repeats
     if n_users < FEW_USERS:
         yield f"only {n_users} users are evaluated: intervals assume {FEW_USERS} or more"
-    if n_users < facts.n_users:
-        yield f"{facts.n_users - n_users} of {facts.n_users} users have no {task.part} target"
+    n_sampled_of = task.split.sampled_of[task.part == "test"]
+    if n_sampled_of:
+        yield f"{n_users} of {n_sampled_of} users with a target are measured (drawn, eval_seed={task.config.eval_seed})"
+    if (n_sampled_of or n_users) < facts.n_users:
+        yield f"{facts.n_users - (n_sampled_of or n_users)} of {facts.n_users} users have no {task.part} target"
     if n_cold:
         yield f"{n_cold} of {n} targets ({n_cold / n:.1%}) never occur in train"
     n_seen = task.split.n_seen[task.part == "test"]

@@ -10,7 +10,7 @@ import numpy as np
 from sasrec.core.arrays import Float64, Int64
 from sasrec.evaluation.intervals import Metrics
 
-TOLD_WHERE_SO = {"init_seen_targets", "init_unchecked", "unknown_targets", "groups", "target_events"}
+TOLD_WHERE_SO = {"sampled_users", "init_seen_targets", "init_unchecked", "unknown_targets", "groups", "target_events"}
 
 
 class GroupResult(TypedDict):
@@ -45,6 +45,7 @@ class Result:
     # "warm" (the target occurs in train) and "cold" (it never does), as soon as there are cold targets
     groups: dict[str, GroupResult] = field(default_factory=dict)
     target_events: tuple[str, ...] = ()  # the types of events that are targets, and whose items count as seen; () = all
+    sampled_users: int = 0  # the measured users are a sample of so many; 0 = they are all that have targets
     init_seen_targets: int = 0  # targets left out: the model, or the one that it began from, was trained on them
     init_unchecked: bool = False  # that one has no histories, so such targets may be among those that are measured
     unknown_targets: int = 0  # targets of items that the model does not know: misses

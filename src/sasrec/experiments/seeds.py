@@ -113,7 +113,7 @@ def _run_seed(
     update = None if watch is None else watch.update
     result = fit_log(log, run_options, {**settings, "seed": seed}, update).train_result
     assert result is not None
-    return result.stopped != "interrupted"
+    return result.stopped not in ("interrupted", "measuring")
 
 
 @contextlib.contextmanager

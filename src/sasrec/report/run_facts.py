@@ -20,7 +20,9 @@ STOPPED = {
     "max_epochs": "all epochs were done",
     "patience": "the valid metric had stopped improving",
     "max_minutes": "the time was used up",
+    "max_steps": "all steps were done",
     "interrupted": "it was interrupted",
+    "measuring": "it was interrupted while it was measured",
 }
 
 

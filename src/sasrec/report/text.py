@@ -88,11 +88,12 @@ def measured_in_words(result: Result) -> str:
     seed = "" if result.seed is None else f", seed {result.seed}"
     targets = "" if result.n_targets == result.n_users else f"{result.n_targets:,} targets of "
     types = f", targets are {' and '.join(result.target_events)} events" if result.target_events else ""
+    sample = f", a sample of {result.sampled_users:,}" if result.sampled_users else ""
     cold = f", {percent(result.cold_share)} of targets never in train" if result.n_cold else ""
     return (
         f"{result.split} ({result.split_method.replace('_', ' ')}), {result.protocol} protocol: "
         f"{result.candidates}, excluding {result.excluded}; ties {result.ties}{seed}; "
-        f"{targets}{result.n_users:,} users{cold}{types}{_of_another_log(result)}"
+        f"{targets}{result.n_users:,} users{sample}{cold}{types}{_of_another_log(result)}"
     )
 
 

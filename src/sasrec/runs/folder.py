@@ -53,7 +53,8 @@ STATE = f"training/{STATE_FILE}"
 EPOCH, REFIT = "epoch", "refit_epochs"  # what model.safetensors tells: chosen by valid, or trained again on all
 WHAT_COUNTS = (CONFIG, WEIGHTS, HISTORY, METRICS, STATE, *DATA_FILES)  # the rest is for people
 MAY_CHANGE_ON_RESUME = {
-    "max_epochs", "max_minutes", "patience", "threads", "engine", "device", "save_every_minutes", "log_test",
+    "max_epochs", "max_minutes", "max_steps", "patience", "threads", "engine", "device", "save_every_minutes",
+    "log_test",
 }  # fmt: skip
 
 

@@ -69,7 +69,7 @@ class TrainingFacts:
     best_epoch: int  # from 1; 0 = nothing was trained
     epochs: int
     seconds: float
-    stopped: str  # "max_epochs", "patience", "max_minutes" or "interrupted"
+    stopped: str  # as TrainResult's
     engine: str
     isa: str
     threads: int

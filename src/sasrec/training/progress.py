@@ -25,6 +25,7 @@ class Progress:
     best_epoch: int
     valid: dict[str, float] | None  # at the end of an epoch that was validated
     validated: tuple[int, int] | None = None  # while an epoch is validated: targets done, targets in all
+    measured: tuple[str, int, int] | None = None  # after training: what, rankings done, rankings in all
 
 
 def seconds_left(state: State, config: TrainConfig, steps_per_epoch: int, validates: bool) -> float | None:

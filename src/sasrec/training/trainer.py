@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -30,11 +29,14 @@ from sasrec.model.weights import Weights
 from sasrec.ranking.scorers import ModelScorer
 from sasrec.runs.folder import RunFolder
 from sasrec.runs.record import EpochLine, State, TrainingFacts
+from sasrec.training.interrupts import StoppedError, interruptible
 from sasrec.training.progress import Progress, seconds_left
 
 logger = logging.getLogger(__name__)
 
 REPORT_SECONDS = 0.5  # how often progress is reported inside an epoch
+MEASURING = 10  # times a validation that measuring takes in the end: valid, test twice, and baselines beside them
+MEASURED_SCORES = 1e9  # a second, where no validation has told the time
 SAVE_SECONDS = 5.0  # epochs shorter than this do not each save the state to resume from
 
 
@@ -47,8 +49,24 @@ class TrainResult:
     valid: dict[str, float]  # metrics of the best epoch; empty without valid targets
     epochs: int
     seconds: float
-    stopped: str  # "max_epochs", "patience", "max_minutes" or "interrupted"
+    stopped: str  # "max_epochs", "max_steps", "patience", "max_minutes", "interrupted" or, after training, "measuring"
     history: list[EpochLine]
+
+    def measuring(self, what: str, done: int, total: int) -> Progress:
+        """How it stands while the trained model is measured."""
+        return Progress(
+            epoch=self.epochs,
+            max_epochs=self.epochs,
+            step=1,
+            steps_per_epoch=1,
+            train_loss=self.history[-1].train_loss if self.history else math.nan,
+            users_per_second=0.0,
+            seconds=self.seconds,
+            seconds_left=None,
+            best_epoch=self.best_epoch,
+            valid=None,
+            measured=(what, done, total),
+        )
 
 
 def train(
@@ -82,13 +100,9 @@ def train(
     loop = _Loop(engine, split, model, train_config, eval_config, run, progress)
     if resume:
         loop.restore()
-    with _interruptible() as interrupted:
+    with interruptible() as interrupted:
         stopped = loop.run_until_stopped(interrupted)
     return loop.finish(stopped)
-
-
-class _InterruptedError(Exception):
-    """Ctrl-C or SIGTERM came while an epoch was validated."""
 
 
 class _Loop:
@@ -109,6 +123,8 @@ class _Loop:
         self.batches = TrainBatches(split, model, train_config)
         cutoffs = tuple(sorted({*eval_config.k, parse_metric(train_config.valid_metric)[1]}))
         self.eval_config = replace(eval_config, k=cutoffs, protocol=train_config.valid_protocol)
+        n_targets = len(split.bounded("valid", self.eval_config).valid)
+        self.n_scores = n_targets * split.sequences.n_items  # of a validation
         self.candidates: dict[str, Int32 | None] = {}
         self.state = State()
         self.history: list[EpochLine] = []
@@ -178,9 +194,21 @@ class _Loop:
             return "max_epochs"
         if config.patience and state.best_epoch and state.epoch - state.best_epoch >= config.patience:
             return "patience"
-        if config.max_minutes and state.seconds + state.epoch_seconds >= 60 * config.max_minutes:
+        if config.max_steps and state.epoch * self.batches.steps_per_epoch + state.step >= config.max_steps:
+            return "max_steps"
+        if config.max_minutes and state.seconds + state.epoch_seconds + self._reserve >= 60 * config.max_minutes:
             return "max_minutes"
         return ""
+
+    @property
+    def _reserve(self) -> float:
+        """Seconds of max_minutes that are kept for measuring: at most half of them."""
+        state = self.state
+        if state.n_validations:
+            needed = MEASURING * state.valid_seconds / state.n_validations
+        else:
+            needed = MEASURING * self.n_scores / MEASURED_SCORES
+        return min(needed, 30 * self.config.max_minutes)
 
     def _train_epoch(self, interrupted: threading.Event) -> str:
         """The rest of the epoch under way; returns what cut it short, or nothing."""
@@ -257,7 +285,7 @@ class _Loop:
         try:
             with self._averaged():
                 valid, test = self._validate(weights, interrupted)
-        except _InterruptedError:
+        except StoppedError:
             return False
         state.seconds += state.epoch_seconds + time.monotonic() - began
         line = EpochLine(
@@ -306,15 +334,16 @@ class _Loop:
         def show(done: int, total: int) -> None:
             nonlocal reported
             if interrupted.is_set():
-                raise _InterruptedError
+                raise StoppedError
             if time.monotonic() - reported > REPORT_SECONDS and done < total:
                 reported = time.monotonic()
                 self._report(validated=(done, total))
 
         if part not in self.candidates:
             sampled = config.protocol == "sampled"
+            bounded = self.split.bounded(part, config)
             self.candidates[part] = (
-                draw_candidates(self.split, part, config.n_candidates, config.exclude, config.eval_seed)
+                draw_candidates(bounded, part, config.n_candidates, config.exclude, config.eval_seed)
                 if sampled
                 else None
             )
@@ -402,24 +431,3 @@ def training_facts(result: TrainResult, engine: Engine) -> TrainingFacts:
         versions=versions(),
         commit=commit(),
     )
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C or SIGTERM sets; a second one interrupts at once."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-
-    def request_stop(signum: int, frame: object) -> None:
-        if event.is_set():
-            raise KeyboardInterrupt
-        event.set()
-
-    previous = {s: signal.signal(s, request_stop) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield event
-    finally:
-        for signum, handler in previous.items():
-            signal.signal(signum, handler)
