@@ -184,7 +184,7 @@ def test_metrics_stay_where_going_on_is_refused(chosen: Path, tmp_path: Path) ->
 
 
 def test_a_kill_while_measuring_loses_nothing(chosen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def kill(recommender: Recommender) -> None:
+    def kill(*given: object) -> None:
         raise Killed
 
     monkeypatch.setattr(fitting, "final_results", kill)

@@ -285,10 +285,15 @@ def test_a_cut_off_beyond_all_items_counts_every_target(protocol: Protocol) -> N
     assert metrics["hr@2147483647"]["value"] == 1
 
 
-def test_progress_counts_the_targets() -> None:
-    calls: list[tuple[int, int]] = []
-    evaluate(model(SPLIT), SPLIT, "test", EvalConfig(), batch_size=50, progress=lambda *done: calls.append(done))
-    assert calls == [(50, 61), (61, 61)]
+def test_progress_counts_the_targets_of_the_scorer_and_of_its_baselines() -> None:
+    def calls(baselines: bool) -> list[tuple[int, int]]:
+        told: list[tuple[int, int]] = []
+        settings = {"batch_size": 50, "baselines": baselines, "progress": lambda *done: told.append(done)}
+        evaluate(model(SPLIT), SPLIT, "test", EvalConfig(), **settings)
+        return told
+
+    assert calls(baselines=False) == [(50, 61), (61, 61)]
+    assert calls(baselines=True) == [(n, 183) for n in (50, 61, 111, 122, 172, 183)]
 
 
 def test_cold_targets_count_and_are_reported() -> None:

@@ -326,7 +326,7 @@ def rewrite(run: RunFolder, metrics: Any) -> None:
 def test_metrics_of_a_later_version_are_read_without_what_is_new(run: RunFolder) -> None:
     run.save_metrics([make_result()], make_training())
     told = json.loads((run.path / "metrics.json").read_text())
-    told["results"][0] |= {"moods": {"warm": {}}, "sampled_users": 5}
+    told["results"][0] |= {"moods": {"warm": {}}, "weighed_users": 5}
     told["results"][0]["metrics"]["ndcg@10"]["median"] = 0.5
     told["training"]["gpu"] = "none"
     rewrite(run, {**told, "more": 1})
