@@ -1,7 +1,8 @@
 // Adam. Every value of every table moves at every step, as torch's does, but a row that no gradient touches need not do
 // so at once: of large tables it waits until it is read, and then takes the steps it missed one after another in
-// registers. That is the same to the bit, and p, m and v go through memory once instead of once a step, which for
-// tables beyond the cache is what Adam costs. Lazy: it makes up for all missed steps at once, in closed form.
+// registers, and its average with it. That is the same to the bit, and p, m and v go through memory once instead of once
+// a step, which for tables beyond the cache is what Adam costs. Lazy: it makes up for all missed steps at once, in closed
+// form.
 #pragma once
 
 #include <algorithm>
@@ -56,41 +57,83 @@ struct AdamStep {
   }
 };
 
-// The last steps, for rows that have yet to take them.
+// A value of the average of weights, of which `rest` is the share that the weight replaces.
+[[gnu::always_inline]] inline Floats averaged(Floats average, Floats weight, float rest) {
+  return average + (weight - average) * rest;
+}
+
+// The last steps, for rows that have yet to take them, and the updates of the average after each of them.
 class PastSteps {
  public:
-  // Steps up to `step` were taken by all: the next one recorded is step + 1.
+  // Steps up to `step` were taken by all: the next one recorded is step + 1. The average of all stands at `step` or, if
+  // it is updated yet, at the step before.
   void start_after(std::int64_t step) {
     base_ = step;
     steps_.clear();
+    rests_.assign(1, 0.0f);
   }
-  void record(const AdamStep& step) { steps_.push_back(step); }
+  void record(const AdamStep& step) {
+    steps_.push_back(step);
+    rests_.push_back(0.0f);
+  }
+  // The average was updated after the last step.
+  void record_average(float rest) { rests_.back() = rest; }
   bool empty() const { return steps_.empty(); }
   bool full() const { return steps_.size() >= kMost; }
+  // Whether the average was updated after the last step.
+  bool is_averaged() const { return rests_.back() != 0; }
 
-  // A row that was last moved at step `from` takes the steps after it, with gradients of zero.
-  void take(std::int64_t from, int width, float* p, float* m, float* v) const {
+  // A row that was last moved at step `from` takes the steps after it, with gradients of zero; so does its average, null
+  // where there is none, which at first may stand a step behind.
+  void take(std::int64_t from, bool is_behind, int width, float* p, float* m, float* v, float* average) const {
+    const std::size_t k = from - base_;
+    const float first = is_behind ? rests_[k] : 0;
     int c = 0;
-    for (; c + 4 * kLanes <= width; c += 4 * kLanes) take<4>(from, p + c, m + c, v + c);
-    for (; c < width; c += kLanes) take<1>(from, p + c, m + c, v + c);
+    if (!average) {
+      for (; c + 4 * kLanes <= width; c += 4 * kLanes) take<4>(k, p + c, m + c, v + c);
+      for (; c < width; c += kLanes) take<1>(k, p + c, m + c, v + c);
+    } else {
+      for (; c + 4 * kLanes <= width; c += 4 * kLanes) take<4>(k, first, p + c, m + c, v + c, average + c);
+      for (; c < width; c += kLanes) take<1>(k, first, p + c, m + c, v + c, average + c);
+    }
   }
 
  private:
   static constexpr std::size_t kMost = 256;  // 5 KiB of constants
 
   template <int N>
-  [[gnu::always_inline]] void take(std::int64_t from, float* p, float* m, float* v) const {
+  [[gnu::always_inline]] void take(std::size_t k, float* p, float* m, float* v) const {
     Floats value[N], mean[N], square[N];
     for (int i = 0; i < N; ++i)
       value[i] = load(p + i * kLanes), mean[i] = load(m + i * kLanes), square[i] = load(v + i * kLanes);
-    for (std::size_t k = from - base_; k < steps_.size(); ++k)
+    for (; k < steps_.size(); ++k)
       for (int i = 0; i < N; ++i) steps_[k].apply_zero(value[i], mean[i], square[i]);
     for (int i = 0; i < N; ++i)
       store(p + i * kLanes, value[i]), store(m + i * kLanes, mean[i]), store(v + i * kLanes, square[i]);
   }
 
+  template <int N>
+  [[gnu::always_inline]] void take(std::size_t k, float rest, float* p, float* m, float* v, float* average) const {
+    Floats value[N], mean[N], square[N], slow[N];
+    for (int i = 0; i < N; ++i) {
+      value[i] = load(p + i * kLanes), mean[i] = load(m + i * kLanes), square[i] = load(v + i * kLanes);
+      slow[i] = load(average + i * kLanes);
+    }
+    for (;; rest = rests_[++k]) {
+      if (rest != 0)
+        for (int i = 0; i < N; ++i) slow[i] = averaged(slow[i], value[i], rest);
+      if (k == steps_.size()) break;
+      for (int i = 0; i < N; ++i) steps_[k].apply_zero(value[i], mean[i], square[i]);
+    }
+    for (int i = 0; i < N; ++i) {
+      store(p + i * kLanes, value[i]), store(m + i * kLanes, mean[i]), store(v + i * kLanes, square[i]);
+      store(average + i * kLanes, slow[i]);
+    }
+  }
+
   std::int64_t base_ = 0;
   std::vector<AdamStep> steps_;
+  std::vector<float> rests_{0.0f};  // of the average, after step base and each step since; 0 = it was not updated
 };
 
 // The steps that a row missed, in closed form. With zero gradients the first moment after j of them is beta1^j m and

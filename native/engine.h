@@ -60,9 +60,12 @@ struct Table {
   Array<float> folded;  // with features; empty where there are none
   RowGradient gradient;
   struct Stand {
-    std::int64_t weight, moments;  // the steps after which they stand
+    // The steps after which they stand. Moments are no further than the weight, and an average that waits for its update
+    // is a step behind it.
+    std::int64_t weight, moments, average;
   };
-  std::vector<Stand> stands;  // of each row, which may be behind (see adam.h); moments are no further than the weight
+  std::vector<Stand> stands;  // of each row, which may be behind (see adam.h)
+  bool waits = false;         // whether the last step left rows behind
 
   // What a model reads of it.
   const float* rows() const { return folded.size() ? folded.data() : weight.data(); }
@@ -112,7 +115,7 @@ class Engine {
       table.weight.resize(size);
       if (features_) table.folded.resize(size);
       table.gradient.slot.assign(shape.n_items + 1, -1);
-      table.stands.assign(shape.n_items + 1, {0, 0});
+      table.stands.assign(shape.n_items + 1, {0, 0, 0});
     }
     for (int t = 0; t < pool_.size(); ++t) threads_.push_back(std::make_unique<Thread>());
   }
@@ -131,7 +134,10 @@ class Engine {
     step_count_ = step;
     past_.start_after(step);
     missed_.start_after(step);
-    for (Table& table : tables_) table.stands.assign(table.stands.size(), {step, step});
+    for (Table& table : tables_) {
+      table.stands.assign(table.stands.size(), {step, step, step});
+      table.waits = false;
+    }
   }
 
   Table& item_table() { return tables_.front(); }
@@ -216,7 +222,8 @@ class Engine {
     const AdamStep step(adam, step_count_ + 1);
     if (adam.weight_decay > 0) shrink_matrices(1 - adam.learning_rate * adam.weight_decay);
     const int width = shape_.width();
-    const bool any_waits = std::any_of(tables_.begin(), tables_.end(), [&](const Table& t) { return rows_wait(t); });
+    bool any_waits = false;
+    for (Table& table : tables_) any_waits |= table.waits = rows_wait(table);
     pool_.run([&](int t) {
       const auto [begin, end] = vector_range(layout_.size(), t);
       const float* gradient = gradients();
@@ -231,9 +238,9 @@ class Engine {
           const auto [p, m, v] = MovingRow(table, row, width);
           for (int c = 0; c < width; c += kLanes)
             step.apply(p + c, m + c, v + c, values ? load(values + c) * scale : Floats{}, decay);
-          table.stands[row] = {step_count_ + 1, step_count_ + 1};
+          table.stands[row] = {step_count_ + 1, step_count_ + 1, step_count_};
         };
-        if (rows_wait(table)) {
+        if (table.waits) {
           const auto [first, last] = range(g.rows.size(), t);
           for (std::size_t i = first; i < last; ++i) {
             if (i + kAhead < last) prefetch(table, g.rows[i + kAhead], true);
@@ -253,24 +260,34 @@ class Engine {
     if (past_.full() || !any_waits) past_.start_after(step_count_);
   }
 
-  // The moving average of all weights: begins as a copy of them, later keeps `decay` of itself.
+  // The moving average of all weights: begins as a copy of them, later keeps `decay` of itself. Rows that wait for their
+  // steps wait for it, too.
   bool has_average() const { return average_.size() > 0; }
   void update_average(float decay) {
     std::lock_guard working(working_);
-    catch_up_all();
     const float rest = has_average() ? 1 - decay : 1.0f;
+    const bool may_wait = !lazy_ && has_average() && !past_.is_averaged();
+    if (!may_wait) catch_up_all();
     reserve_average();
+    const int width = shape_.width();
     pool_.run([&](int t) {
-      const auto move = [&](const Array<float>& weight, Array<float>& average) {
-        const auto [begin, end] = vector_range(weight.size(), t);
-        for (std::size_t i = begin; i < end; i += kLanes) {
-          const Floats old = load(&average[i]);
-          store(&average[i], old + (load(&weight[i]) - old) * rest);
+      const auto [begin, end] = vector_range(layout_.size(), t);
+      for (std::size_t i = begin; i < end; i += kLanes)
+        store(&average_[i], averaged(load(&average_[i]), load(&weights_[i]), rest));
+      for (Table& table : tables_) {
+        if (may_wait && table.waits) continue;
+        const auto [first, last] = range(shape_.n_items, t);
+        for (std::size_t row = first + 1; row <= last; ++row) {
+          const float* weight = &table.weight[row * width];
+          float* average = &table.average[row * width];
+          for (int c = 0; c < width; c += kLanes)
+            store(average + c, averaged(load(average + c), load(weight + c), rest));
+          table.stands[row].average = step_count_;
         }
-      };
-      move(weights_, average_);
-      for (Table& table : tables_) move(table.weight, table.average);
+      }
     });
+    const bool any_waits = std::any_of(tables_.begin(), tables_.end(), [](const Table& table) { return table.waits; });
+    if (may_wait && any_waits) past_.record_average(rest);
   }
   // Room for an average; zeros where there was none.
   void reserve_average() {
@@ -359,12 +376,19 @@ class Engine {
     double planned = 0;  // cost of its chunks
   };
 
-  bool rows_are_behind() const { return lazy_ ? step_count_ > missed_.base() : !past_.empty(); }
+  bool rows_are_behind() const {
+    return lazy_ ? step_count_ > missed_.base() : !past_.empty() || past_.is_averaged();
+  }
 
-  // The row's weight. Lazy Adam's moments are left as they are: they are written once a step, when the row moves.
+  bool is_behind(const Table::Stand& stand) const {
+    return stand.weight < step_count_ || (stand.average < step_count_ && past_.is_averaged());
+  }
+
+  // The row's weight and average. Lazy Adam's moments are left as they are: they are written once a step, when the row
+  // moves; its average is updated for all rows at once.
   void catch_up(Table& table, std::size_t row) {
     Table::Stand& stand = table.stands[row];
-    if (stand.weight == step_count_) return;
+    if (!is_behind(stand)) return;
     const int width = shape_.width();
     const auto [p, m, v] = MovingRow(table, row, width);
     if (lazy_) {
@@ -373,8 +397,9 @@ class Engine {
       for (int c = 0; c < width; c += kLanes) missed_.move(factor, decay, p + c, m + c, v + c);
       stand.weight = step_count_;
     } else {
-      past_.take(stand.weight, width, p, m, v);
-      stand = {step_count_, step_count_};
+      float* average = has_average() ? &table.average[row * width] : nullptr;
+      past_.take(stand.weight, stand.average < stand.weight, width, p, m, v, average);
+      stand = {step_count_, step_count_, step_count_ - !past_.is_averaged()};
     }
   }
 
@@ -398,20 +423,20 @@ class Engine {
 
   // Asks for a row that is about to move; where it does not, unless `always`, nothing is asked for.
   void prefetch(Table& table, std::size_t row, bool always) const {
-    if (!always && table.stands[row].weight == step_count_) return;
+    if (!always && !is_behind(table.stands[row])) return;
     const auto [p, m, v] = MovingRow(table, row, shape_.width());
     for (int c = 0; c < shape_.width(); c += 16) {
       __builtin_prefetch(p + c);
       __builtin_prefetch(m + c);
       __builtin_prefetch(v + c);
+      if (has_average() && !lazy_) __builtin_prefetch(&table.average[row * shape_.width() + c]);
     }
   }
 
   // Whether rows that the gradient does not touch wait: not where so many are touched that memory streams faster than
-  // rows are found in it, nor where all are read after each step, for an average.
+  // rows are found in it.
   bool rows_wait(const Table& table) const {
-    return lazy_ ||
-           (!has_average() && table.gradient.rows.size() * kWaitFrom < static_cast<std::size_t>(shape_.n_items));
+    return lazy_ || table.gradient.rows.size() * kWaitFrom < static_cast<std::size_t>(shape_.n_items);
   }
 
   void shrink_matrices(float factor) {

@@ -792,32 +792,51 @@ def run_of_steps(
 
 
 @functools.cache
-def weights_and_state(isa: str, tied: bool, threads: int, n_steps: int, reads: str) -> tuple[Weights, Weights]:
-    """After steps that each touch few of many items."""
+def weights_and_state(
+    isa: str, tied: bool, threads: int, n_steps: int, averages: bool, reads: str
+) -> tuple[Weights, Weights]:
+    """After steps that each touch few of many items, and updates of the average after most of them."""
     config = ModelConfig(embedding_dim=20, max_seq_len=70, dropout=0.2, tied=tied)
     engine = NativeEngine(config, 2000, TrainConfig(threads=threads, learning_rate=0.003))
     assert engine.isa == isa
     for step in range(n_steps):
         engine.forward_backward(make_batch((5, 3, 2), 2000, seed=step % 7, step=step))
         engine.optimizer_step(0.003 if step % 2 else 0.001)
-        if reads == "an average each step":
-            engine.update_average(0.9)
-        elif reads == "weights at times" and step % 37 == 0:
+        if reads == "weights before the average":
             engine.weights()
+        if averages and step % 5 != 3:
+            engine.update_average(0.9 if step % 3 else 0.99)
+            if step % 50 == 0:
+                engine.update_average(0.5)
+        if reads == "weights after each step" or (reads == "weights at times" and step % 37 == 0):
+            engine.weights()
+        elif reads == "the average at times" and averages and step % 37 == 0:
+            engine.swap_average()
+            engine.encode(Ragged.from_lists([[1, 2, 3]]))
+            engine.swap_average()
         elif reads == "the optimizer's state at times" and step % 37 == 0:
             engine.load_optimizer_state(engine.optimizer_state())
-    state = engine.optimizer_state()
-    return engine.weights(), {name: state[name] for name in state if not name.startswith("average")}
+    return engine.weights(), engine.optimizer_state()
 
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize(("threads", "n_steps"), [(1, 600), (2, 300)])
-@pytest.mark.parametrize("reads", ["never", "weights at times", "the optimizer's state at times"])
-def test_rows_that_wait_for_their_steps_end_with_the_same_bits(
-    isa: str, tied: bool, threads: int, n_steps: int, reads: str
+@pytest.mark.parametrize("averages", [False, True])
+@pytest.mark.parametrize(
+    "reads",
+    [
+        "never",
+        "weights before the average",
+        "weights at times",
+        "the average at times",
+        "the optimizer's state at times",
+    ],
+)
+def test_rows_that_wait_for_their_steps_and_averages_end_with_the_same_bits(
+    isa: str, tied: bool, threads: int, n_steps: int, averages: bool, reads: str
 ) -> None:
-    """An average reads all rows after every step, so none waits; more than 256 steps are kept for no row."""
-    runs = [weights_and_state(isa, tied, threads, n_steps, how) for how in ("an average each step", reads)]
+    """Who reads weights after each step lets no row wait; more than 256 steps are kept for no row."""
+    runs = [weights_and_state(isa, tied, threads, n_steps, averages, how) for how in ("weights after each step", reads)]
     for expected, got in zip(*runs, strict=True):
         assert expected.keys() == got.keys()
         assert all(np.array_equal(expected[name], got[name]) for name in expected)
