@@ -65,3 +65,11 @@ def test_features_that_the_earlier_model_has_not_are_refused(yesterday: Recommen
     odd = ITEMS.with_columns(price=pl.Series([f"{i % 4} euros" for i in range(30)]))
     with pytest.raises(DataError, match=r"column 'price' of the items holds String, and held Float64 before"):
         fit(log_of(20), items=odd, item_features=["kind", "price:category"], init=yesterday, **STILL)
+
+
+def test_own_embeddings_are_left_out_at_times_where_items_have_features_unless_told_otherwise() -> None:
+    told = {name: value for name, value in SMALL.items() if name != "feature_dropout"}
+    features = {"items": ITEMS, "item_features": ["kind", "price"]}
+    assert fit(log_of(20), preset="paper", **features, **told).config.train.feature_dropout == 0.2
+    assert fit(log_of(20), preset="paper", **features, **told, feature_dropout=0).config.train.feature_dropout == 0
+    assert fit(log_of(20), preset="paper", items=ITEMS, **told).config.train.feature_dropout == 0

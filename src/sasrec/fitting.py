@@ -19,7 +19,7 @@ import polars as pl
 from sasrec import __version__
 from sasrec.core.config import DERIVED, EvalConfig, ModelConfig, TrainConfig
 from sasrec.core.errors import CheckpointError, ConfigError, DataError
-from sasrec.core.presets import DEFAULT_PRESET, LogStatistics, resolve
+from sasrec.core.presets import DEFAULT_PRESET, FEATURE_DROPOUT, LogStatistics, resolve
 from sasrec.core.threads import set_threads
 from sasrec.data.event_types import event_weights
 from sasrec.data.item_features import ItemFeatures
@@ -245,6 +245,8 @@ def configure(
     if origin is not None:
         model, train_config = origin.settings(train_config, settings)
     model = _with_sizes(model, log.vocabulary.features)
+    if model.has_features and "feature_dropout" not in settings:
+        train_config = replace(train_config, feature_dropout=FEATURE_DROPOUT)
     eval_config = _bounded(eval_config, split, settings)
     event_weights(log.sequences, train_config.event_weights, split.target_types)  # refuses unknown types
     init = None if origin is None else origin.facts(log.vocabulary)

@@ -15,6 +15,7 @@ from sasrec.core.errors import ConfigError
 
 MANY_USERS = 10_000  # from here on an epoch has steps enough to count in epochs
 LONG_TRAIN_LEN = 50  # from this mean on, presets take histories for long
+FEATURE_DROPOUT = 0.2  # where items have features: docs/experiments.md
 ENOUGH_ITEMS = 10  # for each drawn candidate: then one draw in twenty repeats another
 
 
