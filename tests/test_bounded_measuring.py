@@ -19,6 +19,7 @@ import sasrec
 from sasrec.cli.main import app
 from sasrec.core.config import EvalConfig, ModelConfig, TrainConfig
 from sasrec.core.errors import ConfigError, DataError
+from sasrec.data.logs import load_log
 from sasrec.data.sequences import build_sequences
 from sasrec.data.splits import Split, split_leave_one_out, split_temporal
 from sasrec.engine.protocol import create_engine
@@ -164,6 +165,15 @@ def test_the_command_says_how_to_go_on(log: pl.DataFrame, tmp_path: Path, monkey
     assert done.exit_code == 1
     assert "stopped while the model was measured; all work so far is saved" in done.stderr
     assert (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_a_demo_that_is_stopped_says_so(log: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped = fit(log, progress=press_ctrl_c(lambda p: p.measured is not None), **SETTINGS)
+    monkeypatch.setattr("sasrec.cli.train.load_log", lambda name: load_log(log))
+    monkeypatch.setattr("sasrec.cli.train.fit_log", lambda *given: stopped)
+    done = CliRunner().invoke(app, ["demo", "-o", str(tmp_path / "run")])
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "stopped; run the command again, with --overwrite" in done.stderr
 
 
 def test_steps_bound_training_and_resuming_with_more_is_as_if_they_had_been_there(

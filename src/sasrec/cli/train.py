@@ -268,6 +268,9 @@ def demo(
     settings = {} if max_epochs is None else {"max_epochs": max_epochs}
     with console.TrainingDisplay(quiet=context.obj["quiet"]) as display:
         recommender = fit_log(log, options, settings, display.update)
+    if not recommender.results:
+        console.stderr.print("stopped; run the command again, with --overwrite")
+        raise typer.Exit(1)
     print_text(metrics_table(recommender.results))
     user = sequences.user_ids[0]
     recent = vocabulary.titles_of(sequences.history(0)[-5:])
