@@ -1,8 +1,8 @@
 // Adam. Every value of every table moves at every step, as torch's does, but a row that no gradient touches need not do
 // so at once: of large tables it waits until it is read, and then takes the steps it missed one after another in
-// registers, and its average with it. That is the same to the bit, and p, m and v go through memory once instead of once
-// a step, which for tables beyond the cache is what Adam costs. Lazy: it makes up for all missed steps at once, in closed
-// form.
+// registers, and its average with it. That is the same to the bit, and p, m and v go through memory once instead of
+// once a step, which for tables beyond the cache is what Adam costs. Lazy: it makes up for all missed steps at once, in
+// closed form.
 #pragma once
 
 #include <algorithm>
@@ -83,8 +83,8 @@ class PastSteps {
   // Whether the average was updated after the last step.
   bool is_averaged() const { return rests_.back() != 0; }
 
-  // A row that was last moved at step `from` takes the steps after it, with gradients of zero; so does its average, null
-  // where there is none, which at first may stand a step behind.
+  // A row that was last moved at step `from` takes the steps after it, with gradients of zero; so does its average,
+  // null where there is none, which at first may stand a step behind.
   void take(std::int64_t from, bool is_behind, int width, float* p, float* m, float* v, float* average) const {
     const std::size_t k = from - base_;
     const float first = is_behind ? rests_[k] : 0;

@@ -60,8 +60,8 @@ struct Table {
   Array<float> folded;  // with features; empty where there are none
   RowGradient gradient;
   struct Stand {
-    // The steps after which they stand. Moments are no further than the weight, and an average that waits for its update
-    // is a step behind it.
+    // The steps after which they stand. Moments are no further than the weight, and an average that waits for its
+    // update is a step behind it.
     std::int64_t weight, moments, average;
   };
   std::vector<Stand> stands;  // of each row, which may be behind (see adam.h)
@@ -260,8 +260,8 @@ class Engine {
     if (past_.full() || !any_waits) past_.start_after(step_count_);
   }
 
-  // The moving average of all weights: begins as a copy of them, later keeps `decay` of itself. Rows that wait for their
-  // steps wait for it, too.
+  // The moving average of all weights: begins as a copy of them, later keeps `decay` of itself. Rows that wait for
+  // their steps wait for it, too.
   bool has_average() const { return average_.size() > 0; }
   void update_average(float decay) {
     std::lock_guard working(working_);
@@ -376,9 +376,7 @@ class Engine {
     double planned = 0;  // cost of its chunks
   };
 
-  bool rows_are_behind() const {
-    return lazy_ ? step_count_ > missed_.base() : !past_.empty() || past_.is_averaged();
-  }
+  bool rows_are_behind() const { return lazy_ ? step_count_ > missed_.base() : !past_.empty() || past_.is_averaged(); }
 
   bool is_behind(const Table::Stand& stand) const {
     return stand.weight < step_count_ || (stand.average < step_count_ && past_.is_averaged());
