@@ -108,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         model = made_model(n_items, arguments.dim, arguments.threads)
         for line in measured(model, arguments.k, arguments.repeats):
             print(json.dumps(line), flush=True)
-            worst = max(worst, float(line["added_us"]) if line["asked"] == "where" else 0.0)  # type: ignore[arg-type]
+            worst = max(worst, float(line["added_us"]) if line["asked"] == "where" else 0.0)
     print(f"a known expression adds at most {worst:.1f} us; {arguments.most:g} are allowed", file=sys.stderr)
     sys.exit(worst > arguments.most)
 

@@ -65,8 +65,8 @@ struct AdamStep {
 // The last steps, for rows that have yet to take them, and the updates of the average after each of them.
 class PastSteps {
  public:
-  // Steps up to `step` were taken by all: the next one recorded is step + 1. The average of all stands at `step` or, if
-  // it is updated yet, at the step before.
+  // Steps up to `step` were taken by all: the next one recorded is step + 1. The average of all stands at `step` or,
+  // until it is updated, at the step before.
   void start_after(std::int64_t step) {
     base_ = step;
     steps_.clear();

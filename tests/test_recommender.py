@@ -486,7 +486,7 @@ def test_where_goes_together_with_allow_and_deny(recommender: Recommender) -> No
     again = pickle.loads(pickle.dumps(goods))
     assert again.recommend(history, where="kind = 'b'").equals(goods.recommend(history, where="kind = 'b'"))
     with pytest.raises(ConfigError, match="where is of type int; give one expression as a text"):
-        goods.recommend(history, where=3)  # type: ignore[arg-type]
+        goods.recommend(history, where=3)
 
 
 def test_a_diverse_list_has_other_ranks_and_the_models_scores(recommender: Recommender) -> None:

@@ -42,7 +42,7 @@ def test_weights_may_be_a_mapping_or_a_list(given: Any, text: str) -> None:
 
 
 def test_target_events_may_be_a_list() -> None:
-    config = EvalConfig(target_events=["purchase", "add, to cart"])  # type: ignore[arg-type]
+    config = EvalConfig(target_events=["purchase", "add, to cart"])
     assert config.target_types == ("purchase", "add, to cart")
     assert EvalConfig(target_events=config.target_events) == config
 

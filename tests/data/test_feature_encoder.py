@@ -136,7 +136,7 @@ def test_new_items_are_encoded_as_those_of_the_log() -> None:
         "values of 'brand' that no item of the log has, such as 'mega', are no features (1 of 2 items)"
     ]
     without = new.with_columns(v=pl.lit(None))
-    assert not again.encode(without).vectors.any()  # type: ignore[union-attr]
+    assert not again.encode(without).vectors.any()
 
 
 def test_what_was_learnt_is_said(caplog: pytest.LogCaptureFixture) -> None:

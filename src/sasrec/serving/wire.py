@@ -321,7 +321,7 @@ class Connection(HttpToolsProtocol):
             return
         super().on_headers_complete()
         self.exchange.cycle = self.cycle
-        self.cycle.transport = self._answers  # type: ignore[assignment]  # has what a cycle calls
+        self.exchange.cycle.transport = self._answers  # has what a cycle calls
         if self.cycle is not self.answered and not self.exchange.hold(WAITING_BYTES):
             self.cut("memory")
 

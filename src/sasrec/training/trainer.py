@@ -118,13 +118,13 @@ class _Loop:
         run: RunFolder | None,
         progress: Callable[[Progress], None] | None,
     ) -> None:
-        self.engine, self.split, self.model, self.config = engine, split, model, train_config
+        self.engine, self.model, self.config = engine, model, train_config
         self.run, self.progress = run, progress
         self.batches = TrainBatches(split, model, train_config)
         cutoffs = tuple(sorted({*eval_config.k, parse_metric(train_config.valid_metric)[1]}))
         self.eval_config = replace(eval_config, k=cutoffs, protocol=train_config.valid_protocol)
-        n_targets = len(split.bounded("valid", self.eval_config).valid)
-        self.n_scores = n_targets * split.sequences.n_items  # of a validation
+        self.split = split.bounded("valid", self.eval_config).bounded("test", self.eval_config)  # once for all epochs
+        self.n_scores = len(self.split.valid) * split.sequences.n_items  # of a validation
         self.candidates: dict[str, Int32 | None] = {}
         self.state = State()
         self.history: list[EpochLine] = []
@@ -341,9 +341,8 @@ class _Loop:
 
         if part not in self.candidates:
             sampled = config.protocol == "sampled"
-            bounded = self.split.bounded(part, config)
             self.candidates[part] = (
-                draw_candidates(bounded, part, config.n_candidates, config.exclude, config.eval_seed)
+                draw_candidates(self.split, part, config.n_candidates, config.exclude, config.eval_seed)
                 if sampled
                 else None
             )
