@@ -132,6 +132,15 @@ def test_a_missing_file_is_told_by_name(run: Path, tmp_path: Path) -> None:
             verify(RunFolder.open(tmp_path / name))
 
 
+@pytest.mark.parametrize("lost", ["", "items.npy", "users.parquet"])
+def test_lost_histories_are_told(run: Path, tmp_path: Path, lost: str) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    sequences = tmp_path / "run" / "sequences"
+    shutil.rmtree(sequences) if not lost else (sequences / lost).unlink()
+    with pytest.raises(CheckpointError, match=f"is damaged: .*sequences/{lost or 'items.npy'} is missing"):
+        verify(RunFolder.open(tmp_path / "run"))
+
+
 def test_a_run_of_format_2_without_its_digests_is_refused(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "run")
     (tmp_path / "run" / BOOK).unlink()

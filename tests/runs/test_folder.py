@@ -8,6 +8,7 @@ import os
 import pickle
 import re
 import resource
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -448,15 +449,21 @@ def test_write_that_cannot_take_the_place_of_the_old_file_keeps_it(
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"file": "old"}
 
 
-def test_file_is_flushed_to_disk_before_it_takes_the_place_of_the_old_one(
+def test_file_is_flushed_before_it_takes_the_place_of_the_old_one_and_its_folder_after(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events: list[str] = []
     fsync, replace_file = os.fsync, Path.replace
-    monkeypatch.setattr(os, "fsync", lambda fd: (events.append("flush"), fsync(fd))[1])
+    kinds = {True: "flush folder", False: "flush file"}
+
+    def noted(descriptor: int) -> None:
+        events.append(kinds[stat.S_ISDIR(os.fstat(descriptor).st_mode)])
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
     monkeypatch.setattr(Path, "replace", lambda *paths: (events.append("rename"), replace_file(*paths))[1])
     atomic_write(tmp_path / "file", "new")
-    assert events == ["flush", "rename"]
+    assert events == ["flush file", "rename", "flush folder"]
 
 
 def test_create_refuses_a_folder_in_use_and_overwrites_only_a_run(tmp_path: Path) -> None:

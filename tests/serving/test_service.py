@@ -50,7 +50,8 @@ def test_a_moved_link_is_noticed_and_the_new_model_answers(service: Service, run
     assert not service.has_moved()
     assert service.model.version != before
     assert value(service, "sasrec_model_info", version=service.model.version) == 1
-    assert value(service, "sasrec_model_info", version=before) == 0
+    told = [line for line in service.metrics.exposition().splitlines() if line.startswith(b"sasrec_model_info{")]
+    assert told == [f'sasrec_model_info{{version="{service.model.version}"}} 1.0'.encode()]
     assert value(service, "sasrec_reloads_total", outcome="done") == 1
 
 
@@ -169,6 +170,7 @@ def test_rows_are_parted_by_what_they_cost() -> None:
         Query([], 1000, diversity=1),
     ]
     assert [weight(Row(query)) for query in told] == [2, 1, 4, 211]
+    assert weight(Row(usual, user=3, n_events=5000)) == 6  # the history is the user's own
     rows = [Row(query) for query in [usual] * 40 + [wide] * 5 + [Query([], k=10**6)] + [usual]]
     parts = list(parted(rows))
     assert [row for part in parts for row in part] == rows

@@ -44,6 +44,7 @@ def atomic_file(path: Path, before: Callable[[Path], None] | None = None) -> Any
             if before is not None:
                 before(temporary)
             temporary.replace(path)
+            flush_names(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -68,6 +69,17 @@ def atomic_write(path: Path, data: bytes | str, before: Callable[[Path], None] |
     """
     with atomic_file(path, before) as temporary:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def flush_names(folder: Path) -> None:
+    """Flush to disk which files a folder holds: without it, a rename may be gone after a power failure."""
+    if os.name == "nt":  # where folders cannot be opened, and renames are flushed by the file system
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def flush(folder: Path) -> None:

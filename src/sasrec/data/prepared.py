@@ -20,7 +20,7 @@ import polars as pl
 
 from sasrec.core.digests import WHOLE_BYTES, digest_of, is_as_written, note, noting, read_book
 from sasrec.core.errors import CheckpointError
-from sasrec.core.files import atomic_file, atomic_write, disk_errors, flush, read_errors
+from sasrec.core.files import atomic_file, atomic_write, disk_errors, flush, flush_names, read_errors
 from sasrec.core.forks import needs_threads_of
 from sasrec.data.feature_encoder import FeatureEncoder
 from sasrec.data.sequences import FILES, Sequences
@@ -68,6 +68,7 @@ def save_sequences(path: Path, sequences: Sequences) -> None:
             if target.exists():
                 target.rename(former)
             temporary.rename(target)
+            flush_names(path)
     finally:
         for left in (temporary, former):
             shutil.rmtree(left, ignore_errors=True)

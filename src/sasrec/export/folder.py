@@ -12,7 +12,7 @@ from typing import Any
 
 from sasrec import __version__
 from sasrec.core.errors import ConfigError, DataError
-from sasrec.core.files import disk_errors, flush, is_temporary
+from sasrec.core.files import disk_errors, flush, flush_names, is_temporary
 from sasrec.core.forks import needs_threads_of
 from sasrec.model.weights import check_finite
 from sasrec.recommender import Recommender
@@ -74,6 +74,7 @@ def new_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
                 if path.exists():
                     path.rename(old)
                 temporary.rename(path)
+                flush_names(path.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
             shutil.rmtree(old, ignore_errors=True)

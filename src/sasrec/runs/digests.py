@@ -10,7 +10,7 @@ from sasrec.core.config import to_dict
 from sasrec.core.digests import is_as_written, read_book
 from sasrec.core.errors import CheckpointError
 from sasrec.data.item_features import ItemFeatures
-from sasrec.data.prepared import ITEMS, SEQUENCES, check_fingerprint
+from sasrec.data.prepared import DATA_FILES, ITEMS, SEQUENCES, check_fingerprint
 from sasrec.data.splits import hides_repeats
 from sasrec.data.vocabulary import Vocabulary
 from sasrec.model.weights import Weights, digest_of
@@ -46,7 +46,8 @@ def verify(run: RunFolder) -> list[str]:
     """
     config, book = run.load_config(), read_book(run.path)
     names = [name for name in WHAT_COUNTS if (run.path / name).is_file()]
-    missing = [name for name in (CONFIG, ITEMS, WEIGHTS) if name not in names]
+    noted = [name for name in DATA_FILES if book is not None and name in book]  # they are placed before the weights
+    missing = [name for name in dict.fromkeys((CONFIG, ITEMS, WEIGHTS, *noted)) if name not in names]
     damaged = [name for name in names if not is_as_written(run.path, name, whole=True)]
     if missing or damaged:
         told = [f"{name} is missing" for name in missing] + [f"{name} is not as it was written" for name in damaged]

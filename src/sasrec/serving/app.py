@@ -200,7 +200,9 @@ class Application:
             given.share("diversity"),
         )
         self.reader.check(query)
-        return Reply(200, b"".join(await self._recommended(call, [Row(query, call.in_path("user_id"))])))
+        user, model = call.in_path("user_id"), self.service.model
+        row = Row(query, user, model.n_events_of(user) if model else 0)
+        return Reply(200, b"".join(await self._recommended(call, [row])))
 
     async def similar(self, call: Call) -> Reply:
         """GET /v1/items/{item_id}/similar."""

@@ -43,6 +43,7 @@ class Row(NamedTuple):
 
     query: Query
     user: ItemId | None = None
+    n_events: int = 0  # of the user, as far as it is known before the row is answered
 
 
 class EventReader(Protocol):
@@ -156,6 +157,15 @@ class ServedModel:
             return history
         events = self.events.events_of(self.sequences.user_ids[row])
         return history + not_yet_in(history, events, self.vocabulary.indices_of)
+
+    def n_events_of(self, user: ItemId) -> int:
+        """How many events the log has of a user; 0 = the model does not know this user."""
+        if self.sequences is None:
+            return 0
+        try:
+            return len(self.sequences.history(self._row_of(user, self.sequences)))
+        except RequestError:
+            return 0
 
     def known_user(self, user: ItemId) -> ItemId | None:
         """The user's id as the log has it, however it is spelled; None = the log does not have this user."""

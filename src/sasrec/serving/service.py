@@ -172,7 +172,7 @@ def _one_sentence(path: Path) -> Iterator[None]:
 def weight(row: Row) -> int:
     """What a row costs, in rows of usual size: its ids are looked up, its list is made and written."""
     query = row.query
-    n_ids = len(query.history) + len(query.allow or ()) + len(query.deny or ())
+    n_ids = len(query.history) + row.n_events + len(query.allow or ()) + len(query.deny or ())
     n_alike = query.k * n_candidates(query.k) if query.diversity else 0  # pairs of items that are compared
     has_mask = query.allow is not None or query.where is not None
     return 1 + n_ids // 1000 + query.k // 100 + has_mask + n_alike // PAIRS

@@ -90,8 +90,14 @@ class Metrics:
     def exposition(self) -> bytes:
         """All metrics in Prometheus' text format."""
         self.age.set(time.time() - self._loaded_at if self._version else 0)
-        if not self.is_shared:
-            return generate_latest(self.registry)
-        together = CollectorRegistry()
-        MultiProcessCollector(together)  # type: ignore[no-untyped-call]
-        return generate_latest(together)
+        registry = self.registry
+        if self.is_shared:
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        lines = generate_latest(registry).splitlines(keepends=True)
+        return b"".join(line for line in lines if not (line.startswith(b"sasrec_model_info{") and _is_zero(line)))
+
+
+def _is_zero(line: bytes) -> bool:
+    """Whether a sample is 0: of a model that answers no more, which shared files cannot forget."""
+    return float(line.rsplit(b" ", 1)[1]) == 0
