@@ -49,7 +49,7 @@ def split(log: pl.DataFrame) -> Split:
 
 
 def measured(split: Split, part: str, **settings: Any) -> Result:
-    scorer = LastItem(split.train, split.train_counts)
+    scorer = LastItem(split.train_parts(), split.train_counts)
     return evaluate(scorer, split, part, EvalConfig(filter_seen="no", **settings), baselines=False, lists=False)
 
 
@@ -89,7 +89,7 @@ def test_given_candidates_are_those_of_all_users_or_of_the_sample(split: Split) 
     config = EvalConfig(protocol="sampled", n_candidates=5, eval_users=30, filter_seen="no")
     of_all = draw_candidates(split, "test", 5, "train", 0)
     of_some = of_all[split.test.sample(30, config.eval_seed)]
-    scorer = LastItem(split.train, split.train_counts)
+    scorer = LastItem(split.train_parts(), split.train_counts)
     first, second = (
         evaluate(scorer, split, "test", config, candidates=given, lists=False) for given in (of_all, of_some)
     )

@@ -24,7 +24,7 @@ from sasrec.data.ragged import Ragged
 from sasrec.data.sampling import DROPOUT, WEIGHTS, generator
 from sasrec.engine.id_dropout import ids_kept, step_key
 from sasrec.model.folding import check_features
-from sasrec.model.weights import Weights, check_weights, is_block_matrix
+from sasrec.model.weights import LateArrays, Weights, check_weights, is_block_matrix
 
 if TYPE_CHECKING:
     import torch
@@ -43,6 +43,12 @@ class Cuts:
     encode_tokens: int = 4096  # encoded at once: their activations stay in the cache
     full_scores: int = 1 << 22  # of cross_entropy that exist at once: 16 MiB
     group_overhead: float = GROUP_OVERHEAD
+
+
+def _read_late(tensors: Mapping[str, torch.Tensor]) -> LateArrays:
+    """On a CPU without a copy."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    return LateArrays(shapes, lambda name: tensors[name].detach().cpu().numpy())
 
 
 @dataclass(frozen=True)
@@ -272,11 +278,17 @@ class TorchEngine:
             parameter.data.copy_(self._tensor(weights[name]))
 
     def optimizer_state(self) -> Weights:
-        state: Weights = {}
-        for name, parameter in self.model.named_parameters():
-            for key, value in self.optimizer.state.get(parameter, {}).items():
-                state[f"{key}/{name}"] = value.detach().cpu().numpy().copy()
-        return state | {f"average/{name}": value.cpu().numpy().copy() for name, value in self._average.items()}
+        return {name: array.copy() for name, array in self.state()[1].items()}
+
+    def state(self) -> tuple[LateArrays, LateArrays]:
+        weights = dict(self.model.named_parameters())
+        others = {
+            f"{key}/{name}": value
+            for name, parameter in weights.items()
+            for key, value in self.optimizer.state.get(parameter, {}).items()
+        }
+        others |= {f"average/{name}": value for name, value in self._average.items()}
+        return _read_late(weights), _read_late(others)
 
     def load_optimizer_state(self, state: Mapping[str, Float32]) -> None:
         import torch

@@ -14,8 +14,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from sasrec.core.arrays import Int32
 from sasrec.core.config import EvalConfig, ModelConfig, TrainConfig, parse_metric
 from sasrec.core.errors import CheckpointError, TrainingError
@@ -25,7 +23,7 @@ from sasrec.data.splits import Split
 from sasrec.engine.protocol import Engine
 from sasrec.evaluation.candidates import draw_candidates
 from sasrec.evaluation.protocols import evaluate
-from sasrec.model.weights import Weights
+from sasrec.model.weights import Weights, is_all_finite
 from sasrec.ranking.scorers import ModelScorer
 from sasrec.runs.folder import RunFolder
 from sasrec.runs.record import EpochLine, State, TrainingFacts
@@ -152,7 +150,7 @@ class _Loop:
         self.run.rewind_history(self.state.epoch)
         self.history = self.run.read_history()
         if self.state.best_epoch:
-            self._restore_best(self.run, saved.best)
+            self._restore_best(self.run, dict(saved.best))
         logger.info("resumed after epoch %d, step %d", self.state.epoch, self.state.step)
 
     def _restore_best(self, run: RunFolder, best: Weights) -> None:
@@ -275,8 +273,8 @@ class _Loop:
         state, began = self.state, time.monotonic()
         steps = (state.epoch + 1) * self.batches.steps_per_epoch
         with self._averaged():
-            weights = self.engine.weights()
-        if not all(np.isfinite(w).all() for w in weights.values()):
+            is_finite = all(map(is_all_finite, self.engine.state()[0].values()))
+        if not is_finite:
             self._fail("a weight became infinite or not a number")
         if state.epoch == 0:
             self._save_state()  # so that no model is without a state to go on from
@@ -284,7 +282,7 @@ class _Loop:
             self._save_if_due()  # validation may take long
         try:
             with self._averaged():
-                valid, test = self._validate(weights, interrupted)
+                valid, test = self._validate(interrupted)
         except StoppedError:
             return False
         state.seconds += state.epoch_seconds + time.monotonic() - began
@@ -307,13 +305,11 @@ class _Loop:
         state.loss_sum, state.n_positions, state.epoch_seconds = 0.0, 0, 0.0
         return True
 
-    def _validate(
-        self, weights: Weights, interrupted: threading.Event
-    ) -> tuple[dict[str, float] | None, dict[str, float] | None]:
+    def _validate(self, interrupted: threading.Event) -> tuple[dict[str, float] | None, dict[str, float] | None]:
         """Keep the weights if they are the best so far; the metrics of valid and of test, where they were taken."""
         state, config, epoch = self.state, self.config, self.state.epoch + 1
         if not len(self.split.valid):
-            self._keep(weights, epoch)
+            self._keep(epoch)
             return None, None
         if epoch % config.valid_every and epoch < config.max_epochs:
             return None, None
@@ -324,7 +320,7 @@ class _Loop:
         state.n_validations += 1
         if valid[config.valid_metric] > state.best_value:
             state.best_value, state.best_metrics = valid[config.valid_metric], valid
-            self._keep(weights, epoch)
+            self._keep(epoch)
         return valid, test
 
     def _metrics(self, part: str, interrupted: threading.Event) -> dict[str, float]:
@@ -359,16 +355,18 @@ class _Loop:
         )
         return {name: metric["value"] for name, metric in result.metrics.items()}
 
-    def _keep(self, weights: Weights, epoch: int) -> None:
-        self.best_weights, self.state.best_epoch = weights, epoch
+    def _keep(self, epoch: int) -> None:
+        """Keep the weights that the engine holds."""
+        self.best_weights = None  # so that no third copy exists
+        self.best_weights, self.state.best_epoch = self.engine.weights(), epoch
         if self.run:
-            self.run.save_weights(weights, epoch)
+            self.run.save_weights(self.best_weights, epoch)
 
     def _save_state(self) -> None:
         self.last_save = time.monotonic()
         if self.run:
             best = self.best_weights if self.state.best_epoch else None
-            self.run.save_state(self.engine.weights(), self.engine.optimizer_state(), self.state, best)
+            self.run.save_state(*self.engine.state(), self.state, best)
 
     def _report(self, line: EpochLine | None = None, validated: tuple[int, int] | None = None) -> None:
         """Tell `progress` how the epoch under way, or the one just ended, stands."""
@@ -397,11 +395,10 @@ class _Loop:
         state = self.state
         if self.best_weights is None:
             with self._averaged() if state.epoch else contextlib.nullcontext():
-                weights = self.engine.weights()
-            if stopped == "interrupted":  # no epoch has been chosen yet: there is a state to go on from, and no model
-                self.best_weights = weights
-            else:
-                self._keep(weights, state.epoch)
+                if stopped == "interrupted":  # no epoch has been chosen yet: there is a state to go on from, no model
+                    self.best_weights = self.engine.weights()
+                else:
+                    self._keep(state.epoch)
         assert self.best_weights is not None
         self.engine.load_weights(self.best_weights)
         logger.info("training ended after epoch %d (%s); best epoch %d", state.epoch, stopped, state.best_epoch)
