@@ -77,6 +77,7 @@ def train(
     run: RunFolder | None = None,
     resume: bool = False,
     progress: Callable[[Progress], None] | None = None,
+    spent: float = 0.0,
 ) -> TrainResult:
     """Train until max_epochs, max_minutes, patience or an interrupt (Ctrl-C, SIGTERM) ends it.
 
@@ -89,13 +90,14 @@ def train(
         run: where checkpoints and history go; None keeps the best weights in memory only.
         resume: go on from the state in `run`.
         progress: called about twice a second and at the end of each epoch.
+        spent: seconds of max_minutes that had passed when training began: the log was read, say.
 
     Raises:
         DataError: no user has two events to train on.
         TrainingError: the loss or the weights are no longer numbers; the last good checkpoint is kept.
         CheckpointError: the run folder cannot be written or its state is damaged.
     """
-    loop = _Loop(engine, split, model, train_config, eval_config, run, progress)
+    loop = _Loop(engine, split, model, train_config, eval_config, run, progress, spent)
     if resume:
         loop.restore()
     with interruptible() as interrupted:
@@ -115,7 +117,9 @@ class _Loop:
         eval_config: EvalConfig,
         run: RunFolder | None,
         progress: Callable[[Progress], None] | None,
+        spent: float = 0.0,
     ) -> None:
+        self.spent = spent
         self.engine, self.model, self.config = engine, model, train_config
         self.run, self.progress = run, progress
         self.batches = TrainBatches(split, model, train_config)
@@ -194,7 +198,8 @@ class _Loop:
             return "patience"
         if config.max_steps and state.epoch * self.batches.steps_per_epoch + state.step >= config.max_steps:
             return "max_steps"
-        if config.max_minutes and state.seconds + state.epoch_seconds + self._reserve >= 60 * config.max_minutes:
+        passed = self.spent + state.seconds + state.epoch_seconds
+        if config.max_minutes and passed + self._reserve >= 60 * config.max_minutes:
             return "max_minutes"
         return ""
 
@@ -383,7 +388,9 @@ class _Loop:
                 train_loss=state.mean_loss,
                 users_per_second=users / max(state.epoch_seconds, 1e-9),
                 seconds=state.seconds + (0.0 if line else state.epoch_seconds),
-                seconds_left=seconds_left(state, self.config, batches.steps_per_epoch, len(self.split.valid) > 0),
+                seconds_left=seconds_left(
+                    state, self.config, batches.steps_per_epoch, len(self.split.valid) > 0, self.spent
+                ),
                 best_epoch=state.best_epoch,
                 valid=line.valid if line else None,
                 validated=validated,
