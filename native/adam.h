@@ -1,8 +1,9 @@
 // Adam. Every value of every table moves at every step, as torch's does, but a row that no gradient touches need not do
 // so at once: of large tables it waits until it is read, and then takes the steps it missed one after another in
 // registers, and its average with it. That is the same to the bit, and p, m and v go through memory once instead of
-// once a step, which for tables beyond the cache is what Adam costs. Lazy: it makes up for all missed steps at once, in
-// closed form.
+// once a step, which for tables beyond the cache is what Adam costs. Once a step would move values by less than they
+// can tell apart, as it is after some 130 steps without a gradient, only the moments are multiplied: that, too, is the
+// same to the bit. Lazy: it makes up for all missed steps at once, in closed form.
 #pragma once
 
 #include <algorithm>
@@ -11,6 +12,31 @@
 #include "simd.h"
 
 namespace sasrec {
+
+// While it lives, numbers below 1.2e-38 are 0 on this thread. Moments without gradients go through all of them, at a
+// hundred cycles for each multiplication, and what they are there moves no value.
+class TinyIsZero {
+ public:
+#if defined(__x86_64__)
+  TinyIsZero() : before_(_mm_getcsr()) { _mm_setcsr(before_ | 0x8040); }  // results, and operands
+  ~TinyIsZero() { _mm_setcsr(before_); }
+#elif defined(__aarch64__)
+  TinyIsZero() {
+    asm volatile("mrs %0, fpcr" : "=r"(before_));
+    asm volatile("msr fpcr, %0" ::"r"(before_ | std::uint64_t{1} << 24));
+  }
+  ~TinyIsZero() { asm volatile("msr fpcr, %0" ::"r"(before_)); }
+#endif
+  TinyIsZero(const TinyIsZero&) = delete;
+  TinyIsZero& operator=(const TinyIsZero&) = delete;
+
+ private:
+#if defined(__x86_64__)
+  unsigned before_;
+#elif defined(__aarch64__)
+  std::uint64_t before_;
+#endif
+};
 
 struct Adam {
   float learning_rate, beta1, beta2;
@@ -45,15 +71,33 @@ struct AdamStep {
 
   // The same for a gradient of zero, in registers.
   [[gnu::always_inline]] void apply_zero(Floats& value, Floats& mean, Floats& square) const {
+    shrink(mean, square);
+    value = moved(value, mean, square);
+  }
+  // What a gradient of zero does to the moments.
+  [[gnu::always_inline]] void shrink(Floats& mean, Floats& square) const {
     mean *= beta1;
     square *= beta2;
-    value = moved(value, mean, square);
+  }
+
+  // By how much a step moves values, given what the moments are after it.
+  [[gnu::always_inline]] Floats move(Floats mean, Floats square) const {
+    const Floats denominator = quick_square_root(square) * inverse_correction2 + eps;
+    return step_size * mean * quick_reciprocal(denominator);
+  }
+
+  // Whether a value without gradients moves by this step no further than by the one before: as the root of `square`
+  // shrinks by no more than sqrt(beta2), and eps not at all, it is so in both limits and therefore between them.
+  bool is_calmer_than(const AdamStep& before) const {
+    if (step_size == 0) return true;
+    const double mean = static_cast<double>(step_size) / before.step_size * beta1;
+    const double root = std::sqrt(static_cast<double>(beta2)) * inverse_correction2 / before.inverse_correction2;
+    return mean <= 1 && mean <= root;  // false for what is not a number
   }
 
  private:
   [[gnu::always_inline]] Floats moved(Floats value, Floats mean, Floats square) const {
-    const Floats denominator = quick_square_root(square) * inverse_correction2 + eps;
-    return value - step_size * mean * quick_reciprocal(denominator);
+    return value - move(mean, square);
   }
 };
 
@@ -71,8 +115,10 @@ class PastSteps {
     base_ = step;
     steps_.clear();
     rests_.assign(1, 0.0f);
+    calm_from_ = 0;
   }
   void record(const AdamStep& step) {
+    if (!steps_.empty() && !step.is_calmer_than(steps_.back())) calm_from_ = steps_.size();
     steps_.push_back(step);
     rests_.push_back(0.0f);
   }
@@ -99,15 +145,40 @@ class PastSteps {
   }
 
  private:
-  static constexpr std::size_t kMost = 256;  // 5 KiB of constants
+  static constexpr std::size_t kMost = 256;     // 5 KiB of constants
+  static constexpr std::size_t kLookEvery = 8;  // steps between looks whether values still move
+  static constexpr float kApart = 1 << 26;      // a value's last place is at least its 2^-24th: this is a quarter of it
+  static constexpr std::uint32_t kAllLanes = static_cast<std::uint32_t>((std::uint64_t{1} << kLanes) - 1);
+
+  // Whether step k and all after it leave these values as they are. Step k would move each by no more than a quarter of
+  // what makes another float of it, and no later one moves it further; the rest of the quarter is for roundings.
+  template <int N>
+  [[gnu::always_inline]] bool are_still(std::size_t k, const Floats (&value)[N], const Floats (&mean)[N],
+                                        const Floats (&square)[N]) const {
+    if (k < calm_from_) return false;
+    std::uint32_t still = kAllLanes;
+    for (int i = 0; i < N; ++i) {
+      Floats m = mean[i], v = square[i];
+      steps_[k].shrink(m, v);
+      still &= lanes_reaching(absolute(value[i]), absolute(steps_[k].move(m, v)) * kApart);
+    }
+    return still == kAllLanes;
+  }
 
   template <int N>
   [[gnu::always_inline]] void take(std::size_t k, float* p, float* m, float* v) const {
     Floats value[N], mean[N], square[N];
     for (int i = 0; i < N; ++i)
       value[i] = load(p + i * kLanes), mean[i] = load(m + i * kLanes), square[i] = load(v + i * kLanes);
-    for (; k < steps_.size(); ++k)
+    for (std::size_t look = k; k < steps_.size(); ++k) {
+      if (k == look) {
+        if (are_still(k, value, mean, square)) break;
+        look += kLookEvery;
+      }
       for (int i = 0; i < N; ++i) steps_[k].apply_zero(value[i], mean[i], square[i]);
+    }
+    for (; k < steps_.size(); ++k)
+      for (int i = 0; i < N; ++i) steps_[k].shrink(mean[i], square[i]);
     for (int i = 0; i < N; ++i)
       store(p + i * kLanes, value[i]), store(m + i * kLanes, mean[i]), store(v + i * kLanes, square[i]);
   }
@@ -119,11 +190,21 @@ class PastSteps {
       value[i] = load(p + i * kLanes), mean[i] = load(m + i * kLanes), square[i] = load(v + i * kLanes);
       slow[i] = load(average + i * kLanes);
     }
-    for (;; rest = rests_[++k]) {
+    for (std::size_t look = k;; rest = rests_[++k]) {
       if (rest != 0)
         for (int i = 0; i < N; ++i) slow[i] = averaged(slow[i], value[i], rest);
       if (k == steps_.size()) break;
+      if (k == look) {
+        if (are_still(k, value, mean, square)) break;
+        look += kLookEvery;
+      }
       for (int i = 0; i < N; ++i) steps_[k].apply_zero(value[i], mean[i], square[i]);
+    }
+    while (k < steps_.size()) {
+      for (int i = 0; i < N; ++i) steps_[k].shrink(mean[i], square[i]);
+      rest = rests_[++k];
+      if (rest != 0)
+        for (int i = 0; i < N; ++i) slow[i] = averaged(slow[i], value[i], rest);
     }
     for (int i = 0; i < N; ++i) {
       store(p + i * kLanes, value[i]), store(m + i * kLanes, mean[i]), store(v + i * kLanes, square[i]);
@@ -133,6 +214,7 @@ class PastSteps {
 
   std::int64_t base_ = 0;
   std::vector<AdamStep> steps_;
+  std::size_t calm_from_ = 0;  // from this step on, each moves values without gradients no further than the one before
   std::vector<float> rests_{0.0f};  // of the average, after step base and each step since; 0 = it was not updated
 };
 

@@ -225,6 +225,7 @@ class Engine {
     bool any_waits = false;
     for (Table& table : tables_) any_waits |= table.waits = rows_wait(table);
     pool_.run([&](int t) {
+      const TinyIsZero tiny_is_zero;
       const auto [begin, end] = vector_range(layout_.size(), t);
       const float* gradient = gradients();
       for (std::size_t i = begin; i < end; i += kLanes)
@@ -271,6 +272,7 @@ class Engine {
     reserve_average();
     const int width = shape_.width();
     pool_.run([&](int t) {
+      const TinyIsZero tiny_is_zero;
       const auto [begin, end] = vector_range(layout_.size(), t);
       for (std::size_t i = begin; i < end; i += kLanes)
         store(&average_[i], averaged(load(&average_[i]), load(&weights_[i]), rest));
@@ -319,6 +321,7 @@ class Engine {
   void catch_up_all() {
     if (!rows_are_behind()) return;
     pool_.run([&](int t) {
+      const TinyIsZero tiny_is_zero;
       for (Table& table : tables_) {
         const auto [first, last] = range(shape_.n_items, t);
         for (std::size_t row = first + 1; row <= last; ++row) {
@@ -449,6 +452,7 @@ class Engine {
     if (loss.kind == LossKind::kCrossEntropy || l2_embedding > 0) return catch_up_all();
     const std::int64_t n = inputs.size(), n_negatives = (wanted.shared ? 1 : n) * wanted.n_negatives;
     pool_.run([&](int t) {
+      const TinyIsZero tiny_is_zero;
       const auto is_mine = [&](std::int32_t item) {
         const std::uint32_t hash = static_cast<std::uint32_t>(item) * 0x9e3779b1u;
         return static_cast<int>(static_cast<std::uint64_t>(hash) * static_cast<std::uint32_t>(pool_.size()) >> 32) == t;

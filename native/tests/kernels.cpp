@@ -460,6 +460,54 @@ void test_adam() {
   }
 }
 
+// Rows that wait, and then take all of their steps at once, end where each step alone brings them: to the bit, whatever
+// the learning rate does meanwhile. `begins` is how many steps there were before.
+void test_waiting_rows(const std::string& name, std::int64_t begins, float (*learning_rate)(int)) {
+  constexpr int kSteps = 250;
+  const TinyIsZero tiny_is_zero;
+  Random random(31);
+  PastSteps past;
+  past.start_after(begins);
+  std::vector<AdamStep> steps;
+  std::vector<float> rests;
+  for (int k = 0; k < kSteps; ++k) {
+    steps.emplace_back(Adam{learning_rate(k), 0.9f, 0.98f}, begins + k + 1);
+    rests.push_back(k % 7 == 3 ? 0.0f : 0.002f);
+    past.record(steps.back());
+    if (rests.back() != 0) past.record_average(rests.back());
+  }
+  int n_wrong = 0;
+  for (int row = 0; row < 400; ++row) {
+    const int width = row % 2 ? kLanes : 5 * kLanes, from = random.below(kSteps);
+    Array<float> p(width), m(width), v(width), slow(width), q(width), n(width), w(width), mean(width);
+    for (int c = 0; c < width; ++c) {
+      const float scale = std::pow(10.0f, 3 * random.uniform() - 3);
+      p[c] = random.below(50) ? random.uniform() : 0.0f, slow[c] = p[c] + 0.01f * random.uniform();
+      m[c] = random.below(9) ? scale * random.uniform() : 0.0f;
+      v[c] = random.below(9) ? m[c] * m[c] * std::abs(random.uniform()) : scale * scale;
+      q[c] = p[c], n[c] = m[c], w[c] = v[c], mean[c] = slow[c];
+    }
+    const bool has_average = row % 3 > 0;
+    past.take(begins + from, false, width, p.data(), m.data(), v.data(), has_average ? slow.data() : nullptr);
+    for (int k = from; k < kSteps; ++k)
+      for (int c = 0; c < width; c += kLanes) {
+        steps[k].apply(&q[c], &n[c], &w[c], Floats{});
+        if (has_average && rests[k] != 0) store(&mean[c], averaged(load(&mean[c]), load(&q[c]), rests[k]));
+      }
+    for (int c = 0; c < width; ++c) n_wrong += p[c] != q[c] || m[c] != n[c] || v[c] != w[c] || slow[c] != mean[c];
+  }
+  expect(n_wrong == 0, name + ": " + std::to_string(n_wrong) + " values of waiting rows differ");
+}
+
+void test_waiting_rows() {
+  test_waiting_rows("a constant learning rate", 1000, [](int) { return 1e-3f; });
+  test_waiting_rows("a high learning rate", 100000, [](int) { return 10.0f; });
+  test_waiting_rows("the first steps, while it grows", 0, [](int k) { return 1e-5f * (k + 1); });
+  test_waiting_rows("it falls to nothing", 5000, [](int k) { return 1e-3f * (249 - k); });
+  test_waiting_rows("it is nothing, and then much", 5000, [](int k) { return k < 200 ? 0.0f : 1.0f; });
+  test_waiting_rows("it leaps", 300, [](int k) { return k % 50 == 49 ? 1e3f : 1e-6f; });
+}
+
 // Not part of main: what a variant's compiler makes of its locals may be beyond the CPU.
 [[gnu::noinline]] int run_tests() {
   test_functions();
@@ -478,6 +526,7 @@ void test_adam() {
   test_attention();
   test_attention_of_one_query();
   test_adam();
+  test_waiting_rows();
   test_training();
   test_edges();
   std::printf("%d checks, %d failed\n", n_checks, n_failures);
