@@ -23,7 +23,7 @@ from sasrec.ranking.index import PlainIndex
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device on this machine"),
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device, or it is hidden: pytest -m gpu"),
 ]
 
 MODEL = ModelConfig(embedding_dim=16, n_blocks=1, max_seq_len=10, dropout=0.0)  # each device draws dropout for itself
