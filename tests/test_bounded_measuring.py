@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,21 +20,22 @@ import sasrec
 from sasrec.cli.main import app
 from sasrec.core.config import EvalConfig, ModelConfig, TrainConfig
 from sasrec.core.errors import ConfigError, DataError
-from sasrec.data.logs import load_log
+from sasrec.data.logs import Log, load_log
 from sasrec.data.sequences import build_sequences
 from sasrec.data.splits import Split, split_leave_one_out, split_temporal
+from sasrec.data.vocabulary import Vocabulary
 from sasrec.engine.protocol import create_engine
 from sasrec.evaluation.candidates import draw_candidates
 from sasrec.evaluation.comparison import compare
 from sasrec.evaluation.protocols import evaluate
 from sasrec.evaluation.results import Result
-from sasrec.fitting import fit
+from sasrec.fitting import FitOptions, fit, fit_log
 from sasrec.ranking.scorers import LastItem
 from sasrec.recommender import Recommender
 from sasrec.report.text import measured_in_words
 from sasrec.runs.record import State
 from sasrec.training.progress import Progress
-from sasrec.training.trainer import MEASURING, _Loop
+from sasrec.training.trainer import MEASURING, _Loop, train
 
 PART = {"valid": "valid_users", "test": "eval_users"}
 
@@ -49,7 +51,7 @@ def split(log: pl.DataFrame) -> Split:
 
 
 def measured(split: Split, part: str, **settings: Any) -> Result:
-    scorer = LastItem(split.train, split.train_counts)
+    scorer = LastItem(split.train_parts(), split.train_counts)
     return evaluate(scorer, split, part, EvalConfig(filter_seen="no", **settings), baselines=False, lists=False)
 
 
@@ -89,7 +91,7 @@ def test_given_candidates_are_those_of_all_users_or_of_the_sample(split: Split) 
     config = EvalConfig(protocol="sampled", n_candidates=5, eval_users=30, filter_seen="no")
     of_all = draw_candidates(split, "test", 5, "train", 0)
     of_some = of_all[split.test.sample(30, config.eval_seed)]
-    scorer = LastItem(split.train, split.train_counts)
+    scorer = LastItem(split.train_parts(), split.train_counts)
     first, second = (
         evaluate(scorer, split, "test", config, candidates=given, lists=False) for given in (of_all, of_some)
     )
@@ -203,3 +205,18 @@ def test_a_part_of_the_minutes_is_kept_for_measuring(split: Split) -> None:
     assert loop._reserve == MEASURING * 4
     loop.state = replace(loop.state, valid_seconds=2000)
     assert loop._reserve == 300  # half of them
+
+
+def test_the_time_that_reading_took_is_part_of_the_minutes(split: Split) -> None:
+    model, config = ModelConfig(embedding_dim=8, n_blocks=1, max_seq_len=8), TrainConfig(max_minutes=10, threads=1)
+    engine = create_engine(model, split.sequences.n_items, config)
+    ended = train(engine, split, model, config, EvalConfig(), spent=601.0)
+    assert (ended.stopped, ended.epochs, ended.best_epoch) == ("max_minutes", 0, 0)
+    fitted = fit_log(
+        Log(split.sequences, Vocabulary(pl.Series(range(1, split.sequences.n_items + 1))), "made"),
+        FitOptions(began=time.monotonic() - 601),
+        SETTINGS | {"max_minutes": 10},
+    ).train_result
+    assert fitted is not None
+    assert fitted.stopped == "max_minutes"
+    assert fitted.epochs == 0

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <map>
+#include <numeric>
 
 #include "../engine.h"
 #include "check.h"
@@ -21,9 +22,14 @@ struct Batch {
   std::vector<std::int32_t> items, targets, negatives;
   std::vector<std::int64_t> offsets{0};
   std::vector<std::uint64_t> keys;
+  std::vector<float> weights;  // of positions; none = all weigh 1
   std::uint64_t step_key = 0;
   int n_negatives = 1;
 
+  double weight(std::int64_t position) const { return weights.empty() ? 1 : weights[position]; }
+  double total_weight() const {
+    return weights.empty() ? static_cast<double>(items.size()) : std::accumulate(weights.begin(), weights.end(), 0.0);
+  }
   RaggedView view() const { return {items.data(), offsets.data(), static_cast<std::int64_t>(offsets.size()) - 1}; }
 };
 
@@ -81,8 +87,8 @@ class Reference {
     return shape_.block == BlockKind::kLiGR ? x : norm("norm", x);
   }
 
-  // Sum over positions of softplus(-target's score) + sum of softplus(negatives' scores); a negative that is the
-  // target counts nothing.
+  // Weighted sum over positions of softplus(-target's score) + sum of softplus(negatives' scores); a negative that is
+  // the target counts nothing.
   double loss(const Batch& batch) {
     const std::string table = shape_.tied ? "item_embedding.weight" : "output_embedding.weight";
     double total = 0;
@@ -95,11 +101,12 @@ class Reference {
         return s;
       };
       for (std::int64_t r = 0; r < n; ++r) {
-        total += std::log1p(std::exp(-score(r, batch.targets[begin + r])));
+        double lost = std::log1p(std::exp(-score(r, batch.targets[begin + r])));
         for (int k = 0; k < batch.n_negatives; ++k) {
           const std::int32_t negative = batch.negatives[(begin + r) * batch.n_negatives + k];
-          if (negative != batch.targets[begin + r]) total += std::log1p(std::exp(score(r, negative)));
+          if (negative != batch.targets[begin + r]) lost += std::log1p(std::exp(score(r, negative)));
         }
+        total += batch.weight(begin + r) * lost;
       }
     }
     return total;

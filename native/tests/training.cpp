@@ -93,9 +93,11 @@ class Subject {
   }
 
   double forward_backward(const Batch& batch, float l2 = 0, float feature_dropout = 0) {
-    return engine.forward_backward(
-        batch.view(), batch.keys.data(), batch.step_key, {LossKind::kBce, 1.0f, nullptr, 1.0f},
-        {batch.targets.data(), batch.negatives.data(), batch.n_negatives, false, nullptr}, l2, feature_dropout);
+    return engine.forward_backward(batch.view(), batch.keys.data(), batch.step_key,
+                                   {LossKind::kBce, 1.0f, nullptr, 1.0f},
+                                   {batch.targets.data(), batch.negatives.data(), batch.n_negatives, false, nullptr,
+                                    nullptr, batch.weights.empty() ? nullptr : batch.weights.data()},
+                                   l2, feature_dropout);
   }
 
   Engine engine;
@@ -137,7 +139,7 @@ class Subject {
 void check_gradients(const std::string& name, const std::map<std::string, Matrix>& gradients, Reference& reference,
                      const Batch& batch) {
   Random random(3);
-  const double n = static_cast<double>(batch.items.size()), h = 1e-5;
+  const double n = batch.total_weight(), h = 1e-5;
   for (const auto& [weight, gradient] : gradients) {
     Comparison same(name + "gradient of " + weight, kDepth > 1 ? 6e-2 : 2e-5);
     const bool is_table = weight == "item_embedding.weight" || weight == "output_embedding.weight";
@@ -245,6 +247,32 @@ void test_features(int n_features, int vector_dim, bool tied, float feature_drop
   for (int k = 0; k < shape.dim; ++k) same.add(encoded[k], expected(19, k));
 }
 
+// Positions that weigh differently, some of them nothing, and a sequence of which none counts.
+void test_weights(bool tied, float dropout, int threads) {
+  const std::string name = std::string("weights of positions") + (tied ? "" : ", untied") + ": ";
+  const ModelShape shape = shape_of({BlockKind::kSASRec, tied, dropout, threads});
+  Random random(29);
+  Subject subject(shape, threads);
+  Batch batch = make_batch({33, 5, 1, 9, 70}, shape.n_items, random);
+  for (std::int64_t i = 0; i < static_cast<std::int64_t>(batch.items.size()); ++i)
+    batch.weights.push_back(i >= batch.offsets[1] && i < batch.offsets[2] ? 0.0f : 0.5f * random.below(4));
+  Reference reference(shape);
+  reference.weights = subject.weights();
+  {
+    Comparison same(name + "loss", kTolerance);
+    same.add(subject.forward_backward(batch), reference.loss(batch));
+  }
+  const auto gradients = subject.gradients();
+  check_gradients(name, gradients, reference, batch);
+  for (std::size_t i = 0; i < batch.items.size(); ++i)
+    if (batch.weights[i] == 0)
+      for (int k = 0; k < batch.n_negatives; ++k) batch.negatives[i * batch.n_negatives + k] = 1 + random.below(30);
+  subject.forward_backward(batch);
+  bool is_same = true;
+  for (const auto& [weight, gradient] : subject.gradients()) is_same &= gradient.values == gradients.at(weight).values;
+  expect(is_same, name + "negatives of positions that do not count change no bit");
+}
+
 void test_l2() {
   const Case c{BlockKind::kSASRec, true, 0.0f, 1};
   Random random(1);
@@ -339,6 +367,8 @@ void test_training() {
     test_features(0, 5, tied, 0.5f, 3);
     test_features(9, 5, tied, 0.5f, 2);
   }
+  test_weights(true, 0.3f, 2);
+  test_weights(false, 0.0f, 1);
   test_l2();
   test_weights_that_do_not_fit();
   test_bad_items();

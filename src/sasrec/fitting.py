@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -67,6 +68,7 @@ class FitOptions:
     histories: bool = True  # whether the run folder keeps users' histories
     report: bool = True  # whether it gets report.html, curve.png and the model card
     init: Path | Recommender | None = None  # the model to begin from; None = initial weights
+    began: float | None = None  # by time.monotonic(), when what max_minutes bounds began; None = when training does
 
 
 def fit(
@@ -114,8 +116,8 @@ def fit(
         CheckpointError: `init` is no run, or is damaged.
         TrainingError: the loss is no longer a number.
     """
-    begins = Path(init) if isinstance(init, str) else init
-    options = FitOptions(preset, None if output is None else Path(output), resume, overwrite, refit, init=begins)
+    begins, folder = Path(init) if isinstance(init, str) else init, None if output is None else Path(output)
+    options = FitOptions(preset, folder, resume, overwrite, refit, init=begins, began=time.monotonic())
     reading = Reading(event_column=event_column, weight_column=weight_column)
     described = load_log(log, reading).with_titles(titles).with_items(items, item_features, item_vectors)
     return fit_log(described, options, settings, progress)
@@ -137,7 +139,8 @@ def fit_log(
         before = None if run is None else _begin(run, log, options, config)
         if before is not None:
             config = replace(resumed_config(before, config), format=FORMAT, refit_epochs=0)
-        recommender = _train(log, split, config, origin, run, before, progress)
+        spent = 0.0 if options.began is None else time.monotonic() - options.began
+        recommender = _train(log, split, config, origin, run, before, progress, spent)
         result = recommender.train_result
         assert result is not None
         if result.stopped == "interrupted":
@@ -169,23 +172,23 @@ def _train(
     run: RunFolder | None,
     before: RunConfig | None,
     progress: Callable[[Progress], None] | None,
+    spent: float,
 ) -> Recommender:
     """Train by valid; `before` are the settings of the run that is gone on with."""
-    engine = _new_engine(config, split, log.vocabulary, origin)
+    engine = engine_for(config, split, log.vocabulary, origin)
     set_threads(engine.threads)
     if run is not None and before is not None:
         # The mark that the saved model has seen all events stays until another model is in its place.
         run.save_config(replace(config, refit_epochs=before.refit_epochs))
         run.forget_metrics()  # they are of an earlier end of training
-    result = train(
-        engine, split, config.model, config.train, config.eval, run=run, resume=before is not None, progress=progress
-    )
+    settings, resume = (config.model, config.train, config.eval), before is not None
+    result = train(engine, split, *settings, run=run, resume=resume, progress=progress, spent=spent)
     if run is not None and before is not None and before.refit_epochs and not run.has_refit(before):
         run.save_config(config)
     return Recommender(engine, log.vocabulary, config, log.sequences, (), result)
 
 
-def _new_engine(config: RunConfig, split: Split, vocabulary: Vocabulary, origin: Origin | None) -> Engine:
+def engine_for(config: RunConfig, split: Split, vocabulary: Vocabulary, origin: Origin | None) -> Engine:
     """An engine with initial weights, or with those of the model that training begins from."""
     n_items, features = len(vocabulary), vocabulary.features
     if origin is None:
@@ -365,7 +368,7 @@ def _refit(
     logger.info("training again on all events for %d epochs", epochs)
     train_config = replace(config.train, max_epochs=epochs, patience=0, max_minutes=0.0)
     everything = split.all_events()
-    engine = _new_engine(replace(config, train=train_config), everything, recommender.vocabulary, origin)
+    engine = engine_for(replace(config, train=train_config), everything, recommender.vocabulary, origin)
     again = train(engine, everything, config.model, train_config, config.eval, progress=progress)
     if again.stopped == "interrupted":
         logger.warning("the second training was interrupted; the model chosen by valid is kept")

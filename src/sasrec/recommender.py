@@ -88,7 +88,7 @@ class Recommender:
     @cached_property
     def model_version(self) -> str:
         """Twelve characters that are equal for models that give equal answers, wherever they are stored."""
-        return version_of(self.config, self.engine.weights(), self.vocabulary)
+        return version_of(self.config, self.engine.state()[0], self.vocabulary)
 
     def recommend(
         self,
@@ -389,7 +389,7 @@ class Recommender:
             run.save_metrics(self.results, self.training_facts())
             run.save_config(self.config)
             epoch = self.train_result.best_epoch if self.train_result else 0
-            run.save_weights(self.engine.weights(), epoch)
+            run.save_weights(self.engine.state()[0], epoch)
             if self.train_result is not None:
                 self.write_report(run.path)
 

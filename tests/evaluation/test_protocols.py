@@ -636,14 +636,14 @@ def test_counts_that_float32_confuses_stay_apart() -> None:
     counts = np.array([0, 2**24 + 1, 2**24, 2**40, 2**40 + 1, 2**24], np.int64)
     assert np.float32(counts[1]) == np.float32(counts[2])
     assert Popularity(counts).scores(Ragged.from_lists([[1]]))[0, 1:].tolist() == [2, 1, 3, 4, 1]
-    last_item = LastItem(Ragged.from_lists([[1, 2], [1, 1]]), counts)
+    last_item = LastItem([Ragged.from_lists([[1, 2], [1, 1]])], counts)
     assert last_item.scores(Ragged.from_lists([[1]]))[0, 1:].tolist() == [6, 5, 3, 4, 1]
 
 
 def test_baselines_of_an_empty_history_are_popularity() -> None:
     empty = Ragged.from_lists([[], [1]]).take(slice(0, 1))
     popular = Popularity(SPLIT.train_counts).scores(empty)
-    for baseline in (LastItem(SPLIT.train, SPLIT.train_counts), Recency(SPLIT.train_counts)):
+    for baseline in (LastItem(SPLIT.train_parts(), SPLIT.train_counts), Recency(SPLIT.train_counts)):
         assert np.array_equal(baseline.scores(empty), popular)
         candidates = np.array([[3, 1, 2]], np.int32)
         assert np.array_equal(baseline.candidate_scores(empty, candidates), popular[:, [3, 1, 2]])

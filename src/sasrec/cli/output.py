@@ -9,10 +9,12 @@ from typing import Any
 import polars as pl
 import typer
 
+from sasrec.cli.console import duration
 from sasrec.core.tables import COMMANDS, plain_table, printable
 from sasrec.data.event_types import types_in_words
 from sasrec.data.sequences import Sequences
 from sasrec.data.vocabulary import Vocabulary
+from sasrec.estimating import Estimate
 from sasrec.export.all_users import write_frame
 
 
@@ -64,3 +66,25 @@ def print_json(value: Any) -> None:
 def print_text(text: str) -> None:
     """Lines for people, with names and titles of others in them."""
     typer.echo(printable(text))
+
+
+def estimate_lines(found: Estimate) -> list[str]:
+    """An estimate in words."""
+    parts = ", ".join(f"{name} {size(n)}" for name, n in found.memory.items() if n)
+    valid = f"; a validation {duration(found.seconds_per_valid)}" if found.seconds_per_valid else ""
+    epoch = found.seconds_per_step * found.steps_per_epoch
+    limit = ", which max_minutes allows" if found.is_limited else ""
+    return [
+        f"memory: {size(found.bytes)} ({parts})",
+        f"time: {1000 * found.seconds_per_step:.3g} ms a step, {duration(epoch)} an epoch of "
+        f"{found.steps_per_epoch:,} steps{valid}",
+        f"in all: at most {duration(found.seconds)}{limit} ({found.max_epochs} epochs; patience may end it sooner)",
+    ]
+
+
+def size(n_bytes: float) -> str:
+    """Bytes as people say them: "512 KB", "1.3 GB"."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6)):
+        if n_bytes >= scale:
+            return f"{n_bytes / scale:.3g} {unit}"
+    return f"{n_bytes / 1e3:.3g} KB"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -19,12 +20,13 @@ from sasrec.cli.flags import (
     split_reading,
     with_flags,
 )
-from sasrec.cli.output import names_of, print_facts, print_frame, print_json, print_text
+from sasrec.cli.output import estimate_lines, names_of, print_facts, print_frame, print_json, print_text
 from sasrec.core.config import TrainConfig
 from sasrec.core.errors import ConfigError
 from sasrec.core.presets import DEFAULT_PRESET, PRESETS
 from sasrec.core.provenance import command_line
 from sasrec.data.logs import Log, load_log
+from sasrec.estimating import estimate
 from sasrec.experiments.grid import Grid, lines_of, run_benchmark
 from sasrec.experiments.grid_tables import benchmark_text
 from sasrec.experiments.seeds import Watch, read_runs, run_study
@@ -95,6 +97,14 @@ def train(
             "--seeds", min=1, help="train this many runs, with --seed and the numbers after it, and write a summary"
         ),
     ] = 1,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="write nothing: read the log, try a few steps and some ranking, and print how much memory and time "
+            "the training would take",
+        ),
+    ] = False,
     json_: Json = False,
     **given: Any,
 ) -> None:
@@ -103,9 +113,14 @@ def train(
     The epoch is chosen on valid. Test is measured once, at the end.
     Settings that are not given come from the preset; those that it leaves open have the defaults shown.
     """
+    began = time.monotonic()
     reading, flags = split_reading(given)
     read, settings = load_log(log, reading), settings_of(flags, config)
-    options = FitOptions(preset, output, resume, overwrite, refit, not no_histories, init=init)
+    options = FitOptions(preset, output, resume, overwrite, refit, not no_histories, init=init, began=began)
+    if dry_run:
+        found = estimate(read, options, settings)
+        print_json(found.to_dict()) if json_ else print_text("\n".join(estimate_lines(found)))
+        return
     if seeds > 1:
         _train_seeds(context, read, options, settings, seeds, json_)
         return

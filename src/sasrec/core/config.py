@@ -167,7 +167,7 @@ class TrainConfig:
     clip_norm: float = setting(0.0, "largest global norm of the gradient; 0 = no clipping", low=0.0, high=1e6)
     max_epochs: int = setting(200, "stop after this many epochs", low=1, high=1_000_000)
     max_minutes: float = setting(
-        0.0, "end after this many minutes of training and measuring; 0 = no limit", low=0.0, high=1e6
+        0.0, "end after this many minutes of reading, training and measuring; 0 = no limit", low=0.0, high=1e6
     )
     max_steps: int = setting(0, "stop after this many steps; 0 = no limit", low=0, high=2**53)
     patience: int = setting(

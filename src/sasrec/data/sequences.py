@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +34,8 @@ from sasrec.reading.understanding import LOG, Understanding, load_understanding,
 
 logger = logging.getLogger(__name__)
 TYPES, WEIGHTS, SEEN = "event_types.npy", "event_weights.npy", "seen.npy"
+MANY_USERS = 1 << 20  # from here on a user is searched for among the ids, and no table is made of them
+PART_EVENTS = 1 << 22  # what is computed of all events takes some ten bytes for each of so many
 FILES = (  # of the folder `save` fills
     "items.npy", "offsets.npy", "timestamps.npy", TYPES, WEIGHTS, "users.parquet", "facts.json", LOG, SEEN,
 )  # fmt: skip
@@ -107,8 +109,13 @@ class Sequences:
         """The items of the user at this row, oldest first."""
         return self.items[self.offsets[user] : self.offsets[user + 1]]
 
+    def parts(self) -> Iterator[slice]:
+        """Consecutive users whose events are about PART_EVENTS: what is computed of all events is computed by parts."""
+        return parts_of(self.offsets, PART_EVENTS)
+
     @cached_property
     def _rows(self) -> dict[int | str, int]:
+        """The rows of users by id: quick, and a hundred bytes a user."""
         return dict(zip(self.user_ids.to_list(), range(len(self)), strict=True))
 
     def row_of_user(self, user_id: object) -> int:
@@ -117,12 +124,22 @@ class Sequences:
         Raises:
             UnknownItemError: no such user.
         """
-        row = self._rows.get(canonical_id(user_id, self.user_ids.dtype == pl.Int64))
+        canonical = canonical_id(user_id, self.user_ids.dtype == pl.Int64)
+        row = self._rows.get(canonical) if len(self) <= MANY_USERS else self._found(canonical)
         if row is None:
             raise UnknownItemError(
                 f"user {user_id!r} is not in the log ({len(self)} users); give a history of items instead"
             )
         return row
+
+    def _found(self, canonical: int | str) -> int | None:
+        """The row of a user by a search among the ascending ids."""
+        if isinstance(canonical, int) != (self.user_ids.dtype == pl.Int64):
+            return None
+        if isinstance(canonical, int) and not -(2**63) <= canonical < 2**63:
+            return None
+        row = int(self.user_ids.search_sorted(canonical))
+        return row if row < len(self) and self.user_ids[row] == canonical else None
 
     @property
     def nbytes(self) -> int:
@@ -335,7 +352,9 @@ def _facts(events: _Events, users: pl.Series, ids: pl.Series, names: Sequence[st
         n_events=n,
         n_users=n_users,
         n_items=len(ids),
-        repeat_share=repeat_share(Ragged(items, offsets), len(ids)),
+        repeat_share=repeat_share(
+            (Ragged(items, offsets).part(rows) for rows in parts_of(offsets, PART_EVENTS)), len(ids)
+        ),
         tied_share=tied / after_first,
         n_short_users=int((lengths < 3).sum()),
         has_timestamps=times is not None,
@@ -349,12 +368,30 @@ def _counted(types: UInt8, names: Sequence[str]) -> dict[str, int]:
     return dict(zip(names, np.bincount(types, minlength=len(names)).tolist(), strict=True))
 
 
-def repeat_share(histories: Ragged, n_items: int) -> float:
-    """Of events after a user's first, how many are of an item that the user had before."""
-    after_first = max(len(histories.values) - int((histories.lengths > 0).sum()), 1)
-    keys = histories.row_of * (n_items + 1) + histories.values
-    keys.sort()
-    return int((keys[1:] == keys[:-1]).sum()) / after_first
+def parts_of(offsets: Int64, n_events: int) -> Iterator[slice]:
+    """Consecutive rows that have about so many events; a row that has more is a part of its own."""
+    first, n_rows = 0, len(offsets) - 1
+    while first < n_rows:
+        last = int(np.searchsorted(offsets, offsets[first] + n_events, side="right")) - 1
+        last = min(max(last, first + 1), n_rows)
+        yield slice(first, last)
+        first = last
+
+
+def repeat_share(parts: Iterable[Ragged], n_items: int) -> float:
+    """Of events after a user's first, how many are of an item that the user had before.
+
+    Args:
+        parts: the users' histories, some users at a time.
+        n_items: items are 1..n_items.
+    """
+    after_first = repeated = 0
+    for histories in parts:
+        after_first += len(histories.values) - int((histories.lengths > 0).sum())
+        keys = histories.row_of * (n_items + 1) + histories.values
+        keys.sort()
+        repeated += int((keys[1:] == keys[:-1]).sum())
+    return repeated / max(after_first, 1)
 
 
 def _fingerprint(events: _Events, users: pl.Series, ids: pl.Series, names: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ With purchases as targets, 5 9 5! 3 7! 8 is: train [5 9], valid target 5 after 5
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -99,15 +100,23 @@ class Split:
             raise ConfigError(f"split {name!r} is not one of valid, test")
         return self.valid if name == "valid" else self.test
 
-    @cached_property
+    @property
     def train(self) -> Ragged:
-        """Each user's train items, all of them; rows of users without any are empty."""
+        """Each user's train items, a copy of all of them; rows of users without any are empty."""
         return Ragged.cut(self.sequences.items, self.sequences.offsets[:-1], self.train_ends)
+
+    def train_parts(self) -> Iterator[Ragged]:
+        """`train` in parts of consecutive users: of a log that is larger than memory, one exists at a time."""
+        for users in self.sequences.parts():
+            yield Ragged.cut(self.sequences.items, self.sequences.offsets[:-1][users], self.train_ends[users])
 
     @cached_property
     def train_counts(self) -> Int64:
         """(n_items + 1,) how often each item occurs in train; row 0 is padding."""
-        return np.bincount(self.train.values, minlength=self.sequences.n_items + 1).astype(np.int64)
+        counts = np.zeros(self.sequences.n_items + 1, np.int64)
+        for part in self.train_parts():
+            counts += np.bincount(part.values, minlength=len(counts))
+        return counts
 
     @cached_property
     def repeat_share(self) -> float:
@@ -117,15 +126,19 @@ class Split:
         """
         if not self.sequences.facts.repeat_share:  # of all events
             return 0.0
-        return repeat_share(self.seen(self.sequences.offsets[:-1], self.train_ends), self.sequences.n_items)
+        return repeat_share(self._seen_parts(self.train_ends), self.sequences.n_items)
+
+    def _seen_parts(self, ends: Int64) -> Iterator[Ragged]:
+        """What counts as seen of each user's events up to its end, in parts of consecutive users."""
+        for users in self.sequences.parts():
+            yield self.seen(self.sequences.offsets[:-1][users], ends[users])
 
     @cached_property
     def facts(self) -> LogFacts:
         """The log's facts, in which repeats are those of the types that are predicted."""
         if self.is_target is None:
             return self.sequences.facts
-        offsets = self.sequences.offsets
-        share = repeat_share(self.seen(offsets[:-1], offsets[1:]), self.sequences.n_items)
+        share = repeat_share(self._seen_parts(self.sequences.offsets[1:]), self.sequences.n_items)
         return replace(self.sequences.facts, repeat_share=share)
 
     @cached_property
@@ -248,18 +261,24 @@ def split_temporal(
     """
     if sequences.timestamps is None:
         raise DataError("a temporal split needs timestamps, and this log has none; use split_method=leave_one_out")
-    times, starts = np.asarray(sequences.timestamps), sequences.offsets[:-1]
-    users = np.repeat(np.arange(len(sequences)), np.diff(sequences.offsets))
-    before = np.bincount(users[times < valid_cut], minlength=len(sequences)).astype(np.int64)
     is_target = are_of_types(sequences, target_types)
-    may_be = np.ones(len(times), bool) if is_target is None else is_target
-    in_valid = np.flatnonzero((times >= valid_cut) & (times < test_cut) & may_be)
-    in_test = np.flatnonzero((times >= test_cut) & may_be)
+    before = np.zeros(len(sequences), np.int64)
+    found: list[tuple[Int64, Int64]] = []
+    for users in sequences.parts():
+        events = slice(sequences.offsets[users.start], sequences.offsets[users.stop])
+        times = sequences.timestamps[events]
+        in_train = np.append(0, np.cumsum(times < valid_cut))
+        cuts = sequences.offsets[users.start : users.stop + 1] - events.start
+        before[users] = np.diff(in_train[cuts])
+        may_be = True if is_target is None else is_target[events]
+        in_valid = np.flatnonzero((times >= valid_cut) & (times < test_cut) & may_be)
+        found.append((in_valid + events.start, np.flatnonzero((times >= test_cut) & may_be) + events.start))
+    valid, test = (np.concatenate(part) for part in zip(*found, strict=True))
     split = Split(
         sequences,
-        starts + before,
-        _temporal_targets(in_valid, users, starts, targets),
-        _temporal_targets(in_test, users, starts, targets),
+        sequences.offsets[:-1] + before,
+        _temporal_targets(valid, sequences.offsets, targets),
+        _temporal_targets(test, sequences.offsets, targets),
         "temporal",
         target_types,
     )
@@ -271,8 +290,8 @@ def split_temporal(
     return split
 
 
-def _temporal_targets(events: Int64, users: Int64, starts: Int64, targets: TemporalTargets) -> Targets:
-    owners = users[events]
+def _temporal_targets(events: Int64, offsets: Int64, targets: TemporalTargets) -> Targets:
+    owners = np.searchsorted(offsets, events, side="right") - 1
     change = np.diff(owners) != 0
     if targets == "first":
         keep = np.concatenate([[True], change])[: len(events)]
@@ -280,7 +299,7 @@ def _temporal_targets(events: Int64, users: Int64, starts: Int64, targets: Tempo
         keep = np.concatenate([change, [True]])[-len(events) :] if len(events) else change
     else:
         keep = np.ones(len(events), bool)
-    keep &= events > starts[owners]
+    keep &= events > offsets[owners]
     return Targets(owners[keep], events[keep])
 
 

@@ -18,7 +18,15 @@ from sasrec.data.ragged import Ragged
 from sasrec.data.sampling import WEIGHTS, generator
 from sasrec.engine.id_dropout import step_key
 from sasrec.model.folding import check_features
-from sasrec.model.weights import ITEM_TABLE, OUTPUT_TABLE, Weights, check_weights, initial_weights, weight_shapes
+from sasrec.model.weights import (
+    ITEM_TABLE,
+    OUTPUT_TABLE,
+    LateArrays,
+    Weights,
+    check_weights,
+    initial_weights,
+    weight_shapes,
+)
 
 # What the compiled core can do: the values it knows of the device, the loss and each setting of the model; None = any.
 # What is not here, a value or a whole setting, goes to torch.
@@ -198,14 +206,20 @@ class NativeEngine:
         return {name: self._read(name, "gradient") for name in self.shapes}
 
     def optimizer_state(self) -> Weights:
-        state: Weights = {}
+        return dict(self.state()[1])
+
+    def state(self) -> tuple[LateArrays, LateArrays]:
+        shapes: dict[str, tuple[int, ...]] = {}
         if self.core.step_count:
-            for name in self.shapes:
-                state[f"step/{name}"] = np.array(self.core.step_count, np.float32)
-                state |= {f"{moment}/{name}": self._read(name, moment) for moment in MOMENTS}
+            for name, shape in self.shapes.items():
+                shapes |= {f"step/{name}": (), **{f"{moment}/{name}": shape for moment in MOMENTS}}
         if self.core.has_average:
-            state |= {f"{AVERAGE}/{name}": self._read(name, AVERAGE) for name in self.shapes}
-        return state
+            shapes |= {f"{AVERAGE}/{name}": shape for name, shape in self.shapes.items()}
+        return LateArrays(self.shapes, lambda name: self._read(name, "weight")), LateArrays(shapes, self._read_state)
+
+    def _read_state(self, key: str) -> Float32:
+        kind, _, name = key.partition("/")
+        return np.array(self.core.step_count, np.float32) if kind == "step" else self._read(name, kind)
 
     def load_optimizer_state(self, state: Mapping[str, Float32]) -> None:
         for key, value in state.items():

@@ -25,7 +25,7 @@ from sasrec.engine.device import AUTO, has_driver
 from sasrec.engine.native import NativeEngine, unsupported
 from sasrec.engine.torch_engine import TorchEngine
 from sasrec.model.folding import check_features
-from sasrec.model.weights import Weights
+from sasrec.model.weights import LateArrays, Weights
 
 logger = logging.getLogger(__name__)
 CUDA_HINT = "; NVIDIA's driver is here, and device=cuda computes there"
@@ -78,6 +78,9 @@ class Engine(Protocol):
 
     def optimizer_state(self) -> Weights:
         """Adam's moments by name and its step count, and the average of the weights if there is one."""
+
+    def state(self) -> tuple[LateArrays, LateArrays]:
+        """What `weights` and `optimizer_state` would tell, each array read when it is asked for."""
 
     def load_optimizer_state(self, state: Mapping[str, Float32]) -> None:
         """Replace Adam's moments and the average of the weights."""

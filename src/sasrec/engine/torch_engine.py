@@ -25,12 +25,18 @@ from sasrec.engine.device import Way, device_of, name_of, seed_device, to_device
 from sasrec.engine.id_dropout import ids_kept, step_key
 from sasrec.engine.layout import TokenLayout, chunks_of_rows, full_length, lay_out
 from sasrec.model.folding import check_features
-from sasrec.model.weights import Weights, check_weights, is_block_matrix
+from sasrec.model.weights import LateArrays, Weights, check_weights, is_block_matrix
 
 if TYPE_CHECKING:
     import torch
 
     from sasrec.model.sasrec import ItemTables
+
+
+def _read_late(tensors: Mapping[str, torch.Tensor]) -> LateArrays:
+    """On a CPU without a copy."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    return LateArrays(shapes, lambda name: tensors[name].detach().cpu().numpy())
 
 
 class TorchEngine:
@@ -252,11 +258,17 @@ class TorchEngine:
             parameter.data.copy_(self._tensor(weights[name]))
 
     def optimizer_state(self) -> Weights:
-        state: Weights = {}
-        for name, parameter in self.model.named_parameters():
-            for key, value in self.optimizer.state.get(parameter, {}).items():
-                state[f"{key}/{name}"] = value.detach().cpu().numpy().copy()
-        return state | {f"average/{name}": value.cpu().numpy().copy() for name, value in self._average.items()}
+        return {name: array.copy() for name, array in self.state()[1].items()}
+
+    def state(self) -> tuple[LateArrays, LateArrays]:
+        weights = dict(self.model.named_parameters())
+        others = {
+            f"{key}/{name}": value
+            for name, parameter in weights.items()
+            for key, value in self.optimizer.state.get(parameter, {}).items()
+        }
+        others |= {f"average/{name}": value for name, value in self._average.items()}
+        return _read_late(weights), _read_late(others)
 
     def load_optimizer_state(self, state: Mapping[str, Float32]) -> None:
         import torch

@@ -97,7 +97,7 @@ def evaluate(
     if isinstance(baselines, bool):
         # Sampled negatives avoid train, so there a seen candidate can only be the target: recency would be an oracle.
         repeats = config.protocol == "full" and not task.filter_seen
-        baselines = build_baselines(split, with_recency=repeats, features=features) if baselines else []
+        baselines = build_baselines(split, repeats, features, task.targets) if baselines else []
     steps = _Steps(progress, len(task.targets) * (1 + len(baselines)))
     metrics, per_user = _measure(scorer, task, steps)
     beside = {baseline.name: _measure(baseline, task, steps) for baseline in baselines}

@@ -109,7 +109,7 @@ def _run_seed(
     path = options.output / f"{SEED_FOLDER}{seed}"
     if watch is not None:
         watch.begin(title)
-    run_options = replace(options, output=path, overwrite=False, resume=_can_resume(path))
+    run_options = replace(options, output=path, overwrite=False, resume=_can_resume(path), began=None)
     update = None if watch is None else watch.update
     result = fit_log(log, run_options, {**settings, "seed": seed}, update).train_result
     assert result is not None

@@ -28,7 +28,7 @@ def export_facts(recommender: Recommender, kind: str) -> dict[str, Any]:
         DataError: a weight is not finite.
     """
     model = recommender.config.model
-    check_finite(recommender.engine.weights(), DataError)
+    check_finite(recommender.engine.state()[0], DataError)
     return {
         "format": FORMAT,
         "kind": kind,

@@ -8,7 +8,7 @@ Shape legend: D embedding_dim, F ffn_dim, V n_items + 1, P n_positions, W vector
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -17,6 +17,54 @@ from sasrec.core.config import ModelConfig
 from sasrec.core.errors import CheckpointError, SASRecError
 
 Weights = dict[str, Float32]
+
+
+class LateArrays(Mapping[str, Float32]):
+    """Arrays that are made when they are asked for, each time anew: what is looked at one by one needs no copy of all.
+
+    Args:
+        shapes: by name.
+        read: makes the array of a name. It is of the moment when it is asked for.
+    """
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], read: Callable[[str], Float32]) -> None:
+        self.shapes, self._read = dict(shapes), read
+
+    def __getitem__(self, name: str) -> Float32:
+        if name not in self.shapes:
+            raise KeyError(name)
+        return self._read(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.shapes)
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+    def of(self, prefix: str) -> LateArrays:
+        """Those whose names begin with a prefix, without it."""
+        mine = {name.removeprefix(prefix): shape for name, shape in self.shapes.items() if name.startswith(prefix)}
+        return LateArrays(mine, lambda name: self[prefix + name])
+
+    @classmethod
+    def together(cls, parts: Mapping[str, Mapping[str, Float32]]) -> LateArrays:
+        """The arrays of several mappings, whose names get a prefix."""
+        shapes = {prefix + name: shape for prefix, part in parts.items() for name, shape in shapes_of(part).items()}
+        owners = {prefix + name: (part, name) for prefix, part in parts.items() for name in part}
+
+        def read(full: str) -> Float32:
+            part, name = owners[full]
+            return part[name]
+
+        return cls(shapes, read)
+
+
+def shapes_of(arrays: Mapping[str, Float32]) -> dict[str, tuple[int, ...]]:
+    """The shape of each array, without reading those that would be made for it."""
+    if isinstance(arrays, LateArrays):
+        return arrays.shapes
+    return {name: tuple(array.shape) for name, array in arrays.items()}
+
 
 ITEM_TABLE = "item_embedding.weight"
 OUTPUT_TABLE = "output_embedding.weight"  # untied models only
@@ -96,7 +144,8 @@ def initial_weights(
             fans = 4 * shape[1] if owner.endswith((".query", ".key_value")) else sum(shape)
             if name == PROJECTION:
                 fans = sum(shapes[ITEM_TABLE]) * config.vector_dim
-            value = rng.standard_normal(shape, np.float32) * np.float32((2 / fans) ** 0.5)
+            value = rng.standard_normal(shape, np.float32)
+            value *= np.float32((2 / fans) ** 0.5)
         elif ".attention." in name:
             value = np.zeros(shape, np.float32)
         else:
@@ -133,24 +182,29 @@ def check_weights(weights: Mapping[str, Float32], expected: Mapping[str, tuple[i
         raise CheckpointError(
             f"the weights do not fit the configuration: missing {missing[:3]}, unexpected {extra[:3]}"
         )
+    found = shapes_of(weights)
     for name, shape in expected.items():
-        if tuple(weights[name].shape) != shape:
-            raise CheckpointError(
-                f"weight {name} has shape {tuple(weights[name].shape)}, and the configuration needs {shape}"
-            )
+        if found[name] != shape:
+            raise CheckpointError(f"weight {name} has shape {found[name]}, and the configuration needs {shape}")
 
 
 def check_finite(weights: Mapping[str, Float32], error: type[SASRecError] = CheckpointError) -> None:
     """Raise an error if a weight is infinite or not a number: such a model answers wrongly, or not at all."""
     for name, array in weights.items():
-        if not np.isfinite(array.sum(dtype=np.float64)):  # no sum of float32 overflows; needs no array of its own
+        if not is_all_finite(array):
             raise error(f"weight {name} has values that are not finite numbers: the training has diverged")
+
+
+def is_all_finite(array: Float32) -> bool:
+    """Whether all values are finite numbers; takes no memory."""
+    return bool(np.isfinite(array.sum(dtype=np.float64)))  # no sum of float32 overflows
 
 
 def digest_of(weights: Mapping[str, Float32], item_ids: Sequence[object], more: bytes = b"") -> str:
     """Twelve characters that are equal for equal weights and item ids, wherever they are stored."""
     digest = hashlib.sha256()
-    for name, array in sorted(weights.items()):
+    for name in sorted(weights):
+        array = weights[name]
         digest.update(f"{name}{array.shape}".encode())
         digest.update(np.ascontiguousarray(array).data)
     digest.update("\n".join(map(str, item_ids)).encode())

@@ -5,6 +5,7 @@ Shape legend: B histories, V n_items + 1 (column 0 is padding), D embedding_dim,
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -13,7 +14,7 @@ from sasrec.core.arrays import Bool, Float32, Float64, Int32, Int64
 from sasrec.core.config import Ties
 from sasrec.data.item_features import ItemFeatures
 from sasrec.data.ragged import Ragged, flat_index
-from sasrec.data.splits import Split
+from sasrec.data.splits import Split, Targets
 from sasrec.engine.protocol import Engine
 from sasrec.ranking.device_index import index_for
 from sasrec.ranking.index import (
@@ -126,14 +127,24 @@ class LastItem:
 
     The score of a follower is its place among the distinct (count, popularity) of that item's followers, above the
     highest level of popularity. It is an integer below twice n_items, which float32 holds exactly up to 8 M items.
+
+    Args:
+        train: the users' train items, some users at a time.
+        train_counts: (V,) how often each item occurs in train.
+        last_items: the only items after which anything will be asked: followers of others take memory for nothing.
+            None = all.
     """
 
     name = "last_item"
 
-    def __init__(self, train: Ragged, train_counts: Int64) -> None:
+    def __init__(self, train: Iterable[Ragged], train_counts: Int64, last_items: Int32 | None = None) -> None:
         n_columns, popularity = len(train_counts), _levels(train_counts)
-        same_user = np.diff(train.row_of) == 0
-        pairs = np.sort(train.values[:-1][same_user].astype(np.int64) * n_columns + train.values[1:][same_user])
+        is_asked = np.ones(n_columns, bool)
+        if last_items is not None:
+            is_asked[:] = False
+            is_asked[last_items] = True
+        pairs = np.concatenate([_pairs(part, is_asked) for part in train])
+        pairs.sort()
         starts = np.flatnonzero(run_starts(pairs))
         pairs, counts = pairs[starts], _levels(np.diff(np.append(starts, len(pairs))))  # distinct pairs
         before, after = np.divmod(pairs, n_columns)
@@ -241,14 +252,22 @@ class SharedFeatures:
         return scores
 
 
-def build_baselines(split: Split, with_recency: bool = False, features: ItemFeatures | None = None) -> list[Scorer]:
+def build_baselines(
+    split: Split,
+    with_recency: bool = False,
+    features: ItemFeatures | None = None,
+    targets: Targets | None = None,
+) -> list[Scorer]:
     """Popularity and last-item co-occurrence, from train only; with recency where seen items stay candidates.
 
-    And with shared features where items have any: the only one that knows items without events.
+    And with shared features where items have any: the only one that knows items without events. With `targets` the
+    baselines need to know of the histories before these only.
     """
-    baselines: list[Scorer] = [Popularity(split.train_counts), LastItem(split.train, split.train_counts)]
+    last = None if targets is None else _last_items(targets.histories(split.sequences, 1))
+    counts = split.train_counts
+    baselines: list[Scorer] = [Popularity(counts), LastItem(split.train_parts(), counts, last)]
     if with_recency:
-        baselines.append(Recency(split.train_counts))
+        baselines.append(Recency(counts))
     if features is not None and features.n_features:
         baselines.append(SharedFeatures(features))
     return baselines
@@ -258,6 +277,14 @@ def _levels(counts: Int64) -> Int64:
     """The place of each count among the distinct counts, from 0."""
     levels: Int64 = np.unique(counts, return_inverse=True)[1]
     return levels
+
+
+def _pairs(train: Ragged, is_asked: Bool) -> Int64:
+    """A number for each train item that is asked about and the one that the user had next."""
+    before, after, rows = train.values[:-1], train.values[1:], train.row_of
+    kept = (rows[1:] == rows[:-1]) & is_asked[before]
+    pairs: Int64 = before[kept].astype(np.int64) * len(is_asked) + after[kept]
+    return pairs
 
 
 def run_starts(values: Int64) -> Bool:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 import numpy as np
 
+from sasrec.core.arrays import Float32
 from sasrec.core.config import to_dict
 from sasrec.core.digests import is_as_written, read_book
 from sasrec.core.errors import CheckpointError
@@ -13,14 +15,14 @@ from sasrec.data.item_features import ItemFeatures
 from sasrec.data.prepared import DATA_FILES, ITEMS, SEQUENCES, check_fingerprint
 from sasrec.data.splits import hides_repeats
 from sasrec.data.vocabulary import Vocabulary
-from sasrec.model.weights import Weights, digest_of
+from sasrec.model.weights import digest_of
 from sasrec.runs.folder import CONFIG, WHAT_COUNTS, RunConfig, RunFolder
 from sasrec.runs.lock import WEIGHTS
 
 TRAINING_ONLY = {"dropout"}  # of the model's settings: they change no answer
 
 
-def version_of(config: RunConfig, weights: Weights, vocabulary: Vocabulary) -> str:
+def version_of(config: RunConfig, weights: Mapping[str, Float32], vocabulary: Vocabulary) -> str:
     """Twelve characters that are equal for models that give equal answers, wherever they are stored.
 
     Weights, item ids and what items are like, what the model computes with them, whether seen items are left out, and

@@ -16,19 +16,17 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import msgspec
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save as to_safetensors
 
 from sasrec.core.arrays import Float32
 from sasrec.core.config import EvalConfig, ModelConfig, TrainConfig, from_dict, to_dict
 from sasrec.core.digests import BOOK, digest_of, forget_unplaced, is_as_written, note, noting, read_book
 from sasrec.core.errors import CheckpointError, ConfigError
-from sasrec.core.files import atomic_write, disk_errors
+from sasrec.core.files import atomic_file, atomic_write, disk_errors
 from sasrec.data.prepared import (
     DATA_FILES,
     is_prepared,
@@ -40,9 +38,10 @@ from sasrec.data.prepared import (
 from sasrec.data.sequences import LogFacts, Sequences
 from sasrec.data.vocabulary import Vocabulary
 from sasrec.evaluation.results import Result
-from sasrec.model.weights import Weights, check_finite
+from sasrec.model.weights import LateArrays, Weights
 from sasrec.runs.lock import STATE_FILE, WEIGHTS, Claim, claim, is_empty, replaced_by
 from sasrec.runs.record import EpochLine, InitFacts, RunMetrics, SavedState, State, TrainingFacts
+from sasrec.runs.tensors import open_tensors, write_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -178,6 +177,12 @@ class RunFolder:
         self._check_place()
         atomic_write(self.path / name, data, noting(self.path, name))
 
+    def _write_arrays(self, name: str, arrays: Mapping[str, Float32], metadata: Mapping[str, str]) -> None:
+        """Likewise for arrays, which are asked for one by one."""
+        self._check_place()
+        with atomic_file(self.path / name, noting(self.path, name)) as temporary:
+            write_tensors(temporary, arrays, metadata)
+
     def _check_place(self) -> None:
         if self.claimed is not None:
             self.claimed.check()
@@ -224,10 +229,10 @@ class RunFolder:
         """
         return load_sequences(self.path)
 
-    def save_weights(self, weights: Weights, epoch: int, *, refit: bool = False) -> None:
+    def save_weights(self, weights: Mapping[str, Float32], epoch: int, *, refit: bool = False) -> None:
         """Write model.safetensors, with the epoch it comes from, and whether it was trained again on all events."""
         metadata = {REFIT if refit else EPOCH: str(epoch)}  # of two keys, the order in the file would be by chance
-        self._write(WEIGHTS, to_safetensors(weights, metadata))
+        self._write_arrays(WEIGHTS, weights, metadata)
         self.forget_replaced()
 
     def has_refit(self, config: RunConfig) -> bool:
@@ -238,7 +243,7 @@ class RunFolder:
         """
         if not config.refit_epochs or not (self.path / WEIGHTS).exists():
             return False
-        return config.format == 1 or REFIT in _read_safetensors(self.path / WEIGHTS)[1]
+        return config.format == 1 or REFIT in open_tensors(self.path / WEIGHTS)[1]
 
     def load_weights(self) -> tuple[Weights, int]:
         """The weights, and the epoch they come from.
@@ -250,14 +255,20 @@ class RunFolder:
         self._check(WEIGHTS)
         if read_book(self.path) is None:
             logger.info("%s is of format 1, which has no digests: damage of weights and titles goes unseen", self.path)
-        weights, metadata = _read_safetensors(path)
+        arrays, metadata = open_tensors(path)
         epoch = metadata.get(EPOCH, metadata.get(REFIT, "0"))
         try:
-            return weights, int(epoch)
+            return dict(arrays), int(epoch)
         except ValueError as error:
             raise CheckpointError(f"{path} is damaged: its epoch is {epoch!r}") from error
 
-    def save_state(self, weights: Weights, optimizer: Weights, state: State, best: Weights | None = None) -> None:
+    def save_state(
+        self,
+        weights: Mapping[str, Float32],
+        optimizer: Mapping[str, Float32],
+        state: State,
+        best: Mapping[str, Float32] | None = None,
+    ) -> None:
         """Write training/state.safetensors: one file, so that it is always of one moment.
 
         Args:
@@ -268,9 +279,9 @@ class RunFolder:
         """
         self._check_place()
         (self.path / "training").mkdir(exist_ok=True)
-        parts = {"weights": weights, "adam": optimizer, "best": best or {}}
-        arrays = {f"{part}/{name}": value for part, named in parts.items() for name, value in named.items()}
-        self._write(STATE, to_safetensors(arrays, {"state": json.dumps(asdict(state))}))
+        parts = {"weights/": weights, "adam/": optimizer, "best/": best or {}}
+        arrays = LateArrays.together(parts)
+        self._write_arrays(STATE, arrays, {"state": json.dumps(asdict(state))})
 
     def has_begun(self) -> bool:
         """Whether training has saved anything."""
@@ -289,16 +300,12 @@ class RunFolder:
         if not self._state_path.exists():
             return None
         self._check(STATE, "; start again with --overwrite")
-        arrays, metadata = _read_safetensors(self._state_path)
+        arrays, metadata = open_tensors(self._state_path)
         try:
             state = msgspec.convert(json.loads(metadata["state"]), State)
         except (KeyError, ValueError, msgspec.ValidationError) as error:
             raise CheckpointError(f"{self._state_path} is damaged; start again with --overwrite") from error
-        weights, optimizer, best = (
-            {k.removeprefix(part): v for k, v in arrays.items() if k.startswith(part)}
-            for part in ("weights/", "adam/", "best/")
-        )
-        return SavedState(weights, optimizer, state, best)
+        return SavedState(arrays.of("weights/"), arrays.of("adam/"), state, arrays.of("best/"))
 
     def begin_digests(self) -> None:
         """Note all files of a folder of format 1 as they are: from then on it is of format 2.
@@ -419,18 +426,3 @@ def _read_text(path: Path) -> str:
         return path.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} is missing or not readable") from error
-
-
-def _read_safetensors(path: Path) -> tuple[Weights, dict[str, str]]:
-    try:
-        with safe_open(path, framework="numpy") as file:
-            arrays: dict[str, Float32] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            for name, array in arrays.items():
-                if array.dtype.kind != "f":  # where ml_dtypes is installed, bfloat16 is a type too
-                    raise TypeError(f"{name} is of type {array.dtype}")
-            check_finite(arrays)
-            return arrays, file.metadata() or {}
-    except FileNotFoundError as error:
-        raise CheckpointError(f"there is no {path}") from error
-    except (OSError, SafetensorError, TypeError, MemoryError, CheckpointError) as error:  # bfloat16 is a TypeError
-        raise CheckpointError(f"{path} is damaged ({error})") from error

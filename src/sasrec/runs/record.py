@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 from sasrec.evaluation.results import Result
-from sasrec.model.weights import Weights
+from sasrec.model.weights import LateArrays
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,12 +79,12 @@ class TrainingFacts:
 
 
 class SavedState(NamedTuple):
-    """What training/ holds, all of one moment."""
+    """What training/ holds, all of one moment. Arrays are read when they are asked for."""
 
-    weights: Weights
-    optimizer: Weights
+    weights: LateArrays
+    optimizer: LateArrays
     state: State
-    best: Weights  # of the best epoch; none before there is one, and in folders of earlier versions
+    best: LateArrays  # of the best epoch; none before there is one, and in folders of earlier versions
 
 
 @dataclass(frozen=True)

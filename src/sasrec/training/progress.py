@@ -28,7 +28,9 @@ class Progress:
     measured: tuple[str, int, int] | None = None  # after training: what, rankings done, rankings in all
 
 
-def seconds_left(state: State, config: TrainConfig, steps_per_epoch: int, validates: bool) -> float | None:
+def seconds_left(
+    state: State, config: TrainConfig, steps_per_epoch: int, validates: bool, before: float = 0.0
+) -> float | None:
     """Until max_epochs or max_minutes, at the pace so far; None before the first validation, which may take long.
 
     Args:
@@ -36,6 +38,7 @@ def seconds_left(state: State, config: TrainConfig, steps_per_epoch: int, valida
         config: where it ends.
         steps_per_epoch: of the training.
         validates: whether the split has valid targets.
+        before: seconds of max_minutes that had passed when training began.
     """
     share = state.step / steps_per_epoch
     spent = state.seconds + (state.epoch_seconds if share else 0.0)
@@ -46,4 +49,4 @@ def seconds_left(state: State, config: TrainConfig, steps_per_epoch: int, valida
     if validates:
         n_left = -(-config.max_epochs // config.valid_every) - state.epoch // config.valid_every
         left += state.valid_seconds / state.n_validations * n_left
-    return min(left, 60 * config.max_minutes - spent) if config.max_minutes else left
+    return min(left, 60 * config.max_minutes - before - spent) if config.max_minutes else left

@@ -14,8 +14,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from sasrec.core.arrays import Int32
 from sasrec.core.config import EvalConfig, ModelConfig, TrainConfig, parse_metric
 from sasrec.core.errors import CheckpointError, TrainingError
@@ -26,7 +24,7 @@ from sasrec.engine.prefetch import batches_for
 from sasrec.engine.protocol import Engine
 from sasrec.evaluation.candidates import draw_candidates
 from sasrec.evaluation.protocols import evaluate
-from sasrec.model.weights import Weights
+from sasrec.model.weights import Weights, is_all_finite
 from sasrec.ranking.scorers import ModelScorer
 from sasrec.runs.folder import RunFolder
 from sasrec.runs.record import EpochLine, State, TrainingFacts
@@ -80,6 +78,7 @@ def train(
     run: RunFolder | None = None,
     resume: bool = False,
     progress: Callable[[Progress], None] | None = None,
+    spent: float = 0.0,
 ) -> TrainResult:
     """Train until max_epochs, max_minutes, patience or an interrupt (Ctrl-C, SIGTERM) ends it.
 
@@ -92,13 +91,14 @@ def train(
         run: where checkpoints and history go; None keeps the best weights in memory only.
         resume: go on from the state in `run`.
         progress: called about twice a second and at the end of each epoch.
+        spent: seconds of max_minutes that had passed when training began: the log was read, say.
 
     Raises:
         DataError: no user has two events to train on.
         TrainingError: the loss or the weights are no longer numbers; the last good checkpoint is kept.
         CheckpointError: the run folder cannot be written or its state is damaged.
     """
-    loop = _Loop(engine, split, model, train_config, eval_config, run, progress)
+    loop = _Loop(engine, split, model, train_config, eval_config, run, progress, spent)
     if resume:
         loop.restore()
     with interruptible() as interrupted:
@@ -118,7 +118,9 @@ class _Loop:
         eval_config: EvalConfig,
         run: RunFolder | None,
         progress: Callable[[Progress], None] | None,
+        spent: float = 0.0,
     ) -> None:
+        self.spent = spent
         self.engine, self.model, self.config = engine, model, train_config
         self.run, self.progress = run, progress
         self.batches = TrainBatches(split, model, train_config)
@@ -153,7 +155,7 @@ class _Loop:
         self.run.rewind_history(self.state.epoch)
         self.history = self.run.read_history()
         if self.state.best_epoch:
-            self._restore_best(self.run, saved.best)
+            self._restore_best(self.run, dict(saved.best))
         logger.info("resumed after epoch %d, step %d", self.state.epoch, self.state.step)
 
     def _restore_best(self, run: RunFolder, best: Weights) -> None:
@@ -197,7 +199,8 @@ class _Loop:
             return "patience"
         if config.max_steps and state.epoch * self.batches.steps_per_epoch + state.step >= config.max_steps:
             return "max_steps"
-        if config.max_minutes and state.seconds + state.epoch_seconds + self._reserve >= 60 * config.max_minutes:
+        passed = self.spent + state.seconds + state.epoch_seconds
+        if config.max_minutes and passed + self._reserve >= 60 * config.max_minutes:
             return "max_minutes"
         return ""
 
@@ -276,8 +279,8 @@ class _Loop:
         state, began = self.state, time.monotonic()
         steps = (state.epoch + 1) * self.batches.steps_per_epoch
         with self._averaged():
-            weights = self.engine.weights()
-        if not all(np.isfinite(w).all() for w in weights.values()):
+            is_finite = all(map(is_all_finite, self.engine.state()[0].values()))
+        if not is_finite:
             self._fail("a weight became infinite or not a number")
         if state.epoch == 0:
             self._save_state()  # so that no model is without a state to go on from
@@ -285,7 +288,7 @@ class _Loop:
             self._save_if_due()  # validation may take long
         try:
             with self._averaged():
-                valid, test = self._validate(weights, interrupted)
+                valid, test = self._validate(interrupted)
         except StoppedError:
             return False
         state.seconds += state.epoch_seconds + time.monotonic() - began
@@ -308,13 +311,11 @@ class _Loop:
         state.loss_sum, state.n_positions, state.epoch_seconds = 0.0, 0, 0.0
         return True
 
-    def _validate(
-        self, weights: Weights, interrupted: threading.Event
-    ) -> tuple[dict[str, float] | None, dict[str, float] | None]:
+    def _validate(self, interrupted: threading.Event) -> tuple[dict[str, float] | None, dict[str, float] | None]:
         """Keep the weights if they are the best so far; the metrics of valid and of test, where they were taken."""
         state, config, epoch = self.state, self.config, self.state.epoch + 1
         if not len(self.split.valid):
-            self._keep(weights, epoch)
+            self._keep(epoch)
             return None, None
         if epoch % config.valid_every and epoch < config.max_epochs:
             return None, None
@@ -325,7 +326,7 @@ class _Loop:
         state.n_validations += 1
         if valid[config.valid_metric] > state.best_value:
             state.best_value, state.best_metrics = valid[config.valid_metric], valid
-            self._keep(weights, epoch)
+            self._keep(epoch)
         return valid, test
 
     def _metrics(self, part: str, interrupted: threading.Event) -> dict[str, float]:
@@ -360,16 +361,18 @@ class _Loop:
         )
         return {name: metric["value"] for name, metric in result.metrics.items()}
 
-    def _keep(self, weights: Weights, epoch: int) -> None:
-        self.best_weights, self.state.best_epoch = weights, epoch
+    def _keep(self, epoch: int) -> None:
+        """Keep the weights that the engine holds."""
+        self.best_weights = None  # so that no third copy exists
+        self.best_weights, self.state.best_epoch = self.engine.weights(), epoch
         if self.run:
-            self.run.save_weights(weights, epoch)
+            self.run.save_weights(self.best_weights, epoch)
 
     def _save_state(self) -> None:
         self.last_save = time.monotonic()
         if self.run:
             best = self.best_weights if self.state.best_epoch else None
-            self.run.save_state(self.engine.weights(), self.engine.optimizer_state(), self.state, best)
+            self.run.save_state(*self.engine.state(), self.state, best)
 
     def _report(self, line: EpochLine | None = None, validated: tuple[int, int] | None = None) -> None:
         """Tell `progress` how the epoch under way, or the one just ended, stands."""
@@ -386,7 +389,9 @@ class _Loop:
                 train_loss=state.mean_loss,
                 users_per_second=users / max(state.epoch_seconds, 1e-9),
                 seconds=state.seconds + (0.0 if line else state.epoch_seconds),
-                seconds_left=seconds_left(state, self.config, batches.steps_per_epoch, len(self.split.valid) > 0),
+                seconds_left=seconds_left(
+                    state, self.config, batches.steps_per_epoch, len(self.split.valid) > 0, self.spent
+                ),
                 best_epoch=state.best_epoch,
                 valid=line.valid if line else None,
                 validated=validated,
@@ -398,11 +403,10 @@ class _Loop:
         state = self.state
         if self.best_weights is None:
             with self._averaged() if state.epoch else contextlib.nullcontext():
-                weights = self.engine.weights()
-            if stopped == "interrupted":  # no epoch has been chosen yet: there is a state to go on from, and no model
-                self.best_weights = weights
-            else:
-                self._keep(weights, state.epoch)
+                if stopped == "interrupted":  # no epoch has been chosen yet: there is a state to go on from, no model
+                    self.best_weights = self.engine.weights()
+                else:
+                    self._keep(state.epoch)
         assert self.best_weights is not None
         self.engine.load_weights(self.best_weights)
         logger.info("training ended after epoch %d (%s); best epoch %d", state.epoch, stopped, state.best_epoch)

@@ -158,9 +158,9 @@ def _moments_of(run: RunFolder, shapes: Mapping[str, tuple[int, ...]]) -> Weight
     return moments
 
 
-def without_average(optimizer: Weights) -> Weights:
+def without_average(optimizer: Mapping[str, Float32]) -> Weights:
     """The state of an optimizer without the moving average of the weights: Adam's moments and steps."""
-    return {name: value for name, value in optimizer.items() if not name.startswith(AVERAGE)}
+    return {name: optimizer[name] for name in optimizer if not name.startswith(AVERAGE)}
 
 
 def start_from(origin: Origin, split: Split, vocabulary: Vocabulary) -> tuple[Weights, Weights]:
@@ -201,7 +201,7 @@ class _Neighbours:
 
     @classmethod
     def of(cls, split: Split, own: Int32) -> _Neighbours:
-        pairs = list(_pairs(split.train, own))
+        pairs = [pair for part in split.train_parts() for pair in _pairs(part, own)]
         return cls(*(np.concatenate(side) for side in zip(*pairs, strict=True)))
 
     def fill(self, table: Float32, own: Int32) -> int:
