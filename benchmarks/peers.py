@@ -58,7 +58,7 @@ class Pmixer:
             num_heads=settings["n_heads"],
             dropout_rate=settings["dropout"],
             l2_emb=settings["l2_embedding"],
-            device="cpu",
+            device=setup.get("device", "cpu"),
             norm_first=settings["block"] == "pre_norm",
         )
         _seed(settings["seed"])
@@ -67,7 +67,7 @@ class Pmixer:
         self.sampler = self.utils.WarpSampler(
             self.user_train, self.n_users, self.n_items, self.args.batch_size, self.args.maxlen, n_workers=3
         )
-        self.model = self._initialised(model.SASRec(self.n_users, self.n_items, self.args))
+        self.model = self._initialised(model.SASRec(self.n_users, self.n_items, self.args).to(self.args.device))
         self.optimizer = self.torch.optim.Adam(self.model.parameters(), lr=self.args.lr, betas=(0.9, 0.98))
         self.loss = self.torch.nn.BCEWithLogitsLoss()
         self.epochs = 0
@@ -95,7 +95,9 @@ class Pmixer:
         self._wait_for_sampler()
         seconds = seconds_of(lambda: self._epoch(steps), epochs)
         self._wait_for_sampler()  # so that it rests while the other side is timed
-        return {"seconds": seconds / epochs, "steps": steps, "steps_per_epoch": per_epoch}
+        on_gpu = self.args.device != "cpu"
+        memory = {"peak_mib": self.torch.cuda.max_memory_allocated() / 2**20} if on_gpu else {}
+        return {"seconds": seconds / epochs, "steps": steps, "steps_per_epoch": per_epoch, **memory}
 
     def _wait_for_sampler(self) -> None:
         """Its queue of batches is full before and after an epoch, as in the middle of a long run."""

@@ -32,29 +32,36 @@ def main(argv: Sequence[str] | None = None) -> None:
     with Session(arguments) as session:
         pass  # what this side is: engine, settings, versions
     goal = {"ndcg@10": arguments.ndcg, "hr@10": arguments.hr}
-    runs = []
+    runs, metric = [], session.ours.about["settings"]["valid_metric"]
     for seed in range(arguments.repeats):
-        runs.append(_train_until(goal, seed, session, arguments.max_seconds))
+        runs.append(train_until(goal, _command(seed, session), metric, session.threads, arguments.max_seconds))
         print(f"seed {seed}: {runs[-1]['value']:.1f} s, epoch {runs[-1]['epoch']}", file=sys.stderr)
     ours = {**harness.summary(runs, "s"), "epochs": [run["epoch"] for run in runs], "goal": goal}
     session.print_line("time to quality", ours, None)
 
 
-def _train_until(goal: dict[str, float], seed: int, session: Session, max_seconds: float) -> Answer:
-    """Seconds until the best epoch so far by the valid metric reaches the goal on test, and that epoch's figures."""
+def train_until(goal: dict[str, float], command: list[str], metric: str, threads: int, max_seconds: float) -> Answer:
+    """Seconds until the best epoch so far by the valid metric reaches the goal on test, and that epoch's figures.
+
+    Args:
+        goal: what the test metrics have to be, by name.
+        command: trains and logs test metrics; the output folder is added to it.
+        metric: the valid metric that chooses the epoch.
+        threads: of the process.
+        max_seconds: give up after so long.
+    """
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         began = time.perf_counter()
         process = subprocess.Popen(
-            _command(seed, session, run),
-            env=harness.environment(session.threads),
+            [*command, "--output", str(run)],
+            env=harness.environment(threads),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
         )
         try:
             best: dict[str, Any] = {}
-            metric = session.ours.about["settings"]["valid_metric"]
             for line in _lines(run / "history.jsonl", process, began + max_seconds):
                 if not best or line["valid"][metric] > best["valid"][metric]:
                     best = line
@@ -64,14 +71,14 @@ def _train_until(goal: dict[str, float], seed: int, session: Session, max_second
             process.kill()
             errors = process.communicate()[1]
     reached = {name: round(best["test"][name], 4) for name in goal} if best else errors[-500:]
-    raise BenchmarkError(f"seed {seed} did not reach {goal}; its best epoch by valid had {reached}")
+    raise BenchmarkError(f"{goal} was not reached; the best epoch by valid had {reached}")
 
 
-def _command(seed: int, session: Session, run: Path) -> list[str]:
+def _command(seed: int, session: Session) -> list[str]:
     settings = {**dict(map(harness.setting, session.arguments.set)), "seed": seed, "engine": session.arguments.engine}
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
     return [
-        *(sys.executable, "-m", "sasrec", "train", session.arguments.data, "--output", str(run)),
+        *(sys.executable, "-m", "sasrec", "train", session.arguments.data),
         *("--preset", session.arguments.preset, "--threads", str(session.threads), "--log-test", *flags),
     ]
 

@@ -1,6 +1,7 @@
 """Shared fixtures: the real data beside the repository, when it is there, and small made logs."""
 
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,12 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 settings.register_profile("sasrec", deadline=None)  # a busy machine is no failure
 settings.load_profile("sasrec")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tests compute on the CPU, also where there is a GPU, unless the run asks for those that need one (-m gpu)."""
+    if "gpu" not in config.getoption("markexpr"):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

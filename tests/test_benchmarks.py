@@ -327,6 +327,59 @@ def test_items_without_events_are_measured_beside_what_knows_only_features_and_c
     assert lines["model"]["ndcg@10 among cold"]["stderr"] > 0
 
 
+GPU = [sys.executable, str(BENCHMARKS / "gpu.py")]
+
+
+def test_what_a_gpu_does_is_measured_part_by_part_also_without_one(log, peer):
+    flags = ["--ml-1m", str(log), "--peer", str(peer), "--device", "cpu", "--minutes", "2"]
+    small = ["--threads", "1", "--ndcg", "0", *TINY[1:], "--set=max_epochs=2"]
+    done = subprocess.run([*GPU, *flags, *small], check=True, capture_output=True, text=True)
+    first, *lines = map(json.loads, done.stdout.splitlines())
+    assert first["part"] == "device"
+    assert set(first) >= {"device", "machine", "versions", "commit", "command", "minutes"}
+    assert str(log.parent) not in done.stdout
+    expected = [(part, preset) for preset in ("paper", "best") for part in ("epoch", "parity")]
+    expected += [("peer", "paper"), ("quality", "best")]
+    assert [(line["part"], line["preset"]) for line in lines] == expected
+    assert {line["data"] for line in lines} == {"ml-1m"}
+    for line in lines:
+        if line["part"] == "epoch":
+            assert len(line["runs"]) == 3
+            assert 0 < line["seconds"] == min(run["seconds"] for run in line["runs"])
+            assert line["peak_mib"] is None
+        if line["part"] == "parity":
+            assert line["largest_difference"]["device"] < 1e-4 * line["largest_feature"]
+            assert line["same_places_in_top_10"]["device"] > 0.95
+            assert line["test"]["device"] == pytest.approx(line["test"]["cpu"], abs=0.01)
+            loss = line["loss_of_a_step"]
+            assert loss["device, float32"] == pytest.approx(loss["cpu"], rel=1e-4)
+            assert loss["device, bf16"] == pytest.approx(loss["cpu"], rel=1e-2)
+        if line["part"] in ("peer", "quality"):
+            assert line["seconds"] > 0
+
+
+def test_without_a_cuda_device_the_measuring_of_one_ends_with_2():
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    done = subprocess.run([*GPU, "--ml-1m", "log.txt"], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: no CUDA device: ")
+
+
+def test_a_part_that_fails_or_has_no_time_says_so_and_the_others_go_on(log, tmp_path):
+    flags = ["--ml-1m", str(log), "--video", str(tmp_path / "none.txt"), "--device", "cpu", "--threads", "1", *TINY[1:]]
+    done = subprocess.run([*GPU, *flags, "--ndcg", "1", "--set=max_epochs=1"], capture_output=True, text=True)
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 1
+    errors = {(line["part"], line["data"]): line["error"] for line in lines if "error" in line}
+    assert set(errors) == {("epoch", "Video"), ("quality", "ml-1m")}
+    assert "was not reached; the best epoch by valid had" in errors["quality", "ml-1m"]
+    late = subprocess.run([*GPU, *flags, "--minutes", "0"], capture_output=True, text=True)
+    assert all("no time was left" in json.loads(line)["error"] for line in late.stdout.splitlines()[1:])
+
+
 def test_a_server_is_attacked_and_what_honest_clients_see_is_told(log, tmp_path):
     run = tmp_path / "run"
     settings = {"max_seq_len": 8, "embedding_dim": 8, "n_blocks": 1, "max_epochs": 1, "threads": 1}

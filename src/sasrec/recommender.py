@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from sasrec.data.ragged import Ragged
 from sasrec.data.sequences import Sequences
 from sasrec.data.splits import Split, hides_repeats, split_sequences
 from sasrec.data.vocabulary import Vocabulary
+from sasrec.engine.device import to_copy, to_serve
 from sasrec.engine.protocol import Engine, create_engine, environment
 from sasrec.evaluation.results import Result
 from sasrec.measuring import Request, measure
@@ -79,7 +79,7 @@ class Recommender:
     def __reduce__(self) -> tuple[Any, ...]:
         """For pickle and copy: the weights in place of the engine, which is made again as `load` does."""
         engine, own = self.engine, (self.vocabulary, self.config, self.sequences, self.results, self.train_result)
-        return _made_again, (engine.train_config, engine.weights(), *own)
+        return _copied, (engine.train_config, engine.weights(), *own)
 
     def __repr__(self) -> str:
         model, n_items = self.config.model, len(self.vocabulary)
@@ -425,7 +425,7 @@ def load(path: Path | str, *, device: str | None = None, threads: int | None = N
 
     Args:
         path: what `Recommender.save` or `sasrec train` wrote.
-        device: where to compute; None = as trained.
+        device: where to compute: cpu, cuda, cuda:N or auto; None = auto, wherever it was trained (docs/gpu.md).
         threads: CPU threads; None = as trained.
 
     Raises:
@@ -433,13 +433,8 @@ def load(path: Path | str, *, device: str | None = None, threads: int | None = N
     """
     run = RunFolder.open(Path(path))
     config, vocabulary = run.load_config(), run.load_vocabulary()
-    train_config = replace(
-        config.train,
-        device=config.train.device if device is None else device,
-        threads=config.train.threads if threads is None else threads,
-    )
-    weights = run.load_weights()[0]
-    return _made_again(train_config, weights, vocabulary, config, run.load_sequences(), run.load_metrics())
+    train, weights = to_serve(config.train, device, threads), run.load_weights()[0]
+    return _made_again(train, weights, vocabulary, config, run.load_sequences(), run.load_metrics())
 
 
 def _made_again(
@@ -448,3 +443,7 @@ def _made_again(
     engine = create_engine(config.model, len(vocabulary), train, weights, features=vocabulary.features)
     set_threads(engine.threads)
     return Recommender(engine, vocabulary, config, *more)
+
+
+def _copied(train: TrainConfig, *own: Any) -> Recommender:
+    return _made_again(to_copy(train), *own)

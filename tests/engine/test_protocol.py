@@ -76,6 +76,7 @@ def test_what_the_core_does_not_do_goes_to_torch_or_is_refused_in_one_sentence(
 def test_every_setting_of_the_model_is_decided_for_the_core() -> None:
     assert {f.name for f in fields(ModelConfig)} | {"device", "loss"} == set(SUPPORTED)
     assert unsupported(MODEL, TRAIN) == ""
+    assert unsupported(MODEL, replace(TRAIN, device="cpu")) == ""
     assert unsupported(MODEL, replace(TRAIN, device="cuda")) == "device=cuda"
 
 

@@ -1,6 +1,5 @@
 """The torch engine: steps, state, layout."""
 
-import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -8,8 +7,6 @@ import polars as pl
 import pytest
 import torch
 from conftest import make_markov_log
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from made import make_batches
 from reference import Reference
 
@@ -19,14 +16,15 @@ from sasrec.data.batches import Batch, TrainBatches
 from sasrec.data.ragged import Ragged
 from sasrec.data.sequences import build_sequences
 from sasrec.data.splits import split_leave_one_out
+from sasrec.engine.device import ON_CPU, Way
+from sasrec.engine.layout import length_groups
 from sasrec.engine.protocol import create_engine
-from sasrec.engine.torch_engine import ATTENTION_TOKENS, GROUP_OVERHEAD, Cuts, TorchEngine, _chunks, length_groups
+from sasrec.engine.torch_engine import TorchEngine
 from sasrec.evaluation.protocols import evaluate
 from sasrec.model.sasrec import Group
 from sasrec.ranking.scorers import ModelScorer
 
 MODEL = ModelConfig(embedding_dim=16, n_blocks=1, max_seq_len=10, dropout=0.2)
-CUTS = Cuts()
 SPLIT = split_leave_one_out(build_sequences(make_markov_log())[0])
 
 
@@ -34,68 +32,14 @@ def first_batch(n_negatives: int = 1, batch_size: int = 64) -> Batch:
     return next(make_batches(SPLIT, 10, batch_size, n_negatives, 0).epoch(0))
 
 
-def engine_of(model: ModelConfig = MODEL, cuts: Cuts = CUTS, **train: object) -> TorchEngine:
-    return TorchEngine(model, SPLIT.sequences.n_items, TrainConfig(threads=1, **train), cuts)
-
-
-def group_cost(groups: list[tuple[int, int, int]]) -> float:
-    return sum(
-        (stop - start) * width * (1 + width / ATTENTION_TOKENS) + GROUP_OVERHEAD for start, stop, width in groups
-    )
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.integers(1, 200), min_size=1, max_size=7))
-def test_length_groups_cover_all_rows_at_the_least_cost(lengths: list[int]) -> None:
-    ordered = np.sort(lengths)
-    groups = length_groups(ordered)
-    assert [start for start, _, _ in groups] == [0, *(stop for _, stop, _ in groups)][:-1]
-    assert groups[-1][1] == len(ordered)
-    assert all(ordered[stop - 1] <= width for _, stop, width in groups)
-    best = min(
-        group_cost([(a, b, int(ordered[b - 1])) for a, b in itertools.pairwise([0, *cuts, len(ordered)])])
-        for n in range(len(ordered))
-        for cuts in itertools.combinations(range(1, len(ordered)), n)
-    )
-    assert group_cost(groups) == pytest.approx(best)
-
-
-def test_many_distinct_lengths_are_still_covered() -> None:
-    lengths = np.sort(np.random.default_rng(0).integers(1, 200, 500))
-    groups = length_groups(lengths)
-    assert groups[0][0] == 0
-    assert groups[-1][1] == 500
-    assert all(lengths[stop - 1] <= width for _, stop, width in groups)
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.lists(st.integers(1, 200), min_size=30, max_size=200))
-def test_many_distinct_lengths_cost_little_more_than_the_best_cut(lengths: list[int]) -> None:
-    ordered = np.sort(lengths)
-    best = [0.0]
-    for stop in range(1, len(ordered) + 1):
-        width = int(ordered[stop - 1])
-        best.append(min(best[start] + group_cost([(start, stop, width)]) for start in range(stop)))
-    assert best[-1] <= group_cost(length_groups(ordered)) + 1e-6
-    assert group_cost(length_groups(ordered)) <= 1.2 * best[-1]
-
-
-@settings(deadline=None)
-@given(st.lists(st.integers(1, 9), max_size=30), st.sampled_from([0, 9]), st.integers(1, 40))
-def test_chunks_hold_each_row_once_and_no_more_tokens_than_allowed(
-    lengths: list[int], full_length: int, max_tokens: int
-) -> None:
-    chunks = _chunks(np.array(lengths, np.int64), full_length, max_tokens)
-    assert sorted(row for chunk in chunks for row in chunk.tolist()) == list(range(len(lengths)))
-    for chunk in chunks:
-        width = full_length or max(lengths[row] for row in chunk)
-        assert len(chunk) == 1 or len(chunk) * width <= max_tokens
+def engine_of(model: ModelConfig = MODEL, way: Way = ON_CPU, **train: object) -> TorchEngine:
+    return TorchEngine(model, SPLIT.sequences.n_items, TrainConfig(threads=1, **train), way)
 
 
 @pytest.mark.parametrize("padding", ["none", "attended", "zeroed"])
 def test_encoding_in_small_pieces_changes_nothing(padding: str) -> None:
     config = ModelConfig(embedding_dim=16, max_seq_len=10, padding=padding)
-    engine, pieces = engine_of(config), engine_of(config, Cuts(encode_tokens=25))
+    engine, pieces = engine_of(config), engine_of(config, Way(encode_tokens=25))
     histories = SPLIT.test.histories(SPLIT.sequences).take(slice(0, 50))
     np.testing.assert_allclose(pieces.encode(histories), engine.encode(histories), rtol=1e-4, atol=1e-5)
     assert pieces.encode(histories.take(slice(0, 0))).shape == (0, 16)
@@ -227,7 +171,7 @@ def features_of(engine: TorchEngine, batch: Batch) -> list[np.ndarray]:
 @pytest.mark.parametrize("mask_seen", [True, False])
 def test_cross_entropy_does_not_depend_on_how_many_scores_exist_at_once(most: int, mask_seen: bool) -> None:
     def gradients(most: int) -> tuple[float, dict[str, torch.Tensor]]:
-        engine = engine_of(cuts=Cuts(full_scores=most), batch_size=16, loss="cross_entropy", mask_seen=mask_seen)
+        engine = engine_of(way=Way(full_scores=most), batch_size=16, loss="cross_entropy", mask_seen=mask_seen)
         engine.forward_backward(batch_for(engine))
         return engine.pop_loss(), {n: p.grad for n, p in engine.model.named_parameters() if p.grad is not None}
 
@@ -308,7 +252,7 @@ def test_gradient_does_not_depend_on_how_rows_are_grouped() -> None:
 
     def gradients(n_groups: int, overhead: float) -> dict[str, torch.Tensor]:
         assert len(length_groups(np.sort(batch.inputs.lengths), overhead)) == n_groups
-        engine = TorchEngine(config, split.sequences.n_items, TrainConfig(threads=1), Cuts(group_overhead=overhead))
+        engine = TorchEngine(config, split.sequences.n_items, TrainConfig(threads=1), Way(group_overhead=overhead))
         engine.forward_backward(batch)
         return {name: p.grad for name, p in engine.model.named_parameters() if p.grad is not None}
 

@@ -13,6 +13,7 @@ from sasrec.data.ragged import Ragged
 from sasrec.data.sampling import generator
 from sasrec.data.sequences import build_sequences
 from sasrec.data.splits import split_leave_one_out
+from sasrec.engine.device import ON_CPU, Way
 from sasrec.engine.torch_engine import TorchEngine
 from sasrec.model.sasrec import BLOCKS, Dropout, Group, SASRec
 from sasrec.reading.readers import read_interactions
@@ -29,9 +30,9 @@ VARIANTS: dict[str, dict[str, object]] = {
 }
 
 
-def make_engine(variant: str = "sasrec", n_items: int = N_ITEMS, **settings: object) -> TorchEngine:
+def make_engine(variant: str = "sasrec", n_items: int = N_ITEMS, way: Way = ON_CPU, **settings: object) -> TorchEngine:
     config = ModelConfig(**{"embedding_dim": 16, "max_seq_len": LENGTH, **VARIANTS[variant], **settings})
-    engine = TorchEngine(config, n_items, TrainConfig(threads=1))
+    engine = TorchEngine(config, n_items, TrainConfig(threads=1), way)
     weights = engine.weights()
     rng = np.random.default_rng(1)
     for name, weight in weights.items():
@@ -91,6 +92,14 @@ def test_encoding_the_last_position_equals_the_last_of_all_positions(variant: st
     engine, items = make_engine(variant), [5, 9, 2, 7, 7, 1, 3]
     last = engine.encode(Ragged.from_lists([items, [4]]))[0]
     np.testing.assert_allclose(last, all_features(engine, items, 7)[-1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_fused_attention_gives_the_features_of_the_one_that_is_written_out(variant: str) -> None:
+    written, fused = make_engine(variant), make_engine(variant, way=Way(fused_attention=True))
+    items, histories = [5, 9, 2, 7, 7, 1, 3], made_histories()
+    np.testing.assert_allclose(fused.encode(histories), written.encode(histories), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(all_features(fused, items, 9), all_features(written, items, 9), rtol=1e-4, atol=1e-5)
 
 
 def test_only_the_last_max_seq_len_items_count() -> None:

@@ -184,7 +184,9 @@ class TrainConfig:
     engine: EngineName = setting(
         "auto", "auto = the compiled core where it supports the settings, else torch; native = the compiled core"
     )
-    device: str = setting("cpu", "device of the torch engine: cpu, cuda, cuda:1, ...")
+    device: str = setting(
+        "auto", "where torch computes: auto (CUDA where there is any, else the CPU), cpu, cuda, cuda:1, ..."
+    )
     threads: int = setting(0, "CPU threads; 0 = all that this process may use", low=0, high=4096)
 
     def __post_init__(self) -> None:

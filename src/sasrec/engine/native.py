@@ -31,7 +31,7 @@ from sasrec.model.weights import (
 # What the compiled core can do: the values it knows of the device, the loss and each setting of the model; None = any.
 # What is not here, a value or a whole setting, goes to torch.
 SUPPORTED: dict[str, set[Any] | None] = {
-    "device": {"cpu"},
+    "device": {"auto", "cpu"},
     "loss": {"bce", "gbce", "sampled_softmax", "cross_entropy"},
     "block": {"sasrec", "post_norm", "pre_norm", "ligr"},
     "embedding_dim": None,
@@ -94,6 +94,7 @@ class NativeEngine:
     """
 
     name = "native"
+    index_device = ""
 
     def __init__(
         self,

@@ -21,12 +21,14 @@ from sasrec.core.threads import usable_cpus
 from sasrec.data.batches import Batch
 from sasrec.data.item_features import ItemFeatures
 from sasrec.data.ragged import Ragged
+from sasrec.engine.device import AUTO, has_driver
 from sasrec.engine.native import NativeEngine, unsupported
 from sasrec.engine.torch_engine import TorchEngine
 from sasrec.model.folding import check_features
 from sasrec.model.weights import LateArrays, Weights
 
 logger = logging.getLogger(__name__)
+CUDA_HINT = "; NVIDIA's driver is here, and device=cuda computes there"
 HOW_TO_BUILD = "install a C++ compiler (g++ 12, clang 15 or later) and then sasrec again, which builds the core"
 
 
@@ -37,6 +39,7 @@ class Engine(Protocol):
     threads: int
     train_config: TrainConfig
     features: ItemFeatures | None  # of all items, where the model has any
+    index_device: str  # that ranks items, as torch calls it; "" = the compiled core does, or NumPy
 
     def forward_backward(self, batch: Batch) -> None:
         """Compute the gradients of the batch's loss, and add the loss to the running mean.
@@ -114,7 +117,8 @@ def create_engine(
     reason = _why_not_native(model, train, native) if train.engine != "torch" else "asked for"
     if not reason:
         engine = NativeEngine(model, n_items, train, weights, native, features=features, trained=trained)
-        logger.info("engine: native (%s), %d threads", engine.isa, engine.threads)
+        hint = CUDA_HINT if (train.engine, train.device) == ("auto", AUTO) and has_driver() else ""
+        logger.info("engine: native (%s), %d threads%s", engine.isa, engine.threads, hint)
         return engine
     if train.engine == "native":
         raise ConfigError(f"engine=native: {reason}; use engine=torch or auto")
@@ -124,7 +128,7 @@ def create_engine(
     engine = TorchEngine(model, n_items, train, features=features, trained=trained)
     if weights is not None:
         engine.load_weights(weights)
-    logger.info("engine: torch on %s (%s), %d threads", train.device, reason, engine.threads)
+    logger.info("engine: torch on %s (%s), %d threads", engine.device, reason, engine.threads)
     return engine
 
 

@@ -7,42 +7,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sasrec.core.arrays import Bool, Float32, Int32, Int64
+from sasrec.core.arrays import Bool, Float32
 from sasrec.core.config import ModelConfig, TrainConfig
-from sasrec.core.errors import ConfigError
 from sasrec.core.forks import needs_threads_of
 from sasrec.core.threads import threads_of
-from sasrec.data.batches import Batch, checked_weight, seen_candidates
+from sasrec.data.batches import Batch, checked_weight
 from sasrec.data.item_features import ItemFeatures
 from sasrec.data.ragged import Ragged
 from sasrec.data.sampling import DROPOUT, WEIGHTS, generator
+from sasrec.engine.batch_tensors import BatchTensors, for_full_loss, for_sampled_loss
+from sasrec.engine.device import Way, device_of, name_of, seed_device, to_device, way_on
 from sasrec.engine.id_dropout import ids_kept, step_key
+from sasrec.engine.layout import TokenLayout, chunks_of_rows, full_length, lay_out
 from sasrec.model.folding import check_features
 from sasrec.model.weights import LateArrays, Weights, check_weights, is_block_matrix
 
 if TYPE_CHECKING:
     import torch
 
-    from sasrec.model.sasrec import Group, ItemTables
-
-GROUP_OVERHEAD = 300.0  # what one more group of a batch costs, in tokens
-ATTENTION_TOKENS = 75.0  # at this length attention costs as much as the rest of a block
-MAX_LENGTHS = 24  # distinct lengths that the grouping looks at
-
-
-@dataclass(frozen=True)
-class Cuts:
-    """How an engine cuts its work. Results depend on it to rounding only."""
-
-    encode_tokens: int = 4096  # encoded at once: their activations stay in the cache
-    full_scores: int = 1 << 22  # of cross_entropy that exist at once: 16 MiB
-    group_overhead: float = GROUP_OVERHEAD
+    from sasrec.model.sasrec import ItemTables
 
 
 def _read_late(tensors: Mapping[str, torch.Tensor]) -> LateArrays:
@@ -51,29 +39,17 @@ def _read_late(tensors: Mapping[str, torch.Tensor]) -> LateArrays:
     return LateArrays(shapes, lambda name: tensors[name].detach().cpu().numpy())
 
 
-@dataclass(frozen=True)
-class TokenLayout:
-    """Histories as the flat, grouped tokens that the model takes (see model/sasrec.py)."""
-
-    items: torch.Tensor  # (T,) int64
-    positions: torch.Tensor  # (T,) int64
-    groups: list[Group]
-    real: torch.Tensor  # (T_real,) token of each value of the histories, in the histories' order
-    last: torch.Tensor  # (B,) token of the last value of each history, in layout order
-    order: Int64  # (B,) history that each row of the layout is
-
-
 class TorchEngine:
     """The plain implementation, for any device and every configuration.
 
-    On a CPU, rows are grouped by length, so that little padding is computed. On CUDA a batch is one padded rectangle
-    in bf16 autocast.
+    On a CPU, rows are grouped by length, so that little padding is computed. On CUDA a batch is one padded rectangle,
+    attention is fused, matrix products of training multiply bf16, and batches are made ahead (see `device.Way`).
 
     Args:
         model: the shape.
         n_items: items are 1..n_items.
         train: loss, optimizer, seed, device, threads.
-        cuts: how much is computed at once.
+        way: how to work; None = as the device is best used.
         features: of all items, where the configuration has any.
         trained: (V,) which items there is anything to learn of; None = all (see `initial_weights`).
 
@@ -88,22 +64,28 @@ class TorchEngine:
         model: ModelConfig,
         n_items: int,
         train: TrainConfig,
-        cuts: Cuts = Cuts(),
+        way: Way | None = None,
         features: ItemFeatures | None = None,
         trained: Bool | None = None,
     ) -> None:
         import torch
 
-        from sasrec.model.sasrec import SASRec
+        from sasrec.model.sasrec import Attention, FusedAttention, SASRec
 
         _say_that_it_computes()
         check_features(model, n_items, features)
         self.features = features
-        self.config, self.train_config, self.n_items, self.cuts = model, train, n_items, cuts
+        self.config, self.train_config, self.n_items = model, train, n_items
         self.threads = threads_of(train.threads)
-        self.device = _device(train.device)
-        self.model = SASRec(model, n_items, generator(train.seed, WEIGHTS), features, trained).to(self.device)
-        self._head = self._full_loss if train.loss == "cross_entropy" else self._sampled_loss
+        self.device = device_of(train.device)
+        self.way, self.isa = way or way_on(self.device), name_of(self.device)
+        self.index_device = str(self.device) if self.way.ranks else ""
+        attention = FusedAttention if self.way.fused_attention else Attention
+        rng = generator(train.seed, WEIGHTS)
+        self.model = SASRec(model, n_items, rng, features, trained, attention).to(self.device)
+        is_full = train.loss == "cross_entropy"
+        self._head, self._read = (self._full_loss, for_full_loss) if is_full else (self._sampled_loss, for_sampled_loss)
+        self._next: tuple[Batch, BatchTensors] | None = None
         self.optimizer = torch.optim.AdamW(
             self._parameter_groups(), betas=(train.adam_beta1, train.adam_beta2), fused=True
         )
@@ -120,7 +102,7 @@ class TorchEngine:
             self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
         self._seed_dropout(batch.step)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.way.bf16):
             loss = self._loss(batch)
         self._loss_sum += loss.detach().double() * total_weight
         self._total_weight += total_weight
@@ -128,10 +110,21 @@ class TorchEngine:
             loss = loss + self.train_config.l2_embedding * self.model.item_embedding.weight.square().sum()
         loss.backward()  # type: ignore[no-untyped-call]
 
+    def take(self, batch: Batch, tensors: BatchTensors) -> None:
+        """Keep what `tensors_of` has made of the next batch."""
+        self._next = batch, tensors
+
+    def tensors_of(self, batch: Batch) -> BatchTensors:
+        """A batch on the device; another thread may make it meanwhile."""
+        return self._read(batch, self.n_items, self._layout(batch.inputs), self._ids_kept(batch.step), self._tensor)
+
     def _loss(self, batch: Batch) -> torch.Tensor:
-        layout, tables = self._layout(batch.inputs), self.model.tables(self._ids_kept(batch.step))
+        of, tensors = self._next or (None, None)
+        self._next = None
+        given = tensors if tensors is not None and of is batch else self.tensors_of(batch)
+        layout, tables = given.layout, self.model.tables(given.ids_kept)
         tokens = self.model(layout.items, layout.positions, layout.groups, tables=tables)  # (T, D)
-        return self._head(tokens.index_select(0, layout.real), tables, batch)
+        return self._head(tokens.index_select(0, layout.real), tables, batch, given)
 
     def _ids_kept(self, step: int) -> torch.Tensor | None:
         """Which items have their own embedding in a step; None = all."""
@@ -140,29 +133,29 @@ class TorchEngine:
             return None
         return self._tensor(ids_kept(self.features, train.feature_dropout, step_key(train.seed, step)))
 
-    def _sampled_loss(self, features: torch.Tensor, tables: ItemTables, batch: Batch) -> torch.Tensor:
+    def _sampled_loss(
+        self, features: torch.Tensor, tables: ItemTables, batch: Batch, given: BatchTensors
+    ) -> torch.Tensor:
         """Leaves out negatives that are the target, and shared negatives that the user has had."""
         import torch
 
         from sasrec.model.losses import sampled_loss
 
-        targets, negatives = self._tensor(batch.targets), self._tensor(batch.negatives)
-        if batch.negatives.ndim == 1:
+        targets, negatives, corrections = given.targets, given.negatives, given.corrections
+        assert negatives is not None
+        assert corrections is not None
+        if negatives.ndim == 1:
             negative = features @ torch.nn.functional.embedding(negatives, tables.outputs, padding_idx=0).T  # (T, N)
         else:
             negative = self.model.scores(features, negatives, tables)
         hits = negatives == targets.unsqueeze(-1)
-        if batch.earlier is not None:
-            positions, columns = seen_candidates(batch, batch.negatives)
-            hits[self._tensor(positions), self._tensor(columns)] = True
-        corrections = self._tensor(batch.corrections)[negatives]
-        weights = None if batch.weights is None else self._tensor(batch.weights)
+        if given.left_out is not None:
+            hits[given.left_out.positions, given.left_out.columns] = True
         loss = sampled_loss(self.train_config, batch.n_candidates(self.n_items))
-        return loss(
-            self.model.scores(features, targets, tables), negative.masked_fill(hits, -math.inf), corrections, weights
-        )
+        positive = self.model.scores(features, targets, tables)
+        return loss(positive, negative.masked_fill(hits, -math.inf), corrections[negatives], given.weights)
 
-    def _full_loss(self, features: torch.Tensor, tables: ItemTables, batch: Batch) -> torch.Tensor:
+    def _full_loss(self, features: torch.Tensor, tables: ItemTables, batch: Batch, given: BatchTensors) -> torch.Tensor:
         """Cross-entropy over all items, some positions at a time; the backward pass computes their scores again.
 
         Items that the user has had are left out where the batch says so, and items that are no candidates everywhere.
@@ -171,45 +164,32 @@ class TorchEngine:
 
         from sasrec.model.losses import cross_entropy
 
-        candidates, items = self._candidates(tables.outputs, batch)
-        targets = self._tensor(np.searchsorted(candidates, batch.targets))
-        weights = np.ones(len(targets), np.float32) if batch.weights is None else batch.weights
-
-        positions, columns = np.zeros((2, 0), np.int64)
-        if batch.earlier is not None:
-            positions, columns = seen_candidates(batch, candidates)
+        items = tables.outputs[1:] if given.candidates is None else tables.outputs[given.candidates]
+        weights = np.ones(len(batch.targets), np.float32) if batch.weights is None else batch.weights
 
         def share(start: int, part: torch.Tensor) -> torch.Tensor:
             end = start + len(part)
-            first, last = np.searchsorted(positions, [start, end])
             scores = part @ items.T
-            scores[self._tensor(positions[first:last] - start), self._tensor(columns[first:last])] = -math.inf
-            counted = None if batch.weights is None else self._tensor(weights[start:end])
-            loss = cross_entropy(scores, targets[start:end], counted)
+            if given.left_out is not None:
+                scores[given.left_out.part(start, end)] = -math.inf
+            counted = None if given.weights is None else given.weights[start:end]
+            loss = cross_entropy(scores, given.targets[start:end], counted)
             return loss * (float(weights[start:end].sum(dtype=np.float64)) / batch.total_weight)
 
-        n = max(1, self.cuts.full_scores // len(candidates))
+        n = max(1, self.way.full_scores // len(items))
         loss = features.new_zeros(())
-        for start in range(0, len(targets), n):
+        for start in range(0, len(weights), n):
             part = features[start : start + n]
             if not weights[start : start + n].any():
                 continue
             loss = loss + checkpoint(share, start, part, use_reentrant=False, preserve_rng_state=False)
         return loss
 
-    def _candidates(self, table: torch.Tensor, batch: Batch) -> tuple[Int32, torch.Tensor]:
-        """The items that compete with a target, and their rows; padding is none of them."""
-        if batch.candidates is None:
-            return np.arange(1, self.n_items + 1, dtype=np.int32), table[1:]
-        return batch.candidates, table[self._tensor(batch.candidates)]
-
     def _seed_dropout(self, step: int) -> None:
         rng = generator(self.train_config.seed, DROPOUT, step)
         self.model.dropout.rng = rng
-        if self.device.type == "cuda":
-            import torch
-
-            torch.cuda.manual_seed(int(rng.integers(2**63)))
+        if self.way.fused_attention:
+            seed_device(self.device, int(rng.integers(2**63)))
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
         """The blocks' matrices, with weight decay, and all other weights, without."""
@@ -259,7 +239,7 @@ class TorchEngine:
         features = np.empty((len(recent), self.config.embedding_dim), np.float32)
         with torch.inference_mode():
             tables = self.model.tables()
-            for rows in _chunks(recent.lengths, self._full_length, self.cuts.encode_tokens):
+            for rows in chunks_of_rows(recent.lengths, full_length(self.config), self.way.encode_tokens):
                 layout = self._layout(recent.take(rows))
                 encoded = self.model(layout.items, layout.positions, layout.groups, layout.last, tables)
                 features[rows[layout.order]] = encoded.float().cpu().numpy()
@@ -301,56 +281,11 @@ class TorchEngine:
             if mine:
                 self.optimizer.state[parameter] = {k: torch.tensor(v, device=self.device) for k, v in mine.items()}
 
-    @property
-    def _full_length(self) -> int:
-        """The length that every row is padded to; 0 = the longest row of its group."""
-        return 0 if self.config.padding == "none" else self.config.max_seq_len
-
     def _tensor(self, array: NDArray[np.generic]) -> torch.Tensor:
-        import torch
-
-        tensor = torch.from_numpy(np.ascontiguousarray(array))
-        return (tensor.long() if tensor.dtype == torch.int32 else tensor).to(self.device)
+        return to_device(array, self.device)
 
     def _layout(self, histories: Ragged) -> TokenLayout:
-        """Rows sorted by length and padded on the right in groups; or all padded on the left, as published."""
-        from sasrec.model.sasrec import Group
-
-        lengths = histories.lengths
-        order = np.argsort(lengths, kind="stable")
-        by_length = lengths[order]
-        if self._full_length:
-            cuts = [(0, len(order), self._full_length)]
-        elif self.device.type == "cpu":
-            cuts = length_groups(by_length, self.cuts.group_overhead)
-        else:
-            cuts = [(0, len(order), int(by_length[-1]))]
-        widths = np.repeat([width for _, _, width in cuts], [stop - start for start, stop, _ in cuts])
-        first_token = np.concatenate([[0], np.cumsum(widths)])
-        shift = widths - by_length if self._full_length else np.zeros_like(widths)
-        row_start = np.empty(len(order), np.int64)
-        row_start[order] = first_token[:-1] + shift
-        column = np.arange(len(histories.values)) - histories.offsets[:-1].repeat(lengths)
-        real = row_start.repeat(lengths) + column
-        items, positions = np.zeros((2, first_token[-1]), np.int64)
-        items[real] = histories.values
-        positions[real] = self._positions(column, lengths)
-        if self.config.padding == "zeroed":
-            positions = np.arange(len(positions)) % self.config.max_seq_len
-        last_column = shift + by_length - 1
-        groups = [Group(stop - start, width, self._tensor(last_column[start:stop])) for start, stop, width in cuts]
-        return TokenLayout(
-            self._tensor(items),
-            self._tensor(positions),
-            groups,
-            self._tensor(real),
-            self._tensor(first_token[:-1] + last_column),
-            order,
-        )
-
-    def _positions(self, column: Int64, lengths: Int64) -> Int64:
-        """Position of the j-th of n items: max_seq_len - n + j, plus 1 where row 0 of the table is padding."""
-        return self.config.n_positions - lengths.repeat(lengths) + column
+        return lay_out(histories, self.config, self.way.group_overhead, self._tensor)
 
 
 def _say_that_it_computes() -> None:
@@ -359,59 +294,3 @@ def _say_that_it_computes() -> None:
 
     if torch.get_num_threads() > 1:
         needs_threads_of("torch")
-
-
-def _device(name: str) -> torch.device:
-    import torch
-
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"device={name!r} is not a device; use cpu, cuda or cuda:N") from error
-    if device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"device={name!r} is not supported; use cpu, cuda or cuda:N")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device={name!r}: this torch sees no CUDA device; use device=cpu")
-    return device
-
-
-def _chunks(lengths: Int64, full_length: int, max_tokens: int) -> list[Int64]:
-    """Rows sorted by length, cut so that no chunk has more than max_tokens padded tokens."""
-    order = np.argsort(lengths, kind="stable")
-    chunks, start = [], 0
-    while start < len(order):
-        widths = lengths[order[start : start + max_tokens]]
-        padded = (np.arange(len(widths)) + 1) * (full_length or widths)
-        stop = start + max(1, int(np.searchsorted(padded, max_tokens, "right")))
-        chunks.append(order[start:stop])
-        start = stop
-    return chunks
-
-
-def length_groups(lengths: Int64, overhead: float = GROUP_OVERHEAD) -> list[tuple[int, int, int]]:
-    """Cut rows, sorted by length, into groups padded to their longest row, at least cost.
-
-    Dynamic programming over at most MAX_LENGTHS distinct lengths; a group of n rows of length l costs
-    n * l * (1 + l / ATTENTION_TOKENS) + overhead.
-
-    Returns:
-        (start, stop, width) of each group.
-    """
-    values, first = np.unique(lengths, return_index=True)
-    stops = np.append(first[1:], len(lengths))
-    if len(values) > MAX_LENGTHS:
-        kept = np.unique(np.linspace(0, len(values) - 1, MAX_LENGTHS).round().astype(int))
-        values, stops = values[kept], stops[kept]
-    starts = np.concatenate([[0], stops[:-1]])
-    best, came_from = np.zeros(len(values) + 1), [0] * (len(values) + 1)
-    for j in range(1, len(values) + 1):
-        per_row = values[j - 1] * (1 + values[j - 1] / ATTENTION_TOKENS)
-        costs = best[:j] + (stops[j - 1] - starts[:j]) * per_row + overhead
-        came_from[j] = int(np.argmin(costs))
-        best[j] = costs[came_from[j]]
-    groups, j = [], len(values)
-    while j:
-        i = came_from[j]
-        groups.append((int(starts[i]), int(stops[j - 1]), int(values[j - 1])))
-        j = i
-    return groups[::-1]

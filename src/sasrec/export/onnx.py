@@ -149,10 +149,14 @@ def _in_float32(recommender: Recommender) -> Recommender:
     """The same recommender, multiplying floats as the graph does, also where its engine multiplies bf16."""
     if recommender.engine.name != "native" or load_float32() == load_native():
         return recommender
-    config, vocabulary, weights = recommender.config, recommender.vocabulary, recommender.engine.weights()
-    features = recommender.engine.features
+    config, vocabulary, own = recommender.config, recommender.vocabulary, recommender.engine
     engine = create_engine(
-        config.model, len(vocabulary), config.train, weights, features=features, native=load_float32()
+        config.model,
+        len(vocabulary),
+        own.train_config,  # a run that was trained on CUDA is in the compiled core here
+        own.weights(),
+        features=own.features,
+        native=load_float32(),
     )
     return Recommender(engine, vocabulary, config, recommender.sequences)
 

@@ -111,6 +111,25 @@ class Attention(nn.Module):
         return x.reshape(n_rows, -1, self.n_heads, self.head_dim).transpose(1, 2).flatten(0, 1)
 
 
+class FusedAttention(Attention):
+    """The same in one call of torch, which makes no (L, L) matrix: for devices on which memory is the slow part.
+
+    Rows padded on the right need no other mask than the causal one. Dropout's masks are drawn by torch.
+    """
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, group: Group, last_only: bool) -> Tensor:
+        q, k, v = (
+            x.reshape(group.n_rows, -1, self.n_heads, self.head_dim).transpose(1, 2) for x in (query, key, value)
+        )  # (B, H, L, head_dim); one query of each row for the last positions only
+        mask = None
+        if last_only:
+            columns = torch.arange(group.seq_len, device=q.device)
+            mask = (columns <= group.last.unsqueeze(-1)).view(group.n_rows, 1, 1, -1)  # (B, 1, 1, L)
+        p = self.dropout.p if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(q, k, v, mask, p, is_causal=not last_only)  # (B, H, L, head_dim)
+        return mixed.transpose(1, 2).reshape(query.shape)
+
+
 class FeedForward(nn.Module):
     """Point-wise two-layer network. Source: Kang & McAuley 2018, equation 4 (its 1-D convolutions of width 1)."""
 
@@ -147,10 +166,10 @@ class Block(nn.Module):
     `rows` picks the tokens to compute: the last position of each history, or None for all.
     """
 
-    def __init__(self, config: ModelConfig, dropout: Dropout) -> None:
+    def __init__(self, config: ModelConfig, dropout: Dropout, attention: type[Attention]) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(config.embedding_dim, eps=config.norm_eps)
-        self.attention = Attention(config, dropout)
+        self.attention = attention(config, dropout)
         self.ffn_norm = nn.LayerNorm(config.embedding_dim, eps=config.norm_eps)
         self.ffn: nn.Module = FeedForward(config, dropout)
 
@@ -192,8 +211,8 @@ class PreNormBlock(Block):
 class LiGRBlock(Block):
     """Pre-norm with a sigmoid gate on each branch and SwiGLU. Source: LiGR, Borisyuk et al. 2025; eSASRec 2025."""
 
-    def __init__(self, config: ModelConfig, dropout: Dropout) -> None:
-        super().__init__(config, dropout)
+    def __init__(self, config: ModelConfig, dropout: Dropout, attention: type[Attention]) -> None:
+        super().__init__(config, dropout, attention)
         self.ffn = SwiGLU(config, dropout)
         self.attention_gate = nn.Linear(config.embedding_dim, config.embedding_dim)
         self.ffn_gate = nn.Linear(config.embedding_dim, config.embedding_dim)
@@ -260,6 +279,7 @@ class SASRec(nn.Module):
         rng: initialises the weights; the same generator gives the same weights.
         features: of all items, where the configuration has any.
         trained: (V,) which items there is anything to learn of; None = all (see `initial_weights`).
+        attention: written out, or fused.
     """
 
     def __init__(
@@ -269,6 +289,7 @@ class SASRec(nn.Module):
         rng: np.random.Generator,
         features: ItemFeatures | None = None,
         trained: Bool | None = None,
+        attention: type[Attention] = Attention,
     ) -> None:
         super().__init__()
         dim = config.embedding_dim
@@ -277,7 +298,8 @@ class SASRec(nn.Module):
         self.item_embedding = nn.Embedding(n_items + 1, dim, padding_idx=0)
         padding_position = 0 if config.padding == "attended" else None
         self.position_embedding = nn.Embedding(config.n_positions, dim, padding_idx=padding_position)
-        self.blocks = nn.ModuleList(BLOCKS[config.block](config, self.dropout) for _ in range(config.n_blocks))
+        block = BLOCKS[config.block]
+        self.blocks = nn.ModuleList(block(config, self.dropout, attention) for _ in range(config.n_blocks))
         final_norm = config.block not in BLOCKS_WITHOUT_FINAL_NORM
         self.norm = nn.LayerNorm(dim, eps=config.norm_eps) if final_norm else nn.Identity()
         self.output_embedding = self.item_embedding if config.tied else nn.Embedding(n_items + 1, dim, padding_idx=0)

@@ -111,10 +111,10 @@ class PlainIndex:
             part = None if hidden is None else hidden.take(rows)
             found, values = top_k(scores, k, hidden=part, allowed=allowed)
             indices[rows, : found.shape[1]], best[rows, : found.shape[1]] = found, values
-        return _trimmed(indices, best)
+        return trimmed(indices, best)
 
     def _blocks(self, features: Float32) -> Iterator[tuple[slice, Float32]]:
-        for rows in _blocks_of_rows(len(features), self.rows_at_once):
+        for rows in blocks_of_rows(len(features), self.rows_at_once):
             with np.errstate(all="ignore"):  # ranking names scores that are not finite
                 scores: Float32 = features[rows] @ self.table.T
             yield rows, scores
@@ -158,7 +158,7 @@ class NativeIndex:
         mask = EVERYTHING if allowed is None else allowed
         if not self.core.top_k(features, gone.values, gone.offsets, mask, indices, scores):
             return self._plain.top_k(features, k, hidden=hidden, allowed=allowed)
-        return _trimmed(indices, scores)
+        return trimmed(indices, scores)
 
     @property
     def _plain(self) -> PlainIndex:
@@ -227,7 +227,7 @@ class PlainLevelIndex:
         self, exceptions: Exceptions, targets: Int32, hidden: Ragged | None, ties: Ties, k: int
     ) -> tuple[Float64, Int32]:
         ranks, lists = np.empty(len(targets)), np.zeros((len(targets), k), np.int32)
-        for rows in _blocks_of_rows(len(targets), self.rows_at_once):
+        for rows in blocks_of_rows(len(targets), self.rows_at_once):
             part = None if hidden is None else hidden.take(rows)
             scores = self.scores(exceptions.take(rows))
             ranks[rows], lists[rows] = ranks_and_lists(scores, targets[rows], part, ties, k)
@@ -259,7 +259,8 @@ class NativeLevelIndex:
         return rank_of(n_above, n_tied, ties), lists
 
 
-def _blocks_of_rows(n_rows: int, rows_at_once: int) -> Iterator[slice]:
+def blocks_of_rows(n_rows: int, rows_at_once: int) -> Iterator[slice]:
+    """Slices of consecutive rows."""
     for start in range(0, n_rows, rows_at_once):
         yield slice(start, min(start + rows_at_once, n_rows))
 
@@ -287,7 +288,7 @@ def candidate_scores(features: Float32, table: Float32, candidates: Int32) -> Fl
     return scores
 
 
-def _trimmed(indices: Int32, scores: Float32) -> tuple[Int32, Float32]:
+def trimmed(indices: Int32, scores: Float32) -> tuple[Int32, Float32]:
     """The lists without the last columns, where no row has an item."""
     if not indices.size or indices[0, -1]:
         return indices, scores

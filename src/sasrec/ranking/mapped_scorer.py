@@ -16,7 +16,8 @@ from sasrec.core.arrays import Float32, Float64, Int32, Int64
 from sasrec.core.config import Ties
 from sasrec.data.ragged import Ragged, offsets_of
 from sasrec.engine.protocol import Engine
-from sasrec.ranking.index import Exceptions, candidate_scores, create_index, create_level_index
+from sasrec.ranking.device_index import index_for
+from sasrec.ranking.index import Exceptions, candidate_scores, create_level_index
 from sasrec.ranking.order import LOWEST, ranks_sampled
 
 
@@ -39,7 +40,7 @@ class MappedScorer:
         self.place[self.known] = np.arange(len(self.known))
         self.table = engine.item_table()[own[self.known]]  # (M + 1, D)
         self.popularity = np.concatenate([[0], counts])[own[self.known]].astype(np.float32)
-        self._index = create_index(self.table, engine.threads)
+        self._index = index_for(engine, self.table)
         self._popular = create_level_index(self.popularity)
 
     def scores(self, histories: Ragged) -> Float32:

@@ -15,8 +15,8 @@ import numpy as np
 from sasrec.core.arrays import Bool, Float32, Int32, Int64
 from sasrec.data.ragged import Ragged
 from sasrec.engine.protocol import Engine
+from sasrec.ranking.device_index import index_for
 from sasrec.ranking.diversity import diversified, n_candidates
-from sasrec.ranking.index import create_index
 from sasrec.ranking.order import check_k, top_k
 
 Mask = Bool  # (V,) which items may be given
@@ -53,7 +53,7 @@ class NextItems:
     def __init__(self, engine: Engine, counts: Int64) -> None:
         self.engine, self.counts = engine, counts
         self.table = engine.item_table()  # (V, D)
-        self.index = create_index(self.table, engine.threads)
+        self.index = index_for(engine, self.table)
 
     def top_k(
         self,

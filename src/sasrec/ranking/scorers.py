@@ -16,13 +16,13 @@ from sasrec.data.item_features import ItemFeatures
 from sasrec.data.ragged import Ragged, flat_index
 from sasrec.data.splits import Split, Targets
 from sasrec.engine.protocol import Engine
+from sasrec.ranking.device_index import index_for
 from sasrec.ranking.index import (
     BLOCK_BYTES,
     Exceptions,
     ItemIndex,
     PlainLevelIndex,
     candidate_scores,
-    create_index,
     create_level_index,
 )
 from sasrec.ranking.order import ranks_sampled
@@ -69,7 +69,7 @@ class ModelScorer:
     def __init__(self, engine: Engine, max_seq_len: int, index: ItemIndex | None = None) -> None:
         self.engine, self.max_seq_len = engine, max_seq_len
         self.table = engine.item_table()  # (V, D)
-        self.index = index or create_index(self.table, engine.threads)
+        self.index = index or index_for(engine, self.table)
         self._buffer = np.empty((0, len(self.table)), np.float32)
 
     def scores(self, histories: Ragged) -> Float32:

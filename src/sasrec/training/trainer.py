@@ -20,6 +20,7 @@ from sasrec.core.errors import CheckpointError, TrainingError
 from sasrec.core.provenance import commit, isa_of, machine, versions
 from sasrec.data.batches import Batch, TrainBatches
 from sasrec.data.splits import Split
+from sasrec.engine.prefetch import batches_for
 from sasrec.engine.protocol import Engine
 from sasrec.evaluation.candidates import draw_candidates
 from sasrec.evaluation.protocols import evaluate
@@ -217,7 +218,7 @@ class _Loop:
         """The rest of the epoch under way; returns what cut it short, or nothing."""
         state, began, reported = self.state, time.monotonic(), time.monotonic()
         before = state.epoch_seconds
-        for batch in self.batches.epoch(state.epoch, state.step):
+        for batch in batches_for(self.engine, self.batches.epoch(state.epoch, state.step)):
             if batch.total_weight:  # else nothing changes: neither weights nor moments, step count nor average
                 self._train_step(batch)
             state.step += 1
