@@ -119,12 +119,14 @@ class TorchEngine:
         if not self.model.training:  # switching visits all modules
             self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
-        self._seed_dropout(batch.step)
+        self._seed_dropout(batch)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             loss = self._loss(batch)
         self._loss_sum += loss.detach().double() * total_weight
         self._total_weight += total_weight
-        if self.train_config.l2_embedding:
+        if batch.share is not None:
+            loss = loss * (total_weight / batch.share.weight)
+        if self.train_config.l2_embedding and batch.counts_penalty:
             loss = loss + self.train_config.l2_embedding * self.model.item_embedding.weight.square().sum()
         loss.backward()  # type: ignore[no-untyped-call]
 
@@ -203,8 +205,9 @@ class TorchEngine:
             return np.arange(1, self.n_items + 1, dtype=np.int32), table[1:]
         return batch.candidates, table[self._tensor(batch.candidates)]
 
-    def _seed_dropout(self, step: int) -> None:
-        rng = generator(self.train_config.seed, DROPOUT, step)
+    def _seed_dropout(self, batch: Batch) -> None:
+        rank = () if batch.share is None or not batch.share.rank else (batch.share.rank,)
+        rng = generator(self.train_config.seed, DROPOUT, batch.step, *rank)
         self.model.dropout.rng = rng
         if self.device.type == "cuda":
             import torch
