@@ -5,9 +5,9 @@
 // embedding to the loss and back, while they are in its core's L2 -> rows of the item table get their gradients, summed
 // item by item in the order of the batch, so that they do not depend on the number of threads (but for candidates that
 // all positions share, which each thread has summed for its chunks) -> the threads' gradients of everything else are
-// summed in a fixed order. The optimizer is a call of its own, so that gradients can be averaged over processes in
-// between. Where items have features, the rows that a step reads are folded before it, and their gradients go on to the
-// features after it (features.h).
+// summed in a fixed order. The optimizer is a call of its own: in between, processes that share a batch sum their
+// gradients. Where items have features, the rows that a step reads are folded before it, and their gradients go on to
+// the features after it (features.h).
 //
 // Calls from several threads at once wait for each other: they share one pool and one set of workspaces. That holds for
 // calls, not for what is told between two of them: a training step is two calls.
@@ -98,6 +98,13 @@ struct Contributions {
   bool counts(std::int64_t i) const { return !weights || weights[i / repeat] > 0; }
 };
 
+// Rows of a gradient as they come from outside, each row once.
+struct GradientRows {
+  const std::int32_t* rows;
+  std::size_t count;
+  const float* values;  // (count, width)
+};
+
 class Engine {
  public:
   // weights: their names and shapes outside (see Layout). lazy_adam: rows of the tables that a step does not touch
@@ -159,6 +166,45 @@ class Engine {
     if (!gradients_are_whole_)
       throw std::runtime_error("the last forward_backward failed, so there are no gradients; call it again");
   }
+  // Gradients of nothing: what a process has of a batch all rows of which are others'.
+  void clear_gradients() {
+    std::lock_guard working(working_);
+    prepare_training();
+    std::fill_n(gradients(), layout_.size(), 0.0f);
+    for (Table& table : tables_) table.gradient.clear();
+    gradients_are_whole_ = true;
+  }
+  // The gradient of a table becomes the sum of parts, added up in their order; they do not lie in the gradient itself.
+  void sum_gradients(std::size_t table, const std::vector<GradientRows>& parts) {
+    std::lock_guard working(working_);
+    check_gradients();
+    for (const GradientRows& part : parts)
+      check_items(part.rows, static_cast<std::int64_t>(part.count), shape_.n_items);
+    RowGradient& gradient = tables_[table].gradient;
+    const std::size_t width = shape_.width();
+    gradient.clear();
+    std::vector<std::size_t> known{0};  // rows that there are before each part, which come first
+    for (const GradientRows& part : parts) {
+      for (std::size_t i = 0; i < part.count; ++i) {
+        if (gradient.slot[part.rows[i]] >= 0) continue;
+        gradient.slot[part.rows[i]] = static_cast<std::int32_t>(gradient.rows.size());
+        gradient.rows.push_back(part.rows[i]);
+      }
+      known.push_back(gradient.rows.size());
+    }
+    gradient.values.reserve(gradient.rows.size() * width);
+    for (std::size_t p = 0; p < parts.size(); ++p)
+      pool_.run_ranges(parts[p].count, [&](std::size_t begin, std::size_t end) {
+        for (std::size_t i = begin; i < end; ++i) {
+          const std::size_t slot = gradient.slot[parts[p].rows[i]];
+          float* sum = &gradient.values[slot * width];
+          const float* row = parts[p].values + i * width;
+          if (slot >= known[p]) std::fill_n(sum, width, 0.0f);
+          for (std::size_t c = 0; c < width; c += kLanes) store(sum + c, load(sum + c) + load(row + c));
+        }
+      });
+  }
+  std::vector<Table>& tables() { return tables_; }
   void prepare_training() {
     for (Table& table : tables_) {
       table.first_moment.reserve(table.weight.size());
@@ -170,12 +216,15 @@ class Engine {
 
   // Gradients of the batch's mean loss per position, weighted; returns the weighted sum of the loss over positions.
   // sequence_keys (rows,) and step_key decide dropout; feature_dropout is how often items' own embeddings are left out.
+  // whole_weight: the sum of weights of the batch that this is a share of, whose mean loss it is then; 0 = it is whole.
   double forward_backward(RaggedView inputs, const std::uint64_t* sequence_keys, std::uint64_t step_key, Loss loss,
-                          const Wanted& wanted, float l2_embedding, float feature_dropout = 0) {
+                          const Wanted& wanted, float l2_embedding, float feature_dropout = 0,
+                          double whole_weight = 0) {
     std::lock_guard working(working_);
     const std::int64_t n = inputs.size();
     check_batch(inputs, wanted);
-    loss.scale = 1.0f / static_cast<float>(total_weight(wanted, n));
+    const double own_weight = total_weight(wanted, n);
+    loss.scale = 1.0f / static_cast<float>(whole_weight > 0 ? whole_weight : own_weight);
     check_items(inputs.values, n, shape_.n_items);
     check_items(wanted.targets, n, shape_.n_items);
     check_items(wanted.negatives, wanted.shared ? wanted.n_negatives : n * wanted.n_negatives, shape_.n_items);

@@ -95,6 +95,11 @@ In<T> as_it_is(const char* name, nb::handle given) {
   return array;
 }
 
+// Views of the engine's own memory.
+using Rows1 = nb::ndarray<nb::numpy, const std::int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Floats1 = nb::ndarray<nb::numpy, float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Floats2 = nb::ndarray<nb::numpy, float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
 // The length of an axis, as an int.
 template <typename Array>
 int axis(const char* name, const Array& array, int i) {
@@ -304,7 +309,7 @@ NB_MODULE(SASREC_MODULE, m) {
              std::uint64_t step_key, const std::string& loss, nb::handle given_targets, nb::handle given_negatives,
              nb::handle given_earlier, nb::handle given_earlier_offsets, float positive_weight,
              nb::handle given_corrections, float l2_embedding, float feature_dropout, nb::handle given_weights,
-             nb::handle given_seen) {
+             nb::handle given_seen, double whole_weight) {
             const auto items = in<std::int32_t>("items", given_items);
             const auto offsets = in<std::int64_t>("offsets", given_offsets);
             const auto sequence_keys = in<std::uint64_t>("sequence_keys", given_keys);
@@ -333,18 +338,63 @@ NB_MODULE(SASREC_MODULE, m) {
             check(!masks || before.rows == inputs.rows, "one row of earlier items for each row");
             check(!weights.size() || weights.size() == items.size(), "one weight for each input");
             check(!seen.size() || seen.size() == items.size(), "one seen item or 0 for each input");
+            check(whole_weight >= 0 && std::isfinite(whole_weight), "whole_weight must be finite, 0 for a whole batch");
             Released released;
             return engine.forward_backward(
                 inputs, sequence_keys.data(), step_key,
                 {kind, positive_weight, corrected ? corrections.data() : nullptr, 1.0f},
                 {targets.data(), negatives.data(), n_negatives, shared, masks ? &before : nullptr,
                  seen.size() ? seen.data() : nullptr, weights.size() ? weights.data() : nullptr},
-                l2_embedding, feature_dropout);
+                l2_embedding, feature_dropout, whole_weight);
           },
           nb::kw_only(), "items"_a, "offsets"_a, "sequence_keys"_a, "step_key"_a, "loss"_a, "targets"_a, "negatives"_a,
           "earlier"_a, "earlier_offsets"_a, "positive_weight"_a, "corrections"_a, "l2_embedding"_a,
-          "feature_dropout"_a = 0.0f, "weights"_a, "seen"_a,
+          "feature_dropout"_a = 0.0f, "weights"_a, "seen"_a, "whole_weight"_a = 0.0,
           "Gradients of the mean loss; returns its sum over positions.")
+      .def("clear_gradients", &Engine::clear_gradients, nb::call_guard<Released>(),
+           "Gradients of a batch without rows.")
+      .def(
+          "gradient",
+          [](Engine& engine) {
+            const auto working = engine.lock();
+            engine.check_gradients();
+            engine.prepare_training();
+            return Floats1(engine.gradients(), {engine.layout().size()}, nb::find(&engine));
+          },
+          "All gradients but the tables', as they lie in memory; to be summed over processes in place.")
+      .def(
+          "table_gradients",
+          [](Engine& engine) {
+            const auto working = engine.lock();
+            engine.check_gradients();
+            std::vector<std::pair<Rows1, Floats2>> tables;
+            const auto width = static_cast<std::size_t>(engine.shape().width());
+            for (Table& table : engine.tables()) {
+              RowGradient& g = table.gradient;
+              tables.push_back({Rows1(g.rows.data(), {g.rows.size()}, nb::find(&engine)),
+                                Floats2(g.values.data(), {g.rows.size(), width}, nb::find(&engine))});
+            }
+            return tables;
+          },
+          "The touched rows of each table and their gradients, as they lie in memory until the next step.")
+      .def(
+          "sum_gradients",
+          [](Engine& engine, std::size_t table, const std::vector<std::pair<nb::handle, nb::handle>>& given) {
+            check(table < engine.tables().size(), "there is no such table");
+            std::vector<std::pair<In<std::int32_t>, In<float>>> arrays;  // copies live as long as the call
+            std::vector<GradientRows> parts;
+            for (const auto& [given_rows, given_values] : given) {
+              const auto& [rows, values] =
+                  arrays.emplace_back(in<std::int32_t>("rows", given_rows), in<float>("values", given_values));
+              check(rows.ndim() == 1 && values.ndim() == 2 && values.shape(0) == rows.shape(0) &&
+                        values.shape(1) == static_cast<std::size_t>(engine.shape().width()),
+                    "values must be (rows, width)");
+              parts.push_back({rows.data(), rows.size(), values.data()});
+            }
+            Released released;
+            engine.sum_gradients(table, parts);
+          },
+          "table"_a, "parts"_a, "The gradient of a table becomes the sum of parts: pairs of rows and values.")
       .def(
           "optimizer_step",
           [](Engine& engine, float learning_rate, float beta1, float beta2, float weight_decay, float clip_norm) {

@@ -30,6 +30,7 @@ from sasrec.evaluation.comparison import compare
 from sasrec.evaluation.protocols import evaluate
 from sasrec.evaluation.results import Result
 from sasrec.fitting import FitOptions, fit, fit_log
+from sasrec.measuring import Request, measure
 from sasrec.ranking.scorers import LastItem
 from sasrec.recommender import Recommender
 from sasrec.report.text import measured_in_words
@@ -154,14 +155,14 @@ def test_ctrl_c_while_measuring_keeps_the_model_and_resuming_measures_it(log: pl
 
 def test_the_command_says_how_to_go_on(log: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log.write_csv(tmp_path / "log.csv")
-    evaluate_once, calls = Recommender.evaluate, iter([False, True])
+    calls = iter([False, True])
 
-    def interrupted(self: Recommender, *args: Any, **options: Any) -> Result:
+    def interrupted(model: Recommender, request: Request) -> Result:
         if next(calls, False):
             os.kill(os.getpid(), signal.SIGINT)
-        return evaluate_once(self, *args, **options)
+        return measure(model, request)
 
-    monkeypatch.setattr(Recommender, "evaluate", interrupted)
+    monkeypatch.setattr("sasrec.fitting.measure", interrupted)
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in SETTINGS.items()]
     done = CliRunner().invoke(app, ["train", str(tmp_path / "log.csv"), "-o", str(tmp_path / "run"), *flags])
     assert done.exit_code == 1

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -22,6 +22,7 @@ from sasrec.core.config import DERIVED, EvalConfig, ModelConfig, TrainConfig
 from sasrec.core.errors import CheckpointError, ConfigError, DataError
 from sasrec.core.presets import DEFAULT_PRESET, FEATURE_DROPOUT, LogStatistics, resolve
 from sasrec.core.threads import set_threads
+from sasrec.core.world import Pulse, World, on_first
 from sasrec.data.event_types import event_weights
 from sasrec.data.item_features import ItemFeatures
 from sasrec.data.items import check_same_items
@@ -29,10 +30,12 @@ from sasrec.data.logs import Log, Reading, load_log
 from sasrec.data.sequences import LogFacts, Sequences, build_sequences
 from sasrec.data.splits import Split, hides_repeats, split_sequences
 from sasrec.data.vocabulary import Vocabulary
+from sasrec.engine.distributed import placed
 from sasrec.engine.protocol import Engine, create_engine
 from sasrec.evaluation.intervals import FEW_USERS
 from sasrec.evaluation.protocols import check_targets
 from sasrec.evaluation.results import Result
+from sasrec.measuring import Request, measure
 from sasrec.model.published import read_published
 from sasrec.model.weights import check_finite
 from sasrec.reading.readers import read_interactions
@@ -41,6 +44,7 @@ from sasrec.runs.folder import FORMAT, RunConfig, RunFolder, check_resumable, re
 from sasrec.runs.memory import seen_by
 from sasrec.training.interrupts import StoppedError, interruptible
 from sasrec.training.progress import Progress
+from sasrec.training.together import check_alike, shared_config
 from sasrec.training.trainer import train
 from sasrec.training.warm_start import (
     Origin,
@@ -69,6 +73,7 @@ class FitOptions:
     report: bool = True  # whether it gets report.html, curve.png and the model card
     init: Path | Recommender | None = None  # the model to begin from; None = initial weights
     began: float | None = None  # by time.monotonic(), when what max_minutes bounds began; None = when training does
+    world: World | None = None  # processes that train together, each of which does the same call; None = one
 
 
 def fit(
@@ -134,21 +139,25 @@ def fit_log(
     if origin is not None:
         log = replace(log, vocabulary=with_features_of(origin, log.vocabulary))
         log = _without_seen(log, origin, options.preset, settings)
+    world = options.world
     split, config = configure(log, options.preset, settings, origin)
+    config = replace(config, processes=1 if world is None else world.size)
     with _output(options) as run:
-        before = None if run is None else _begin(run, log, options, config)
+        before = shared_config(world, on_first(world, lambda: _begin(run, log, options, config)))
         if before is not None:
             config = replace(resumed_config(before, config), format=FORMAT, refit_epochs=0)
         spent = 0.0 if options.began is None else time.monotonic() - options.began
-        recommender = _train(log, split, config, origin, run, before, progress, spent)
+        into = _Into(run, before, world, spent)
+        recommender = _train(log, split, config, origin, into, progress)
         result = recommender.train_result
         assert result is not None
         if result.stopped == "interrupted":
             return recommender
         logger.info("measuring the model of epoch %d on valid and test, beside baselines", result.best_epoch)
         try:
-            with interruptible() as interrupted:
-                recommender.results = final_results(recommender, interrupted, progress)
+            pulse = Pulse(world)
+            with interruptible() as pulse.asked:
+                recommender.results = final_results(recommender, pulse, progress)
         except (StoppedError, KeyboardInterrupt):
             recommender.train_result = replace(result, stopped="measuring")
             logger.warning("the model is not measured; the trained model is kept, and can be measured at any time")
@@ -156,7 +165,7 @@ def fit_log(
         if run is not None:
             run.save_metrics(recommender.results, recommender.training_facts())
         if options.refit:
-            recommender = _refit(recommender, split, origin, run, progress)
+            recommender = _refit(recommender, split, origin, into, progress)
             if not recommender.config.refit_epochs:  # interrupted
                 return recommender
         if run is not None and options.report:
@@ -164,39 +173,53 @@ def fit_log(
         return recommender
 
 
+class _Into(NamedTuple):
+    """What a training writes, and who trains."""
+
+    run: RunFolder | None  # None = nothing is written, or by another process
+    before: RunConfig | None  # settings of the run that is gone on with
+    world: World | None
+    spent: float  # seconds of max_minutes that have passed
+
+
 def _train(
     log: Log,
     split: Split,
     config: RunConfig,
     origin: Origin | None,
-    run: RunFolder | None,
-    before: RunConfig | None,
+    into: _Into,
     progress: Callable[[Progress], None] | None,
-    spent: float,
 ) -> Recommender:
-    """Train by valid; `before` are the settings of the run that is gone on with."""
-    engine = engine_for(config, split, log.vocabulary, origin)
+    """Train by valid."""
+    run, before, world, spent = into
+    engine = engine_for(config, split, log.vocabulary, origin, world)
     set_threads(engine.threads)
     if run is not None and before is not None:
         # The mark that the saved model has seen all events stays until another model is in its place.
         run.save_config(replace(config, refit_epochs=before.refit_epochs))
         run.forget_metrics()  # they are of an earlier end of training
-    settings, resume = (config.model, config.train, config.eval), before is not None
-    result = train(engine, split, *settings, run=run, resume=resume, progress=progress, spent=spent)
+    loop = partial(train, run=run, resume=before is not None, progress=progress, spent=spent, world=world)
+    result = loop(engine, split, config.model, config.train, config.eval)
     if run is not None and before is not None and before.refit_epochs and not run.has_refit(before):
         run.save_config(config)
     return Recommender(engine, log.vocabulary, config, log.sequences, (), result)
 
 
-def engine_for(config: RunConfig, split: Split, vocabulary: Vocabulary, origin: Origin | None) -> Engine:
+def engine_for(
+    config: RunConfig, split: Split, vocabulary: Vocabulary, origin: Origin | None, world: World | None = None
+) -> Engine:
     """An engine with initial weights, or with those of the model that training begins from."""
     n_items, features = len(vocabulary), vocabulary.features
+    settings = config.train if world is None else placed(config.train, world)
     if origin is None:
         trained = split.train_counts > 0
-        return create_engine(config.model, n_items, config.train, features=features, trained=trained)
-    weights, moments = start_from(origin, split, vocabulary)
-    engine = create_engine(config.model, n_items, config.train, weights, features=features)
-    engine.load_optimizer_state(moments)
+        engine = create_engine(config.model, n_items, settings, features=features, trained=trained)
+    else:
+        weights, moments = start_from(origin, split, vocabulary)
+        engine = create_engine(config.model, n_items, settings, weights, features=features)
+        engine.load_optimizer_state(moments)
+    if world is not None:
+        check_alike(world, config, engine)
     return engine
 
 
@@ -300,16 +323,19 @@ def _output(options: FitOptions) -> Iterator[RunFolder | None]:
             raise ConfigError("resume needs the output folder of the run to go on with")
         yield None
         return
-    with RunFolder.claim(options.output, resume=options.resume, overwrite=options.overwrite) as run:
-        yield run
+    with contextlib.ExitStack() as stack:
+        claimed = RunFolder.claim(options.output, resume=options.resume, overwrite=options.overwrite)
+        yield on_first(options.world, lambda: stack.enter_context(claimed))
 
 
-def _begin(run: RunFolder, log: Log, options: FitOptions, config: RunConfig) -> RunConfig | None:
+def _begin(run: RunFolder | None, log: Log, options: FitOptions, config: RunConfig) -> RunConfig | None:
     """Write what training starts from; the settings of the run that is gone on with, or None for a new one.
 
     Settings come first, so a folder that a kill cut short before anything was trained is known for what it is.
     """
     saved = None
+    if run is None:
+        return saved
     if options.resume and not run.is_empty():
         saved = RunFolder.open(run.path).load_config()
         check_same_init(saved.init, config.init)
@@ -331,26 +357,28 @@ def _begin(run: RunFolder, log: Log, options: FitOptions, config: RunConfig) -> 
 
 def final_results(
     recommender: Recommender,
-    interrupted: threading.Event | None = None,
+    pulse: Pulse | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> list[Result]:
     """Valid by the protocol that chose the epoch, and test by both protocols, without the figures of users.
 
     Raises:
-        StoppedError: `interrupted` was set meanwhile.
+        StoppedError: it was asked for meanwhile.
     """
     plan = [("valid", recommender.config.train.valid_protocol), ("test", "full"), ("test", "sampled")]
-    result = recommender.train_result
+    result, pulse = recommender.train_result, pulse or Pulse()
     results = []
     for split, protocol in plan:
 
         def show(done: int, total: int, what: str = f"{split}, {protocol}") -> None:
-            if interrupted is not None and interrupted.is_set():
+            pulse.beat()
+            if pulse.is_set():
                 raise StoppedError
             if progress is not None and result is not None:
                 progress(result.measuring(what, done, total))
 
-        results.append(recommender.evaluate(split, protocol=protocol, progress=show).without_users())
+        request = Request(split, None, True, show, {"protocol": protocol}, world=pulse.world)
+        results.append(measure(recommender, request).without_users())
     return results
 
 
@@ -358,7 +386,7 @@ def _refit(
     recommender: Recommender,
     split: Split,
     origin: Origin | None,
-    run: RunFolder | None,
+    into: _Into,
     progress: Callable[[Progress], None] | None,
 ) -> Recommender:
     """Train again on all events, for as many epochs as valid chose."""
@@ -367,9 +395,9 @@ def _refit(
     epochs = max(result.best_epoch, 1)
     logger.info("training again on all events for %d epochs", epochs)
     train_config = replace(config.train, max_epochs=epochs, patience=0, max_minutes=0.0)
-    everything = split.all_events()
-    engine = engine_for(replace(config, train=train_config), everything, recommender.vocabulary, origin)
-    again = train(engine, everything, config.model, train_config, config.eval, progress=progress)
+    everything, run, world = split.all_events(), into.run, into.world
+    engine = engine_for(replace(config, train=train_config), everything, recommender.vocabulary, origin, world)
+    again = train(engine, everything, config.model, train_config, config.eval, progress=progress, world=world)
     if again.stopped == "interrupted":
         logger.warning("the second training was interrupted; the model chosen by valid is kept")
         recommender.train_result = replace(result, stopped="interrupted")

@@ -15,6 +15,7 @@ import numpy as np
 from sasrec.core.arrays import Int32
 from sasrec.core.config import EvalConfig, from_dict, to_dict
 from sasrec.core.errors import CheckpointError, ConfigError
+from sasrec.core.world import World
 from sasrec.data.logs import Log, load_log
 from sasrec.data.splits import Split, split_sequences
 from sasrec.data.vocabulary import Vocabulary
@@ -51,6 +52,7 @@ class Request:
     settings: Mapping[str, Any]  # fields of EvalConfig that differ from the run's
     log: Any = None  # another log, anything `load_log` takes, or one that has been read; None = the model's own
     unseen_by: Sequence[Trained] = ()  # whose train events are no targets of that log either
+    world: World | None = None  # processes that measure the same model together
 
 
 def measure(model: Model, request: Request) -> Result:
@@ -131,4 +133,5 @@ def _evaluate(scorer: Scorer, split: Split, config: EvalConfig, vocabulary: Voca
         baselines=request.baselines,
         features=vocabulary.features,
         progress=request.progress,
+        world=request.world,
     )

@@ -30,6 +30,11 @@ class _Printable(logging.Formatter):
         return printable(super().format(record))
 
 
+def only_errors() -> None:
+    """From now on the package's log tells of errors alone: another process tells the rest."""
+    logging.getLogger("sasrec").setLevel(logging.ERROR)
+
+
 def set_up_logging(*, quiet: bool, debug: bool) -> None:
     """Send the package's log to stderr: info and above, warnings only when quiet."""
     level = logging.DEBUG if debug else logging.WARNING if quiet else logging.INFO

@@ -25,7 +25,9 @@ from sasrec.core.config import TrainConfig
 from sasrec.core.errors import ConfigError
 from sasrec.core.presets import DEFAULT_PRESET, PRESETS
 from sasrec.core.provenance import command_line
+from sasrec.core.world import is_first, together
 from sasrec.data.logs import Log, load_log
+from sasrec.engine.distributed import joined
 from sasrec.estimating import estimate
 from sasrec.experiments.grid import Grid, lines_of, run_benchmark
 from sasrec.experiments.grid_tables import benchmark_text
@@ -115,19 +117,35 @@ def train(
     """
     began = time.monotonic()
     reading, flags = split_reading(given)
-    read, settings = load_log(log, reading), settings_of(flags, config)
-    options = FitOptions(preset, output, resume, overwrite, refit, not no_histories, init=init, began=began)
-    if dry_run:
-        found = estimate(read, options, settings)
-        print_json(found.to_dict()) if json_ else print_text("\n".join(estimate_lines(found)))
-        return
-    if seeds > 1:
-        _train_seeds(context, read, options, settings, seeds, json_)
-        return
-    with console.TrainingDisplay(quiet=context.obj["quiet"]) as display:
-        recommender = fit_log(read, options, settings, display.update)
+    with joined() as world:
+        if not is_first(world):
+            console.only_errors()
+        read = together(world, lambda: load_log(log, reading))
+        settings = settings_of(flags, config)
+        options = FitOptions(
+            preset, output, resume, overwrite, refit, not no_histories, init=init, began=began, world=world
+        )
+        if world is not None and (seeds > 1 or dry_run):
+            what = "--seeds" if seeds > 1 else "--dry-run"
+            raise ConfigError(f"{what} is for one process; start it without torchrun")
+        if dry_run:
+            found = estimate(read, options, settings)
+            print_json(found.to_dict()) if json_ else print_text("\n".join(estimate_lines(found)))
+            return
+        if seeds > 1:
+            _train_seeds(context, read, options, settings, seeds, json_)
+            return
+        with console.TrainingDisplay(quiet=context.obj["quiet"] or not is_first(world)) as display:
+            recommender = fit_log(read, options, settings, display.update if is_first(world) else None)
+    _tell(recommender, output, json_, is_first(world))
+
+
+def _tell(recommender: Recommender, output: Path, json_: bool, is_first: bool) -> None:
+    """Print how a training ended; the exit code is that of an error where it was interrupted."""
     result = recommender.train_result
     assert result is not None
+    if not is_first:
+        raise typer.Exit(int(result.stopped in ("interrupted", "measuring")))
     if result.stopped == "interrupted":
         _say_interrupted(f"stopped in epoch {result.epochs + 1}")
     if result.stopped == "measuring":

@@ -42,6 +42,15 @@ MOST_STEPS_AT_ONCE, DRAWN_AT_ONCE = 64, 2**16  # steps, and draws, that are made
 
 
 @dataclass(frozen=True)
+class Share:
+    """Which part of a step's batch a process computes."""
+
+    rank: int  # of the process
+    weight: float  # of the whole batch: what losses are divided by
+    is_first: bool  # whether what is counted once a step is counted here
+
+
+@dataclass(frozen=True)
 class Batch:
     """One training step's data."""
 
@@ -56,6 +65,7 @@ class Batch:
     seen: Int32 | None = None  # (T,) beside earlier: the input where it counts as seen, else 0; None = all inputs do
     weights: Float32 | None = None  # (T,) how much each position counts in the loss, from 0; None = all 1
     candidates: Int32 | None = None  # (C,) ascending, the items that compete with a target; None = all
+    share: Share | None = None  # which part of a step's batch this is, the rest of which others have; None = all of it
 
     def n_candidates(self, n_items: int) -> int:
         """How many of the items compete with a target."""
@@ -65,6 +75,11 @@ class Batch:
     def total_weight(self) -> float:
         """The sum of the weights, which the loss is divided by; a step of 0 changes nothing."""
         return len(self.targets) if self.weights is None else float(self.weights.sum(dtype=np.float64))
+
+    @property
+    def counts_penalty(self) -> bool:
+        """Whether a penalty on weights, which counts once a step, is part of this batch's loss."""
+        return self.share is None or self.share.is_first
 
     def to_padded(self, max_seq_len: int) -> tuple[Int32, Int32, Int32]:
         """(seq, pos, neg), each (B, max_seq_len), zeros on the left, as the published sampler gives them.

@@ -153,10 +153,11 @@ class NativeEngine:
             loss=self.train_config.loss,
             positive_weight=self.train_config.positive_weight(batch.n_candidates(self.n_items)),
             corrections=batch.corrections,
-            l2_embedding=self.train_config.l2_embedding,
+            l2_embedding=self.train_config.l2_embedding if batch.counts_penalty else 0.0,
             feature_dropout=0.0 if self.features is None else self.train_config.feature_dropout,
             weights=NO_WEIGHTS if batch.weights is None else batch.weights,
             seen=NO_ROWS.values if batch.seen is None else batch.seen,
+            whole_weight=0.0 if batch.share is None else batch.share.weight,
         )
         self._total_weight += total_weight
 

@@ -101,12 +101,14 @@ class TorchEngine:
         if not self.model.training:  # switching visits all modules
             self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
-        self._seed_dropout(batch.step)
+        self._seed_dropout(batch)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.way.bf16):
             loss = self._loss(batch)
         self._loss_sum += loss.detach().double() * total_weight
         self._total_weight += total_weight
-        if self.train_config.l2_embedding:
+        if batch.share is not None:
+            loss = loss * (total_weight / batch.share.weight)
+        if self.train_config.l2_embedding and batch.counts_penalty:
             loss = loss + self.train_config.l2_embedding * self.model.item_embedding.weight.square().sum()
         loss.backward()  # type: ignore[no-untyped-call]
 
@@ -185,8 +187,9 @@ class TorchEngine:
             loss = loss + checkpoint(share, start, part, use_reentrant=False, preserve_rng_state=False)
         return loss
 
-    def _seed_dropout(self, step: int) -> None:
-        rng = generator(self.train_config.seed, DROPOUT, step)
+    def _seed_dropout(self, batch: Batch) -> None:
+        rank = () if batch.share is None or not batch.share.rank else (batch.share.rank,)
+        rng = generator(self.train_config.seed, DROPOUT, batch.step, *rank)
         self.model.dropout.rng = rng
         if self.way.fused_attention:
             seed_device(self.device, int(rng.integers(2**63)))

@@ -17,6 +17,7 @@ import numpy as np
 from sasrec.core.arrays import Bool, Float32, Float64, Int32, Int64
 from sasrec.core.config import EvalConfig, Exclude, Ties
 from sasrec.core.errors import ConfigError, DataError
+from sasrec.core.world import World
 from sasrec.data.item_features import ItemFeatures
 from sasrec.data.ragged import Ragged
 from sasrec.data.splits import Split, Targets, hides_seen
@@ -29,6 +30,7 @@ from sasrec.ranking.order import ranks_sampled
 from sasrec.ranking.scorers import Ranker, Scorer, build_baselines, run_starts
 
 MAX_ROWS = 4096  # targets ranked at once
+MOST_SCORES = 2**30  # that are computed before several processes tell each other of it
 EXCLUDED: dict[Exclude, str] = {"train": "the user's train items", "all": "all of the user's items"}
 
 
@@ -45,12 +47,28 @@ class _Task:
     users: Int64  # (n,) whose target each is, as numbers from 0
     background: Background | None  # of the lists; None = no lists
     batch_size: int
+    world: World | None  # whose processes take turns, a block each
 
-    def blocks(self) -> Iterator[tuple[slice, Ragged]]:
-        """Slices of targets, with the whole histories before them."""
-        for start in range(0, len(self.targets), self.batch_size):
-            rows = slice(start, min(start + self.batch_size, len(self.targets)))
-            yield rows, Targets(self.targets.users[rows], self.targets.positions[rows]).histories(self.split.sequences)
+    def turns(self, by_row: bool) -> Iterator[tuple[list[slice], int]]:
+        """Targets that are ranked at once: by this process, a slice or none, and how many by all processes.
+
+        Args:
+            by_row: whether ranks do not depend on what is ranked beside them. If so, all processes have as much to do.
+                Else the slices are the same however many processes there are, and so the ranks.
+        """
+        n, rank, size, most = len(self.targets), 0, 1, self.batch_size
+        if self.world is not None:
+            rank, size = self.world.rank, self.world.size
+            if by_row:
+                most = max(1, min(most, -(-n // size), MOST_SCORES // self.split.sequences.n_items))
+        blocks = [slice(start, min(start + most, n)) for start in range(0, n, most)]
+        for first in range(0, len(blocks), size):
+            turn = blocks[first : first + size]
+            yield turn[rank : rank + 1], turn[-1].stop - turn[0].start
+
+    def histories(self, rows: slice) -> Ragged:
+        """The whole histories before some targets."""
+        return Targets(self.targets.users[rows], self.targets.positions[rows]).histories(self.split.sequences)
 
     def hidden(self, rows: slice, histories: Ragged) -> Ragged:
         """What these targets' users have seen."""
@@ -71,6 +89,7 @@ def evaluate(
     lists: bool = True,
     batch_size: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    world: World | None = None,
 ) -> Result:
     """Rank the targets of a part of the split and compute the metrics.
 
@@ -85,6 +104,8 @@ def evaluate(
         lists: also measure what the top-k lists are like (see list_metrics.py); full protocol only.
         batch_size: at most so many targets are given to the scorer at once; None = 4,096.
         progress: called with (rankings done, rankings in all): one for each target, by the scorer and each baseline.
+        world: processes that have the same scorer and rank some targets each; `progress` is called by all of them at
+            the same times. The result is that of one process, and all have it.
 
     Raises:
         DataError: the part has no targets, the candidates do not fit it, or a score is not finite.
@@ -93,7 +114,7 @@ def evaluate(
     if candidates is not None and config.protocol == "sampled":
         candidates = _of_the_sample(split, part, config, candidates)
     split = split.bounded(part, config)
-    task = _task(split, part, config, candidates, lists, batch_size)
+    task = _task(split, part, config, candidates, lists, batch_size, world)
     if isinstance(baselines, bool):
         # Sampled negatives avoid train, so there a seen candidate can only be the target: recency would be an oracle.
         repeats = config.protocol == "full" and not task.filter_seen
@@ -160,7 +181,13 @@ class _Steps:
 
 
 def _task(
-    split: Split, part: str, config: EvalConfig, candidates: Int32 | None, lists: bool, batch_size: int | None
+    split: Split,
+    part: str,
+    config: EvalConfig,
+    candidates: Int32 | None,
+    lists: bool,
+    batch_size: int | None,
+    world: World | None,
 ) -> _Task:
     targets, full = split.part(part), config.protocol == "full"
     check_targets(split, part)
@@ -173,7 +200,8 @@ def _task(
     users = np.cumsum(run_starts(targets.users)) - 1
     background = build_background(split, targets, users) if full and lists else None
     filter_seen = full and hides_seen(split, config)
-    return _Task(split, part, config, targets, candidates, filter_seen, users, background, batch_size or MAX_ROWS)
+    rows = batch_size or MAX_ROWS
+    return _Task(split, part, config, targets, candidates, filter_seen, users, background, rows, world)
 
 
 def _measure(scorer: Scorer, task: _Task, steps: _Steps) -> tuple[Metrics, dict[str, Float64]]:
@@ -212,16 +240,22 @@ def _rank(scorer: Scorer, task: _Task, steps: _Steps) -> tuple[Float64, Int32]:
     """(n,) ranks, and (n, K) lists; a short list ends in 0; K = 0 where no lists are wanted."""
     items, config, n = task.targets.items(task.split.sequences), task.config, len(task.targets)
     ranker = scorer if isinstance(scorer, Ranker) else _ByScores(scorer, task.split.sequences.n_items + 1)
-    ranks = np.empty(n)
+    ranks = np.zeros(n)
     width = min(max(config.k), task.split.sequences.n_items) if task.background is not None else 0
     lists = np.zeros((n, width), np.int32)
-    for rows, histories in task.blocks():
-        if task.candidates is not None:
-            ranks[rows] = ranker.rank_among(histories, task.candidates[rows], config.ties)
-        else:
-            hidden = task.hidden(rows, histories) if task.filter_seen else None
-            ranks[rows], lists[rows] = ranker.rank(histories, items[rows], hidden, config.ties, width)
-        steps.add(rows.stop - rows.start)
+    by_row = task.world is not None and getattr(scorer, "by_row", False)
+    for mine, n_ranked in task.turns(by_row):
+        for rows in mine:
+            histories = task.histories(rows)
+            if task.candidates is not None:
+                ranks[rows] = ranker.rank_among(histories, task.candidates[rows], config.ties)
+            else:
+                hidden = task.hidden(rows, histories) if task.filter_seen else None
+                ranks[rows], lists[rows] = ranker.rank(histories, items[rows], hidden, config.ties, width)
+        steps.add(n_ranked)
+    if task.world is not None:  # each has zeros where others have ranked
+        task.world.add(ranks)
+        task.world.add(lists)
     return ranks, lists
 
 

@@ -72,6 +72,11 @@ class ModelScorer:
         self.index = index or index_for(engine, self.table)
         self._buffer = np.empty((0, len(self.table)), np.float32)
 
+    @property
+    def by_row(self) -> bool:
+        """Whether a row gets the same rank and list whatever rows are beside it: so it is with the compiled core."""
+        return self.engine.name == "native"
+
     def scores(self, histories: Ragged) -> Float32:
         features = self._encode(histories)
         if len(self._buffer) < len(features):  # kept: fresh memory costs as much as the product
@@ -101,7 +106,7 @@ class Popularity:
     order and ties, and float32 holds every level exactly; counts above 2**24 it would round.
     """
 
-    name = "popularity"
+    name, by_row = "popularity", True
 
     def __init__(self, train_counts: Int64) -> None:
         self.levels = _levels(train_counts).astype(np.float32)  # (V,)
@@ -135,7 +140,7 @@ class LastItem:
             None = all.
     """
 
-    name = "last_item"
+    name, by_row = "last_item", True
 
     def __init__(self, train: Iterable[Ragged], train_counts: Int64, last_items: Int32 | None = None) -> None:
         n_columns, popularity = len(train_counts), _levels(train_counts)
@@ -188,7 +193,7 @@ class LastItem:
 class Recency:
     """Scores the items of the history by recency, all others by popularity; for logs whose events repeat."""
 
-    name = "recency"
+    name, by_row = "recency", True
 
     def __init__(self, train_counts: Int64) -> None:
         self.levels = _levels(train_counts).astype(np.float32)
@@ -228,7 +233,7 @@ class SharedFeatures:
         features: of all items; vectors do not count.
     """
 
-    name = "shared_features"
+    name, by_row = "shared_features", True
 
     def __init__(self, features: ItemFeatures) -> None:
         self.features, self.n_columns = features.values, len(features.values)

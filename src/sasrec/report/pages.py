@@ -379,6 +379,8 @@ def _settings(facts: RunFacts) -> str:
         for name, part in (("model", config.model), ("train", config.train), ("eval", config.eval))
     )
     machine: list[Row] = [("", [name, plain(value)]) for name, value in facts.environment.items()]
+    if config.processes > 1:
+        machine.append(("", ["processes", plain(config.processes)]))
     machine.append(("", ["log fingerprint", config.data.fingerprint]))
     environment = _table(["", "value"], machine, "environment")
     return (

@@ -72,12 +72,14 @@ class RunConfig:
     refit_epochs: int = 0  # when the saved model was trained again on all events, for how many epochs
     format: int = FORMAT  # of the folder
     init: InitFacts | None = None  # what training began from; None = initial weights
+    processes: int = 1  # that trained it together, in the end
 
     def to_json(self) -> str:
         """The text of config.json."""
         parts = {name: to_dict(getattr(self, name)) for name in ("model", "train", "eval")}
         parts["data"] = self.data.to_dict()
-        known = {name: value for name, value in asdict(self).items() if name != "init" or value is not None}
+        usual = {"init": None, "processes": 1}  # not told, as by versions before
+        known = {name: value for name, value in asdict(self).items() if usual.get(name, parts) != value}
         return json.dumps({"format": self.format, **known, **parts}, indent=1)
 
     @classmethod
@@ -414,7 +416,8 @@ def check_resumable(saved: RunConfig, now: RunConfig) -> None:
 def resumed_config(saved: RunConfig, now: RunConfig) -> RunConfig:
     """The saved run's settings with those of `now` that may change."""
     train = asdict(now.train)
-    return replace(saved, train=replace(saved.train, **{k: train[k] for k in MAY_CHANGE_ON_RESUME}))
+    changed = replace(saved.train, **{k: train[k] for k in MAY_CHANGE_ON_RESUME})
+    return replace(saved, train=changed, processes=now.processes)
 
 
 def _text_of(line: EpochLine) -> str:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -18,18 +16,21 @@ from sasrec.core.arrays import Int32
 from sasrec.core.config import EvalConfig, ModelConfig, TrainConfig, parse_metric
 from sasrec.core.errors import CheckpointError, TrainingError
 from sasrec.core.provenance import commit, isa_of, machine, versions
+from sasrec.core.world import Pulse, World
 from sasrec.data.batches import Batch, TrainBatches
 from sasrec.data.splits import Split
 from sasrec.engine.prefetch import batches_for
 from sasrec.engine.protocol import Engine
+from sasrec.engine.shared_steps import SharedSteps
 from sasrec.evaluation.candidates import draw_candidates
 from sasrec.evaluation.protocols import evaluate
-from sasrec.model.weights import Weights, is_all_finite
+from sasrec.model.weights import POSITION_TABLE, Weights, is_all_finite
 from sasrec.ranking.scorers import ModelScorer
 from sasrec.runs.folder import RunFolder
 from sasrec.runs.record import EpochLine, State, TrainingFacts
 from sasrec.training.interrupts import StoppedError, interruptible
 from sasrec.training.progress import Progress, seconds_left
+from sasrec.training.together import check_same_weights, share_state, with_run
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +80,7 @@ def train(
     resume: bool = False,
     progress: Callable[[Progress], None] | None = None,
     spent: float = 0.0,
+    world: World | None = None,
 ) -> TrainResult:
     """Train until max_epochs, max_minutes, patience or an interrupt (Ctrl-C, SIGTERM) ends it.
 
@@ -92,17 +94,18 @@ def train(
         resume: go on from the state in `run`.
         progress: called about twice a second and at the end of each epoch.
         spent: seconds of max_minutes that had passed when training began: the log was read, say.
+        world: processes that each train a share of every batch; only process 0 has a `run`. None = this one is alone.
 
     Raises:
         DataError: no user has two events to train on.
         TrainingError: the loss or the weights are no longer numbers; the last good checkpoint is kept.
         CheckpointError: the run folder cannot be written or its state is damaged.
     """
-    loop = _Loop(engine, split, model, train_config, eval_config, run, progress, spent)
+    loop = _Loop(engine, split, model, train_config, eval_config, run, progress, Pulse(world), spent)
     if resume:
         loop.restore()
-    with interruptible() as interrupted:
-        stopped = loop.run_until_stopped(interrupted)
+    with interruptible() as loop.pulse.asked:
+        stopped = loop.run_until_stopped()
     return loop.finish(stopped)
 
 
@@ -118,10 +121,13 @@ class _Loop:
         eval_config: EvalConfig,
         run: RunFolder | None,
         progress: Callable[[Progress], None] | None,
+        pulse: Pulse | None = None,
         spent: float = 0.0,
     ) -> None:
-        self.spent = spent
         self.engine, self.model, self.config = engine, model, train_config
+        self.pulse = pulse = pulse or Pulse()
+        self.world, self.spent = pulse.world, pulse.of_first(spent)
+        self.steps = engine if self.world is None else SharedSteps(engine, self.world, pulse)
         self.run, self.progress = run, progress
         self.batches = TrainBatches(split, model, train_config)
         cutoffs = tuple(sorted({*eval_config.k, parse_metric(train_config.valid_metric)[1]}))
@@ -132,30 +138,33 @@ class _Loop:
         self.state = State()
         self.history: list[EpochLine] = []
         self.best_weights: Weights | None = None
-        self.last_save = time.monotonic()
+        self.last_save = pulse.now()
         self.pending_positions: float = 0  # whose loss the engine still holds, by their weights
 
     def restore(self) -> None:
         """Take up the state saved in the run folder, if any."""
-        if self.run is None:
-            return
-        saved = self.run.load_state()
+        with_run(self.world, self.run, self._restore_from)
+        if self.world is not None:
+            self.state, self.best_weights = share_state(self.world, self.engine, self.state, self.best_weights)
+
+    def _restore_from(self, run: RunFolder) -> None:
+        saved = run.load_state()
         if saved is None:
-            if self.run.has_begun():
+            if run.has_begun():
                 raise CheckpointError(
-                    f"{self.run.path} has a model and no training/state.safetensors to go on from; start again with "
+                    f"{run.path} has a model and no training/state.safetensors to go on from; start again with "
                     "--overwrite, or train into another folder"
                 )
             logger.info("nothing has been saved yet; training starts at the first epoch")
-            self.run.rewind_history(0)
+            run.rewind_history(0)
             return
         self.state = saved.state
         self.engine.load_weights(saved.weights)
         self.engine.load_optimizer_state(saved.optimizer)
-        self.run.rewind_history(self.state.epoch)
-        self.history = self.run.read_history()
+        run.rewind_history(self.state.epoch)
+        self.history = run.read_history()
         if self.state.best_epoch:
-            self._restore_best(self.run, dict(saved.best))
+            self._restore_best(run, dict(saved.best))
         logger.info("resumed after epoch %d, step %d", self.state.epoch, self.state.step)
 
     def _restore_best(self, run: RunFolder, best: Weights) -> None:
@@ -172,13 +181,13 @@ class _Loop:
         logger.warning("the weights of epoch %d are gone; the best epoch is chosen from here on", state.best_epoch)
         state.best_epoch, state.best_value, state.best_metrics = 0, State.best_value, {}
 
-    def run_until_stopped(self, interrupted: threading.Event) -> str:
+    def run_until_stopped(self) -> str:
         """Train epoch after epoch; returns what ended it."""
         while True:
             reason = ""
             if self.state.step < self.batches.steps_per_epoch:  # else the epoch is to be validated
-                reason = self._reason_to_stop(interrupted) or self._train_epoch(interrupted)
-            if not reason and not self._end_epoch(interrupted):
+                reason = self._reason_to_stop() or self._train_epoch()
+            if not reason and not self._end_epoch():
                 reason = "interrupted"
             if reason:
                 self._save_state()
@@ -186,12 +195,12 @@ class _Loop:
             self._save_if_due()
 
     def _save_if_due(self) -> None:
-        if time.monotonic() - self.last_save > SAVE_SECONDS:
+        if self.pulse.now() - self.last_save > SAVE_SECONDS:
             self._save_state()
 
-    def _reason_to_stop(self, interrupted: threading.Event) -> str:
+    def _reason_to_stop(self) -> str:
         state, config = self.state, self.config
-        if interrupted.is_set():
+        if self.pulse.is_set():
             return "interrupted"
         if state.epoch >= config.max_epochs:
             return "max_epochs"
@@ -214,9 +223,9 @@ class _Loop:
             needed = MEASURING * self.n_scores / MEASURED_SCORES
         return min(needed, 30 * self.config.max_minutes)
 
-    def _train_epoch(self, interrupted: threading.Event) -> str:
+    def _train_epoch(self) -> str:
         """The rest of the epoch under way; returns what cut it short, or nothing."""
-        state, began, reported = self.state, time.monotonic(), time.monotonic()
+        state, began, reported = self.state, self.pulse.now(), self.pulse.now()
         before = state.epoch_seconds
         for batch in batches_for(self.engine, self.batches.epoch(state.epoch, state.step)):
             if batch.total_weight:  # else nothing changes: neither weights nor moments, step count nor average
@@ -224,7 +233,7 @@ class _Loop:
             state.step += 1
             state.n_positions += batch.total_weight
             self.pending_positions += batch.total_weight
-            now = time.monotonic()
+            now = self.pulse.now()
             state.epoch_seconds = before + now - began
             if now - reported > REPORT_SECONDS and state.step < self.batches.steps_per_epoch:
                 reported = now
@@ -232,14 +241,14 @@ class _Loop:
                 self._report()
                 if now - self.last_save > 60 * self.config.save_every_minutes > 0:
                     self._save_state()
-            if self._reason_to_stop(interrupted) and state.step < self.batches.steps_per_epoch:
+            if self._reason_to_stop() and state.step < self.batches.steps_per_epoch:
                 self._collect_loss()
-                return self._reason_to_stop(interrupted)
+                return self._reason_to_stop()
         self._collect_loss()
         return ""
 
     def _train_step(self, batch: Batch) -> None:
-        self.engine.forward_backward(batch)
+        self.steps.forward_backward(batch)
         self.engine.optimizer_step(self._learning_rate(batch.step))
         if self.config.ema_decay:
             self.engine.update_average(self.config.ema_decay_at(batch.step))
@@ -260,7 +269,7 @@ class _Loop:
             self.engine.swap_average()
 
     def _collect_loss(self) -> None:
-        loss = self.engine.pop_loss()
+        loss = self.steps.pop_loss()
         if not math.isfinite(loss):
             self._fail(f"the loss became {loss}")
         self.state.loss_sum += loss * self.pending_positions
@@ -274,12 +283,13 @@ class _Loop:
             f"(learning_rate={self.config.learning_rate:g}); lower it or set clip_norm=1; {kept}"
         )
 
-    def _end_epoch(self, interrupted: threading.Event) -> bool:
+    def _end_epoch(self) -> bool:
         """Validate, keep the best, write the epoch's line; False = interrupted, and this is to be done again."""
-        state, began = self.state, time.monotonic()
+        state, began = self.state, self.pulse.now()
         steps = (state.epoch + 1) * self.batches.steps_per_epoch
         with self._averaged():
             is_finite = all(map(is_all_finite, self.engine.state()[0].values()))
+            check_same_weights(self.world, self.engine, state.epoch + 1)
         if not is_finite:
             self._fail("a weight became infinite or not a number")
         if state.epoch == 0:
@@ -288,10 +298,11 @@ class _Loop:
             self._save_if_due()  # validation may take long
         try:
             with self._averaged():
-                valid, test = self._validate(interrupted)
+                valid, test = self._validate()
         except StoppedError:
             return False
-        state.seconds += state.epoch_seconds + time.monotonic() - began
+        self.pulse.beat()
+        state.seconds += state.epoch_seconds + self.pulse.now() - began
         line = EpochLine(
             epoch=state.epoch + 1,
             step=steps,
@@ -311,7 +322,7 @@ class _Loop:
         state.loss_sum, state.n_positions, state.epoch_seconds = 0.0, 0, 0.0
         return True
 
-    def _validate(self, interrupted: threading.Event) -> tuple[dict[str, float] | None, dict[str, float] | None]:
+    def _validate(self) -> tuple[dict[str, float] | None, dict[str, float] | None]:
         """Keep the weights if they are the best so far; the metrics of valid and of test, where they were taken."""
         state, config, epoch = self.state, self.config, self.state.epoch + 1
         if not len(self.split.valid):
@@ -319,26 +330,27 @@ class _Loop:
             return None, None
         if epoch % config.valid_every and epoch < config.max_epochs:
             return None, None
-        began = time.monotonic()
-        valid = self._metrics("valid", interrupted)
-        test = self._metrics("test", interrupted) if config.log_test else None
-        state.valid_seconds += time.monotonic() - began
+        began = self.pulse.now()
+        valid = self._metrics("valid")
+        test = self._metrics("test") if config.log_test else None
+        state.valid_seconds += self.pulse.now() - began
         state.n_validations += 1
         if valid[config.valid_metric] > state.best_value:
             state.best_value, state.best_metrics = valid[config.valid_metric], valid
             self._keep(epoch)
         return valid, test
 
-    def _metrics(self, part: str, interrupted: threading.Event) -> dict[str, float]:
+    def _metrics(self, part: str) -> dict[str, float]:
         config = self.eval_config
-        reported = time.monotonic()
+        reported = self.pulse.now()
 
         def show(done: int, total: int) -> None:
             nonlocal reported
-            if interrupted.is_set():
+            self.pulse.beat()
+            if self.pulse.is_set():
                 raise StoppedError
-            if time.monotonic() - reported > REPORT_SECONDS and done < total:
-                reported = time.monotonic()
+            if self.pulse.now() - reported > REPORT_SECONDS and done < total:
+                reported = self.pulse.now()
                 self._report(validated=(done, total))
 
         if part not in self.candidates:
@@ -358,21 +370,23 @@ class _Loop:
             baselines=False,
             lists=False,
             progress=show,
+            world=self.world,
         )
         return {name: metric["value"] for name, metric in result.metrics.items()}
 
     def _keep(self, epoch: int) -> None:
         """Keep the weights that the engine holds."""
         self.best_weights = None  # so that no third copy exists
-        self.best_weights, self.state.best_epoch = self.engine.weights(), epoch
-        if self.run:
-            self.run.save_weights(self.best_weights, epoch)
+        best = self.best_weights = self.engine.weights()
+        self.state.best_epoch = epoch
+        with_run(self.world, self.run, lambda run: run.save_weights(best, epoch))
 
     def _save_state(self) -> None:
-        self.last_save = time.monotonic()
-        if self.run:
-            best = self.best_weights if self.state.best_epoch else None
-            self.run.save_state(*self.engine.state(), self.state, best)
+        self.last_save = self.pulse.now()
+        if self.world is not None:  # rows that wait are moved when anything is read: on all processes alike
+            self.engine.state()[0][POSITION_TABLE]
+        best = self.best_weights if self.state.best_epoch else None
+        with_run(self.world, self.run, lambda run: run.save_state(*self.engine.state(), self.state, best))
 
     def _report(self, line: EpochLine | None = None, validated: tuple[int, int] | None = None) -> None:
         """Tell `progress` how the epoch under way, or the one just ended, stands."""
