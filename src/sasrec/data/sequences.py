@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from sasrec.core.arrays import Float32, Int32, Int64, UInt8
 from sasrec.core.digests import WHOLE_BYTES
 from sasrec.core.errors import DataError, UnknownItemError
-from sasrec.core.files import check_map, load_array
+from sasrec.core.files import check_map, load_array, save_array
 from sasrec.core.forks import needs_threads_of
 from sasrec.data.facts import Tally, fingerprint, order_by_user, pieces
 from sasrec.data.ragged import Ragged, offsets_of
@@ -146,11 +146,15 @@ class Sequences:
 
     def save(self, folder: Path) -> None:
         """Write the files of FILES, but for what the log has not, into an existing folder."""
-        np.save(folder / "items.npy", self.items)
-        np.save(folder / "offsets.npy", self.offsets)
+        save_array(folder / "items.npy", self.items)
         for name, array in (("timestamps.npy", self.timestamps), (TYPES, self.types), (WEIGHTS, self.weights)):
             if array is not None:
-                np.save(folder / name, array)
+                save_array(folder / name, array)
+        self.save_beside_events(folder)
+
+    def save_beside_events(self, folder: Path) -> None:
+        """Write what `save` writes, but for the arrays with a number for each event."""
+        np.save(folder / "offsets.npy", self.offsets)
         self.user_ids.to_frame("user_id").write_parquet(folder / "users.parquet")
         (folder / "facts.json").write_text(json.dumps(self.facts.to_dict(), indent=1))
         if self.understanding is not None:

@@ -203,16 +203,24 @@ def decoded(line: bytes, name: str, number: int) -> str:
 
 def _as_utf8(file: SourceFile, encoding: str | None) -> Path | bytes:
     """The file itself where it is UTF-8 with newlines, else its text converted."""
+    found = encoding_of(file, encoding)
+    return _repaired(file) if found == "utf-8" else _unix_lines(_converted(file, found).removeprefix(BOM))
+
+
+def encoding_of(file: SourceFile, asked: str | None) -> str:
+    """The encoding of a text: "utf-8", or another that it has to be converted from.
+
+    Raises:
+        DataError: it is binary.
+    """
     head = file.head(SNIFFED_BYTES)
     marked = next((name for mark, name in MARKS.items() if head.startswith(mark)), None)  # surer than what is asked for
-    if marked is None and (encoding is None or encoding.lower() in UTF_8):
+    if marked is None and (asked is None or asked.lower() in UTF_8):
         marked = _wide_without_mark(head) or "utf-8"
-    encoding = marked or encoding
-    if encoding is not None and encoding != "utf-8":
-        return _unix_lines(_converted(file, encoding).removeprefix(BOM))
-    if b"\0" in head:
-        raise nul_in(file.name, file.read())
-    return _repaired(file)
+    found = marked or str(asked)
+    if found == "utf-8" and b"\0" in head:
+        raise nul_in(file.name, head)
+    return found
 
 
 def _wide_without_mark(head: bytes) -> str | None:
