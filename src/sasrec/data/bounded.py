@@ -21,14 +21,14 @@ from sasrec.reading.notes import NeedsMemoryError, Notes
 from sasrec.reading.sources import SourceFile, Store, find_files
 from sasrec.reading.survey import survey
 
-LEAST_FREE = 160 * 10**6  # bytes for a chunk and what Polars keeps
+LEAST_FREE = 100 * 10**6  # bytes for a chunk and what Polars keeps
 BYTES_A_ROW, BYTES_A_BYTE = (
     1200,
     48,
 )  # that reading takes for each row of a table, and for each byte of text, of a chunk
 BYTES_AN_EVENT = 110  # that bringing a range of users into order takes
 BYTES_A_USER, BYTES_AN_ITEM = 64, 48  # offsets, counts, and where ids stand; beside the ids themselves
-MOST_EVENTS = 2**22  # of a range of users: more of them at once are not faster
+MOST_EVENTS = 2**19  # of a range of users: more of them at once are not faster
 
 
 @dataclass(frozen=True)

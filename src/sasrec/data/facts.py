@@ -17,7 +17,6 @@ from sasrec.data.ragged import Ragged
 
 PIECE = 2**22  # events, or ids, that are looked at together
 FEW_EVENTS = 3  # users with fewer only train
-DIGIT = 16  # bits by which indices are sorted at once: for these NumPy has a sort that reads each number once
 
 
 def row_slices(offsets: Int64, n: int = PIECE) -> Iterator[slice]:
@@ -36,12 +35,27 @@ def pieces(array: NDArray[Any], n: int = PIECE) -> Iterator[NDArray[Any]]:
 
 def order_by(index: Int32) -> Int64:
     """The stable order of indices from 0, such as the users of events."""
-    order: Int64 = np.argsort(index.astype(np.uint16), kind="stable")
-    shift = DIGIT
-    while len(index) and int(index.max()) >> shift:
-        digit = (index >> shift).astype(np.uint16)
-        order = order[np.argsort(digit[order], kind="stable")]
-        shift += DIGIT
+    return _order_of(index.astype(np.int64))
+
+
+def _order_of(keys: Int64) -> Int64:
+    """The stable order of numbers from 0, which are overwritten, of at most as many bits as places leave.
+
+    A number and its place behind it are one number. To sort these is several times as fast as to sort places.
+    """
+    shift = len(keys).bit_length()
+    keys <<= shift
+    keys |= np.arange(len(keys))
+    keys.sort()
+    keys &= (1 << shift) - 1
+    return keys
+
+
+def _order_of_times(times: NDArray[Any]) -> Int64:
+    """The stable order of times."""
+    if times.dtype == np.int64 and int(times.max()) - int(times.min()) < 1 << (63 - len(times).bit_length()):
+        return _order_of(times - times.min())
+    order: Int64 = np.argsort(times, kind="stable")
     return order
 
 
@@ -63,7 +77,7 @@ def order_by_user(user_index: Int32, offsets: Int64, times: NDArray[Any] | None)
         events = order[offsets[rows.start] : offsets[rows.stop]]
         users, own = user_index[events], times[events]
         if not ((np.diff(own) >= 0) | (np.diff(users) > 0)).all():
-            by_time = np.argsort(own, kind="stable")
+            by_time = _order_of_times(own)
             events[:] = events[by_time[order_by(users[by_time] - users[0])]]
     return order
 

@@ -258,7 +258,7 @@ def partitioned(
         (folder / USERS).unlink()
         empty = np.zeros(0, np.int32)
         Sequences(users, empty, offsets, facts, understanding=found.understanding).save_beside_events(folder)
-    return Sequences.load(folder), vocabulary
+    return Sequences.load(folder, checked=False), vocabulary
 
 
 def _left(partition: Partition, counts: Int64) -> tuple[pl.Series, pl.Series, list[str]]:

@@ -163,8 +163,12 @@ class Sequences:
             np.save(folder / SEEN, self.seen)
 
     @classmethod
-    def load(cls, folder: Path) -> Sequences:
+    def load(cls, folder: Path, *, checked: bool = True) -> Sequences:
         """Map what `save` wrote; the events stay on disk until they are used.
+
+        Args:
+            folder: that holds it.
+            checked: look whether indices are in order; without it no event is read.
 
         Raises:
             ValueError: the files are not of one log, or not what `save` wrote.
@@ -186,7 +190,8 @@ class Sequences:
             seen=load_array(seen, (np.int64,), mapped=False) if seen.exists() else None,
         )
         sequences._check_sizes()
-        sequences._check_order()
+        if checked:
+            sequences._check_order()
         return sequences
 
     def _check_sizes(self) -> None:
