@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import polars as pl
@@ -14,10 +15,11 @@ from sasrec.reading.sources import SourceFile, reading
 from sasrec.reading.textfiles import SNIFFED_BYTES
 
 AN_EVENT = 80  # bytes of each event while the log is read and brought into order
-A_TEXT = 40  # more of each event for each column of texts that is read
-A_BYTE_OF_TEXT = 3  # of a text file, which is read and taken apart
-A_BYTE_OF_JSON = 10
-A_BYTE_OF_TABLE = 4  # of Parquet files with texts or lists, which are packed
+A_TEXT, A_BYTE = 48, 3  # more for each text of an event, and for each of its bytes
+A_BYTE_OF_TEXT = 4  # of a text file, which is read and taken apart
+A_BYTE_OF_OTHERS = 10  # of JSON and of lists, which are packed
+SAMPLED_ROWS = 1000
+INTEGERS = re.compile(rb"[0-9\s,;|:]+")  # a text of these has no dates
 
 
 def bytes_in_memory(files: Sequence[SourceFile], wanted: Wanted) -> int:
@@ -26,22 +28,26 @@ def bytes_in_memory(files: Sequence[SourceFile], wanted: Wanted) -> int:
     size = sum(file.size for file in files)
     if kind in ("parquet", "arrow"):
         return _bytes_of_tables(files, kind, size)
-    if kind == "arrow stream":
-        return A_BYTE_OF_TABLE * size
     is_json = kind == "jsonl" or files[0].head(SNIFFED_BYTES).lstrip()[:1] in (b"{", b"[")
-    return size * A_BYTE_OF_JSON if is_json else size * A_BYTE_OF_TEXT + _n_lines(files, size) * (AN_EVENT + 2 * A_TEXT)
+    if is_json or kind == "arrow stream":
+        return size * A_BYTE_OF_OTHERS
+    if INTEGERS.fullmatch(files[0].head(SNIFFED_BYTES).partition(b"\n")[2]):
+        return size + _n_lines(files, size) * (AN_EVENT + A_TEXT // 2)
+    return size * A_BYTE_OF_TEXT + _n_lines(files, size) * (AN_EVENT + 2 * A_TEXT)
 
 
 def _bytes_of_tables(files: Sequence[SourceFile], kind: str, size: int) -> int:
-    n_rows, packed = 0, 0
+    n_rows = 0
     for file in files:
         with reading(f"{file.name} as {kind}"):
-            scanned = scan_table(file, kind)
-            n_rows += int(scanned.select(pl.len()).collect().item())
-            types = scanned.collect_schema().dtypes()
-        if any(one.is_nested() or one in (pl.String, pl.Categorical, pl.Enum) for one in types):
-            packed += file.size
-    return n_rows * (AN_EVENT + (A_TEXT * 2 if packed else 0)) + A_BYTE_OF_TABLE * packed
+            n_rows += int(scan_table(file, kind).select(pl.len()).collect().item())
+    with reading(f"{files[0].name} as {kind}"):
+        sample = scan_table(files[0], kind).head(SAMPLED_ROWS).collect()
+    if any(one.is_nested() for one in sample.dtypes):
+        return max(size * A_BYTE_OF_OTHERS, n_rows * AN_EVENT)
+    texts = [column.cast(pl.String) for column in sample if column.dtype in (pl.String, pl.Categorical, pl.Enum)]
+    lengths = [float(column.str.len_bytes().mean() or 0) for column in texts]  # type: ignore[arg-type]
+    return int(n_rows * (AN_EVENT + sum(A_TEXT + A_BYTE * length for length in lengths)))
 
 
 def _n_lines(files: Sequence[SourceFile], size: int) -> int:

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from sasrec.core.errors import CheckpointError, ConfigError
-from sasrec.core.files import SPOOL, is_temporary
-from sasrec.runs.lock import LOCK, lock
+from sasrec.core.errors import CheckpointError
+from sasrec.core.files import SPOOL
+from sasrec.runs.lock import LOCK, lock, sweep_spools
 
 
 class Spool:
@@ -61,13 +61,3 @@ def spool(output: Path) -> Iterator[Spool]:
         yield made
     finally:
         made.remove()
-
-
-def sweep_spools(output: Path) -> None:
-    """Remove the spools of processes that were killed."""
-    place = output.absolute()
-    for path in place.parent.iterdir() if place.parent.is_dir() else ():
-        if is_temporary(path, place.name, SPOOL) and path.is_dir():
-            with contextlib.suppress(ConfigError, OSError):  # its process lives
-                lock(path / LOCK, "").close()
-                shutil.rmtree(path, ignore_errors=True)
