@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -24,10 +23,15 @@ def test_the_folder_is_made_when_it_is_needed_and_removed_at_the_end(tmp_path: P
         assert place.folder() == folder
         (folder / "items.npy").write_bytes(b"x")
     assert not list(tmp_path.iterdir())
-    with pytest.raises(KeyboardInterrupt), spool(tmp_path / "out") as place:
+    with pytest.raises(KeyboardInterrupt):
+        _interrupted(tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def _interrupted(output: Path) -> None:
+    with spool(output) as place:
         place.folder()
         raise KeyboardInterrupt
-    assert not list(tmp_path.iterdir())
 
 
 def test_what_a_killed_process_left_goes_with_the_next_command_and_what_a_living_one_uses_stays(tmp_path: Path) -> None:
@@ -59,9 +63,9 @@ def test_a_mapped_array_of_a_spool_gets_a_second_name_and_others_are_copied(tmp_
         mapped = load_array(place.folder() / "a.npy", (np.int64,), mapped=True)
         save_array(tmp_path / "linked.npy", mapped)
         save_array(tmp_path / "part.npy", mapped[2:5])
-        assert os.stat(tmp_path / "linked.npy").st_nlink == 2
+        assert (tmp_path / "linked.npy").stat().st_nlink == 2
     assert np.load(tmp_path / "linked.npy").tolist() == list(range(9))
     assert np.load(tmp_path / "part.npy").tolist() == [2, 3, 4]
     save_array(tmp_path / "copied.npy", load_array(tmp_path / "linked.npy", (np.int64,), mapped=True))
     assert (tmp_path / "copied.npy").read_bytes() == (tmp_path / "linked.npy").read_bytes()
-    assert os.stat(tmp_path / "copied.npy").st_nlink == 1
+    assert (tmp_path / "copied.npy").stat().st_nlink == 1

@@ -9,8 +9,8 @@ from typing import Any
 
 import polars as pl
 
+from sasrec.core.amounts import resident_bytes, shown_bytes
 from sasrec.core.errors import ConfigError
-from sasrec.core.memory import resident_bytes, shown_bytes
 from sasrec.data.partitioned import Filters, Progress, partitioned
 from sasrec.data.sequences import Sequences
 from sasrec.data.vocabulary import Vocabulary

@@ -10,8 +10,8 @@ from typing import Any
 
 import polars as pl
 
+from sasrec.core.amounts import bytes_in
 from sasrec.core.errors import ConfigError
-from sasrec.core.memory import bytes_in
 from sasrec.data.bounded import Workplace, budget_of, find_within, fits, read_in_parts
 from sasrec.data.event_types import types_in_words
 from sasrec.data.filters import Repeats, filter_k_core, filter_repeats, nothing_left

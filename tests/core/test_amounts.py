@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from sasrec.core.amounts import bytes_in, resident_bytes, shown_bytes
 from sasrec.core.errors import ConfigError
-from sasrec.core.memory import bytes_in, resident_bytes, shown_bytes
 
 
 @pytest.mark.parametrize(
