@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 from made import SETTINGS
 
@@ -21,6 +24,16 @@ SETTING_FLAGS = [f"--{name.replace('_', '-')}={value}" for name, value in SETTIN
 TELL_OF_TIME = {
     "history.jsonl", "metrics.json", "report.html", "README.md", "digests.json", "curve.png", "state.safetensors",
 }  # fmt: skip
+
+
+TELLS_ITS_PEAK = """
+from pathlib import Path
+from sasrec.cli.main import main
+try:
+    main()
+finally:
+    print(next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")))
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -89,6 +102,18 @@ def test_a_log_that_cannot_be_used_leaves_nothing(run: Run, log: Path, tmp_path:
     assert not list((tmp_path / "made").iterdir())
     small = run("prepare", log, "--output", tmp_path / "made" / "out", "--memory", "1MB")
     assert (small.code, "--memory 1.0 MB is too small" in small.err) == (2, True)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
+def test_the_bound_is_kept(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    n, bound = 3_000_000, 230  # million bytes; in memory, these events take 400
+    columns = {"user_id": rng.integers(1, n // 8, n), "item_id": rng.integers(1, 50_000, n)}
+    pl.DataFrame(columns | {"timestamp": rng.permutation(n)}).write_parquet(tmp_path / "log.parquet")
+    arguments = ["prepare", tmp_path / "log.parquet", "--output", tmp_path / "out", "--memory", f"{bound}MB"]
+    done = subprocess.run([sys.executable, "-c", TELLS_ITS_PEAK, *map(str, arguments)], capture_output=True, check=True)
+    peak = int(done.stdout.split()[-2]) * 1024
+    assert 10**8 < peak < bound * 10**6
 
 
 def test_inspect_reads_in_memory(run: Run, log: Path) -> None:

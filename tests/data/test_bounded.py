@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gzip
+import io
 import logging
 import re
 from pathlib import Path
@@ -168,10 +169,14 @@ def test_sequences_in_blocks_are_the_log_in_memory(tmp_path: Path) -> None:
     same(tmp_path / "log.txt", tmp_path, format="sequences")
 
 
-def test_packed_and_foreign_texts_are_unpacked_onto_disk(tmp_path: Path) -> None:
+def test_packed_and_foreign_texts_are_unpacked_onto_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = TEXTS["names.csv"]
     (tmp_path / "log.csv.gz").write_bytes(gzip.compress(gzip.compress(text.encode())))
     same(tmp_path / "log.csv.gz", tmp_path)
+    with monkeypatch.context() as patched:
+        for in_parts in (False, True):
+            patched.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(gzip.compress(text.encode()))))
+            assert len(read("-", tmp_path / f"piped-{in_parts}", in_parts=in_parts)[2].sequences) == 3
     (tmp_path / "wide.csv").write_bytes(text.encode("utf-16"))
     same(tmp_path / "wide.csv", tmp_path / "2")
     (tmp_path / "latin.csv").write_bytes(text.encode("latin-1"))

@@ -26,7 +26,7 @@ class EventFile:
         self.path, self.dtype = path, np.dtype(dtype)
         self.n = 0  # once it is finished
         with disk_errors(path):
-            self.file = path.open("w+b")
+            self.file = path.open("w+b", buffering=0)  # each number is where it was written at once
             self._write_header(0)
             self._begin = self.file.tell()
 
@@ -34,7 +34,6 @@ class EventFile:
         described = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": (n,)}
         self.file.seek(0)
         np.lib.format.write_array_header_1_0(self.file, described)
-        self.file.flush()
 
     def write(self, start: int, values: NDArray[Any]) -> None:
         """Put numbers at a place.
@@ -53,10 +52,11 @@ class EventFile:
         """The numbers at a place, as an array of one's own."""
         values = np.empty(n, self.dtype)
         left, at = values.data.cast("B"), self._begin + start * self.dtype.itemsize
+        self.file.seek(at)
         while left:
-            n_read = os.preadv(self.file.fileno(), [left], at)
+            n_read = self.file.readinto(left)
             assert n_read, "nobody else writes the file"
-            left, at = left[n_read:], at + n_read
+            left = left[n_read:]
         return values
 
     def pieces(self) -> Iterator[NDArray[Any]]:

@@ -102,9 +102,7 @@ class IdIndex:
         self._seed, self._low = 0, 0
         self._table: Int32 | None = None
         if ids.dtype == pl.String:
-            self._keys, self._seed = _hashes(ids)
-            order = np.argsort(self._keys)
-            self._keys, self._places = self._keys[order], order.astype(np.int32)
+            self._keys, self._places, self._seed = _hashes(ids)
             return
         self._keys, self._places = ids.to_numpy(), np.arange(len(ids), dtype=np.int32)
         n = int(self._keys[-1]) - int(self._keys[0]) + 1
@@ -123,10 +121,12 @@ class IdIndex:
         return found
 
 
-def _hashes(ids: pl.Series) -> tuple[NDArray[np.uint64], int]:
-    """A number for each text, all of them different, and the seed that makes them so."""
+def _hashes(ids: pl.Series) -> tuple[NDArray[np.uint64], Int32, int]:
+    """A number for each text, all of them different: in ascending order, whose they are, and the seed of it."""
     for seed in range(64):
         keys = ids.hash(seed).to_numpy()
-        if len(np.unique(keys)) == len(keys):
-            return keys, seed
+        order = np.argsort(keys).astype(np.int32)
+        keys = keys[order]
+        if (keys[1:] > keys[:-1]).all():
+            return keys, order, seed
     raise AssertionError("different texts have no different hashes")
