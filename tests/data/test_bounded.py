@@ -328,6 +328,18 @@ def test_a_log_that_fits_is_read_in_memory(tmp_path: Path, monkeypatch: pytest.M
     assert log.sequences.facts == load_log(path).sequences.facts
 
 
+@pytest.mark.parametrize("later", ["1,2,3\n4,5,6\n1,3,3\n", "1,2,3\n1,2,3\n4,5,6\n", "x,2,3\n4,5,6\n", "1,2,3\n"])
+def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path, later: str) -> None:
+    (tmp_path / "log.csv").write_text("user,item,ts\n1,2,3\n4,5,6\n")
+
+    def change(what: str, done: int, total: int) -> None:
+        if what == "reading" and done == total:
+            (tmp_path / "log.csv").write_text("user,item,ts\n" + later)
+
+    with pytest.raises(DataError, match=r"log.csv changed while it was read; run the command again"):
+        load_log(tmp_path / "log.csv", Reading(memory="4GB"), Workplace(lambda: tmp_path, change))
+
+
 def test_progress_is_told_by_what_is_done(tmp_path: Path) -> None:
     told: list[tuple[str, int, int]] = []
     place = Workplace(lambda: tmp_path, lambda *given: told.append(given))

@@ -11,7 +11,7 @@ import polars as pl
 
 from sasrec.core.amounts import resident_bytes, shown_bytes
 from sasrec.core.errors import ConfigError
-from sasrec.data.partitioned import Filters, Progress, partitioned
+from sasrec.data.partitioned import Filters, Progress, changed, partitioned
 from sasrec.data.sequences import Sequences
 from sasrec.data.vocabulary import Vocabulary
 from sasrec.reading.chunks import ChunkSizes, open_chunks
@@ -114,7 +114,7 @@ def read_in_parts(
     """
     store, progress = place
     budget.check(LEAST_FREE, "reading takes some memory whatever the log is like")
-    notes = Notes()
+    notes, before = Notes(), _marks(files)
 
     def show(done: int, total: int) -> None:
         progress("reading", done, total)
@@ -128,13 +128,22 @@ def read_in_parts(
         (users, user_counts), (items, _) = found.ids["user"], found.ids["item"]
         tables = _bytes_of(users, BYTES_A_USER) + _bytes_of(items, BYTES_AN_ITEM)
         n_events = budget.events_of_range(tables, int(user_counts.max()))
-        return partitioned(found, filters, store.folder, sizes[1] if sizes else n_events, source, progress)
+        put = partitioned(found, filters, store.folder, sizes[1] if sizes else n_events, source, progress)
     except NeedsMemoryError as error:
         needed = shown_bytes(budget.before + bytes_in_memory(files, wanted))
         raise ConfigError(
             f"{error}, so the log is read as a whole, which needs about {needed}; give it as --memory, or convert the "
             "log to Parquet"
         ) from error
+    if _marks(files) != before:
+        raise changed(chunks.where)
+    return put
+
+
+def _marks(files: Sequence[SourceFile]) -> list[tuple[int, int]]:
+    """What tells whether files have changed: sizes and times."""
+    stats = [file.at.stat() for file in files]
+    return [(stat.st_size, stat.st_mtime_ns) for stat in stats]
 
 
 def _bytes_of(ids: pl.Series, more: int) -> int:

@@ -17,6 +17,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from sasrec.core.arrays import Bool, Int64
+from sasrec.core.errors import DataError
 from sasrec.core.files import disk_errors
 from sasrec.data.event_files import EventFile
 from sasrec.data.facts import Tally, fingerprint, order_by, order_by_user, pieces, row_slices
@@ -76,7 +77,11 @@ class Partition:
         self._stack.close()
 
     def fill(self, progress: Progress) -> None:
-        """Write all events to their ranges, in input order."""
+        """Write all events to their ranges, in input order.
+
+        Raises:
+            DataError: they are not those that were looked at.
+        """
         indices = {role: IdIndex(ids) for role, (ids, _) in self.found.ids.items()}
         range_of = np.repeat(np.arange(len(self.ranges), dtype=np.int32), [r.stop - r.start for r in self.ranges])
         free = self.offsets[[r.start for r in self.ranges]]  # where the next event of each range goes
@@ -85,7 +90,10 @@ class Partition:
             progress("sorting events into ranges of users", done, total)
 
         for frame in self.found.events.frames(show):
-            columns = _numbers(frame, indices)
+            try:
+                columns = _numbers(frame, indices)
+            except (IndexError, TypeError) as error:  # ids that were not there, or of another type
+                raise changed(self.found.events.chunks.where) from error
             ranges = range_of[columns[USERS]]
             order, ends = order_by(ranges), np.cumsum(np.bincount(ranges, minlength=len(self.ranges)))
             used = np.flatnonzero(np.diff(ends, prepend=0))
@@ -93,6 +101,8 @@ class Partition:
                 for at, piece in zip(used, np.split(values[order], ends[used][:-1]), strict=True):
                     self.files[name].write(int(free[at]), piece)
             free += np.diff(ends, prepend=0)
+        if (free != self.offsets[[r.stop for r in self.ranges]]).any():
+            raise changed(self.found.events.chunks.where)
 
     def parts(self) -> Iterator[tuple[slice, int, Columns]]:
         """Each range: its users, its place among the ranges, and its events."""
@@ -178,6 +188,11 @@ class Partition:
         for piece in file.pieces():
             file.write(start, dense[piece])
             start += len(piece)
+
+
+def changed(where: str) -> DataError:
+    """The error for a log of which the second look finds other events."""
+    return DataError(f"{where} changed while it was read; run the command again")
 
 
 def _numbers(frame: pl.DataFrame, indices: dict[str, IdIndex]) -> Columns:

@@ -65,7 +65,7 @@ class Events:
             if len(whole.frame):
                 yield self.frame_of(whole)
             done += size
-            progress(done, self.chunks.size)
+            progress(min(done, self.chunks.size), self.chunks.size)
 
     def frame_of(self, table: SourceTable) -> pl.DataFrame:
         """The events of a chunk, which has some."""
@@ -126,7 +126,7 @@ class Survey(Events):
             if len(whole.frame):
                 self._add(whole, self.frame_of(whole))
             done += size
-            progress(done, self.chunks.size)
+            progress(min(done, self.chunks.size), self.chunks.size)
 
     def ids_of(self, table: SourceTable, role: str) -> pl.Series:
         given, counts = _given(table, self.chunks.choice.roles[role], role), self.counts[role]
