@@ -23,6 +23,7 @@ from sasrec.core.errors import CheckpointError, ConfigError, DataError
 from sasrec.core.presets import DEFAULT_PRESET, FEATURE_DROPOUT, LogStatistics, resolve
 from sasrec.core.threads import set_threads
 from sasrec.core.world import Pulse, World, on_first
+from sasrec.data.bounded import Workplace
 from sasrec.data.event_types import event_weights
 from sasrec.data.item_features import ItemFeatures
 from sasrec.data.items import check_same_items
@@ -42,6 +43,7 @@ from sasrec.reading.readers import read_interactions
 from sasrec.recommender import Recommender
 from sasrec.runs.folder import FORMAT, RunConfig, RunFolder, check_resumable, resumed_config
 from sasrec.runs.memory import seen_by
+from sasrec.runs.spool import spool
 from sasrec.training.interrupts import StoppedError, interruptible
 from sasrec.training.progress import Progress
 from sasrec.training.together import check_alike, shared_config
@@ -92,6 +94,7 @@ def fit(
     progress: Callable[[Progress], None] | None = None,
     event_column: str | None = None,
     weight_column: str | None = None,
+    memory: str | int | None = None,
     **settings: Any,
 ) -> Recommender:
     """Train on a log: split, train, choose the epoch on valid, measure on test.
@@ -113,19 +116,24 @@ def fit(
         progress: called about twice a second with a `Progress`.
         event_column: name of the log's column of types of events, which target_events and event_weights speak of.
         weight_column: name of the log's column that says how much each event counts in training.
+        memory: the most that reading files may take, such as "4GB"; what does not fit is put together on disk beside
+            `output`, which is needed then. None = the log is read in memory.
         settings: any field of ModelConfig, TrainConfig, EvalConfig.
 
     Raises:
         DataError: the log cannot be used.
-        ConfigError: a setting is unknown, out of range or does not fit `init`.
+        ConfigError: a setting is unknown, out of range or does not fit `init`; the memory is too little.
         CheckpointError: `init` is no run, or is damaged.
         TrainingError: the loss is no longer a number.
     """
     begins, folder = Path(init) if isinstance(init, str) else init, None if output is None else Path(output)
     options = FitOptions(preset, folder, resume, overwrite, refit, init=begins, began=time.monotonic())
-    reading = Reading(event_column=event_column, weight_column=weight_column)
-    described = load_log(log, reading).with_titles(titles).with_items(items, item_features, item_vectors)
-    return fit_log(described, options, settings, progress)
+    bound = None if memory is None else str(memory)
+    reading = Reading(event_column=event_column, weight_column=weight_column, memory=bound)
+    with contextlib.ExitStack() as stack:
+        place = None if folder is None else Workplace(stack.enter_context(spool(folder)).folder)
+        described = load_log(log, reading, place).with_titles(titles).with_items(items, item_features, item_vectors)
+        return fit_log(described, options, settings, progress)
 
 
 def fit_log(

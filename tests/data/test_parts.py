@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from sasrec.core.errors import UnknownItemError
 from sasrec.data import sequences as sequences_module
+from sasrec.data.facts import repeat_share, row_slices
 from sasrec.data.ragged import Ragged, offsets_of
-from sasrec.data.sequences import Sequences, build_sequences, parts_of, repeat_share
+from sasrec.data.sequences import Sequences, build_sequences
 from sasrec.data.splits import Split, split_leave_one_out, split_temporal
 from sasrec.ranking.scorers import LastItem
 
@@ -26,7 +27,7 @@ def made_log(n_users: int = 40, seed: int = 0) -> Sequences:
 @given(st.lists(st.integers(0, 9), min_size=1), st.integers(1, 12))
 def test_parts_cover_all_rows_in_order_and_hold_no_more_events_than_asked(lengths: list[int], n_events: int) -> None:
     offsets = offsets_of(np.array(lengths))
-    parts = list(parts_of(offsets, n_events))
+    parts = list(row_slices(offsets, n_events))
     assert [row for part in parts for row in range(part.start, part.stop)] == list(range(len(lengths)))
     for part in parts:
         assert part.stop - part.start == 1 or sum(lengths[part]) <= n_events

@@ -177,6 +177,23 @@ class UsersDisplay(_Display):
         self.show(done, total, text, is_due=not self.quiet and now - self.last_line > PLAIN_SECONDS)
 
 
+class ReadingDisplay(_Display):
+    """Shows how a log is read in parts, from the first time that it is told of one: pass `update` as progress."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        super().__init__(quiet, "reading the log")
+
+    def update(self, what: str, done: int, total: int) -> None:
+        """Show where it stands."""
+        if self.bar:
+            self.bar.start()
+        text = f"{what}: {100 * done // max(total, 1)} %"
+        self.show(done, total, text, is_due=not self.quiet and time.monotonic() - self.last_line > PLAIN_SECONDS)
+
+    def __enter__(self) -> Self:
+        return self
+
+
 def _bar() -> Progress:
     return Progress(
         SpinnerColumn(),

@@ -70,7 +70,7 @@ def with_flags(
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         signature = inspect.signature(command, eval_str=True)
         own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-        extra = _reading_parameters() if reading else []
+        extra = [p for p in _reading_parameters() if p.name not in without] if reading else []
         tell_defaults = reading or "server" in parts
         parameters = [
             *own,

@@ -25,8 +25,9 @@ from sasrec.core.config import TrainConfig
 from sasrec.core.errors import ConfigError
 from sasrec.core.presets import DEFAULT_PRESET, PRESETS
 from sasrec.core.provenance import command_line
-from sasrec.core.world import is_first, together
-from sasrec.data.logs import Log, load_log
+from sasrec.core.world import World, is_first, together
+from sasrec.data.bounded import Workplace
+from sasrec.data.logs import Log, Reading, load_log
 from sasrec.engine.distributed import joined
 from sasrec.estimating import estimate
 from sasrec.experiments.grid import Grid, lines_of, run_benchmark
@@ -39,22 +40,41 @@ from sasrec.recommender import Recommender
 from sasrec.report.inspection import inspect_log
 from sasrec.report.text import metrics_table
 from sasrec.runs.folder import RunFolder
+from sasrec.runs.spool import spool
 
 TOLD_BY_INSPECT = ("sasrec.reading.notes", "sasrec.data.logs", "sasrec.data.sequences")  # loggers whose words it prints
 PresetName = Annotated[str, typer.Option("--preset", help="settings for this log: " + ", ".join(PRESETS))]
 
 
 @with_flags(reading=True)
-def prepare(log: Logs, output: Output, overwrite: Overwrite = False, json_: Json = False, **given: Any) -> None:
+def prepare(
+    context: typer.Context,
+    log: Logs,
+    output: Output,
+    overwrite: Overwrite = False,
+    json_: Json = False,
+    **given: Any,
+) -> None:
     """Read a log once and write a folder that train loads without parsing."""
-    read = load_log(log, split_reading(given)[0])
+    read = _load(context, log, split_reading(given)[0], output)
     with RunFolder.claim(output, overwrite=overwrite) as folder:
         folder.save_data(read.vocabulary, read.sequences)
         folder.forget_replaced()
     print_facts(read.sequences, json_)
 
 
-@with_flags(reading=True)
+def _load(context: typer.Context, log: list[str], reading: Reading, output: Path, world: World | None = None) -> Log:
+    """Read a log; what does not fit in --memory lies beside the output until the command ends."""
+    if world is not None and reading.memory is not None:
+        raise ConfigError("--memory is for one process; sasrec prepare LOG --memory writes a folder that all can map")
+    if world is not None:
+        return together(world, lambda: load_log(log, reading))
+    place = context.with_resource(spool(output))
+    with console.ReadingDisplay(quiet=context.obj["quiet"]) as display:
+        return load_log(log, reading, Workplace(place.folder, display.update))
+
+
+@with_flags(reading=True, without=("memory",))
 def inspect(log: Logs, json_: Json = False, **given: Any) -> None:
     """Show how a log is read, what it is like and what is odd about it. Nothing is written.
 
@@ -120,7 +140,7 @@ def train(
     with joined() as world:
         if not is_first(world):
             console.only_errors()
-        read = together(world, lambda: load_log(log, reading))
+        read = _load(context, log, reading, output, world)
         settings = settings_of(flags, config)
         options = FitOptions(
             preset, output, resume, overwrite, refit, not no_histories, init=init, began=began, world=world
@@ -228,7 +248,7 @@ def benchmark_(
     Settings that are not given come from the preset; those that it leaves open have the defaults shown.
     """
     reading, flags = split_reading(given)
-    told, settings = load_log(log, reading), settings_of(flags, config)
+    told, settings = _load(context, log, reading, output), settings_of(flags, config)
     owned = sorted({"split_method", "protocol"} & set(settings))
     if owned:
         raise ConfigError(f"{owned[0]} in {config} is set by --{owned[0].replace('_', '-')}s here; take it out")

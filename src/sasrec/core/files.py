@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ DAMAGES: tuple[type[BaseException], ...] = (
     RecursionError,
     pl.exceptions.PolarsError, PanicException,
 )  # fmt: skip
+
+
+SPOOL = "reading"  # .NAME.PID.reading is a folder for a log that is read in parts, beside the output NAME
 
 
 @contextlib.contextmanager
@@ -143,6 +147,33 @@ def load_array(path: Path, dtypes: tuple[type[np.generic], ...], *, mapped: bool
         if not mapped:
             return np.fromfile(file, dtype, shape[0])
     return np.memmap(path, dtype, "r", start, shape)
+
+
+def save_array(path: Path, array: NDArray[Any]) -> None:
+    """Write an array as `np.save` does; of one that is all of a mapped file, the file is copied, not read into memory.
+
+    A file in a spool, which is removed soon, gets a second name in place of a copy.
+    """
+    if not isinstance(array, np.memmap) or not _is_whole(array):
+        np.save(path, array)
+        return
+    source = Path(str(array.filename))
+    if is_temporary(source.parent, end=SPOOL):
+        with contextlib.suppress(OSError):  # on another disk, or on a file system without links
+            os.link(source, path)
+            return
+    shutil.copyfile(source, path)
+
+
+def _is_whole(array: np.memmap[Any, Any]) -> bool:
+    """Whether a mapped array is all of a .npy file, which is still there."""
+    path, mapped = Path(str(array.filename)), getattr(array, "_mmap", None)
+    try:
+        there = load_array(path, (array.dtype.type,), mapped=True)
+    except (OSError, ValueError):
+        return False
+    is_same = mapped is not None and mapped.size() == path.stat().st_size
+    return is_same and isinstance(there, np.memmap) and (there.shape, there.offset) == (array.shape, array.offset)
 
 
 def check_map(array: NDArray[Any]) -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import polars as pl
 
-from sasrec.core.errors import ConfigError
+from sasrec.core.errors import ConfigError, DataError
 from sasrec.core.forks import needs_threads_of
 
 Repeats = Literal["keep", "first", "last", "consecutive"]
+
+
+def nothing_left(core: int, source: Any) -> DataError:
+    """The error for a log of which a k-core filter leaves nothing."""
+    return DataError(f"no event is left after the {core}-core filter of {source}; use a smaller --k-core")
 
 
 def filter_repeats(log: pl.DataFrame, repeats: Repeats) -> pl.DataFrame:

@@ -10,16 +10,19 @@ from typing import Any
 
 import polars as pl
 
-from sasrec.core.errors import ConfigError, DataError
+from sasrec.core.amounts import bytes_in
+from sasrec.core.errors import ConfigError
+from sasrec.data.bounded import Workplace, budget_of, find_within, fits, read_in_parts
 from sasrec.data.event_types import types_in_words
-from sasrec.data.filters import Repeats, filter_k_core, filter_repeats
+from sasrec.data.filters import Repeats, filter_k_core, filter_repeats, nothing_left
 from sasrec.data.items import describe
+from sasrec.data.partitioned import Filters
 from sasrec.data.prepared import is_prepared, load_sequences, load_vocabulary
 from sasrec.data.sequences import Sequences, build_sequences
 from sasrec.data.vocabulary import Vocabulary
 from sasrec.reading.columns import Wanted
 from sasrec.reading.datasets import DATASETS, load_dataset_log
-from sasrec.reading.readers import read_log, wanted_columns
+from sasrec.reading.readers import are_files, read_files, read_log, wanted_columns
 from sasrec.reading.titles import read_titles
 
 logger = logging.getLogger(__name__)
@@ -106,6 +109,11 @@ class Reading:
     drop_missing: bool = _option(
         False, "leave out events whose user, item or time is missing: empty, NA, NULL, None, nan and the like"
     )
+    memory: str | None = _option(
+        None,
+        "the most memory that reading may take, such as 4GB; a log that does not fit is put together on disk, beside "
+        "--output; default: the log is read in memory",
+    )
     repeats: Repeats = _option(
         "keep",
         "which events of the same user and item stay: all, the first, the last, or all but immediate repeats",
@@ -165,22 +173,24 @@ class Reading:
 AS_IT_IS = Reading()
 
 
-def load_log(source: Any, reading: Reading = AS_IT_IS) -> Log:
+def load_log(source: Any, reading: Reading = AS_IT_IS, workplace: Workplace | None = None) -> Log:
     """Read a log, and say in three lines what it is.
 
     Args:
         source: whatever `read_interactions` takes; a name of `DATASETS`; or a folder that `prepare` or `train` wrote.
         reading: format, columns, filters, titles.
+        workplace: where files are put together that do not fit in `reading.memory`; the log is mapped from there.
 
     Raises:
         DataError: it cannot be read, or nothing is left of it.
-        ConfigError: a prepared folder is to be filtered, or is one of several logs.
+        ConfigError: a prepared folder is to be filtered, or is one of several logs; or the memory is too little.
+        CheckpointError: the disk is full.
     """
     source = _only(source)
     if isinstance(source, str | Path) and is_prepared(Path(source)):
         log = _load_prepared(Path(source), reading)
     else:
-        log = _read(source, reading)
+        log = _read(source, reading, workplace)
     for line in log.lines:
         logger.info("%s", line)
     if reading.titles is not None:
@@ -228,7 +238,9 @@ def _load_prepared(folder: Path, reading: Reading) -> Log:
     return Log(sequences.with_catalogue(len(vocabulary)), vocabulary, folder.name)
 
 
-def _read(source: Any, reading: Reading) -> Log:
+def _read(source: Any, reading: Reading, workplace: Workplace | None) -> Log:
+    if reading.memory is not None and are_files(source) and not _is_dataset(source):
+        return _read_within(bytes_in(reading.memory), source, reading, workplace)
     if _is_dataset(source):
         if reading.wanted.of_events:
             raise ConfigError(
@@ -240,6 +252,21 @@ def _read(source: Any, reading: Reading) -> Log:
         titles, name = None, name_of(source)
     sequences, vocabulary = build_sequences(_filtered(events, reading, source))
     return Log(replace(sequences, understanding=understanding), vocabulary, name).with_titles(titles)
+
+
+def _read_within(bound: int, source: Any, reading: Reading, workplace: Workplace | None) -> Log:
+    """A log of files that takes no more memory than the bound, to which what the process has already counts."""
+    if workplace is None:
+        raise ConfigError("memory bounds a command that writes an output; prepare the log, and give the folder instead")
+    budget = budget_of(bound)
+    files, store = find_within(source, workplace)
+    if not fits(files, reading.wanted, budget):
+        filters = Filters(reading.repeats, reading.k_core, not reading.one_pass)
+        place = (store, workplace.progress)
+        return Log(*read_in_parts(files, reading.wanted, filters, budget, place, source), name_of(source))
+    events, understanding = read_files(files, reading.wanted)
+    sequences, vocabulary = build_sequences(_filtered(events, reading, source))
+    return Log(replace(sequences, understanding=understanding), vocabulary, name_of(source))
 
 
 def name_of(source: Any) -> str:
@@ -262,5 +289,5 @@ def _filtered(events: pl.DataFrame, reading: Reading, source: Any) -> pl.DataFra
         return events
     events = filter_k_core(events, core, core, iterated=not reading.one_pass)
     if not len(events):
-        raise DataError(f"no event is left after the {core}-core filter of {source}; use a smaller --k-core")
+        raise nothing_left(core, source)
     return events

@@ -8,10 +8,9 @@ Three users with 2, 3 and 1 events:    items    [5 9 | 2 2 7 | 1]
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -25,8 +24,9 @@ from numpy.typing import NDArray
 from sasrec.core.arrays import Float32, Int32, Int64, UInt8
 from sasrec.core.digests import WHOLE_BYTES
 from sasrec.core.errors import DataError, UnknownItemError
-from sasrec.core.files import check_map, load_array
+from sasrec.core.files import check_map, load_array, save_array
 from sasrec.core.forks import needs_threads_of
+from sasrec.data.facts import PIECE, Tally, fingerprint, order_by_user, pieces, row_slices
 from sasrec.data.ragged import Ragged, offsets_of
 from sasrec.data.vocabulary import Vocabulary
 from sasrec.reading.ids import canonical_id
@@ -35,7 +35,7 @@ from sasrec.reading.understanding import LOG, Understanding, load_understanding,
 logger = logging.getLogger(__name__)
 TYPES, WEIGHTS, SEEN = "event_types.npy", "event_weights.npy", "seen.npy"
 MANY_USERS = 1 << 20  # from here on a user is searched for among the ids, and no table is made of them
-PART_EVENTS = 1 << 22  # what is computed of all events takes some ten bytes for each of so many
+PART_EVENTS = PIECE  # what is computed of all events takes some ten bytes for each of so many
 FILES = (  # of the folder `save` fills
     "items.npy", "offsets.npy", "timestamps.npy", TYPES, WEIGHTS, "users.parquet", "facts.json", LOG, SEEN,
 )  # fmt: skip
@@ -111,7 +111,7 @@ class Sequences:
 
     def parts(self) -> Iterator[slice]:
         """Consecutive users whose events are about PART_EVENTS: what is computed of all events is computed by parts."""
-        return parts_of(self.offsets, PART_EVENTS)
+        return row_slices(self.offsets, PART_EVENTS)
 
     @cached_property
     def _rows(self) -> dict[int | str, int]:
@@ -163,11 +163,15 @@ class Sequences:
 
     def save(self, folder: Path) -> None:
         """Write the files of FILES, but for what the log has not, into an existing folder."""
-        np.save(folder / "items.npy", self.items)
-        np.save(folder / "offsets.npy", self.offsets)
+        save_array(folder / "items.npy", self.items)
         for name, array in (("timestamps.npy", self.timestamps), (TYPES, self.types), (WEIGHTS, self.weights)):
             if array is not None:
-                np.save(folder / name, array)
+                save_array(folder / name, array)
+        self.save_beside_events(folder)
+
+    def save_beside_events(self, folder: Path) -> None:
+        """Write what `save` writes, but for the arrays with a number for each event."""
+        np.save(folder / "offsets.npy", self.offsets)
         self.user_ids.to_frame("user_id").write_parquet(folder / "users.parquet")
         (folder / "facts.json").write_text(json.dumps(self.facts.to_dict(), indent=1))
         if self.understanding is not None:
@@ -176,8 +180,12 @@ class Sequences:
             np.save(folder / SEEN, self.seen)
 
     @classmethod
-    def load(cls, folder: Path) -> Sequences:
+    def load(cls, folder: Path, *, checked: bool = True) -> Sequences:
         """Map what `save` wrote; the events stay on disk until they are used.
+
+        Args:
+            folder: that holds it.
+            checked: look whether indices are in order; without it no event is read.
 
         Raises:
             ValueError: the files are not of one log, or not what `save` wrote.
@@ -199,7 +207,8 @@ class Sequences:
             seen=load_array(seen, (np.int64,), mapped=False) if seen.exists() else None,
         )
         sequences._check_sizes()
-        sequences._check_order()
+        if checked:
+            sequences._check_order()
         return sequences
 
     def _check_sizes(self) -> None:
@@ -260,11 +269,11 @@ def build_sequences(log: pl.DataFrame, vocabulary: Vocabulary | None = None) -> 
     times = log["timestamp"].to_numpy() if "timestamp" in log.columns else None
     types, names = _types_of(log)
     weights = log["weight"].to_numpy() if "weight" in log.columns else None
-    order = _event_order(user_index, times)
     offsets = offsets_of(np.bincount(user_index, minlength=len(users)).astype(np.int64))
+    order = order_by_user(user_index, offsets, times)
     events = _Events(item_index, offsets, times, types, weights).in_order(order)
     facts = _facts(events, users, vocabulary.item_ids, names)
-    _warn(facts)
+    warn_of(facts)
     sequences = Sequences(users, events.items, offsets, facts, events.times, types=events.types, weights=events.weights)
     return sequences, vocabulary
 
@@ -328,39 +337,36 @@ def _known_indices(ids: pl.Series, vocabulary: Vocabulary) -> Int32:
     return indices[position]
 
 
-def _event_order(user_index: Int32, times: NDArray[Any] | None) -> Int64 | None:
-    """The stable order by user, then time; None when the log is in it already."""
-    step = np.diff(user_index)
-    if times is None:
-        return None if (step >= 0).all() else np.argsort(user_index, kind="stable")
-    if ((step > 0) | ((step == 0) & (np.diff(times) >= 0))).all():
-        return None
-    by_time = np.argsort(times, kind="stable")
-    return by_time[np.argsort(user_index[by_time], kind="stable")]
-
-
 def _facts(events: _Events, users: pl.Series, ids: pl.Series, names: Sequence[str]) -> LogFacts:
-    items, offsets, times = events.items, events.offsets, events.times
-    n, n_users, lengths = len(items), len(offsets) - 1, np.diff(offsets)
-    after_first = max(n - int((lengths > 0).sum()), 1)
-    tied = 0
-    if times is not None and n:
-        same = times[1:] == times[:-1]
-        same[offsets[1:-1][(offsets[1:-1] > 0) & (offsets[1:-1] < n)] - 1] = False  # across two users
-        tied = int(same.sum())
-    return LogFacts(
-        n_events=n,
-        n_users=n_users,
-        n_items=len(ids),
-        repeat_share=repeat_share(
-            (Ragged(items, offsets).part(rows) for rows in parts_of(offsets, PART_EVENTS)), len(ids)
-        ),
-        tied_share=tied / after_first,
-        n_short_users=int((lengths < 3).sum()),
-        has_timestamps=times is not None,
-        fingerprint=_fingerprint(events, users, ids, names),
+    tally = Tally().add(Ragged(events.items, events.offsets), events.times, len(ids))
+    return facts_of(
+        tally,
+        (len(users), len(ids)),
+        _fingerprint(events, users, ids, names),
+        has_timestamps=events.times is not None,
         event_types={} if events.types is None else _counted(events.types, names),
         has_weights=events.weights is not None,
+    )
+
+
+def facts_of(tally: Tally, sizes: tuple[int, int], digest: str, **of_events: Any) -> LogFacts:
+    """The facts of events that were counted.
+
+    Args:
+        tally: of all events.
+        sizes: how many users and items there are.
+        digest: the log's fingerprint.
+        of_events: further facts: has_timestamps, event_types, has_weights.
+    """
+    return LogFacts(
+        n_events=tally.n_events,
+        n_users=sizes[0],
+        n_items=sizes[1],
+        repeat_share=tally.n_repeats / tally.after_first,
+        tied_share=tally.n_tied / tally.after_first,
+        n_short_users=tally.n_short,
+        fingerprint=digest,
+        **of_events,
     )
 
 
@@ -368,56 +374,14 @@ def _counted(types: UInt8, names: Sequence[str]) -> dict[str, int]:
     return dict(zip(names, np.bincount(types, minlength=len(names)).tolist(), strict=True))
 
 
-def parts_of(offsets: Int64, n_events: int) -> Iterator[slice]:
-    """Consecutive rows that have about so many events; a row that has more is a part of its own."""
-    first, n_rows = 0, len(offsets) - 1
-    while first < n_rows:
-        last = int(np.searchsorted(offsets, offsets[first] + n_events, side="right")) - 1
-        last = min(max(last, first + 1), n_rows)
-        yield slice(first, last)
-        first = last
-
-
-def repeat_share(parts: Iterable[Ragged], n_items: int) -> float:
-    """Of events after a user's first, how many are of an item that the user had before.
-
-    Args:
-        parts: the users' histories, some users at a time.
-        n_items: items are 1..n_items.
-    """
-    after_first = repeated = 0
-    for histories in parts:
-        after_first += len(histories.values) - int((histories.lengths > 0).sum())
-        keys = histories.row_of * (n_items + 1) + histories.values
-        keys.sort()
-        repeated += int((keys[1:] == keys[:-1]).sum())
-    return repeated / max(after_first, 1)
-
-
 def _fingerprint(events: _Events, users: pl.Series, ids: pl.Series, names: Sequence[str]) -> str:
-    """A short hash of who had what, when and in which order; it does not depend on the version of Polars.
-
-    Types and weights of events are told apart from times by a word before each; a log without any has none of these.
-    """
-    digest = hashlib.blake2b(digest_size=16)
-    for array in (events.items, events.offsets, *([] if events.times is None else [events.times])):
-        digest.update(np.ascontiguousarray(array).data)
-    if events.types is not None:
-        digest.update(json.dumps(["types", *names]).encode())
-        digest.update(np.ascontiguousarray(events.types).data)
-    if events.weights is not None:
-        digest.update(b"weights")
-        digest.update(np.ascontiguousarray(events.weights).data)
-    for series in (users, ids):
-        if series.dtype == pl.String:
-            digest.update(series.str.len_bytes().to_numpy().data)
-            digest.update(str(series.str.join("")[0]).encode())
-        else:
-            digest.update(series.to_numpy().data)
-    return digest.hexdigest()
+    arrays: list[NDArray[Any]] = [events.items, events.offsets, *([] if events.times is None else [events.times])]
+    types, weights = (None if array is None else pieces(array) for array in (events.types, events.weights))
+    return fingerprint((pieces(array) for array in arrays), types, weights, (users, ids), names)
 
 
-def _warn(facts: LogFacts) -> None:
+def warn_of(facts: LogFacts) -> None:
+    """Warn of ties in time and of users who only train."""
     if facts.tied_share > 0:
         logger.warning(
             "%.1f %% of events share their timestamp with the event before; they keep their input order",

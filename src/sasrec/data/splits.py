@@ -19,9 +19,10 @@ from sasrec.core.config import EvalConfig, TemporalTargets
 from sasrec.core.errors import ConfigError, DataError
 from sasrec.core.presets import LogStatistics
 from sasrec.data.event_types import are_of_types, types_in_words
+from sasrec.data.facts import repeat_share
 from sasrec.data.ragged import Ragged, flat_index, offsets_of
 from sasrec.data.sampling import USERS, generator
-from sasrec.data.sequences import LogFacts, Sequences, repeat_share
+from sasrec.data.sequences import LogFacts, Sequences
 
 logger = logging.getLogger(__name__)
 

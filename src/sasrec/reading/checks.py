@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import polars as pl
 
 from sasrec.core.errors import DataError
-from sasrec.reading.columns import KNOWN_NAMES, Choice, plain_name
+from sasrec.reading.columns import KNOWN_NAMES, plain_name
 from sasrec.reading.notes import Notes
 from sasrec.reading.sniffing import Form, is_number
 from sasrec.reading.source_table import SourceTable
-from sasrec.reading.times import EARLIEST, LATEST, UNITS, is_calendar_day, is_date, is_time, unit_of
+from sasrec.reading.times import TimesSeen, is_date, is_time, unit_of
 
 MISSING_WORDS = [
     "NA", "N/A", "n/a", "#N/A", "<NA>", "NULL", "Null", "null", "(null)", "\\N", "None", "none", "nan", "NaN", "NaT",
@@ -20,6 +21,7 @@ MISSING_WORDS = [
 ]  # fmt: skip
 ENOUGH_ROWS = 100  # of a file without a header, to tell times from ratings
 MOSTLY = 0.9
+FEW_WORDS = 3  # that a message shows
 REVIEWER, PRODUCT = r"A[0-9A-Z]{11,20}", r"(B[0-9A-Z]{9}|\d{9}[0-9X])"  # ids of Amazon's users and items
 
 
@@ -102,33 +104,45 @@ def _suggested(columns: Sequence[Sequence[str]]) -> str:
     return ",".join(role or next(ids, "-") for role in roles)
 
 
-def note_odd_values(
-    table: SourceTable, choice: Choice, ids: Mapping[str, pl.Series], times: pl.Series | None, notes: Notes
-) -> None:
+@dataclass
+class MissingWords:
+    """The ids of a column that are words for nothing, found piece by piece."""
+
+    n: int = 0
+    n_rows: int = 0
+    found: list[str] = field(default_factory=list)  # the first few different ones
+
+    def add(self, table: SourceTable, column: str) -> MissingWords:
+        """Look at further rows."""
+        words = missing_words(table, column)
+        self.n_rows += len(words)
+        n = int(words.sum())
+        if n:
+            self.n += n
+            self.found += table.frame[column].filter(words).unique(maintain_order=True).to_list()
+            self.found = list(dict.fromkeys(self.found))[:FEW_WORDS]
+        return self
+
+
+def note_odd_values(where: str, words: Mapping[str, MissingWords], times: TimesSeen | None, notes: Notes) -> None:
     """Warn of users and items that are words for nothing, and of times in two units or none.
 
     Args:
-        table: as it was read.
-        choice: its columns.
-        ids: users and items, converted.
-        times: likewise; None = there are none.
+        where: the table.
+        words: of users and items, as far as these are texts.
+        times: what times are like; None = there are none.
         notes: takes the warnings.
     """
-    for role in ("user", "item"):
-        if ids[role].dtype != pl.String:
-            continue
-        words = missing_words(table, choice.roles[role])
-        share = _true_share(words)
-        if share:
-            found = table.frame[choice.roles[role]].filter(words).unique(maintain_order=True).head(3)
-            listed = " or ".join(map(repr, found))
+    for role, found in words.items():
+        if found.n:
+            listed = " or ".join(map(repr, found.found))
             notes.warn(
-                f"{table.where}: {_percent(share)} of the events have {listed} as {role}, which counts as one {role}"
-                + " each" * (len(found) > 1),
+                f"{where}: {_percent(found.n / found.n_rows)} of the events have {listed} as {role}, which counts as "
+                f"one {role}" + " each" * (len(found.found) > 1),
                 "--drop-missing leaves them out",
             )
-    if times is not None and len(times):
-        _note_odd_times(table.where, times, notes)
+    if times is not None and times.n:
+        _note_odd_times(where, times, notes)
 
 
 def missing_words(table: SourceTable, column: str) -> pl.Series:
@@ -139,29 +153,21 @@ def missing_words(table: SourceTable, column: str) -> pl.Series:
     return values.is_in(MISSING_WORDS).fill_null(False)
 
 
-def _note_odd_times(where: str, times: pl.Series, notes: Notes) -> None:
-    unit = unit_of(times)
+def _note_odd_times(where: str, times: TimesSeen, notes: Notes) -> None:
+    unit, shares = times.unit, {unit: n / times.n for unit, n in times.within.items()}
     if unit is None:
-        shares = {u: _true_share(times.is_between(EARLIEST * n, LATEST * n)) for u, n in UNITS.items()}
         found = [u for u, share in shares.items() if share > 0.01]
         if len(found) > 1 and sum(shares.values()) >= MOSTLY:
             notes.warn(
                 f"{where}: some times are in {found[0]} and some in {found[1]}, so the order of events is wrong",
                 "write them in one unit",
             )
-        return
-    odd = ~times.is_between(EARLIEST * UNITS[unit], LATEST * UNITS[unit])
-    if odd.any() and not is_calendar_day(times):
-        example = times.filter(odd)[0]
+    elif unit in times.outside and not times.are_calendar_days:
         notes.warn(
-            f"{where}: {_percent(_true_share(odd))} of the times lie outside of 1990 to 2100 in {unit}, "
-            f"such as {example}",
+            f"{where}: {_percent((times.n - times.within[unit]) / times.n)} of the times lie outside of 1990 to 2100 "
+            f"in {unit}, such as {times.outside[unit]}",
             "they count as they are; mend them if they are not times",
         )
-
-
-def _true_share(values: pl.Series) -> float:
-    return int(values.sum()) / max(len(values), 1)
 
 
 def _percent(share: float) -> str:

@@ -61,6 +61,13 @@ def _read_table(file: SourceFile, kind: str, columns: list[str] | None, n_rows: 
         return read(opened, columns=columns, n_rows=n_rows)
 
 
+def scan_table(file: SourceFile, kind: str) -> pl.LazyFrame:
+    """A Parquet or Arrow file on disk, of which any rows can be read."""
+    if kind == "parquet":
+        return pl.scan_parquet(file.at, glob=False, hive_partitioning=False)
+    return pl.scan_ipc(file.at, glob=False, hive_partitioning=False)
+
+
 def with_partition(table: SourceTable, file: SourceFile) -> SourceTable:
     """The table with the columns that its folders stand for, such as day=2024-01-01."""
     columns = [pl.lit(value).alias(name) for name, value in file.partition.items() if name not in table.frame.columns]

@@ -12,7 +12,8 @@ import lzma
 import sys
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import IO, Any
 
 from sasrec.core.errors import DataError
@@ -54,30 +55,47 @@ def decompress(content: bytes, name: str) -> bytes:
         if opener is None:
             break
         try:
-            content = _read(opener, content, name, most)
+            content = b"".join(_parts(opener, io.BytesIO(content), name, most))
         except DAMAGES as error:
             raise DataError(f"cannot read {name}: {str(error) or type(error).__name__}") from error
     return content
 
 
-def _read(opener: Callable[..., Any], content: bytes, name: str, most: int) -> bytes:
-    unpacked = io.BytesIO()
-    with opener(io.BytesIO(content)) as file:
+def parts_of(path: Path, name: str) -> Iterator[bytes]:
+    """What a packed file holds, part by part; one layer.
+
+    Raises:
+        DataError: as `decompress`.
+    """
+    with path.open("rb") as stream:
+        opener = _opener(stream.read(MAGIC_BYTES))
+        assert opener is not None
+        stream.seek(0)
+        try:
+            yield from _parts(opener, stream, name, max(FREE_BYTES, MOST_COMPRESSED * path.stat().st_size))
+        except DAMAGES as error:
+            raise DataError(f"cannot read {name}: {str(error) or type(error).__name__}") from error
+
+
+def _parts(opener: Callable[..., Any], stream: IO[bytes], name: str, most: int) -> Iterator[bytes]:
+    with opener(stream) as file:
         if isinstance(file, zipfile.ZipFile):
             with file.open(_only_file(file, name)) as member:
-                return _within(member, unpacked, name, most)
-        return _within(file, unpacked, name, most)
+                yield from _within(member, name, most)
+        else:
+            yield from _within(file, name, most)
 
 
-def _within(packed: IO[bytes], unpacked: io.BytesIO, name: str, most: int) -> bytes:
+def _within(packed: IO[bytes], name: str, most: int) -> Iterator[bytes]:
+    n_bytes = 0
     while part := packed.read(PART_BYTES):
-        unpacked.write(part)
-        if unpacked.tell() > most:
+        n_bytes += len(part)
+        if n_bytes > most:
             raise DataError(
                 f"{name} unpacks to more than {most:,} bytes, over {MOST_COMPRESSED} times its size, which no log "
                 "does; if it is one, unpack it and give the file"
             )
-    return unpacked.getvalue()
+        yield part
 
 
 def _only_file(archive: zipfile.ZipFile, name: str) -> str:

@@ -8,14 +8,24 @@ from sasrec.core.errors import DataError
 from sasrec.core.event_types import LEAST_WEIGHT, MOST_WEIGHT
 from sasrec.reading.ids import EXACT, MAX_ID_BYTES, are_integers, canonical_ids
 from sasrec.reading.source_table import SourceTable
-from sasrec.reading.times import numbers_of
+from sasrec.reading.times import TextKind, numbers_of
 
 LOOKED_AT = 1000  # ids
 MOST_TYPES = 255  # of events: they are kept as bytes
+TYPE = "a type"  # what every event needs, for messages
 
 
 def ids_in(table: SourceTable, column: str, needed: str = "a user and an item") -> pl.Series:
     """A column of ids in their one type (see `ids.canonical_ids`); `needed` is what every event needs, for messages.
+
+    Raises:
+        DataError: an id is missing, or the column holds no ids.
+    """
+    return canonical_ids(checked_ids(table, column, needed), first_row=table.first_row)
+
+
+def checked_ids(table: SourceTable, column: str, needed: str = "a user and an item") -> pl.Series:
+    """A column of ids as it is, but for white space around texts.
 
     Raises:
         DataError: an id is missing, or the column holds no ids.
@@ -40,7 +50,7 @@ def ids_in(table: SourceTable, column: str, needed: str = "a user and an item") 
             f"{table.place(row)} has nothing in column {column!r}; every event needs {needed} "
             "(--drop-missing leaves such events out)"
         )
-    return canonical_ids(values)
+    return values
 
 
 def _is_blank(values: pl.Series) -> pl.Series:
@@ -82,14 +92,16 @@ def _check_no_lists(table: SourceTable, ids: pl.Series) -> None:
         )
 
 
-def timestamps_in(table: SourceTable, column: str) -> pl.Series:
-    """A column of times as numbers (see `times.numbers_of`).
+def timestamps_in(table: SourceTable, column: str, kind: TextKind | None = None) -> pl.Series:
+    """A column of times as numbers, whose texts are of a kind (see `times.numbers_of`).
 
     Raises:
         DataError: a value is missing, or is not a number or a date.
     """
     given = table.frame[column]
-    values = numbers_of(given)
+    if kind is not None and table.is_text:
+        given = given.cast(pl.String)
+    values = numbers_of(given, kind)
     if values is None:
         raise DataError(f"column {column!r} of {table.where} holds {given.dtype}, not numbers or dates")
     bad = values.is_null() if values.dtype.is_integer() else ~values.is_finite().fill_null(False)
@@ -126,14 +138,18 @@ def types_in(table: SourceTable, column: str) -> pl.Series:
     Raises:
         DataError: a type is missing, or there are so many that the column holds something else.
     """
-    types = ids_in(table, column, "a type").cast(pl.String)
-    n = types.n_unique()
+    types = ids_in(table, column, TYPE).cast(pl.String)
+    check_types(types.n_unique(), types[0], column, table.where)
+    return types
+
+
+def check_types(n: int, first: str, column: str, where: str) -> None:
+    """Raise DataError where a column holds so many different values that they are no types."""
     if n > MOST_TYPES:
         raise DataError(
-            f"column {column!r} of {table.where} holds {n:,} different values, such as {types[0]!r}, and {MOST_TYPES} "
+            f"column {column!r} of {where} holds {n:,} different values, such as {first!r}, and {MOST_TYPES} "
             "types of events are the most; name the column of types (--event-column)"
         )
-    return types
 
 
 def weights_in(table: SourceTable, column: str) -> pl.Series:
@@ -141,6 +157,23 @@ def weights_in(table: SourceTable, column: str) -> pl.Series:
 
     Raises:
         DataError: a weight is missing, is not a number, negative, too small or large to count with, or all are 0.
+    """
+    weights = checked_weights(table, column)
+    check_weights(bool((weights > 0).any()), column, table.where)
+    return weights
+
+
+def check_weights(any_counts: bool, column: str, where: str) -> None:
+    """Raise DataError unless any weight is above 0."""
+    if not any_counts:
+        raise DataError(f"all weights in column {column!r} of {where} are 0, so no event would train")
+
+
+def checked_weights(table: SourceTable, column: str) -> pl.Series:
+    """A column of weights of events, which all may be 0, as Float32.
+
+    Raises:
+        DataError: a weight is missing, is not a number, negative, too small or large to count with.
     """
     given = table.frame[column]
     if given.dtype != pl.String and not given.dtype.is_numeric() and given.dtype != pl.Boolean:
@@ -156,6 +189,4 @@ def weights_in(table: SourceTable, column: str) -> pl.Series:
             f"{table.place(row)} has {told} in column {column!r}; a weight is 0 or a number from {LEAST_WEIGHT:g} to "
             f"{MOST_WEIGHT:g}"
         )
-    if not (values > 0).any():
-        raise DataError(f"all weights in column {column!r} of {table.where} are 0, so no event would train")
     return values.cast(pl.Float32)

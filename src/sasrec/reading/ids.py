@@ -90,10 +90,12 @@ def written_length(values: pl.Series) -> int:
     return length
 
 
-def canonical_ids(ids: pl.Series) -> pl.Series:
+def canonical_ids(ids: pl.Series, *, as_text: bool = False, first_row: int = 0) -> pl.Series:
     """Ids in their one type: Int64 when all are integers or canonical integer text, else String.
 
     Args:
+        as_text: whether further ids of the column make all of them String.
+        first_row: how messages count the first one.
         ids: any dtype, no nulls. "2969" is an integer, and so is the float 2969.0; "02969", "+1" are texts. "2969.0" is
             an integer where all ids of the column are whole numbers, as programs write them that keep them as floats.
 
@@ -103,13 +105,15 @@ def canonical_ids(ids: pl.Series) -> pl.Series:
     if ids.null_count():
         raise DataError(f"an id is missing in row {int(ids.is_null().arg_true()[0])} of column {ids.name!r}")
     if ids.dtype == pl.Int64:
-        return ids
+        return ids.cast(pl.String) if as_text else ids
     if ids.dtype.is_nested() or ids.dtype == pl.Binary:
         raise DataError(f"column {ids.name!r} holds {ids.dtype}; ids are integers or text")
     if ids.dtype.is_float():
-        ids = _float_texts(ids)
+        ids = _float_texts(ids, first_row)
     if ids.dtype == pl.Object:
         ids = pl.Series(ids.name, [str(value) for value in ids])
+    if as_text:
+        return ids.cast(pl.String)
     if ids.dtype.is_integer():
         fitting = ids.cast(pl.Int64, strict=False)
         return ids.cast(pl.String) if fitting.null_count() else fitting
@@ -131,7 +135,7 @@ def are_integers(texts: pl.Series) -> bool:
     return not any(part.cast(pl.Int64, strict=False).null_count() for part in (texts.head(LOOKED_AT), texts))
 
 
-def _float_texts(ids: pl.Series) -> pl.Series:
+def _float_texts(ids: pl.Series, first_row: int) -> pl.Series:
     """Floats as ids: whole ones as the integers they stand for."""
     if ids.is_nan().any():
         raise DataError(f"an id is missing (NaN) in row {int(ids.is_nan().arg_true()[0])} of column {ids.name!r}")
@@ -139,8 +143,8 @@ def _float_texts(ids: pl.Series) -> pl.Series:
     if inexact.any():
         row = int(inexact.arg_true()[0])
         raise DataError(
-            f"column {ids.name!r} holds {ids[row]:.0f} as a float in row {row}, which stands for several ids; "
-            "give ids as integers or text"
+            f"column {ids.name!r} holds {ids[row]:.0f} as a float in row {first_row + row}, which stands for several "
+            "ids; give ids as integers or text"
         )
     numbers = ids.cast(pl.Int64, strict=False)
     whole = ids == ids.round()

@@ -5,7 +5,13 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 
+from sasrec.core.errors import DataError
+
 logger = logging.getLogger(__name__)
+
+
+class NeedsMemoryError(DataError):
+    """A log is of a form that can only be read as a whole; the message says which."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import polars as pl
 
@@ -17,7 +18,7 @@ from sasrec.reading.notes import Notes
 from sasrec.reading.quoting import read_quoted, without_quotes
 from sasrec.reading.sniffing import QUOTED, Form
 from sasrec.reading.source_table import SourceTable
-from sasrec.reading.textfiles import TextFile, nul_in
+from sasrec.reading.textfiles import TextFile
 
 
 def _written(*names: str) -> str:
@@ -30,29 +31,63 @@ RULER = r"^[-=+:]{3,}$"
 ANY_NAME = _written(*(name for names in KNOWN_NAMES.values() for name in names))
 
 
+@dataclass
+class LeftOut:
+    """What is left out of a text, which may be read in blocks."""
+
+    n_headers: int = 0
+    first_header: str = ""  # the line
+    n_empty: int = 0  # lines of a user without items
+    n_lines: int = 0
+
+    def tell(self, name: str, notes: Notes) -> None:
+        """Warn of it, once all of the text has been read."""
+        if self.n_headers:
+            n = self.n_headers
+            told = f", as do {n - 1} more line{'s' * (n > 2)}; they are" if n > 1 else "; it is"
+            notes.warn(f"{self.first_header} repeats the header{told} left out")
+        if self.n_empty:
+            notes.warn(f"{name}: {self.n_empty} of {self.n_lines} lines have a user and no items; they are left out")
+
+
 def read_text(text: TextFile, form: Form, needed: Sequence[str], notes: Notes) -> SourceTable:
-    """The columns that are needed of a text file.
+    """The columns that are needed of a text file, as `read_block` finds them.
 
     Args:
         text: the file.
         form: its form.
         needed: names of columns; those of a sequence are user_id, item_id.
         notes: takes what the user should know.
+    """
+    left = LeftOut()
+    table = read_block(text, form, needed, left)
+    left.tell(text.name, notes)
+    return table
+
+
+def read_block(text: TextFile, form: Form, needed: Sequence[str], left: LeftOut) -> SourceTable:
+    """The columns that are needed of a text file, or of a block of its lines.
+
+    Args:
+        text: the file.
+        form: its form.
+        needed: names of columns; those of a sequence are user_id, item_id.
+        left: takes what is left out.
 
     Raises:
         DataError: a line does not have the fields of the form.
     """
     if form.name == "sequences":
-        return _read_sequences(text, form.separator, notes)
+        return _read_sequences(text, form.separator, left)
     if not form.has_header:
         integers = _read_integers(text, form, needed)
         if integers is not None:
-            return SourceTable.of_lines(integers.select(needed), text.name, 1)
+            return SourceTable.of_lines(integers.select(needed), text.name, 1 + text.skipped)
     if form.separator is None or form.separator == "::":
         table = _read_lines(text, form)
     else:
         table = _read_delimited(text, form, needed)
-    return _without_headers(table.with_frame(table.frame.select(needed)), form, notes)
+    return _without_headers(table.with_frame(table.frame.select(needed)), form, left)
 
 
 def _read_integers(text: TextFile, form: Form, needed: Sequence[str]) -> pl.DataFrame | None:
@@ -86,10 +121,10 @@ def _read_lines(text: TextFile, form: Form) -> SourceTable:
     """A file without quotes, as text: blank lines, and for white space also uneven or trailing space, do not matter."""
     columns, header = form.columns, form.has_header
     if text.counts("\0")[0]:
-        raise nul_in(text.name, text.content)
+        raise text.nul()
     regular = _read_regular(text, form) if form.separator is None else None
     if regular is not None:
-        return SourceTable.of_lines(_unquoted(regular[header:]), text.name, 1 + header)
+        return SourceTable.of_lines(_unquoted(regular[header:]), text.name, 1 + header + text.skipped)
     lines = _lines(text, form.separator)[header:]
     line, split = pl.col("line"), form.separator or " "
     widths = lines.select(line.str.count_matches(split, literal=True))["line"] + 1
@@ -133,25 +168,25 @@ def _read_regular(text: TextFile, form: Form) -> pl.DataFrame | None:
 def _lines(text: TextFile, separator: str | None) -> pl.DataFrame:
     """`line`s that are not blank, white space in them made one space, and their `number` in the file, from 1."""
     stripped = pl.col("line").str.strip_chars(" \r" if separator == "\t" else " \t\r")
-    lines = text.lines().to_frame("line").with_row_index("number", offset=1)
+    lines = text.lines().to_frame("line").with_row_index("number", offset=1 + text.skipped)
     lines = lines.with_columns(stripped).filter(pl.col("line") != "")
     return lines if separator else lines.with_columns(pl.col("line").str.replace_all("[ \t]+", " "))
 
 
-def _read_sequences(text: TextFile, separator: str | None, notes: Notes) -> SourceTable:
+def _read_sequences(text: TextFile, separator: str | None, left: LeftOut) -> SourceTable:
     """One user a line, then the items in order."""
     lines = _lines(text, separator)
     fields = lines["line"].str.split(separator or " ").list.eval(pl.element().filter(pl.element() != ""))
     frame = pl.DataFrame({"user_id": fields.list.get(0), "item_id": fields.list.slice(1), "number": lines["number"]})
     first = [plain_name(field) for field in fields[0]]
-    if first[0] in KNOWN_NAMES["user"] and first[1:2] and first[1] in LISTS_BESIDE_ITEMS.union(KNOWN_NAMES["item"]):
+    names_of_items = LISTS_BESIDE_ITEMS.union(KNOWN_NAMES["item"])
+    if not text.skipped and first[0] in KNOWN_NAMES["user"] and first[1:2] and first[1] in names_of_items:
         raise DataError(
             f"line {lines['number'][0]} of {text.name} is a header, which sequences have none of; remove it"
         )
     events = frame.filter(pl.col("item_id").list.len() > 0).explode("item_id")
-    without = len(frame) - events["number"].n_unique()
-    if without:
-        notes.warn(f"{text.name}: {without} of {len(frame)} lines have a user and no items; they are left out")
+    left.n_empty += len(frame) - events["number"].n_unique()
+    left.n_lines += len(frame)
     return SourceTable.of_lines(_unquoted(events.drop("number")), text.name, events["number"])
 
 
@@ -160,16 +195,16 @@ def _read_delimited(text: TextFile, form: Form, needed: Sequence[str]) -> Source
     assert form.separator is not None
     n_separators, n_quotes, n_nuls = text.counts(form.separator, '"', "\0")
     if n_nuls:
-        raise nul_in(text.name, text.content)
+        raise text.nul()
     if n_quotes and form.separator in QUOTED and form.quotes:
         return read_quoted(text, form, needed)
     frame = _read_columns(text, form, needed)
-    lines = pl.int_range(len(frame), eager=True) + (text.first_line + form.has_header)
+    lines = pl.int_range(len(frame), eager=True) + (text.first_line + form.has_header + text.skipped)
     blank = frame.select(pl.all_horizontal(pl.all().is_null())).to_series()
     n_rows = len(frame) - int(blank.sum())
     if n_separators != (n_rows + form.has_header) * (len(form.columns) - 1):
         _check_widths(text, form)  # a blank line, or fields that are all empty, explain it, or a line that is refused
-        blank = blank & text.lines().gather(lines - 1).is_null()
+        blank = blank & text.lines().gather(lines - 1 - text.skipped).is_null()
     if blank.any():
         frame, lines = frame.filter(~blank), lines.filter(~blank)
     if n_quotes and form.quotes:
@@ -195,7 +230,7 @@ def _read_columns(text: TextFile, form: Form, needed: Sequence[str]) -> pl.DataF
 
 def _check_widths(text: TextFile, form: Form) -> None:
     """Refuse the first line that has another number of fields than the form."""
-    lines = text.lines().to_frame("line").with_row_index("number", offset=1)
+    lines = text.lines().to_frame("line").with_row_index("number", offset=1 + text.skipped)
     lines = lines.filter(pl.col("line").str.strip_chars(" \r") != "")
     width = pl.col("line").str.count_matches(str(form.separator), literal=True) + 1
     wrong = lines.with_columns(width=width).filter(pl.col("width") != len(form.columns))
@@ -203,7 +238,7 @@ def _check_widths(text: TextFile, form: Form) -> None:
         raise form.irregular(text.name, wrong["number"][0], wrong["width"][0])
 
 
-def _without_headers(table: SourceTable, form: Form, notes: Notes) -> SourceTable:
+def _without_headers(table: SourceTable, form: Form, left: LeftOut) -> SourceTable:
     """The rows that are no second header, as joined files have them in the middle.
 
     Raises:
@@ -221,9 +256,8 @@ def _without_headers(table: SourceTable, form: Form, notes: Notes) -> SourceTabl
             f"{table.place(row)} has {', '.join(map(repr, frame.row(row)))}, which looks like a header, not like an "
             "event; remove the line, or give the parts as files of their own"
         )
-    n = len(repeated)
-    told = f", as do {n - 1} more line{'s' * (n > 2)}; they are" if n > 1 else "; it is"
-    notes.warn(f"{table.place(int(repeated[0]))} repeats the header{told} left out")
+    left.n_headers += len(repeated)
+    left.first_header = left.first_header or table.place(int(repeated[0]))
     return table.filter(~pl.int_range(len(frame), eager=True).is_in(repeated.implode()))
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from sasrec.core.errors import DataError
+from sasrec.reading.notes import NeedsMemoryError
 from sasrec.reading.sniffing import Form, split_lines
 from sasrec.reading.source_table import SourceTable
 from sasrec.reading.textfiles import TextFile, long_fields
@@ -40,6 +41,8 @@ def read_quoted(text: TextFile, form: Form, needed: Sequence[str]) -> SourceTabl
     filled = lines.is_not_null()
     if lines.str.contains(row).fill_null(True).all() and filled.any():
         return _read_line_by_line(text, form, needed, lines, filled)
+    if text.is_block:
+        raise NeedsMemoryError(f"{text.name} has quotes around line ends or inside of fields")
     return _read_strictly(text, form, needed)
 
 
@@ -47,7 +50,7 @@ def _read_line_by_line(
     text: TextFile, form: Form, needed: Sequence[str], lines: pl.Series, filled: pl.Series
 ) -> SourceTable:
     """A file of which each line is a row or blank."""
-    numbers = (filled.arg_true() + 1)[form.has_header :].cast(pl.Int64)
+    numbers = (filled.arg_true() + 1 + text.skipped)[form.has_header :].cast(pl.Int64)
     keep = sorted({form.columns.index(name) for name in needed} | {len(form.columns) - 1})
     source = text.source if filled.all() else "\n".join(lines.drop_nulls()).encode()
     frame = pl.read_csv(

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import polars as pl
 
 from sasrec.core.errors import ConfigError, DataError
 from sasrec.core.forks import needs_threads_of
-from sasrec.reading.checks import check_guess, missing_words, note_odd_values
+from sasrec.reading.checks import MissingWords, check_guess, missing_words, note_odd_values
 from sasrec.reading.columnar import (
     FORMAT_OF_SUFFIX,
     kind_of,
@@ -50,7 +50,7 @@ from sasrec.reading.sniffing import (
 from sasrec.reading.source_table import SourceTable, joined, joined_frames
 from sasrec.reading.sources import SourceFile, common_name, data_suffix, find_files, reading
 from sasrec.reading.textfiles import SNIFFED_LINES, TextFile
-from sasrec.reading.times import holds_dates
+from sasrec.reading.times import TimesSeen, holds_dates
 from sasrec.reading.understanding import Understanding, understand
 
 FORMATS = ("pairs", "sequences", "triples", "ratings", "csv", "tsv", "inter", "jsonl", "parquet", "arrow")
@@ -122,14 +122,23 @@ def wanted_columns(
 def read_log(source: Any, wanted: Wanted) -> tuple[pl.DataFrame, Understanding]:
     """As `read_interactions`, with what was understood of the source."""
     needs_threads_of("Polars")
+    if are_files(source):
+        return read_files(find_files(source), wanted)
     notes = Notes()
-    if _is_files(source):
-        files = find_files(source)
-        with reading(common_name(files)):
-            table, choice, form = _read_files(files, wanted, notes)
-    else:
-        table, choice, form = _of_frame(_frame(source), wanted, notes)
-        files = []
+    return _understood(*_of_frame(_frame(source), wanted, notes), 1, wanted, notes)
+
+
+def read_files(files: Sequence[SourceFile], wanted: Wanted) -> tuple[pl.DataFrame, Understanding]:
+    """As `read_log`, of files that were found."""
+    notes = Notes()
+    with reading(common_name(files)):
+        table, choice, form = _read_files(files, wanted, notes)
+    return _understood(table, choice, form, len(files), wanted, notes)
+
+
+def _understood(
+    table: SourceTable, choice: Choice, form: str, n_files: int, wanted: Wanted, notes: Notes
+) -> tuple[pl.DataFrame, Understanding]:
     log, n_dropped, dates = _events(table, choice, wanted, notes)
     return log, understand(
         log,
@@ -137,7 +146,7 @@ def read_log(source: Any, wanted: Wanted) -> tuple[pl.DataFrame, Understanding]:
         form,
         columns=choice.roles,
         left_alone=choice.left_alone,
-        n_files=max(len(files), 1),
+        n_files=n_files,
         n_dropped=n_dropped,
         dates=dates,
         notes=notes.notes,
@@ -151,7 +160,8 @@ def _known_format(name: str | None) -> str | None:
     return form
 
 
-def _is_files(source: Any) -> bool:
+def are_files(source: Any) -> bool:
+    """Whether a source is one of files, not a frame."""
     return isinstance(source, str | os.PathLike) or (
         isinstance(source, list | tuple) and all(isinstance(one, str | os.PathLike) for one in source)
     )
@@ -175,12 +185,17 @@ def _of_tables(files: Sequence[SourceFile], kind: str, wanted: Wanted, notes: No
     sample = read_tables(files, kind, n_rows=SAMPLED_ROWS)
     if any(column.is_nested() for column in sample.frame.schema.values()):
         return _of_frame(read_tables(files, kind), wanted, notes)[:2]
+    choice, names = choice_of_tables(sample, common_name(files), wanted, notes)
+    table = read_tables(files, kind, list(names.values()))
+    return table.with_frame(table.frame.select(pl.col(name).alias(column) for column, name in names.items())), choice
+
+
+def choice_of_tables(sample: SourceTable, where: str, wanted: Wanted, notes: Notes) -> tuple[Choice, dict[str, str]]:
+    """The columns that are read, and what each is called in the files."""
     named = _named_by_position(sample, wanted)
-    choice = choose_columns(named.frame.columns, named.frame, common_name(files), wanted, notes)
+    choice = choose_columns(named.frame.columns, named.frame, where, wanted, notes)
     names = dict(zip(named.frame.columns, sample.frame.columns, strict=True))
-    table = read_tables(files, kind, [names[column] for column in choice.needed])
-    frame = table.frame.select(pl.col(names[column]).alias(column) for column in choice.needed)
-    return table.with_frame(frame), choice
+    return choice, {column: names[column] for column in choice.needed}
 
 
 def _named_by_position(table: SourceTable, wanted: Wanted) -> SourceTable:
@@ -190,10 +205,7 @@ def _named_by_position(table: SourceTable, wanted: Wanted) -> SourceTable:
 
 def _read_files(files: Sequence[SourceFile], wanted: Wanted, notes: Notes) -> tuple[SourceTable, Choice, str]:
     """All files as one table, the columns that are read, and the form in words."""
-    kinds = {kind: file.name for file in files for kind in [kind_of(file, wanted.format)]}
-    if len(kinds) > 1:
-        raise DataError(f"the files are of different kinds, such as {' and '.join(kinds.values())}; give those of one")
-    (kind,) = kinds
+    kind = kind_of_all(files, wanted.format)
     if kind in ("parquet", "arrow", "arrow stream"):
         return *_of_tables(files, kind, wanted, notes), kind
     texts = [TextFile.open(file, wanted.encoding) for file in files]
@@ -206,9 +218,55 @@ def _read_files(files: Sequence[SourceFile], wanted: Wanted, notes: Notes) -> tu
     return _read_texts(files, texts, wanted, notes)
 
 
+def kind_of_all(files: Sequence[SourceFile], form: str | None) -> str | None:
+    """The kind of the files, as `kind_of` tells it.
+
+    Raises:
+        DataError: they are of several.
+    """
+    kinds = {kind: file.name for file in files for kind in [kind_of(file, form)]}
+    if len(kinds) > 1:
+        raise DataError(f"the files are of different kinds, such as {' and '.join(kinds.values())}; give those of one")
+    return next(iter(kinds))
+
+
 def _read_texts(
     files: Sequence[SourceFile], texts: Sequence[TextFile], wanted: Wanted, notes: Notes
 ) -> tuple[SourceTable, Choice, str]:
+    plan = plan_texts(files, texts, wanted, notes)
+    name, needed = common_name(files), plan.choice.needed
+    parts = [
+        with_partition(read_text(text, form, plan.needed, notes), file)
+        for file, text, form in zip(files, texts, plan.forms, strict=True)
+    ]
+    return joined([part.with_frame(part.frame.select(needed)) for part in parts], name), plan.choice, plan.words
+
+
+@dataclass(frozen=True)
+class TextPlan:
+    """How texts are read."""
+
+    choice: Choice
+    forms: list[Form]  # of each
+    partition: set[str]  # columns that folders stand for
+
+    @property
+    def words(self) -> str:
+        """The form, for people."""
+        return _in_words(self.forms[0])
+
+    @property
+    def needed(self) -> list[str]:
+        """The columns that are read from each."""
+        return [column for column in self.choice.needed if column not in self.partition]
+
+
+def plan_texts(files: Sequence[SourceFile], texts: Sequence[TextFile], wanted: Wanted, notes: Notes) -> TextPlan:
+    """The form and the columns of texts, by their first lines.
+
+    Raises:
+        DataError: they are of no form, or not of one log.
+    """
     name = common_name(files)
     told = replace(wanted, format=wanted.format or _format_of(files[0]))
     head = Head([line for text in texts for line in text.head][:SNIFFED_LINES])
@@ -217,13 +275,8 @@ def _read_texts(
     if form.name in TEXT_COLUMNS and wanted.format is None:
         check_guess(name, form, rows)
     choice = _choice_of_text(form, rows, name, wanted, files[0], texts[0].first_line, notes)
-    partition = set(files[0].partition) & set(choice.needed)
-    parts = []
-    for file, text in zip(files, texts, strict=True):
-        part = form if text is texts[0] else _form_of_part(text, texts[0], form, choice, told)
-        needed = [column for column in choice.needed if column not in partition]
-        parts.append(with_partition(read_text(text, part, needed, notes), file))
-    return joined([p.with_frame(p.frame.select(choice.needed)) for p in parts], name), choice, _in_words(form)
+    parts = [_form_of_part(text, texts[0], form, choice, told) for text in texts[1:]]
+    return TextPlan(choice, [form, *parts], set(files[0].partition) & set(choice.needed))
 
 
 def _format_of(file: SourceFile) -> str | None:
@@ -305,25 +358,39 @@ def _in_words(form: Form) -> str:
 def _events(table: SourceTable, choice: Choice, wanted: Wanted, notes: Notes) -> tuple[pl.DataFrame, int, bool]:
     """The frame, how many events were dropped because something was missing, and whether times were dates."""
     n = len(table.frame)
-    if not n:
-        raise DataError(f"{table.where} has no events; it needs at least one row with a user and an item")
-    words = [name for name, kind in table.frame.schema.items() if kind in (pl.Categorical, pl.Enum)]
-    table = table.with_frame(table.frame.with_columns(pl.col(words).cast(pl.String)))
-    if wanted.drop_missing:
-        table = table.filter(~_missing(table, choice.needed))
-        if not len(table.frame):
-            raise DataError(
-                f"{table.where} has no event with a user, an item and what else is read; see --drop-missing"
-            )
+    table = complete(table, choice, wanted)
+    check_any(table.where, n, len(table.frame))
     columns = {"user_id": ids_in(table, choice.roles["user"]), "item_id": ids_in(table, choice.roles["item"])}
     times = None if choice.timestamp is None else timestamps_in(table, choice.timestamp)
     dates = choice.timestamp is not None and holds_dates(table.frame[choice.timestamp])
-    note_odd_values(table, choice, {"user": columns["user_id"], "item": columns["item_id"]}, times, notes)
+    texts = [role for role in ("user", "item") if columns[f"{role}_id"].dtype == pl.String]
+    words = {role: MissingWords().add(table, choice.roles[role]) for role in texts}
+    note_odd_values(table.where, words, None if times is None else TimesSeen().add(times), notes)
     dropped = n - len(table.frame)
+    note_dropped(table.where, dropped, n, wanted, notes)
+    return pl.DataFrame(columns | _beside_ids(table, choice, times)), dropped, dates
+
+
+def complete(table: SourceTable, choice: Choice, wanted: Wanted) -> SourceTable:
+    """The events that lack nothing, where others are to be left out; categories are texts."""
+    words = [name for name, kind in table.frame.schema.items() if kind in (pl.Categorical, pl.Enum)]
+    table = table.with_frame(table.frame.with_columns(pl.col(words).cast(pl.String)))
+    return table.filter(~_missing(table, choice.needed)) if wanted.drop_missing else table
+
+
+def check_any(where: str, n: int, n_complete: int) -> None:
+    """Raise DataError unless there are events, and some that lack nothing."""
+    if not n:
+        raise DataError(f"{where} has no events; it needs at least one row with a user and an item")
+    if not n_complete:
+        raise DataError(f"{where} has no event with a user, an item and what else is read; see --drop-missing")
+
+
+def note_dropped(where: str, dropped: int, n: int, wanted: Wanted, notes: Notes) -> None:
+    """Warn of events that were left out."""
     if dropped:
         lacking = "a user, an item, a type or a weight" if wanted.of_events else "a user, an item or a time"
-        notes.warn(f"{table.where}: {dropped:,} of {n:,} events lack {lacking} and are left out")
-    return pl.DataFrame(columns | _beside_ids(table, choice, times)), dropped, dates
+        notes.warn(f"{where}: {dropped:,} of {n:,} events lack {lacking} and are left out")
 
 
 def _beside_ids(table: SourceTable, choice: Choice, times: pl.Series | None) -> dict[str, pl.Series]:

@@ -19,6 +19,7 @@ class SourceTable:
     where: str  # "the frame" or the file
     place: Callable[[int], str]  # how a message names a row
     is_text: bool = False  # spaces around values are padding
+    first_row: int = 0  # rows of the log before these
 
     @classmethod
     def of_rows(cls, frame: pl.DataFrame, where: str) -> SourceTable:
@@ -98,7 +99,7 @@ def _joined_column(pieces: list[pl.Series], name: str, where: str) -> pl.Series:
             )
         if any(kind.is_nested() for kind in types):
             return _joined_nested(pieces, name, where)
-        pieces = [_as_text(piece) for piece in pieces]
+        pieces = [as_text(piece) for piece in pieces]
     return pl.concat([piece.alias(name) for piece in pieces])
 
 
@@ -113,7 +114,7 @@ def _joined_nested(pieces: list[pl.Series], name: str, where: str) -> pl.Series:
         ) from error
 
 
-def _as_text(values: pl.Series) -> pl.Series:
+def as_text(values: pl.Series) -> pl.Series:
     """Values of one type as text, whole floats as the integers they stand for, times as ISO texts in UTC."""
     if values.dtype.is_temporal():
         return values.cast(pl.Datetime("us")).dt.strftime("%Y-%m-%dT%H:%M:%S%.6fZ")

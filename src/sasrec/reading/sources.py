@@ -16,7 +16,7 @@ import stat
 import sys
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote
@@ -25,8 +25,9 @@ import polars as pl
 from polars.exceptions import PanicException
 
 from sasrec.core.errors import DataError
+from sasrec.core.files import disk_errors
 from sasrec.reading import compression
-from sasrec.reading.compression import MAGIC_BYTES, decompress, is_compressed
+from sasrec.reading.compression import LAYERS, MAGIC_BYTES, PART_BYTES, decompress, is_compressed, parts_of
 
 STDIN = "-"
 TABLES = {b"PAR1": "parquet", b"ARROW1": "arrow", b"\xff\xff\xff\xff": "arrow stream"}
@@ -52,6 +53,32 @@ MARKUP = {  # texts that are no logs
 }
 
 
+@dataclass
+class Store:
+    """A folder for what does not fit in memory."""
+
+    folder: Path
+    n_files: int = 0
+
+    def new(self) -> Path:
+        """A file that is not there yet."""
+        self.n_files += 1
+        return self.folder / f"text-{self.n_files}"
+
+    def write(self, path: Path, parts: Iterable[bytes]) -> None:
+        """Write a file part by part.
+
+        Raises:
+            CheckpointError: the disk is full.
+        """
+        with path.open("wb") as file:
+            for part in parts:
+                with disk_errors(path):
+                    file.write(part)
+            with disk_errors(path):
+                file.flush()
+
+
 @dataclass(frozen=True)
 class SourceFile:
     """One file, unpacked."""
@@ -60,27 +87,33 @@ class SourceFile:
     place: Path  # where it is
     content: bytes | None = None  # what was unpacked or piped; None = a plain file, which libraries may map
     partition: dict[str, str] = field(default_factory=dict)  # of a path .../day=2024-01-01/part-0.parquet
+    stored: Path | None = None  # what was unpacked or piped, where it is not kept in memory
+
+    @property
+    def at(self) -> Path:
+        """The file that holds the bytes, where they are not in memory."""
+        return self.stored or self.place
 
     @property
     def readable(self) -> Path | io.BytesIO:
         """What Polars reads from."""
-        return self.place if self.content is None else io.BytesIO(self.content)
+        return self.at if self.content is None else io.BytesIO(self.content)
 
     def head(self, n: int) -> bytes:
         """The first n bytes."""
         if self.content is not None:
             return self.content[:n]
-        with self.place.open("rb") as file:
+        with self.at.open("rb") as file:
             return file.read(n)
 
     def read(self) -> bytes:
         """All bytes."""
-        return self.place.read_bytes() if self.content is None else self.content
+        return self.at.read_bytes() if self.content is None else self.content
 
     @property
     def size(self) -> int:
         """Bytes in all."""
-        return self.place.stat().st_size if self.content is None else len(self.content)
+        return self.at.stat().st_size if self.content is None else len(self.content)
 
     @property
     def table(self) -> str | None:
@@ -116,11 +149,14 @@ def is_pattern(source: str | Path) -> bool:
     return glob.has_magic(str(source)) and not Path(source).exists()
 
 
-def find_files(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[SourceFile]:
+def find_files(
+    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], store: Store | None = None
+) -> list[SourceFile]:
     """The files that a source stands for, opened.
 
     Args:
         source: a path, `-` (standard input), a folder, a pattern (`*`, `?`, `[]`, `**`), or a list of these.
+        store: where unpacked and piped bytes go; None = into memory.
 
     Raises:
         DataError: nothing is there, a file is given twice, or a file is empty or cannot be unpacked.
@@ -138,7 +174,7 @@ def find_files(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
             raise DataError(f"a list of logs holds {type(one).__name__}; give paths, or one frame")
         text = os.fsdecode(one)
         try:
-            files += _expanded(text)
+            files += _expanded(text, store)
         except OSError as error:
             raise DataError(f"cannot read {shown_path(text)}: {error.strerror or error}") from error
     times = Counter(file.place.resolve() for file in files)
@@ -149,19 +185,19 @@ def find_files(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
     return files
 
 
-def _expanded(source: str) -> list[SourceFile]:
+def _expanded(source: str, store: Store | None) -> list[SourceFile]:
     path = Path(source)
     if not source:
         raise DataError("the path of the log is empty; give a file, a folder or a pattern")
     if source == STDIN:
-        return [open_file(path)]
+        return [open_file(path, store=store)]
     if re.match(r"[a-z][a-z0-9+.]+://", source):
         raise DataError(f"{source} is an address; download it, and give the file")
     if source[0] == "~" and not path.exists():
         path = Path(os.path.expanduser(source))  # noqa: PTH111 - keeps ~ where there is no such home
     if path.is_dir():
-        return _files_of_folder(path)
-    return _files_of_pattern(path) if is_pattern(path) else [open_file(path)]
+        return _files_of_folder(path, path, store)
+    return _files_of_pattern(path, store) if is_pattern(path) else [open_file(path)]
 
 
 def _check_partitions(files: Sequence[SourceFile]) -> None:
@@ -176,14 +212,14 @@ def _check_partitions(files: Sequence[SourceFile]) -> None:
         )
 
 
-def _files_of_pattern(pattern: Path) -> list[SourceFile]:
+def _files_of_pattern(pattern: Path, store: Store | None) -> list[SourceFile]:
     """The files that match, and those below folders that match."""
     found = sorted(map(Path, glob.glob(str(pattern), recursive=True)), key=natural_order)  # noqa: PTH207 - takes absolute patterns
     fixed = itertools.takewhile(lambda part: not glob.has_magic(part), pattern.parts[:-1])
     base = Path(*fixed)
     files: dict[Path, SourceFile] = {}  # of ** a folder and the files in it come both
     for path in found:
-        opened = _files_of_folder(path, base) if path.is_dir() else _opened([path], base)
+        opened = _files_of_folder(path, base, store) if path.is_dir() else _opened([path], base, store)
         for file in opened:
             files.setdefault(file.place.resolve(), file)
     if not files:
@@ -191,13 +227,13 @@ def _files_of_pattern(pattern: Path) -> list[SourceFile]:
     return list(files.values())
 
 
-def _files_of_folder(folder: Path, base: Path | None = None) -> list[SourceFile]:
+def _files_of_folder(folder: Path, base: Path, store: Store | None) -> list[SourceFile]:
     """The files below a folder, without hidden ones and markers such as _SUCCESS."""
     if (folder / "items.parquet").exists():
         raise DataError(f"{folder} is a run saved without its users' histories; give the log itself")
     below = [path.relative_to(folder) for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
     shown = [p for p in below if not any(part[0] in "._" for part in p.parts) and p.suffix != ".crc"]
-    files = _opened([folder / p for p in sorted(shown, key=natural_order)], base or folder)
+    files = _opened([folder / p for p in sorted(shown, key=natural_order)], base, store)
     if not files:
         raise DataError(f"{folder} is a folder without log files")
     kinds = [data_suffix(file.place) for file in files]
@@ -210,14 +246,14 @@ def _files_of_folder(folder: Path, base: Path | None = None) -> list[SourceFile]
     return files
 
 
-def _opened(paths: Sequence[Path], base: Path) -> list[SourceFile]:
+def _opened(paths: Sequence[Path], base: Path, store: Store | None) -> list[SourceFile]:
     """The files of several that have something in them: writers of many parts leave some empty."""
     for path in paths:
         if path.is_symlink() and not path.is_file():
             raise DataError(
                 f"{path} is a link to {'a folder' if path.is_dir() else 'nothing'}; give the files it means"
             )
-    opened = [unpacked(path, _partition(path, base)) for path in paths if path.is_file()]
+    opened = [unpacked(path, _partition(path, base), store) for path in paths if path.is_file()]
     return [_checked(file) for file in opened if file.size > MAGIC_BYTES or file.head(MAGIC_BYTES).strip()]
 
 
@@ -235,16 +271,16 @@ def _partition(path: Path, base: Path) -> dict[str, str]:
     return {name: unquote(value) for name, _, value in pairs}
 
 
-def open_file(path: Path, partition: dict[str, str] | None = None) -> SourceFile:
+def open_file(path: Path, partition: dict[str, str] | None = None, store: Store | None = None) -> SourceFile:
     """A file with its content unpacked; a plain file stays on disk.
 
     Raises:
         DataError: it is missing, empty, a folder, of a foreign kind, or its compression is damaged.
     """
-    return _checked(unpacked(path, partition or {}))
+    return _checked(unpacked(path, partition or {}, store))
 
 
-def unpacked(path: Path, partition: dict[str, str]) -> SourceFile:
+def unpacked(path: Path, partition: dict[str, str], store: Store | None = None) -> SourceFile:
     """As `open_file`, for what is no log: an empty file has no bytes, and a foreign one is for the caller to see.
 
     Raises:
@@ -252,6 +288,8 @@ def unpacked(path: Path, partition: dict[str, str]) -> SourceFile:
     """
     name = "standard input" if str(path) == STDIN else shown_path(path)
     try:
+        if store is not None:
+            return SourceFile(name, path, None, partition, _stored(path, name, store))
         content = _piped(path)
         if is_compressed(_first_bytes(path) if content is None else content[:MAGIC_BYTES]):
             content = decompress(path.read_bytes() if content is None else content, name)
@@ -268,16 +306,42 @@ def shown_path(path: Path | str) -> str:
 
 def _piped(path: Path) -> bytes | None:
     """What comes from standard input or a pipe, such as <(zcat log.gz); None for a file."""
+    if not _is_piped(path):
+        return None
+    return sys.stdin.buffer.read() if str(path) == STDIN else path.read_bytes()
+
+
+def _is_piped(path: Path) -> bool:
+    """Whether bytes come from standard input or a pipe, and can be read once."""
     if str(path) == STDIN:
         if sys.stdin.isatty():
             raise DataError("'-' reads standard input, which is the terminal; pipe a file into it")
-        return sys.stdin.buffer.read()
+        return True
     if not path.exists():
         raise DataError(f"there is no file {shown_path(path)}")
     facts = path.stat()
     if stat.S_ISDIR(facts.st_mode):
         raise DataError(f"{path} is a folder; give a file")
-    return None if stat.S_ISREG(facts.st_mode) and facts.st_size else path.read_bytes()
+    return not (stat.S_ISREG(facts.st_mode) and facts.st_size)
+
+
+def _stored(path: Path, name: str, store: Store) -> Path | None:
+    """Where the bytes of a file lie that is packed or piped; None = where it is."""
+    stored = None
+    if _is_piped(path):
+        stored = store.new()
+        with contextlib.nullcontext(sys.stdin.buffer) if str(path) == STDIN else path.open("rb") as stream:
+            store.write(stored, iter(lambda: stream.read(PART_BYTES), b""))
+    for _ in range(LAYERS):
+        source = stored or path
+        if not is_compressed(_first_bytes(source)):
+            break
+        unpacked = store.new()
+        store.write(unpacked, parts_of(source, name))
+        if stored is not None:
+            stored.unlink()
+        stored = unpacked
+    return stored
 
 
 def _first_bytes(path: Path) -> bytes:

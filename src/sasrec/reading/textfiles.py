@@ -7,12 +7,10 @@ import contextlib
 import csv
 import io
 import itertools
-import mmap
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -25,6 +23,7 @@ SNIFFED_BYTES = 1 << 16
 CHUNK_BYTES = 1 << 24
 MAX_LINE_BYTES = 1 << 22  # half a million items of one user; a JSON array may be a line of any length
 BOM = codecs.BOM_UTF8
+BLANK = b" \t\r\n\xef\xbb\xbf"
 WIDE = {  # marks at the beginning of other Unicode encodings; the longer ones first
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
@@ -47,6 +46,8 @@ class TextFile:
     source: Path | bytes  # a file, or text that was unpacked, converted or piped
     head: list[str]  # the first lines that are not blank, without their ends
     first_line: int  # the number of head[0] in the file
+    skipped: int = 0  # lines of the file before the first one here: this may be a block of its lines
+    is_block: bool = False
 
     @classmethod
     def open(cls, file: SourceFile, encoding: str | None = None, *, any_length: bool = False) -> TextFile:
@@ -65,7 +66,7 @@ class TextFile:
         if not any_length:
             _check_lengths(source, file.name)
         with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as stream:
-            filled = ((number, line) for number, line in enumerate(stream, 1) if line.strip(b" \t\r\n\xef\xbb\xbf"))
+            filled = ((number, line) for number, line in enumerate(stream, 1) if line.strip(BLANK))
             head = list(itertools.islice(filled, SNIFFED_LINES))
         if not head:
             raise DataError(f"{file.name} has only blank lines; it needs at least one line with a user and an item")
@@ -83,9 +84,7 @@ class TextFile:
 
     def chunks(self) -> Iterator[bytes]:
         """All of it, piece by piece."""
-        with self.source.open("rb") if isinstance(self.source, Path) else io.BytesIO(self.source) as stream:
-            while chunk := stream.read(CHUNK_BYTES):
-                yield chunk
+        return _chunks_of(self.source)
 
     @cached_property
     def ends_with_newline(self) -> bool:
@@ -118,7 +117,7 @@ class TextFile:
             )  # fmt: skip
         except pl.exceptions.PolarsError as error:
             self.check_encoding()
-            raise nul_in(self.name, self.content) from error
+            raise self.nul() from error
         return frame["line"]
 
     def check_encoding(self) -> None:
@@ -127,8 +126,46 @@ class TextFile:
         Raises:
             DataError: there is one.
         """
-        for number, line in enumerate(self.content.split(b"\n"), 1):
+        for number, line in enumerate(self.content.split(b"\n"), 1 + self.skipped):
             decoded(line, self.name, number)
+
+    def nul(self) -> DataError:
+        """The error for NUL bytes in it."""
+        return nul_in(self.name, self.content, self.skipped)
+
+    def blocks(self, n_bytes: int, header: bytes = b"") -> Iterator[TextFile]:
+        """The file in blocks of whole lines, each of which is read as a file.
+
+        Args:
+            n_bytes: about so many each.
+            header: the line that each block but the first begins with, as all of the file does.
+        """
+        skipped, rest = 0, b""
+        with self.source.open("rb") if isinstance(self.source, Path) else io.BytesIO(self.source) as stream:
+            while True:
+                read = stream.read(n_bytes)
+                content, cut, tail = (rest + read).rpartition(b"\n") if read else (rest, b"", b"")
+                rest = tail
+                if content.strip(BLANK):
+                    yield self._block(content + cut, skipped, header)
+                skipped += content.count(b"\n") + len(cut)
+                if not read:
+                    return
+
+    def _block(self, content: bytes, skipped: int, header: bytes) -> TextFile:
+        if skipped < self.first_line:
+            return replace(self, source=content, skipped=skipped, first_line=self.first_line - skipped, is_block=True)
+        if header:
+            return replace(self, source=header + b"\n" + content, skipped=skipped - 1, first_line=1, is_block=True)
+        filled = content.lstrip(b"\r\n")  # blank lines in front are no rows, as in a whole file
+        gone = content[: len(content) - len(filled)].count(b"\n")
+        return replace(self, source=filled, skipped=skipped + gone, first_line=1, is_block=True)
+
+    def header_line(self) -> bytes:
+        """The line of head[0], without its end."""
+        with self.source.open("rb") if isinstance(self.source, Path) else io.BytesIO(self.source) as stream:
+            lines = itertools.islice(stream, self.first_line - 1, None)
+            return next(lines).removeprefix(BOM).rstrip(b"\r\n")
 
 
 @contextlib.contextmanager
@@ -141,9 +178,9 @@ def long_fields() -> Iterator[None]:
         csv.field_size_limit(limit)
 
 
-def nul_in(name: str, content: bytes) -> DataError:
-    """The error for a text that holds NUL bytes."""
-    line = content.count(b"\n", 0, max(content.find(b"\0"), 0)) + 1
+def nul_in(name: str, content: bytes, skipped: int = 0) -> DataError:
+    """The error for a text that holds NUL bytes; `skipped` lines come before it."""
+    line = content.count(b"\n", 0, max(content.find(b"\0"), 0)) + 1 + skipped
     return DataError(
         f"line {line} of {name} has a NUL byte, so it is a binary file or damaged; give a text, CSV, JSON lines, "
         "Parquet or Arrow log, or name its encoding (--encoding utf-16-le)"
@@ -166,16 +203,24 @@ def decoded(line: bytes, name: str, number: int) -> str:
 
 def _as_utf8(file: SourceFile, encoding: str | None) -> Path | bytes:
     """The file itself where it is UTF-8 with newlines, else its text converted."""
+    found = encoding_of(file, encoding)
+    return _repaired(file) if found == "utf-8" else _unix_lines(_converted(file, found).removeprefix(BOM))
+
+
+def encoding_of(file: SourceFile, asked: str | None) -> str:
+    """The encoding of a text: "utf-8", or another that it has to be converted from.
+
+    Raises:
+        DataError: it is binary.
+    """
     head = file.head(SNIFFED_BYTES)
     marked = next((name for mark, name in MARKS.items() if head.startswith(mark)), None)  # surer than what is asked for
-    if marked is None and (encoding is None or encoding.lower() in UTF_8):
+    if marked is None and (asked is None or asked.lower() in UTF_8):
         marked = _wide_without_mark(head) or "utf-8"
-    encoding = marked or encoding
-    if encoding is not None and encoding != "utf-8":
-        return _unix_lines(_converted(file, encoding).removeprefix(BOM))
-    if b"\0" in head:
-        raise nul_in(file.name, file.read())
-    return _repaired(file)
+    found = marked or str(asked)
+    if found == "utf-8" and b"\0" in head:
+        raise nul_in(file.name, head)
+    return found
 
 
 def _wide_without_mark(head: bytes) -> str | None:
@@ -190,29 +235,33 @@ def _wide_without_mark(head: bytes) -> str | None:
 
 def _check_lengths(source: Path | bytes, name: str) -> None:
     """Refuse a line of more than MAX_LINE_BYTES, on which any reader would spend minutes and gigabytes."""
-    with _bytes_of(source) as content:
-        if content[:SNIFFED_BYTES].lstrip(b" \t\r\n" + BOM).startswith(b"["):  # a JSON array
+    line, length, first = 1, 0, True
+    for chunk in _chunks_of(source):
+        if first and chunk[:SNIFFED_BYTES].lstrip(b" \t\r\n" + BOM).startswith(b"["):  # a JSON array
             return
-        begin = 0
-        while len(content) - begin > MAX_LINE_BYTES:
-            end = content.rfind(b"\n", begin, begin + MAX_LINE_BYTES)
+        first, begin = False, 0
+        while len(chunk) - begin > MAX_LINE_BYTES - length:
+            end = chunk.rfind(b"\n", begin, begin + MAX_LINE_BYTES - length)
             if end < 0:
-                line = content[:begin].count(b"\n") + 1
+                line += chunk[:begin].count(b"\n")
                 raise DataError(
                     f"line {line} of {name} has more than {MAX_LINE_BYTES:,} bytes, which no line of a log has; is it "
                     "damaged, or a log without line ends?"
                 )
-            begin = end + 1
+            begin, length = end + 1, 0
+        end = chunk.rfind(b"\n", begin)
+        length = len(chunk) - end - 1 if end >= 0 else length + len(chunk) - begin
+        line += chunk.count(b"\n") if isinstance(source, Path) else 0
 
 
-@contextlib.contextmanager
-def _bytes_of(source: Path | bytes) -> Iterator[Any]:
-    """A text's bytes, of a file without reading all of them."""
+def _chunks_of(source: Path | bytes) -> Iterator[bytes]:
+    """A text's bytes, of a file without keeping all of them."""
     if isinstance(source, bytes):
         yield source
-    else:
-        with source.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-            yield mapped
+        return
+    with source.open("rb") as stream:
+        while chunk := stream.read(CHUNK_BYTES):
+            yield chunk
 
 
 def _converted(file: SourceFile, encoding: str) -> bytes:
@@ -236,13 +285,22 @@ def _repaired(file: SourceFile) -> Path | bytes:
     """Newlines in place of old Mac line ends, and no byte order marks where files were joined; else the file itself."""
     if file.content is not None:
         return _unix_lines(file.content)
-    with _bytes_of(file.place) as mapped:
-        sound = mapped.find(b"\n" + BOM) < 0 and not _has_bare_returns(mapped)
-    return file.place if sound else _unix_lines(file.read())
+    return file.at if is_sound(file.at) else _unix_lines(file.read())
 
 
-def _has_bare_returns(content: Any) -> bool:
-    return bool(content.find(b"\n") < 0 <= content.find(b"\r"))
+def is_sound(path: Path) -> bool:
+    """Whether lines end with newlines, and no byte order mark stands where files were joined."""
+    newlines, returns, last = False, False, b""
+    for chunk in _chunks_of(path):
+        newlines, returns = newlines or b"\n" in chunk, returns or b"\r" in chunk
+        if b"\n" + BOM in last + chunk:
+            return False
+        last = chunk[-len(BOM) :]
+    return newlines or not returns
+
+
+def _has_bare_returns(content: bytes) -> bool:
+    return content.find(b"\n") < 0 <= content.find(b"\r")
 
 
 def _unix_lines(content: bytes) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from datetime import UTC, datetime
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -21,21 +22,23 @@ OTHER_DATES = (  # dates of forms that are not read, as 02/03/2024 has two meani
     r"^\s*(\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}\b|\d{1,2}[ /-][A-Z][a-z]{2}"
     r"|([A-Z][a-z]{2,8},? )?[A-Z][a-z]{2,8} \d{1,2},? \d{4}\b)"
 )
+TextKind = Literal["integers", "decimals", "dates"]
 UNITS = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
 EARLIEST, LATEST = 631_152_000, 4_102_444_800  # 1990 and 2100 in seconds since 1970
 FIRST_DAY, LAST_DAY = 19_900_101, 21_001_231  # the same as calendar days
 
 
-def numbers_of(times: pl.Series) -> pl.Series | None:
+def numbers_of(times: pl.Series, kind: TextKind | None = None) -> pl.Series | None:
     """Times as numbers: Int64 or Float64, null where a value is no time.
 
     Args:
         times: numbers (kept), dates and datetimes (seconds since 1970), or text of either.
+        kind: what texts are; None = whichever more of them are.
 
     Returns:
         None where the column holds something else altogether, such as lists.
     """
-    values = _parse_times(times) if times.dtype == pl.String else times
+    values = _parse_times(times, kind) if times.dtype == pl.String else times
     if values.dtype == pl.Date or isinstance(values.dtype, pl.Datetime):
         values = values.cast(pl.Datetime("us")).dt.epoch("us") / 1e6
     if values.dtype == pl.Null or values.dtype.is_decimal():
@@ -68,34 +71,62 @@ def is_time(text: str) -> bool:
 
 def unit_of(values: pl.Series) -> str | None:
     """The unit in which nearly all values are times from 1990 to 2100; None = they are no such times."""
-    if not len(values):
-        return None
-    low, high = span_of(values)
-    for unit, scale in UNITS.items():
-        first, last = EARLIEST * scale, LATEST * scale
-        if first <= low <= high <= last:
-            return unit
-        if low <= last and first <= high and values.is_between(first, last).sum() >= 0.9 * len(values):
-            return unit
-    return None
-
-
-def span_of(values: pl.Series) -> tuple[float, float]:
-    """The smallest and the largest of some numbers; NaN where all of them are NaN."""
-    numbers = values.to_numpy()
-    return float(np.fmin.reduce(numbers)), float(np.fmax.reduce(numbers))
+    return TimesSeen().add(values).unit
 
 
 def is_calendar_day(values: pl.Series) -> bool:
     """Whether nearly all values are days written as numbers, such as 20240131."""
-    if not len(values):
-        return False
-    low, high = span_of(values)
-    if high < FIRST_DAY or low > LAST_DAY:
-        return False
-    day, month = values.cast(pl.Int64, strict=False) % 100, values.cast(pl.Int64, strict=False) // 100 % 100
-    fits = values.is_between(FIRST_DAY, LAST_DAY) & day.is_between(1, 31) & month.is_between(1, 12)
-    return int(fits.sum()) >= 0.9 * len(values)
+    return TimesSeen().add(values).are_calendar_days
+
+
+class TimesSeen:
+    """What the numbers of a column of times are like, found piece by piece."""
+
+    def __init__(self) -> None:
+        self.n, self.low, self.high = 0, math.nan, math.nan
+        self.n_days = 0  # of them that are calendar days
+        self.within = dict.fromkeys(UNITS, 0)  # how many are from 1990 to 2100 in this unit
+        self.outside: dict[str, float] = {}  # the first that is not
+
+    def add(self, values: pl.Series) -> TimesSeen:
+        """Look at further numbers."""
+        if not len(values):
+            return self
+        numbers = values.to_numpy()
+        low, high = float(np.fmin.reduce(numbers)), float(np.fmax.reduce(numbers))
+        self.n += len(values)
+        self.low, self.high = float(np.fmin(self.low, low)), float(np.fmax(self.high, high))
+        for unit, scale in UNITS.items():
+            self._add_unit(unit, values, (low, high), (EARLIEST * scale, LATEST * scale))
+        if high >= FIRST_DAY and low <= LAST_DAY:
+            self.n_days += _n_calendar_days(values)
+        return self
+
+    def _add_unit(self, unit: str, values: pl.Series, span: tuple[float, float], bounds: tuple[int, int]) -> None:
+        if bounds[0] <= span[0] and span[1] <= bounds[1]:
+            self.within[unit] += len(values)
+            return
+        is_apart = span[1] < bounds[0] or span[0] > bounds[1]
+        fits = None if is_apart else values.is_between(*bounds)
+        self.within[unit] += 0 if fits is None else int(fits.sum())
+        if unit not in self.outside and (fits is None or not fits.all()):
+            self.outside[unit] = values[0] if fits is None else values[int((~fits).arg_true()[0])]
+
+    @property
+    def unit(self) -> str | None:
+        """The unit in which nearly all are times from 1990 to 2100; None = they are no such times."""
+        return next((unit for unit, n in self.within.items() if self.n and n >= 0.9 * self.n), None)
+
+    @property
+    def are_calendar_days(self) -> bool:
+        """Whether nearly all are days written as numbers, such as 20240131."""
+        return self.n > 0 and self.n_days >= 0.9 * self.n
+
+
+def _n_calendar_days(values: pl.Series) -> int:
+    whole = values.cast(pl.Int64, strict=False)
+    fits = values.is_between(FIRST_DAY, LAST_DAY) & (whole % 100).is_between(1, 31)
+    return int((fits & (whole // 100 % 100).is_between(1, 12)).sum())
 
 
 def shown_time(value: float, unit: str | None) -> str:
@@ -106,15 +137,25 @@ def shown_time(value: float, unit: str | None) -> str:
     return moment.strftime("%Y-%m-%d" if not value % (86_400 * UNITS[unit]) else "%Y-%m-%d %H:%M:%S")
 
 
-def _parse_times(texts: pl.Series) -> pl.Series:
-    """Text as integers, else as decimals or dates, whichever more of it is; null where it is not."""
+def _integers(texts: pl.Series) -> pl.Series | None:
+    """Texts as integers; None where any is none."""
     integers = texts.cast(pl.Int64, strict=False)
-    if not integers.null_count():
+    if integers.null_count():
+        integers = texts.str.strip_chars(" \t\r").cast(pl.Int64, strict=False)
+    return None if integers.null_count() else integers
+
+
+def _parse_times(texts: pl.Series, kind: TextKind | None) -> pl.Series:
+    """Text as integers, else as decimals or dates, whichever more of it is; null where it is not."""
+    integers = _integers(texts) if kind in (None, "integers") else None
+    if integers is not None:
         return integers
     texts = texts.str.strip_chars(" \t\r")
-    integers, decimals = texts.cast(pl.Int64, strict=False), texts.cast(pl.Float64, strict=False)
-    if not integers.null_count():
-        return integers
+    if kind == "dates":
+        return _date_seconds(texts)
+    decimals = texts.cast(pl.Float64, strict=False)
+    if kind is not None:
+        return decimals
     if decimals.null_count() <= len(texts) // 2:
         return decimals
     seconds = _date_seconds(texts)

@@ -15,12 +15,13 @@ import msgspec
 import polars as pl
 
 from sasrec.reading.notes import Note
-from sasrec.reading.times import is_calendar_day, shown_time, span_of, unit_of
+from sasrec.reading.times import TimesSeen, shown_time
 
 LOG = "log.json"
 SHOWN_EVENTS = 5
 SHOWN_COLUMNS = pl.col("^(user_id|item_id|timestamp)$")
 SHOWN_NAMES = 8
+ORDERS = {"oldest first": False, "newest first": True}  # whether the newest comes first
 SAMPLED_ROWS = 1000  # decide whether a pass over all rows could find them in order
 
 
@@ -116,18 +117,24 @@ def understand(log: pl.DataFrame, source: str, form: str, **told: Any) -> Unders
         told: further fields.
     """
     times = log["timestamp"] if "timestamp" in log.columns else None
-    first, last = (None, None) if times is None or not len(times) else span_of(times)
+    seen = None if times is None else TimesSeen().add(times)
+    order = "" if times is None else _row_order(log["user_id"], times)
     return Understanding(
-        source,
-        form,
-        n_events=len(log),
-        unit=None if times is None or is_calendar_day(times) else unit_of(times),
-        first_time=first,
-        last_time=last,
-        row_order="" if times is None else _row_order(log["user_id"], times),
-        first_events=[list(row) for row in log.select(SHOWN_COLUMNS).head(SHOWN_EVENTS).rows()],
-        **told,
+        source, form, n_events=len(log), row_order=order, first_events=first_events(log), **facts_of(seen), **told
     )
+
+
+def first_events(log: pl.DataFrame) -> list[list[int | float | str]]:
+    """The first rows as they are shown."""
+    return [list(row) for row in log.select(SHOWN_COLUMNS).head(SHOWN_EVENTS).rows()]
+
+
+def facts_of(times: TimesSeen | None) -> dict[str, Any]:
+    """The fields that tell of times; None = the log has none."""
+    if times is None or not times.n:
+        return {}
+    unit = None if times.are_calendar_days else times.unit
+    return {"unit": unit, "first_time": times.low, "last_time": times.high}
 
 
 def _without_folders(text: str, folder: str) -> str:
@@ -137,17 +144,16 @@ def _without_folders(text: str, folder: str) -> str:
 
 def _row_order(users: pl.Series, times: pl.Series) -> str:
     """How rows follow each other in time."""
-    orders = {"oldest first": False, "newest first": True}
-    for order, newest_first in orders.items():
+    for order, newest_first in ORDERS.items():
         if times.is_sorted(descending=newest_first):
             return order
-    for order, newest_first in orders.items():
-        if all(_is_by_user(users.head(n), times.head(n), newest_first) for n in (SAMPLED_ROWS, len(users))):
+    for order, newest_first in ORDERS.items():
+        if all(is_by_user(users.head(n), times.head(n), newest_first) for n in (SAMPLED_ROWS, len(users))):
             return f"user by user, {order}"
     return "not by time"
 
 
-def _is_by_user(users: pl.Series, times: pl.Series, newest_first: bool) -> bool:
+def is_by_user(users: pl.Series, times: pl.Series, newest_first: bool) -> bool:
     """Whether each user's rows stand together, in order of time."""
     begins = users != users.shift()  # null in the first row
     step = times.diff() * (-1 if newest_first else 1)

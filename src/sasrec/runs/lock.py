@@ -19,7 +19,7 @@ from typing import IO
 
 from sasrec.core.digests import BOOK
 from sasrec.core.errors import CheckpointError, ConfigError
-from sasrec.core.files import is_temporary
+from sasrec.core.files import SPOOL, is_temporary
 
 logger = logging.getLogger(__name__)
 
@@ -126,6 +126,7 @@ def claim(
     if path.is_file():
         _check_replaceable(path, is_ours, overwrite)
     is_new = not path.exists()
+    sweep_spools(path)
     if resume and is_new and not replaced_by(path).exists():
         raise CheckpointError(f"there is no run folder {path} to go on with")
     with _folder_errors(path):
@@ -202,6 +203,26 @@ def sweep(folder: Path) -> None:
             sweep(path)
     if {path.name for path in folder.iterdir()} <= {LOCK, BOOK}:
         (folder / BOOK).unlink(missing_ok=True)
+
+
+def sweep_spools(output: Path) -> None:
+    """Remove what killed processes left beside an output to put a log together; see `runs.spool`."""
+    place = output.absolute()
+    for path in place.parent.iterdir() if place.parent.is_dir() else ():
+        if is_temporary(path, place.name, SPOOL) and not _is_running(int(path.name.split(".")[-2])):
+            with contextlib.suppress(ConfigError, OSError):  # a process of another machine has it
+                lock(path / LOCK, "").close()
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
 
 
 def replaced_by(path: Path) -> Path:

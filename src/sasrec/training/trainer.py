@@ -403,9 +403,7 @@ class _Loop:
                 train_loss=state.mean_loss,
                 users_per_second=users / max(state.epoch_seconds, 1e-9),
                 seconds=state.seconds + (0.0 if line else state.epoch_seconds),
-                seconds_left=seconds_left(
-                    state, self.config, batches.steps_per_epoch, len(self.split.valid) > 0, self.spent
-                ),
+                seconds_left=seconds_left(state, self.config, batches.steps_per_epoch, self.n_scores > 0, self.spent),
                 best_epoch=state.best_epoch,
                 valid=line.valid if line else None,
                 validated=validated,

@@ -1,0 +1,132 @@
+"""The different ids of a column and how often each occurs, counted piece by piece; and where ids stand among them."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from sasrec.core.arrays import Int32, Int64
+
+DENSE = 4  # places of a table for each different id, at most
+FREE_PLACES = 2**24  # that a table may have in any case
+LATE = 2**20  # ids that wait before they are counted in with the others
+BYTES_AN_ID = 24  # of sorted counts, beside the bytes of texts
+
+
+class IdCounts:
+    """Counts of ids: of integers that lie close together in a table, of others by sorting."""
+
+    def __init__(self) -> None:
+        self.seen, self.as_text = 0, False  # as_text: whether ids are String
+        self._low = 0
+        self._table: NDArray[np.uint32] | None = np.zeros(0, np.uint32)
+        self._counted = pl.DataFrame(schema={"id": pl.Int64, "n": pl.UInt32})
+        self._waiting: list[pl.DataFrame] = []
+
+    @property
+    def nbytes(self) -> int:
+        """The memory they take while they are sorted."""
+        table = 0 if self._table is None else self._table.nbytes
+        return table + 3 * int(sum(frame.estimated_size() for frame in (self._counted, *self._waiting)))
+
+    def add(self, ids: pl.Series) -> None:
+        """Count further ids; the first texts make all of them texts."""
+        if not len(ids):
+            return
+        self.seen += len(ids)
+        if ids.dtype == pl.String and not self.as_text:
+            self._become_text()
+        if self._table is not None and self._add_dense(ids.to_numpy()):
+            return
+        if self.as_text:
+            ids = ids.cast(pl.String)
+        self._waiting.append(ids.to_frame("id").group_by("id").agg(pl.len().alias("n")))
+        if sum(map(len, self._waiting)) > max(LATE, len(self._counted)):
+            self._settle()
+
+    def _add_dense(self, ids: Int64) -> bool:
+        """Count in the table; False = ids lie too far apart for one."""
+        assert self._table is not None
+        low, high = int(ids.min()), int(ids.max())
+        if len(self._table):
+            low, high = min(low, self._low), max(high, self._low + len(self._table) - 1)
+        n = high - low + 1
+        if n > len(self._table):
+            if n > FREE_PLACES and n > DENSE * (np.count_nonzero(self._table) + len(np.unique(ids))):
+                self._leave_table()
+                return False
+            table = np.zeros(n, np.uint32)
+            if len(self._table):
+                table[self._low - low :][: len(self._table)] = self._table
+            self._low, self._table = low, table
+        np.add.at(self._table, ids - self._low, np.uint32(1))
+        return True
+
+    def _leave_table(self) -> None:
+        assert self._table is not None
+        places = np.flatnonzero(self._table)
+        self._counted = pl.DataFrame({"id": places + self._low, "n": self._table[places]})
+        self._table = None
+
+    def _become_text(self) -> None:
+        if self._table is not None:
+            self._leave_table()
+        self._settle()
+        self.as_text = True
+        self._counted = self._counted.with_columns(pl.col("id").cast(pl.String))
+
+    def _settle(self) -> None:
+        if self._waiting:
+            frames = [self._counted, *self._waiting]
+            self._waiting = []
+            self._counted = pl.concat(frames).group_by("id").agg(pl.col("n").sum())
+
+    def result(self) -> tuple[pl.Series, Int64]:
+        """The ids in ascending order, and how often each occurs; nothing can be counted afterwards."""
+        if self._table is not None:
+            self._leave_table()
+        self._settle()
+        counted, self._counted = self._counted.sort("id"), self._counted.clear()
+        return counted["id"], counted["n"].cast(pl.Int64).to_numpy()
+
+
+class IdIndex:
+    """Finds where ids stand among all there are.
+
+    Args:
+        ids: (n,) different ids in ascending order, Int64 or String.
+    """
+
+    def __init__(self, ids: pl.Series) -> None:
+        self._seed, self._low = 0, 0
+        self._table: Int32 | None = None
+        if ids.dtype == pl.String:
+            self._keys, self._places, self._seed = _hashes(ids)
+            return
+        self._keys, self._places = ids.to_numpy(), np.arange(len(ids), dtype=np.int32)
+        n = int(self._keys[-1]) - int(self._keys[0]) + 1
+        if n <= max(FREE_PLACES, DENSE * len(ids)):
+            self._low, self._table = int(self._keys[0]), np.zeros(n, np.int32)
+            self._table[self._keys - self._low] = self._places
+
+    def places_of(self, ids: pl.Series) -> Int32:
+        """(n,) where these ids, all of which are there, stand."""
+        if self._table is not None:
+            places: Int32 = self._table[ids.to_numpy() - self._low]
+            return places
+        keys = ids.hash(self._seed).to_numpy() if ids.dtype == pl.String else ids.to_numpy()
+        different, inverse = np.unique(keys, return_inverse=True)
+        found: Int32 = self._places[np.searchsorted(self._keys, different)][inverse]
+        return found
+
+
+def _hashes(ids: pl.Series) -> tuple[NDArray[np.uint64], Int32, int]:
+    """A number for each text, all of them different: in ascending order, whose they are, and the seed of it."""
+    for seed in range(64):
+        keys = ids.hash(seed).to_numpy()
+        order = np.argsort(keys).astype(np.int32)
+        keys = keys[order]
+        if (keys[1:] > keys[:-1]).all():
+            return keys, order, seed
+    raise AssertionError("different texts have no different hashes")

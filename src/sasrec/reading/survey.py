@@ -1,0 +1,303 @@
+"""The first look over a log that is read in chunks: which ids there are, of which type, and what times are like.
+
+Whether ids are integers, and which kind of texts times are, is said of a whole column. Where a chunk shows that earlier
+ones were read as something else, the look begins anew. Further looks give the events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import polars as pl
+
+from sasrec.core.arrays import Int64
+from sasrec.reading.checks import MissingWords, note_odd_values
+from sasrec.reading.chunks import Chunks
+from sasrec.reading.columns import Wanted
+from sasrec.reading.conversion import TYPE, check_types, check_weights, checked_ids, checked_weights, timestamps_in
+from sasrec.reading.id_counts import IdCounts
+from sasrec.reading.ids import canonical_ids
+from sasrec.reading.notes import Notes
+from sasrec.reading.readers import check_any, complete, note_dropped
+from sasrec.reading.source_table import SourceTable
+from sasrec.reading.times import TextKind, TimesSeen, holds_dates, is_date
+from sasrec.reading.understanding import ORDERS, SAMPLED_ROWS, Understanding, facts_of, first_events, is_by_user
+
+COLUMNS = {"user": "user_id", "item": "item_id", "event": "event"}  # of ids: the role, and what they are called
+Progress = Callable[[int, int], None]  # how much is done, of how much
+
+
+@dataclass(frozen=True)
+class Types:
+    """What columns hold, as far as all of a log decides it."""
+
+    texts: frozenset[str] = frozenset()  # roles of ids that are texts, although some look like integers
+    times: TextKind | None = None  # which kind of texts times are
+
+
+class OtherTypesError(Exception):
+    """What was read so far is of other types."""
+
+    def __init__(self, types: Types) -> None:
+        super().__init__()
+        self.types = types
+
+
+class Events:
+    """The events of a log, chunk by chunk, once it is known what columns hold.
+
+    Args:
+        chunks: the log.
+        wanted: what was asked for.
+        types: what columns hold.
+    """
+
+    def __init__(self, chunks: Chunks, wanted: Wanted, types: Types) -> None:
+        self.chunks, self.wanted, self.types = chunks, wanted, types
+
+    def frames(self, progress: Progress) -> Iterator[pl.DataFrame]:
+        """user_id, item_id[, timestamp][, event][, weight], in input order."""
+        done = 0
+        for table, size in self.chunks.tables(None):
+            whole = complete(table, self.chunks.choice, self.wanted)
+            if len(whole.frame):
+                yield self.frame_of(whole)
+            done += size
+            progress(min(done, self.chunks.size), self.chunks.size)
+
+    def frame_of(self, table: SourceTable) -> pl.DataFrame:
+        """The events of a chunk, which has some."""
+        roles = self.chunks.choice.roles
+        columns = {COLUMNS[role]: self.ids_of(table, role) for role in ("user", "item")}
+        if "timestamp" in roles:
+            columns["timestamp"] = self.times_of(table, roles["timestamp"])
+        if "event" in roles:
+            columns["event"] = self.ids_of(table, "event")
+        if "weight" in roles:
+            columns["weight"] = checked_weights(table, roles["weight"])
+        return pl.DataFrame(columns)
+
+    def ids_of(self, table: SourceTable, role: str) -> pl.Series:
+        """The ids of a chunk."""
+        given = _given(table, self.chunks.choice.roles[role], role)
+        return canonical_ids(given, as_text=role in self.types.texts, first_row=table.first_row)
+
+    def times_of(self, table: SourceTable, column: str) -> pl.Series:
+        """The times of a chunk."""
+        return timestamps_in(table, column, self.types.times)
+
+
+def _given(table: SourceTable, column: str, role: str) -> pl.Series:
+    return checked_ids(table, column, TYPE) if role == "event" else checked_ids(table, column)
+
+
+class Survey(Events):
+    """What is found in one look over all chunks."""
+
+    def __init__(self, chunks: Chunks, wanted: Wanted, types: Types) -> None:
+        super().__init__(chunks, wanted, types)
+        self.counts = {role: IdCounts() for role in COLUMNS if role in chunks.choice.roles}
+        self.words = {role: MissingWords() for role in ("user", "item")}
+        self.times = TimesSeen() if "timestamp" in chunks.choice.roles else None
+        self.dates, self.any_weight = False, False
+        self.time_type: pl.DataType | None = None
+        self.order = RowOrder()
+        self.n_read, self.n_events = 0, 0
+        self._pointed: set[str] = set()  # roles with ids such as "5.0", which are texts unless all are whole numbers
+        self._head: list[pl.DataFrame] = []  # the first rows
+
+    @property
+    def nbytes(self) -> int:
+        """The memory that ids take."""
+        return sum(counts.nbytes for counts in self.counts.values())
+
+    def look(self, notes: Notes, progress: Progress) -> None:
+        """Look at all chunks.
+
+        Raises:
+            OtherTypesError: columns hold something else than it seemed at first.
+        """
+        done = 0
+        for table, size in self.chunks.tables(notes):
+            self.n_read += len(table.frame)
+            whole = complete(table, self.chunks.choice, self.wanted)
+            if len(whole.frame):
+                self._add(whole, self.frame_of(whole))
+            done += size
+            progress(min(done, self.chunks.size), self.chunks.size)
+
+    def ids_of(self, table: SourceTable, role: str) -> pl.Series:
+        given, counts = _given(table, self.chunks.choice.roles[role], role), self.counts[role]
+        ids = canonical_ids(given, as_text=role in self.types.texts or counts.as_text, first_row=table.first_row)
+        if ids.dtype == pl.String and role in self._pointed and role not in self.types.texts:
+            raise OtherTypesError(replace(self.types, texts=self.types.texts | {role}))
+        if ids.dtype == pl.Int64 and _has_points(given):
+            self._pointed.add(role)
+        return ids
+
+    def times_of(self, table: SourceTable, column: str) -> pl.Series:
+        given, times = table.frame[column], super().times_of(table, column)
+        if table.is_text or given.dtype == pl.String:
+            if self.types.times is None:
+                kind: TextKind = "dates" if is_date(str(given[0])) else "decimals"
+                self.types = replace(self.types, times="integers" if times.dtype == pl.Int64 else kind)
+            elif self.types.times == "integers" and times.dtype != pl.Int64:
+                raise OtherTypesError(replace(self.types, times="decimals"))
+        if self.time_type is None:
+            self.time_type, self.dates = times.dtype, holds_dates(given)
+        return times
+
+    def _add(self, table: SourceTable, frame: pl.DataFrame) -> None:
+        for role, counts in self.counts.items():
+            counts.add(frame[COLUMNS[role]])
+        for role, words in self.words.items():
+            words.add(table, self.chunks.choice.roles[role])
+        if self.times is not None:
+            self.times.add(frame["timestamp"])
+            self.order.add(frame["user_id"], frame["timestamp"])
+        if "weight" in frame.columns:
+            self.any_weight = self.any_weight or bool((frame["weight"] > 0).any())
+        if self.n_events < SAMPLED_ROWS:
+            self._head.append(frame.head(SAMPLED_ROWS - self.n_events))
+        self.n_events += len(frame)
+
+    @property
+    def found_types(self) -> Types:
+        """What columns hold, now that all of the log was looked at."""
+        return replace(self.types, texts=frozenset(role for role, counts in self.counts.items() if counts.as_text))
+
+    def head(self) -> pl.DataFrame:
+        """The first rows, in their types."""
+        kinds = {COLUMNS[role]: pl.String if counts.as_text else pl.Int64 for role, counts in self.counts.items()}
+        return pl.concat(frame.cast(kinds) for frame in self._head)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Surveyed:
+    """A log that was looked at once: what there is, and its events."""
+
+    events: Events
+    ids: dict[str, tuple[pl.Series, Int64]]  # of each role of COLUMNS, ascending, and how often each occurs
+    understanding: Understanding
+    time_type: type[np.generic] | None  # None = there are no times
+    has_weights: bool
+
+
+def survey(
+    chunks: Chunks, wanted: Wanted, n_files: int, notes: Notes, progress: Progress, check: Callable[[int], None]
+) -> Surveyed:
+    """Look at all of a log.
+
+    Args:
+        chunks: the log.
+        wanted: what was asked for.
+        n_files: that it has.
+        notes: takes what is odd.
+        progress: is told how much has been read.
+        check: is told the bytes that ids take.
+
+    Raises:
+        DataError: the log cannot be used.
+    """
+    types = Types()
+    while True:
+        found = Survey(chunks, wanted, types)
+
+        def show(done: int, total: int, looking: Survey = found) -> None:
+            check(looking.nbytes)
+            progress(done, total)
+
+        try:
+            found.look(notes, show)
+            break
+        except OtherTypesError as other:
+            types = other.types
+    return _surveyed(found, n_files, notes)
+
+
+def _surveyed(found: Survey, n_files: int, notes: Notes) -> Surveyed:
+    chunks, where, roles = found.chunks, found.chunks.where, found.chunks.choice.roles
+    check_any(where, found.n_read, found.n_events)
+    head, types = found.head(), found.found_types
+    ids = {role: counts.result() for role, counts in found.counts.items()}
+    if "event" in roles:
+        ids["event"] = _in_order_of_texts(*ids["event"])
+        check_types(len(ids["event"][0]), str(head["event"][0]), roles["event"], where)
+    if "weight" in roles:
+        check_weights(found.any_weight, roles["weight"], where)
+    words = {role: words for role, words in found.words.items() if role in types.texts}
+    note_odd_values(where, words, found.times, notes)
+    note_dropped(where, found.n_read - found.n_events, found.n_read, found.wanted, notes)
+    order = "" if found.times is None else found.order.told(head, len(ids["user"][0]), found.n_events)
+    understanding = Understanding(
+        where,
+        chunks.form,
+        roles,
+        chunks.choice.left_alone,
+        n_files,
+        found.n_events,
+        found.n_read - found.n_events,
+        found.dates,
+        row_order=order,
+        first_events=first_events(head),
+        notes=notes.notes,
+        **facts_of(found.times),
+    )
+    kind = None if found.time_type is None else np.int64 if found.time_type == pl.Int64 else np.float64
+    return Surveyed(Events(chunks, found.wanted, types), ids, understanding, kind, "weight" in roles)
+
+
+def _in_order_of_texts(ids: pl.Series, counts: Int64) -> tuple[pl.Series, Int64]:
+    texts = ids.cast(pl.String)
+    order = texts.arg_sort()
+    return texts.gather(order), counts[order.to_numpy()]
+
+
+def _has_points(given: pl.Series) -> bool:
+    """Whether ids are written as decimals, whole numbers as they may be."""
+    return given.dtype.is_decimal() or (given.dtype == pl.String and bool(given.str.contains(".", literal=True).any()))
+
+
+class RowOrder:
+    """How rows follow each other in time, found chunk by chunk, as `understanding` tells it of a whole log."""
+
+    def __init__(self) -> None:
+        self._by_time = dict.fromkeys(ORDERS, True)
+        self._by_user = dict.fromkeys(ORDERS, True)  # whether users' rows, as they stand together, are in order
+        self._n_runs = 0
+        self._last: tuple[object, object] | None = None  # user and time
+
+    def add(self, users: pl.Series, times: pl.Series) -> None:
+        """Look at further rows, which are some."""
+        steps = np.diff(times.to_numpy())
+        begins = (users != users.shift()).fill_null(True).to_numpy()[1:]
+        if self._last is not None:
+            step, begin = times[0] - self._last[1], str(users[0]) != str(self._last[0])  # an integer may become text
+            steps, begins = np.concatenate([[step], steps]), np.concatenate([[begin], begins])
+        else:
+            self._n_runs = 1
+        self._n_runs += int(begins.sum())
+        for order, newest_first in ORDERS.items():
+            fits = steps <= 0 if newest_first else steps >= 0
+            self._by_time[order] = self._by_time[order] and bool(fits.all())
+            self._by_user[order] = self._by_user[order] and bool((fits | begins).all())
+        self._last = users[-1], times[-1]
+
+    def told(self, head: pl.DataFrame, n_users: int, n_rows: int) -> str:
+        """The order in words.
+
+        Args:
+            head: the first rows, which decide what could be so of all.
+            n_users: in all.
+            n_rows: likewise.
+        """
+        for order in ORDERS:
+            if self._by_time[order]:
+                return order
+        stand_together = self._n_runs == n_users < n_rows
+        for order, newest_first in ORDERS.items():
+            if stand_together and self._by_user[order] and is_by_user(head["user_id"], head["timestamp"], newest_first):
+                return f"user by user, {order}"
+        return "not by time"

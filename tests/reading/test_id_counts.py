@@ -1,0 +1,59 @@
+"""Ids counted piece by piece are those of the whole column, and are found again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+import pytest
+
+from sasrec.reading import id_counts
+from sasrec.reading.id_counts import IdCounts, IdIndex
+
+PIECES: dict[str, list[Sequence[int | str]]] = {
+    "close": [[5, 7, 5], [6], [-3, 5], [12, 12]],
+    "far apart": [[5, 10**12, 5], [-(2**62), 2**62], [5, 10**12]],
+    "first close": [[1, 2, 3], [2**40], [1, 2**40, 7]],
+    "texts": [["b", "a"], ["a", "é", ""], ["b"]],
+    "texts later": [[3, 3, 11], ["11", "x"], [3, 4]],
+    "texts after far ones": [[3, 10**12], [10**12], ["11", "x"], [3, 4]],
+}
+
+
+@pytest.mark.parametrize("pieces", PIECES.values(), ids=PIECES)
+@pytest.mark.parametrize("late", [0, 2**20])
+def test_ids_in_pieces_are_counted_as_in_one(
+    pieces: list[Sequence[int | str]], late: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(id_counts, "LATE", late)
+    monkeypatch.setattr(id_counts, "FREE_PLACES", 16)
+    counts = IdCounts()
+    for piece in pieces:
+        counts.add(pl.Series(piece))
+        assert counts.nbytes > 0
+    is_text = any(isinstance(one, str) for piece in pieces for one in piece)
+    whole = pl.Series([str(one) if is_text else one for piece in pieces for one in piece])
+    expected = whole.value_counts().sort("")
+    ids, n = counts.result()
+    assert (counts.as_text, counts.seen) == (is_text, len(whole))
+    assert ids.to_list() == expected[""].to_list()
+    assert n.tolist() == expected["count"].to_list()
+    assert IdIndex(ids).places_of(whole).tolist() == [ids.to_list().index(one) for one in whole]
+
+
+def test_texts_with_one_hash_get_another_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed = pl.Series.hash
+    monkeypatch.setattr(pl.Series, "hash", lambda self, seed: hashed(self, seed) % (4 if seed < 3 else 2**63))
+    ids = pl.Series([f"u{j:02}" for j in range(20)])
+    index = IdIndex(ids)
+    assert index.places_of(ids.reverse()).tolist() == list(range(20))[::-1]
+    assert index._seed == 3
+
+
+def test_a_table_does_not_grow_far_beyond_its_ids() -> None:
+    counts = IdCounts()
+    counts.add(pl.Series(np.arange(1000)))
+    assert counts.nbytes < 10_000
+    counts.add(pl.Series([2**30]))
+    assert counts.nbytes < 100_000
