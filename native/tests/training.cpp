@@ -92,12 +92,26 @@ class Subject {
     return std::abs(everything - real) / everything;
   }
 
-  double forward_backward(const Batch& batch, float l2 = 0, float feature_dropout = 0) {
+  double forward_backward(const Batch& batch, float l2 = 0, float feature_dropout = 0, double whole_weight = 0) {
     return engine.forward_backward(batch.view(), batch.keys.data(), batch.step_key,
                                    {LossKind::kBce, 1.0f, nullptr, 1.0f},
                                    {batch.targets.data(), batch.negatives.data(), batch.n_negatives, false, nullptr,
                                     nullptr, batch.weights.empty() ? nullptr : batch.weights.data()},
-                                   l2, feature_dropout);
+                                   l2, feature_dropout, whole_weight);
+  }
+
+  // The gradients become the sum of these and another's, as processes sum them.
+  void add_gradients(Subject& other) {
+    for (std::size_t i = 0; i < engine.layout().size(); ++i) engine.gradients()[i] += other.engine.gradients()[i];
+    for (std::size_t t = 0; t < engine.tables().size(); ++t) {
+      const RowGradient &mine = engine.tables()[t].gradient, &others = other.engine.tables()[t].gradient;
+      const std::size_t size = mine.rows.size() * static_cast<std::size_t>(engine.shape().width());
+      const std::vector<std::int32_t> rows(mine.rows);
+      Array<float> values(size);  // not where the sum is made
+      std::copy_n(mine.values.data(), size, values.data());
+      engine.sum_gradients(t, {{rows.data(), rows.size(), values.data()},
+                               {others.rows.data(), others.rows.size(), others.values.data()}});
+    }
   }
 
   Engine engine;
@@ -273,6 +287,47 @@ void test_weights(bool tied, float dropout, int threads) {
   expect(is_same, name + "negatives of positions that do not count change no bit");
 }
 
+// Some rows of a batch.
+Batch rows_of(const Batch& batch, std::size_t first, std::size_t last) {
+  const std::int64_t begin = batch.offsets[first], end = batch.offsets[last];
+  Batch part;
+  part.step_key = batch.step_key, part.n_negatives = batch.n_negatives;
+  part.items.assign(batch.items.begin() + begin, batch.items.begin() + end);
+  part.targets.assign(batch.targets.begin() + begin, batch.targets.begin() + end);
+  part.negatives.assign(batch.negatives.begin() + begin * batch.n_negatives,
+                        batch.negatives.begin() + end * batch.n_negatives);
+  part.keys.assign(batch.keys.begin() + static_cast<std::int64_t>(first),
+                   batch.keys.begin() + static_cast<std::int64_t>(last));
+  for (std::size_t row = first + 1; row <= last; ++row) part.offsets.push_back(batch.offsets[row] - begin);
+  return part;
+}
+
+// Two processes have some rows of a batch each, a third one has none.
+void test_shares(bool tied, float dropout, int threads) {
+  const std::string name = std::string("shares of a batch") + (tied ? "" : ", untied") + ": ";
+  const ModelShape shape = shape_of({BlockKind::kPreNorm, tied, dropout, threads});
+  Random random(31);
+  const Batch batch = make_batch({33, 5, 1, 9, 70, 2}, shape.n_items, random);
+  Subject whole(shape, threads), first(shape, threads), second(shape, threads), third(shape, threads);
+  const double loss = whole.forward_backward(batch);
+  const double shares = first.forward_backward(rows_of(batch, 0, 4), 0, 0, batch.total_weight()) +
+                        second.forward_backward(rows_of(batch, 4, 6), 0, 0, batch.total_weight());
+  third.forward_backward(batch);
+  third.engine.clear_gradients();
+  first.add_gradients(second);
+  first.add_gradients(third);
+  {
+    Comparison same(name + "loss", kTolerance);
+    same.add(shares, loss);
+  }
+  const auto sums = first.gradients();
+  for (const auto& [weight, gradient] : whole.gradients()) {
+    if (weight.find("key_value.bias") != std::string::npos) continue;  // of keys it is nothing but rounding
+    Comparison same(name + "gradient of " + weight, kTolerance);
+    for (std::size_t i = 0; i < gradient.values.size(); ++i) same.add(sums.at(weight).values[i], gradient.values[i]);
+  }
+}
+
 void test_l2() {
   const Case c{BlockKind::kSASRec, true, 0.0f, 1};
   Random random(1);
@@ -369,6 +424,8 @@ void test_training() {
   }
   test_weights(true, 0.3f, 2);
   test_weights(false, 0.0f, 1);
+  test_shares(true, 0.3f, 2);
+  test_shares(false, 0.0f, 1);
   test_l2();
   test_weights_that_do_not_fit();
   test_bad_items();
