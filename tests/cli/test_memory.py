@@ -107,7 +107,7 @@ def test_a_log_that_cannot_be_used_leaves_nothing(run: Run, log: Path, tmp_path:
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
 def test_the_bound_is_kept(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    n, bound = 3_000_000, 230  # million bytes; in memory, these events take 400
+    n, bound = 3_000_000, 300  # million bytes; in memory, these events take 400
     columns = {"user_id": rng.integers(1, n // 8, n), "item_id": rng.integers(1, 50_000, n)}
     pl.DataFrame(columns | {"timestamp": rng.permutation(n)}).write_parquet(tmp_path / "log.parquet")
     arguments = ["prepare", tmp_path / "log.parquet", "--output", tmp_path / "out", "--memory", f"{bound}MB"]

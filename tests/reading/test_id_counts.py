@@ -22,7 +22,7 @@ PIECES: dict[str, list[Sequence[int | str]]] = {
 
 
 @pytest.mark.parametrize("pieces", PIECES.values(), ids=PIECES)
-@pytest.mark.parametrize("late", [0, 2**20])
+@pytest.mark.parametrize("late", [0, 2**18])
 def test_ids_in_pieces_are_counted_as_in_one(
     pieces: list[Sequence[int | str]], late: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,11 +21,9 @@ from sasrec.reading.notes import NeedsMemoryError, Notes
 from sasrec.reading.sources import SourceFile, Store, find_files
 from sasrec.reading.survey import survey
 
-LEAST_FREE = 100 * 10**6  # bytes for a chunk and what Polars keeps
-BYTES_A_ROW, BYTES_A_BYTE = (
-    1200,
-    48,
-)  # that reading takes for each row of a table, and for each byte of text, of a chunk
+LEAST_FREE = 150 * 10**6  # bytes for a chunk and what Polars keeps
+BYTES_A_ROW = 600  # that reading takes for each row of a chunk
+BYTES_A_BYTE = 48  # likewise for each byte of text
 BYTES_AN_EVENT = 110  # that bringing a range of users into order takes
 BYTES_A_USER, BYTES_AN_ITEM = 64, 48  # offsets, counts, and where ids stand; beside the ids themselves
 MOST_EVENTS = 2**19  # of a range of users: more of them at once are not faster
@@ -56,14 +54,14 @@ class Budget:
         if needed > self.free:
             raise ConfigError(
                 f"--memory {shown_bytes(self.bound)} is too small: {why}, so at least "
-                f"{shown_bytes(self.before + needed)} are needed"
+                f"{shown_bytes(1.05 * (self.before + needed))} are needed"
             )
 
     @property
     def chunks(self) -> ChunkSizes:
         """How much is read at once: a quarter of what is free."""
         share = self.free // 4
-        return ChunkSizes(min(max(share // BYTES_A_ROW, 2**14), 2**20), min(max(share // BYTES_A_BYTE, 2**18), 2**24))
+        return ChunkSizes(min(max(share // BYTES_A_ROW, 2**14), 2**21), min(max(share // BYTES_A_BYTE, 2**18), 2**24))
 
     def events_of_range(self, tables: int, largest: int) -> int:
         """How many events of a range of users are in memory at once, beside tables of so many bytes.

@@ -10,7 +10,7 @@ from sasrec.core.arrays import Int32, Int64
 
 DENSE = 4  # places of a table for each different id, at most
 FREE_PLACES = 2**24  # that a table may have in any case
-LATE = 2**20  # ids that wait before they are counted in with the others
+LATE = 2**18  # ids that wait before they are counted in with the others
 BYTES_AN_ID = 24  # of sorted counts, beside the bytes of texts
 
 
@@ -42,7 +42,7 @@ class IdCounts:
         if self.as_text:
             ids = ids.cast(pl.String)
         self._waiting.append(ids.to_frame("id").group_by("id").agg(pl.len().alias("n")))
-        if sum(map(len, self._waiting)) > max(LATE, len(self._counted)):
+        if sum(map(len, self._waiting)) > max(LATE, len(self._counted) // 2):
             self._settle()
 
     def _add_dense(self, ids: Int64) -> bool:
