@@ -23,7 +23,6 @@ from typing import Any
 
 from made_log import Made, write
 
-STEP_EVENTS = 3_000_000  # of the logs that steps are measured on
 WARM_UP = 256  # steps: by then each row has waited as long as rows do
 USERS_SHARE, MOST_ITEMS, FILES = 10, 1_000_000, 100
 Point = dict[str, Any]
@@ -58,15 +57,16 @@ def made(folder: Path, n_events: int, n_users: int, n_items: int, n_files: int =
     return log
 
 
-def steps(folder: Path, n_items: int, length: int, preset: str, n_steps: int) -> Point:
+def steps(given: argparse.Namespace, n_items: int, length: int) -> Point:
     """Milliseconds of a step and peak memory, measured in a process of its own."""
-    log = made(folder, STEP_EVENTS, STEP_EVENTS // length, n_items)
-    child = [sys.executable, str(Path(__file__).resolve()), "--child", str(log), "--preset", preset]
-    told = subprocess.run([*child, "--steps", str(n_steps)], stdout=subprocess.PIPE, check=True, text=True).stdout
+    log = made(given.folder, int(given.step_events), int(given.step_events) // length, n_items)
+    child = [sys.executable, str(Path(__file__).resolve()), "--child", str(log), "--preset", given.preset]
+    child += ["--steps", str(given.steps), "--warm-up", str(given.warm_up)]
+    told = subprocess.run(child, stdout=subprocess.PIPE, check=True, text=True).stdout
     return {"items": n_items, "length": length, **json.loads(told)}
 
 
-def measured_steps(log: Path, preset: str, n_steps: int) -> Point:
+def measured_steps(log: Path, preset: str, n_steps: int, warm_up: int) -> Point:
     """Train so many steps after a warm-up."""
     import sasrec.fitting as fitting
     from sasrec.core.threads import set_threads
@@ -79,16 +79,16 @@ def measured_steps(log: Path, preset: str, n_steps: int) -> Point:
     set_threads(engine.threads)
     batches, train = TrainBatches(split, config.model, config.train), config.train
     seconds, n, epoch = 0.0, 0, 0
-    while n < WARM_UP + n_steps:
+    while n < warm_up + n_steps:
         for batch in batches.epoch(epoch):
             began = time.perf_counter()
             engine.forward_backward(batch)
             engine.optimizer_step(train.learning_rate)
             if train.ema_decay:
                 engine.update_average(train.ema_decay)
-            seconds += (time.perf_counter() - began) * (n >= WARM_UP)
+            seconds += (time.perf_counter() - began) * (n >= warm_up)
             n += 1
-            if n >= WARM_UP + n_steps:
+            if n >= warm_up + n_steps:
                 break
         epoch += 1
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -148,16 +148,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     flags.add_argument("--folder", type=Path, help="where made logs are kept")
     flags.add_argument("--events", default="1e6,1e7,1e8", help="of the logs that are read")
     flags.add_argument("--items", default="1e4,1e5,1e6", help="of the logs that are trained on")
-    flags.add_argument("--lengths", default="10,50,200", help="events a user, on 1e4 items")
+    flags.add_argument("--lengths", default="10,50,200", help="events a user, on the fewest items")
+    flags.add_argument("--step-events", type=float, default=3e6, help="of the logs that are trained on")
     flags.add_argument("--memory", default="4GB", help="of reading")
     flags.add_argument("--preset", default="best")
     flags.add_argument("--steps", type=int, default=512)
+    flags.add_argument("--warm-up", type=int, default=WARM_UP, help="steps before these")
     flags.add_argument("--results", type=Path, help="a file for the points, which are not measured again")
     flags.add_argument("--plot", type=Path, help="a picture to write, such as scale.svg")
     flags.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     given = flags.parse_args(argv)
     if given.child is not None:
-        print(json.dumps(measured_steps(given.child, given.preset, given.steps)))
+        print(json.dumps(measured_steps(given.child, given.preset, given.steps, given.warm_up)))
         return
     if given.folder is None:
         flags.error("--folder is needed: the made logs are kept there")
@@ -168,10 +170,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     for n in numbers(given.items):
         key = {"kind": "items", "items": n, "preset": given.preset}
-        points.add(key, lambda n=n: steps(given.folder, n, 10, given.preset, given.steps))
+        points.add(key, lambda n=n: steps(given, n, 10))
     for n in numbers(given.lengths):
         key = {"kind": "length", "length": n, "preset": given.preset}
-        points.add(key, lambda n=n: steps(given.folder, 10_000, n, given.preset, given.steps))
+        points.add(key, lambda n=n: steps(given, min(numbers(given.items)), n))
     if given.plot is not None:
         draw(points.lines, given.plot)
 

@@ -391,3 +391,43 @@ def test_a_server_is_attacked_and_what_honest_clients_see_is_told(log, tmp_path)
     assert set(found["attack"]["done"]) == {"upgrades", "breaks_off"}
     assert found["beside"]["codes"].keys() == {"200"}
     assert (found["beside"]["lost"], found["beside"]["not_ready"], found["exit_code"]) == (0, 0, 0)
+
+
+def test_growth_is_measured_point_by_point_and_drawn_and_points_that_are_there_are_kept(tmp_path):
+    flags = [
+        "--folder",
+        tmp_path / "logs",
+        "--events",
+        "3e3,6e3",
+        "--items",
+        "50,100",
+        "--lengths",
+        "5",
+        "--steps",
+        "3",
+    ]
+    flags += ["--warm-up", "1", "--step-events", "2000", "--results", tmp_path / "points", "--plot", tmp_path / "a.svg"]
+    command = [sys.executable, str(BENCHMARKS / "scale_curves.py"), *map(str, flags)]
+    first = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    points = [json.loads(line) for line in first.splitlines()]
+    assert [point["kind"] for point in points] == ["reading", "reading", "items", "items", "length"]
+    assert all(point["peak_mib"] > 50 for point in points)
+    assert all(point["ms_per_step"] > 0 for point in points[2:])
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == first
+    assert (tmp_path / "a.svg").read_text().count("<path") > 4
+
+
+def test_a_made_log_has_the_sizes_asked_for_in_files_by_time(benchmark_modules, tmp_path):
+    import made_log
+
+    for texts in (False, True):
+        made = made_log.Made(5000, 300, 40, n_files=3, texts=texts, seed=1)
+        made_log.write(made, tmp_path / str(texts), "parquet")
+        frame = pl.concat(map(pl.read_parquet, sorted((tmp_path / str(texts)).iterdir())))
+        assert len(frame) == 5000
+        assert frame["timestamp"].is_sorted()
+        assert 200 < frame["user_id"].n_unique() <= 300
+        assert 35 <= frame["item_id"].n_unique() <= 40
+        assert frame.schema["user_id"] == (pl.String if texts else pl.Int64)
+        counts = frame["item_id"].value_counts()["count"].sort(descending=True)
+        assert counts[0] > 8 * counts[30]
