@@ -218,7 +218,7 @@ def engine_for(
 ) -> Engine:
     """An engine with initial weights, or with those of the model that training begins from."""
     n_items, features = len(vocabulary), vocabulary.features
-    settings = config.train if world is None else placed(config.train, world)
+    settings = config.train if world is None else placed(config.model, config.train, world)
     if origin is None:
         trained = split.train_counts > 0
         engine = create_engine(config.model, n_items, settings, features=features, trained=trained)

@@ -301,7 +301,9 @@ def test_forms_that_are_read_as_a_whole_say_what_they_need(tmp_path: Path) -> No
         "lists.parquet": "has lists in its columns",
     }
     for name, reason in reasons.items():
-        wanted = rf"{name} {reason}.*, so the log is read as a whole, which needs about \d+ MB; give it as --memory"
+        wanted = (
+            rf"{name} {reason}.*, so the log is read as a whole, which needs about [\d.]+ [MG]B; give it as --memory"
+        )
         with pytest.raises(ConfigError, match=wanted):
             read(tmp_path / name, tmp_path / reason, in_parts=True)
 
@@ -358,7 +360,7 @@ def test_progress_is_told_by_what_is_done(tmp_path: Path) -> None:
 
 def test_a_bound_that_is_too_small_says_what_is_needed(tmp_path: Path) -> None:
     path = folder_of(drawn(1), tmp_path / "log")
-    with pytest.raises(ConfigError, match=r"--memory 10 MB is too small: .*, so at least \d+ MB are needed"):
+    with pytest.raises(ConfigError, match=r"--memory 10 MB is too small: .*, so at least [\d.]+ [MG]B are needed"):
         load_log(path, Reading(memory="10MB"), Workplace(lambda: tmp_path))
     with pytest.raises(ConfigError, match=r"memory='much' is not an amount of memory; write such as 4GB"):
         load_log(path, Reading(memory="much"), Workplace(lambda: tmp_path))

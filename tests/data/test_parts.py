@@ -14,6 +14,7 @@ from sasrec.data.facts import repeat_share, row_slices
 from sasrec.data.ragged import Ragged, offsets_of
 from sasrec.data.sequences import Sequences, build_sequences
 from sasrec.data.splits import Split, split_leave_one_out, split_temporal
+from sasrec.ranking import scorers
 from sasrec.ranking.scorers import LastItem
 
 
@@ -73,6 +74,18 @@ def test_followers_of_the_items_asked_about_are_those_of_all(monkeypatch: pytest
     np.testing.assert_array_equal(
         asked.candidate_scores(histories, candidates), everything.candidate_scores(histories, candidates)
     )
+
+
+def test_ranks_do_not_depend_on_how_many_followers_are_looked_at_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    split = split_leave_one_out(made_log())
+    histories, targets = split.test.histories(split.sequences), split.test.items(split.sequences)
+    last_item = LastItem(split.train_parts(), split.train_counts)
+    whole = [last_item.rank(histories, targets, hidden, "expected", 5) for hidden in (None, histories)]
+    monkeypatch.setattr(scorers, "MOST_FOLLOWERS", 20)
+    for (ranks, lists), hidden in zip(whole, (None, histories), strict=True):
+        again = last_item.rank(histories, targets, hidden, "expected", 5)
+        np.testing.assert_array_equal(again[0], ranks)
+        np.testing.assert_array_equal(again[1], lists)
 
 
 @pytest.mark.parametrize("ids", [[-7, 3, 2**62], ["", "a b", "ü"]])

@@ -48,7 +48,7 @@ class FakeEngine:
     def __init__(self, n_items: int, dim: int = 8, seed: int = 0) -> None:
         self.table = np.random.default_rng(seed).standard_normal((n_items + 1, dim)).astype(np.float32)
         self.seen_lengths: list[int] = []
-        self.threads = 1
+        self.threads, self.index_device = 1, ""
 
     def encode(self, histories: Ragged) -> NDArray[np.float32]:
         self.seen_lengths += histories.lengths.tolist()

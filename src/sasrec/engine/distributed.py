@@ -20,11 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sasrec.core.arrays import Float64
-from sasrec.core.config import TrainConfig
+from sasrec.core.config import ModelConfig, TrainConfig
 from sasrec.core.errors import ConfigError, TrainingError
 from sasrec.core.extras import require
+from sasrec.core.isa import load_native
 from sasrec.core.threads import usable_cpus
 from sasrec.core.world import World
+from sasrec.engine.native import unsupported
 
 logger = logging.getLogger(__name__)
 
@@ -187,16 +189,19 @@ def _boot_id() -> str:
         return ""
 
 
-def placed(train: TrainConfig, world: World) -> TrainConfig:
+def placed(model: ModelConfig, train: TrainConfig, world: World) -> TrainConfig:
     """The settings of a process's own engine: its CUDA device and, where none are set, its threads.
 
-    Processes of one machine share its CPUs. All take as many threads as the one that has the fewest.
+    Processes of one machine share its CPUs. All take as many threads as the one that has the fewest. As in one process,
+    device=auto leaves what the compiled core can do to it.
 
     Raises:
         ConfigError: there are fewer CUDA devices than processes on this machine.
     """
     fewest = int(world.gather(np.array([max(1.0, usable_cpus() // world.local_size)])).min())
-    return replace(train, threads=train.threads or fewest, device=_device(train.device, world))
+    is_cores = train.device == "auto" and train.engine != "torch" and not unsupported(model, train)
+    device = train.device if is_cores and load_native().module else _device(train.device, world)
+    return replace(train, threads=train.threads or fewest, device=device)
 
 
 def _device(device: str, world: World) -> str:

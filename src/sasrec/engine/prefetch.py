@@ -8,14 +8,13 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from sasrec.data.batches import Batch
-from sasrec.engine.protocol import Engine
 from sasrec.engine.torch_engine import TorchEngine
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 
 
-def batches_for(engine: Engine, batches: Iterator[Batch]) -> Iterator[Batch]:
+def batches_for(engine: object, batches: Iterator[Batch]) -> Iterator[Batch]:
     """The same batches in the same order; where the engine works ahead, with their tensors on its device.
 
     Closing the iterator, or forgetting it, ends the thread.

@@ -12,8 +12,9 @@ import numpy as np
 
 from sasrec.core.arrays import Bool, Float32, Float64, Int32, Int64
 from sasrec.core.config import Ties
+from sasrec.data.facts import row_slices
 from sasrec.data.item_features import ItemFeatures
-from sasrec.data.ragged import Ragged, flat_index
+from sasrec.data.ragged import Ragged, flat_index, offsets_of
 from sasrec.data.splits import Split, Targets
 from sasrec.engine.protocol import Engine
 from sasrec.ranking.device_index import index_for
@@ -26,6 +27,8 @@ from sasrec.ranking.index import (
     create_level_index,
 )
 from sasrec.ranking.order import ranks_sampled
+
+MOST_FOLLOWERS = 2**22  # of last items whose histories are ranked together
 
 
 class Scorer(Protocol):
@@ -184,7 +187,14 @@ class LastItem:
     def rank(
         self, histories: Ragged, targets: Int32, hidden: Ragged | None, ties: Ties, k: int
     ) -> tuple[Float64, Int32]:
-        return self._index.rank(self._followers(histories), targets, hidden, ties, k)
+        ranks, lists = np.empty(len(targets)), np.zeros((len(targets), k), np.int32)
+        last = _last_items(histories)
+        followers = offsets_of(self.starts[last + 1] - self.starts[last])
+        for rows in row_slices(followers, MOST_FOLLOWERS):  # what everybody has is followed by nearly everything
+            part = None if hidden is None else hidden.part(rows)
+            found = self._followers(histories.part(rows))
+            ranks[rows], lists[rows] = self._index.rank(found, targets[rows], part, ties, k)
+        return ranks, lists
 
     def rank_among(self, histories: Ragged, candidates: Int32, ties: Ties) -> Float64:
         return ranks_sampled(self.candidate_scores(histories, candidates), candidates, ties)

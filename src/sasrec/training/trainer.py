@@ -227,7 +227,7 @@ class _Loop:
         """The rest of the epoch under way; returns what cut it short, or nothing."""
         state, began, reported = self.state, self.pulse.now(), self.pulse.now()
         before = state.epoch_seconds
-        for batch in batches_for(self.engine, self.batches.epoch(state.epoch, state.step)):
+        for batch in batches_for(self.steps, self.batches.epoch(state.epoch, state.step)):
             if batch.total_weight:  # else nothing changes: neither weights nor moments, step count nor average
                 self._train_step(batch)
             state.step += 1
