@@ -154,18 +154,18 @@ class LastItem:
         pairs = np.concatenate([_pairs(part, is_asked) for part in train])
         pairs.sort()
         starts = np.flatnonzero(run_starts(pairs))
-        pairs, counts = pairs[starts], _levels(np.diff(np.append(starts, len(pairs))))  # distinct pairs
-        before, after = np.divmod(pairs, n_columns)
-        n_levels = popularity.max() + 1
-        stride = (counts.max(initial=0) + 1) * n_levels
-        distinct, place = np.unique(before * stride + counts * n_levels + popularity[after], return_inverse=True)
-        place -= np.searchsorted(distinct, before * stride)  # from 0 for each item
+        counts = np.diff(starts, append=len(pairs)).astype(np.int32)
+        self.pairs = np.append(pairs[starts], n_columns**2)  # the last equals nothing: every search finds a place
+        del pairs, starts
         self.levels = popularity.astype(np.float32)  # (V,)
         self._index = create_level_index(self.levels)
-        self.after = after.astype(np.int32)  # followers, item by item
-        self.places = (n_levels + place).astype(np.float32)  # and their scores
-        self.starts = np.searchsorted(before, np.arange(n_columns + 1))  # (V + 1,) where an item's followers begin
-        self.pairs = np.append(pairs, n_columns**2)  # the last equals nothing: every search finds a place
+        self.starts = np.searchsorted(self.pairs[:-1], np.arange(n_columns + 1) * n_columns)  # of an item's followers
+        self.after = np.empty(len(counts), np.int32)  # followers, item by item
+        self.places = np.empty(len(counts), np.float32)  # and their scores
+        for items in row_slices(self.starts, MOST_FOLLOWERS):
+            mine = slice(self.starts[items.start], self.starts[items.stop])
+            before, self.after[mine] = np.divmod(self.pairs[mine], n_columns)
+            self.places[mine] = _places(before, counts[mine], popularity[self.after[mine]], popularity.max() + 1)
 
     def scores(self, histories: Ragged) -> Float32:
         return PlainLevelIndex(self.levels).scores(self._followers(histories))
@@ -300,6 +300,21 @@ def _pairs(train: Ragged, is_asked: Bool) -> Int64:
     kept = (rows[1:] == rows[:-1]) & is_asked[before]
     pairs: Int64 = before[kept].astype(np.int64) * len(is_asked) + after[kept]
     return pairs
+
+
+def _places(before: Int64, counts: Int32, popularity: Int64, n_levels: int) -> Int64:
+    """Of followers of some items, item by item: the places of (count, popularity) among those of the same item.
+
+    Args:
+        before: (n,) whose followers they are, ascending.
+        counts: (n,) how often they followed it.
+        popularity: (n,) their levels, below n_levels.
+        n_levels: from where places are counted.
+    """
+    stride = (int(counts.max(initial=0)) + 1) * n_levels
+    distinct, place = np.unique(before * stride + counts.astype(np.int64) * n_levels + popularity, return_inverse=True)
+    from_zero: Int64 = place - np.searchsorted(distinct, before * stride)
+    return from_zero + n_levels
 
 
 def run_starts(values: Int64) -> Bool:
