@@ -205,7 +205,7 @@ def test_a_part_of_the_minutes_is_kept_for_measuring(split: Split) -> None:
     loop.state = State(n_validations=2, valid_seconds=8)
     assert loop._reserve == MEASURING * 4
     loop.state = replace(loop.state, valid_seconds=2000)
-    assert loop._reserve == 300  # half of them
+    assert loop._reserve == 400  # two thirds of them
 
 
 def test_the_time_that_reading_took_is_part_of_the_minutes(split: Split) -> None:

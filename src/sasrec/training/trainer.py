@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 REPORT_SECONDS = 0.5  # how often progress is reported inside an epoch
 MEASURING = 10  # times a validation that measuring takes in the end: valid, test twice, and baselines beside them
-MEASURED_SCORES = 1e9  # a second, where no validation has told the time
+MEASURED_SCORES = 5e8  # a second, where no validation has told the time
 SAVE_SECONDS = 5.0  # epochs shorter than this do not each save the state to resume from
 
 
@@ -215,13 +215,13 @@ class _Loop:
 
     @property
     def _reserve(self) -> float:
-        """Seconds of max_minutes that are kept for measuring: at most half of them."""
+        """Seconds of max_minutes that are kept for measuring: at most two thirds of them."""
         state = self.state
         if state.n_validations:
             needed = MEASURING * state.valid_seconds / state.n_validations
         else:
             needed = MEASURING * self.n_scores / MEASURED_SCORES
-        return min(needed, 30 * self.config.max_minutes)
+        return min(needed, 40 * self.config.max_minutes)
 
     def _train_epoch(self) -> str:
         """The rest of the epoch under way; returns what cut it short, or nothing."""
