@@ -92,7 +92,8 @@ def measured_steps(log: Path, preset: str, n_steps: int, warm_up: int) -> Point:
                 break
         epoch += 1
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"ms_per_step": 1000 * seconds / n_steps, "batch_size": train.batch_size, "peak_mib": peak}
+    found = {"n_items": told.sequences.n_items, "batch_size": train.batch_size, "dim": config.model.embedding_dim}
+    return {**found, "ms_per_step": 1000 * seconds / n_steps, "peak_mib": peak}
 
 
 class Points:
@@ -128,7 +129,7 @@ def draw(points: Sequence[Point], path: Path) -> None:
     wanted = (
         ("reading", "events", "seconds", "sasrec prepare, seconds"),
         ("reading", "events", "peak_mib", "sasrec prepare, peak MiB"),
-        ("items", "items", "ms_per_step", "a step, ms"),
+        ("items", "n_items", "ms_per_step", "a step, ms"),
         ("length", "length", "ms_per_step", "a step, ms"),
     )
     for ax, (kind, x, y, title) in zip(figure.subplots(2, 2).flat, wanted, strict=True):
@@ -136,7 +137,7 @@ def draw(points: Sequence[Point], path: Path) -> None:
         ax.plot([a for a, _ in mine], [b for _, b in mine], "o-", color="#0b6bcb")
         ax.set_xscale("log")
         ax.set_yscale("log")
-        ax.set_xlabel({"events": "events", "items": "items", "length": "events a user"}[x])
+        ax.set_xlabel({"events": "events", "n_items": "items that have events", "length": "events a user"}[x])
         ax.set_title(title, fontsize="medium", loc="left")
         ax.grid(color="#dde3ea")
     figure.savefig(path)
