@@ -95,6 +95,13 @@ def test_messages_go_to_stderr_as_before_but_on_a_thread(capfd: pytest.CaptureFi
     assert capfd.readouterr().err == "ERROR: ü 1\nERROR: two\n"
 
 
+def dropped(client: Client) -> float:
+    """How many lines of logs the server has dropped, as its metrics tell."""
+    metrics = client.ask(head("GET", "/metrics")).body.decode()
+    [told] = [line for line in metrics.splitlines() if line.startswith("sasrec_log_lines_dropped_total ")]
+    return float(told.split()[1])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("unread", ["stdout", "stderr"])
 def test_a_server_goes_on_and_ends_though_nobody_reads_what_it_says(runs: Path, unread: str, tmp_path: Path) -> None:
@@ -110,11 +117,12 @@ def test_a_server_goes_on_and_ends_though_nobody_reads_what_it_says(runs: Path, 
             for _ in range(3):
                 server.send_signal(signal.SIGHUP)
                 assert client.ask(head("GET", "/health/live")).status == 200
-            metrics = client.ask(head("GET", "/metrics")).body.decode()
+            if unread == "stdout":  # lines are handed over some at a time
+                until(lambda: dropped(client) > 0)
+            n_dropped = dropped(client)
         server.send_signal(signal.SIGTERM)
         assert server.wait(PATIENCE) == 0
         for stream in (server.stdout, server.stderr):
             if stream is not None:
                 stream.close()
-    [dropped] = [line for line in metrics.splitlines() if line.startswith("sasrec_log_lines_dropped_total ")]
-    assert (float(dropped.split()[1]) > 0) == (unread == "stdout")
+    assert (n_dropped > 0) == (unread == "stdout")
