@@ -72,6 +72,7 @@ def measured_steps(log: Path, preset: str, n_steps: int, warm_up: int) -> Point:
     from sasrec.core.threads import set_threads
     from sasrec.data.batches import TrainBatches
     from sasrec.data.logs import load_log
+    from sasrec.training.steps import take_step
 
     told = load_log(str(log))
     split, config = fitting.configure(told, preset, {})
@@ -82,10 +83,7 @@ def measured_steps(log: Path, preset: str, n_steps: int, warm_up: int) -> Point:
     while n < warm_up + n_steps:
         for batch in batches.epoch(epoch):
             began = time.perf_counter()
-            engine.forward_backward(batch)
-            engine.optimizer_step(train.learning_rate)
-            if train.ema_decay:
-                engine.update_average(train.ema_decay)
+            take_step(engine, batch, train, batches.steps_per_epoch)
             seconds += (time.perf_counter() - began) * (n >= warm_up)
             n += 1
             if n >= warm_up + n_steps:

@@ -26,6 +26,7 @@ from sasrec.fitting import FitOptions, configure, engine_for, origin_of
 from sasrec.model.weights import ITEM_TABLE, OUTPUT_TABLE, weight_shapes
 from sasrec.ranking.scorers import ModelScorer
 from sasrec.runs.folder import RunConfig
+from sasrec.training.steps import take_step
 
 TRY_SECONDS = 3.0  # of steps, after the first two, which are slower
 MOST_TRIED = 200  # steps
@@ -96,13 +97,9 @@ def estimate(log: Log, options: FitOptions, settings: Mapping[str, Any]) -> Esti
 
 def _seconds_per_step(engine: Engine, batches: TrainBatches, config: RunConfig) -> float:
     """The mean over steps that are trained in some seconds."""
-    train, began, n = config.train, time.perf_counter(), 0
+    began, n = time.perf_counter(), 0
     for n, batch in enumerate(batches_for(engine, batches.epoch(0)), 1):
-        if batch.total_weight:
-            engine.forward_backward(batch)
-            engine.optimizer_step(train.learning_rate_at(batch.step, batches.steps_per_epoch))
-            if train.ema_decay:
-                engine.update_average(train.ema_decay_at(batch.step))
+        take_step(engine, batch, config.train, batches.steps_per_epoch)
         if n == 2 < batches.steps_per_epoch:
             engine.pop_loss()  # waits for a GPU, which works behind
             began = time.perf_counter()

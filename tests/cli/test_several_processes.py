@@ -111,7 +111,7 @@ def test_a_killed_process_ends_the_job_and_the_run_goes_on(log: Path, tmp_path: 
     assert last.endswith("the same command with --resume goes on")
     assert "Traceback" not in err
     verify(RunFolder.open(run))
-    epochs = str(RunFolder(run).load_state().state.epoch + 2)  # type: ignore[union-attr]
+    epochs = str(RunFolder(run).load_state().state.epoch + 2)
     shutil.copytree(run, tmp_path / "again")
     settings = [*LONG, "--max-epochs", epochs]
     resumed = train_alone(log, run, *settings, "--resume")

@@ -31,9 +31,9 @@ def test_events_are_ordered_by_user_then_time_and_ties_as_they_were(
     assert order.tolist() == np.lexsort((times, users)).tolist()
     monkeypatch.setattr(facts, "PIECE", 7)
     wide = times * 2**60  # too far apart to be sorted together with places
-    assert order_by_user(users, offsets, wide).tolist() == order.tolist()  # type: ignore[union-attr]
+    assert order_by_user(users, offsets, wide).tolist() == order.tolist()
     assert order_by_user(users[order], offsets, times[order]) is None
-    assert order_by_user(users, offsets, None).tolist() == np.argsort(users, kind="stable").tolist()  # type: ignore[union-attr]
+    assert order_by_user(users, offsets, None).tolist() == np.argsort(users, kind="stable").tolist()
     assert order_by(users[:0]).tolist() == []
 
 

@@ -194,22 +194,22 @@ class Places:
 
 
 def test_processes_of_a_machine_share_its_cpus_unless_threads_are_set() -> None:
-    assert placed(ModelConfig(), TrainConfig(), Places(1)).threads == usable_cpus()  # type: ignore[arg-type]
-    assert placed(ModelConfig(), TrainConfig(), Places(10_000)).threads == 1  # type: ignore[arg-type]
-    assert placed(ModelConfig(), TrainConfig(), Places(1, fewest=1)).threads == 1  # type: ignore[arg-type]
-    assert placed(ModelConfig(), TrainConfig(threads=5), Places(10_000)).threads == 5  # type: ignore[arg-type]
+    assert placed(ModelConfig(), TrainConfig(), Places(1)).threads == usable_cpus()
+    assert placed(ModelConfig(), TrainConfig(), Places(10_000)).threads == 1
+    assert placed(ModelConfig(), TrainConfig(), Places(1, fewest=1)).threads == 1
+    assert placed(ModelConfig(), TrainConfig(threads=5), Places(10_000)).threads == 5
 
 
 def test_each_process_takes_a_cuda_device_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert placed(ModelConfig(), TrainConfig(device="cuda"), Places(2)).device == "cuda:1"  # type: ignore[arg-type]
-    assert placed(ModelConfig(), TrainConfig(device="cuda:0"), Places(2)).device == "cuda:0"  # type: ignore[arg-type]
-    assert placed(ModelConfig(), TrainConfig(), Places(2)).device == "auto"  # type: ignore[arg-type]  # the core's
-    assert placed(ModelConfig(), TrainConfig(engine="torch"), Places(2)).device == "cuda:1"  # type: ignore[arg-type]
-    assert placed(ModelConfig(), TrainConfig(device="cpu"), Places(2)).device == "cpu"  # type: ignore[arg-type]
+    assert placed(ModelConfig(), TrainConfig(device="cuda"), Places(2)).device == "cuda:1"
+    assert placed(ModelConfig(), TrainConfig(device="cuda:0"), Places(2)).device == "cuda:0"
+    assert placed(ModelConfig(), TrainConfig(), Places(2)).device == "auto"  # the core's
+    assert placed(ModelConfig(), TrainConfig(engine="torch"), Places(2)).device == "cuda:1"
+    assert placed(ModelConfig(), TrainConfig(device="cpu"), Places(2)).device == "cpu"
     with pytest.raises(ConfigError, match="2 CUDA devices for 3 processes; start as many processes as devices"):
-        placed(ModelConfig(), TrainConfig(device="cuda"), Places(3))  # type: ignore[arg-type]
+        placed(ModelConfig(), TrainConfig(device="cuda"), Places(3))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    assert placed(ModelConfig(), TrainConfig(device="cuda"), Places(2)).device == "cuda"  # type: ignore[arg-type]
+    assert placed(ModelConfig(), TrainConfig(device="cuda"), Places(2)).device == "cuda"

@@ -434,8 +434,7 @@ def predicates(draw: st.DrawFn) -> Made:
         inside = each(lambda v, x, y: (compared(">=")(v, x) and compared("<=")(v, y)) != is_negated, a, b, c)
         return f"{text} {word}between {low} and {high}", any_of(inside)
     if kind == "null":
-        is_null = lambda row: all(v is None for v in a(row)) != is_negated  # noqa: E731
-        return f"{text} is {word}null", is_null
+        return f"{text} is {word}null", lambda row: all(v is None for v in a(row)) != is_negated
     sign = draw(st.sampled_from(["=", "==", "!=", "<>", "<", "<=", ">", ">="]))
     right, b = draw(other)
     return f"{text} {sign} {right}", any_of(each(compared(sign), a, b))

@@ -6,9 +6,8 @@ import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sasrec.reading.survey import RowOrder
 from sasrec.reading.times import TimesSeen
-from sasrec.reading.understanding import SAMPLED_ROWS, understand
+from sasrec.reading.understanding import SAMPLED_ROWS, RowOrder, understand
 
 ROWS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4)), min_size=1, max_size=12)
 ODD_TIMES = st.lists(

@@ -133,8 +133,11 @@ def test_the_same_weights_measured_by_several_are_the_same_result(split: Split, 
     def measured(world: ThreadWorld | None) -> tuple[Any, list[tuple[int, int]]]:
         told: list[tuple[int, int]] = []
         scorer = ModelScorer(create_engine(MODEL, split.sequences.n_items, replace(TRAIN, engine=engine)), 10)
-        progress = lambda done, total: told.append((done, total))  # noqa: E731
-        result = evaluate(scorer, split, "test", config, batch_size=16, progress=progress, world=world)
+
+        def show(done: int, total: int) -> None:
+            told.append((done, total))
+
+        result = evaluate(scorer, split, "test", config, batch_size=16, progress=show, world=world)
         return result, told
 
     alone, _ = measured(None)
@@ -295,7 +298,7 @@ def test_processes_have_as_much_to_rank_each_where_that_changes_no_bit(split: Sp
             n_ranked.append(len(histories))
             return rank(histories, *more)
 
-        scorer.rank = counted  # type: ignore[method-assign]
+        scorer.rank = counted
         result = evaluate(scorer, split, "test", EVAL, baselines=False, world=world)
         assert result.per_user is not None
         return n_ranked, result.per_user["rank"].tolist()

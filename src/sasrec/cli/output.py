@@ -10,6 +10,7 @@ import polars as pl
 import typer
 
 from sasrec.cli.console import duration
+from sasrec.core.amounts import shown_bytes
 from sasrec.core.tables import COMMANDS, plain_table, printable
 from sasrec.data.event_types import types_in_words
 from sasrec.data.sequences import Sequences
@@ -70,21 +71,13 @@ def print_text(text: str) -> None:
 
 def estimate_lines(found: Estimate) -> list[str]:
     """An estimate in words."""
-    parts = ", ".join(f"{name} {size(n)}" for name, n in found.memory.items() if n)
+    parts = ", ".join(f"{name} {shown_bytes(n)}" for name, n in found.memory.items() if n)
     valid = f"; a validation {duration(found.seconds_per_valid)}" if found.seconds_per_valid else ""
     epoch = found.seconds_per_step * found.steps_per_epoch
     limit = ", which max_minutes allows" if found.is_limited else ""
     return [
-        f"memory: {size(found.bytes)} ({parts})",
+        f"memory: {shown_bytes(found.bytes)} ({parts})",
         f"time: {1000 * found.seconds_per_step:.3g} ms a step, {duration(epoch)} an epoch of "
         f"{found.steps_per_epoch:,} steps{valid}",
         f"in all: at most {duration(found.seconds)}{limit} ({found.max_epochs} epochs; patience may end it sooner)",
     ]
-
-
-def size(n_bytes: float) -> str:
-    """Bytes as people say them: "512 KB", "1.3 GB"."""
-    for unit, scale in (("GB", 1e9), ("MB", 1e6)):
-        if n_bytes >= scale:
-            return f"{n_bytes / scale:.3g} {unit}"
-    return f"{n_bytes / 1e3:.3g} KB"

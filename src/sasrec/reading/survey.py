@@ -23,7 +23,7 @@ from sasrec.reading.notes import Notes
 from sasrec.reading.readers import check_any, complete, note_dropped
 from sasrec.reading.source_table import SourceTable
 from sasrec.reading.times import TextKind, TimesSeen, holds_dates, is_date
-from sasrec.reading.understanding import ORDERS, SAMPLED_ROWS, Understanding, facts_of, first_events, is_by_user
+from sasrec.reading.understanding import SAMPLED_ROWS, RowOrder, Understanding, facts_of, first_events
 
 COLUMNS = {"user": "user_id", "item": "item_id", "event": "event"}  # of ids: the role, and what they are called
 Progress = Callable[[int, int], None]  # how much is done, of how much
@@ -258,46 +258,3 @@ def _in_order_of_texts(ids: pl.Series, counts: Int64) -> tuple[pl.Series, Int64]
 def _has_points(given: pl.Series) -> bool:
     """Whether ids are written as decimals, whole numbers as they may be."""
     return given.dtype.is_decimal() or (given.dtype == pl.String and bool(given.str.contains(".", literal=True).any()))
-
-
-class RowOrder:
-    """How rows follow each other in time, found chunk by chunk, as `understanding` tells it of a whole log."""
-
-    def __init__(self) -> None:
-        self._by_time = dict.fromkeys(ORDERS, True)
-        self._by_user = dict.fromkeys(ORDERS, True)  # whether users' rows, as they stand together, are in order
-        self._n_runs = 0
-        self._last: tuple[object, object] | None = None  # user and time
-
-    def add(self, users: pl.Series, times: pl.Series) -> None:
-        """Look at further rows, which are some."""
-        steps = np.diff(times.to_numpy())
-        begins = (users != users.shift()).fill_null(True).to_numpy()[1:]
-        if self._last is not None:
-            step, begin = times[0] - self._last[1], str(users[0]) != str(self._last[0])  # an integer may become text
-            steps, begins = np.concatenate([[step], steps]), np.concatenate([[begin], begins])
-        else:
-            self._n_runs = 1
-        self._n_runs += int(begins.sum())
-        for order, newest_first in ORDERS.items():
-            fits = steps <= 0 if newest_first else steps >= 0
-            self._by_time[order] = self._by_time[order] and bool(fits.all())
-            self._by_user[order] = self._by_user[order] and bool((fits | begins).all())
-        self._last = users[-1], times[-1]
-
-    def told(self, head: pl.DataFrame, n_users: int, n_rows: int) -> str:
-        """The order in words.
-
-        Args:
-            head: the first rows, which decide what could be so of all.
-            n_users: in all.
-            n_rows: likewise.
-        """
-        for order in ORDERS:
-            if self._by_time[order]:
-                return order
-        stand_together = self._n_runs == n_users < n_rows
-        for order, newest_first in ORDERS.items():
-            if stand_together and self._by_user[order] and is_by_user(head["user_id"], head["timestamp"], newest_first):
-                return f"user by user, {order}"
-        return "not by time"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import polars as pl
 
 from sasrec.reading.notes import Note
@@ -148,12 +149,12 @@ def _row_order(users: pl.Series, times: pl.Series) -> str:
         if times.is_sorted(descending=newest_first):
             return order
     for order, newest_first in ORDERS.items():
-        if all(is_by_user(users.head(n), times.head(n), newest_first) for n in (SAMPLED_ROWS, len(users))):
+        if all(_is_by_user(users.head(n), times.head(n), newest_first) for n in (SAMPLED_ROWS, len(users))):
             return f"user by user, {order}"
     return "not by time"
 
 
-def is_by_user(users: pl.Series, times: pl.Series, newest_first: bool) -> bool:
+def _is_by_user(users: pl.Series, times: pl.Series, newest_first: bool) -> bool:
     """Whether each user's rows stand together, in order of time."""
     begins = users != users.shift()  # null in the first row
     step = times.diff() * (-1 if newest_first else 1)
@@ -161,6 +162,53 @@ def is_by_user(users: pl.Series, times: pl.Series, newest_first: bool) -> bool:
         return False
     runs = users.filter(begins.fill_null(True))
     return len(runs) < len(users) and runs.n_unique() == len(runs)
+
+
+class RowOrder:
+    """How rows follow each other in time, found chunk by chunk, as `_row_order` tells it of a whole log."""
+
+    def __init__(self) -> None:
+        self._by_time = dict.fromkeys(ORDERS, True)
+        self._by_user = dict.fromkeys(ORDERS, True)  # whether users' rows, as they stand together, are in order
+        self._n_runs = 0
+        self._last: tuple[object, object] | None = None  # user and time
+
+    def add(self, users: pl.Series, times: pl.Series) -> None:
+        """Look at further rows, which are some."""
+        steps = np.diff(times.to_numpy())
+        begins = (users != users.shift()).fill_null(True).to_numpy()[1:]
+        if self._last is not None:
+            step, begin = times[0] - self._last[1], str(users[0]) != str(self._last[0])  # an integer may become text
+            steps, begins = np.concatenate([[step], steps]), np.concatenate([[begin], begins])
+        else:
+            self._n_runs = 1
+        self._n_runs += int(begins.sum())
+        for order, newest_first in ORDERS.items():
+            fits = steps <= 0 if newest_first else steps >= 0
+            self._by_time[order] = self._by_time[order] and bool(fits.all())
+            self._by_user[order] = self._by_user[order] and bool((fits | begins).all())
+        self._last = users[-1], times[-1]
+
+    def told(self, head: pl.DataFrame, n_users: int, n_rows: int) -> str:
+        """The order in words.
+
+        Args:
+            head: the first rows, which decide what could be so of all.
+            n_users: in all.
+            n_rows: likewise.
+        """
+        for order in ORDERS:
+            if self._by_time[order]:
+                return order
+        stand_together = self._n_runs == n_users < n_rows
+        for order, newest_first in ORDERS.items():
+            if (
+                stand_together
+                and self._by_user[order]
+                and _is_by_user(head["user_id"], head["timestamp"], newest_first)
+            ):
+                return f"user by user, {order}"
+        return "not by time"
 
 
 def save_understanding(folder: Path, understanding: Understanding) -> None:

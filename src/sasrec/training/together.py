@@ -17,7 +17,7 @@ from sasrec.core.errors import TrainingError
 from sasrec.core.provenance import isa_of
 from sasrec.core.world import World, check_same, on_first
 from sasrec.engine.protocol import Engine
-from sasrec.model.weights import Weights
+from sasrec.model.weights import LateArrays, Weights
 from sasrec.runs.folder import CONFIG, RunConfig, RunFolder
 from sasrec.runs.record import State
 
@@ -57,20 +57,14 @@ def share_state(world: World, engine: Engine, state: State, best: Weights | None
         state: where training stands; only that of process 0 counts.
         best: the weights of the best epoch, likewise.
     """
-    parts: dict[str, Weights] = {}
-    if world.rank == 0:
-        parts = {"weights": engine.weights(), "optimizer": engine.optimizer_state(), "best": best or {}}
-    arrays = {f"{part} {name}": array for part, named in parts.items() for name, array in named.items()}
-    told = world.broadcast(arrays)
+    weights, optimizer = engine.state()
+    here = LateArrays.together({"weights/": weights, "adam/": optimizer, "best/": best or {}})
+    told = LateArrays.together({"": world.broadcast(here if world.rank == 0 else None)})
     text = world.gather_text(json.dumps(asdict(state)))[0]
-
-    def named(part: str) -> Weights:
-        return {name.removeprefix(f"{part} "): array for name, array in told.items() if name.startswith(f"{part} ")}
-
     if world.rank:
-        engine.load_weights(named("weights"))
-        engine.load_optimizer_state(named("optimizer"))
-    return msgspec.convert(json.loads(text), State), named("best") or None
+        engine.load_weights(told.of("weights/"))
+        engine.load_optimizer_state(told.of("adam/"))
+    return msgspec.convert(json.loads(text), State), dict(told.of("best/")) or None
 
 
 def check_same_weights(world: World | None, engine: Engine, epoch: int) -> None:

@@ -17,7 +17,7 @@ from sasrec.core.config import EvalConfig, ModelConfig, TrainConfig, parse_metri
 from sasrec.core.errors import CheckpointError, TrainingError
 from sasrec.core.provenance import commit, isa_of, machine, versions
 from sasrec.core.world import Pulse, World
-from sasrec.data.batches import Batch, TrainBatches
+from sasrec.data.batches import TrainBatches
 from sasrec.data.splits import Split
 from sasrec.engine.prefetch import batches_for
 from sasrec.engine.protocol import Engine
@@ -30,6 +30,7 @@ from sasrec.runs.folder import RunFolder
 from sasrec.runs.record import EpochLine, State, TrainingFacts
 from sasrec.training.interrupts import StoppedError, interruptible
 from sasrec.training.progress import Progress, seconds_left
+from sasrec.training.steps import take_step
 from sasrec.training.together import check_same_weights, share_state, with_run
 
 logger = logging.getLogger(__name__)
@@ -228,8 +229,7 @@ class _Loop:
         state, began, reported = self.state, self.pulse.now(), self.pulse.now()
         before = state.epoch_seconds
         for batch in batches_for(self.steps, self.batches.epoch(state.epoch, state.step)):
-            if batch.total_weight:  # else nothing changes: neither weights nor moments, step count nor average
-                self._train_step(batch)
+            take_step(self.engine, batch, self.config, self.batches.steps_per_epoch, self.steps)
             state.step += 1
             state.n_positions += batch.total_weight
             self.pending_positions += batch.total_weight
@@ -246,15 +246,6 @@ class _Loop:
                 return self._reason_to_stop()
         self._collect_loss()
         return ""
-
-    def _train_step(self, batch: Batch) -> None:
-        self.steps.forward_backward(batch)
-        self.engine.optimizer_step(self._learning_rate(batch.step))
-        if self.config.ema_decay:
-            self.engine.update_average(self.config.ema_decay_at(batch.step))
-
-    def _learning_rate(self, step: int) -> float:
-        return self.config.learning_rate_at(step, self.batches.steps_per_epoch)
 
     @contextlib.contextmanager
     def _averaged(self) -> Iterator[None]:
@@ -311,7 +302,7 @@ class _Loop:
             test=test,
             seconds=state.epoch_seconds,
             users_per_second=len(self.batches.users) / max(state.epoch_seconds, 1e-9),
-            learning_rate=self._learning_rate(steps - 1),
+            learning_rate=self.config.learning_rate_at(steps - 1, self.batches.steps_per_epoch),
             total_seconds=state.seconds,
         )
         self.history.append(line)
