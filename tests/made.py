@@ -234,3 +234,8 @@ def make_shop_log(n_users: int = 500, n_items: int = 80, noise: float = 0.1, see
                 item = (7 * item + 3) % n_items if made_up is None else made_up
                 rows.append((user, item, "view"))
     return pl.DataFrame(rows, schema=["user_id", "item_id", "event"], orient="row")
+
+
+def train_of(split: Split) -> Ragged:
+    """Each user's train items, all of them."""
+    return Ragged.cut(split.sequences.items, split.sequences.offsets[:-1], split.train_ends)

@@ -9,7 +9,7 @@ import pytest
 from conftest import make_markov_log
 from hypothesis import given
 from hypothesis import strategies as st
-from made import make_batches
+from made import make_batches, train_of
 
 from sasrec.core.config import ModelConfig, TrainConfig
 from sasrec.core.errors import DataError
@@ -54,7 +54,9 @@ def test_padded_batch_equals_the_published_sampler_for_the_same_negatives(max_se
         seq, pos, neg = batch.to_padded(max_seq_len)
         for row, user in enumerate(batch.users):
             mine = slice(batch.inputs.offsets[row], batch.inputs.offsets[row + 1])
-            expected = published_sample(split.train.row(user).tolist(), batch.negatives[mine, 0].tolist(), max_seq_len)
+            expected = published_sample(
+                train_of(split).row(user).tolist(), batch.negatives[mine, 0].tolist(), max_seq_len
+            )
             assert (seq[row].tolist(), pos[row].tolist(), neg[row].tolist()) == expected
 
 
@@ -174,7 +176,7 @@ def test_events_move_by_less_than_the_noise_on_their_order_and_stay_with_their_u
     for epoch in range(30):
         for batch in source.epoch(epoch):
             for user, row in zip(batch.users, rows_of(batch), strict=True):
-                window = split.train.row(user)[-51:].tolist()
+                window = train_of(split).row(user)[-51:].tolist()
                 assert sorted(row) == window
                 moves += [abs(place - window.index(item)) for place, item in enumerate(row)]
     assert max(moves) < max(order_noise, 1)
@@ -192,7 +194,7 @@ def test_noise_on_the_order_is_new_each_epoch_and_the_same_when_an_epoch_is_begu
     assert by_user[0].keys() == by_user[1].keys()
     users = by_user[0].keys()
     assert sum(by_user[0][u] != by_user[1][u] for u in users) > 0.6 * len(users)  # half and half: 3 in 4
-    unmoved = sum(by_user[0][u] == split.train.row(u).tolist() for u in users) / len(users)
+    unmoved = sum(by_user[0][u] == train_of(split).row(u).tolist() for u in users) / len(users)
     assert unmoved == pytest.approx(0.5, abs=0.15)
 
 
@@ -202,7 +204,7 @@ def test_negatives_are_never_train_items_of_the_user() -> None:
         for row, user in enumerate(batch.users):
             mine = batch.negatives[batch.inputs.offsets[row] : batch.inputs.offsets[row + 1]]
             assert mine.shape == (3, 4)
-            assert not set(mine.ravel().tolist()) & set(split.train.row(user).tolist())
+            assert not set(mine.ravel().tolist()) & set(train_of(split).row(user).tolist())
             assert mine.min() >= 1
             assert mine.max() <= 16
 
@@ -252,7 +254,7 @@ def test_batches_tell_what_a_user_had_before_the_window_if_seen_items_are_masked
             assert made.earlier is not None
             for row, user in enumerate(made.users):
                 before, window = made.earlier.row(row).tolist(), made.inputs.row(row).tolist()
-                assert split.train.row(user)[: len(before) + len(window)].tolist() == before + window
+                assert train_of(split).row(user)[: len(before) + len(window)].tolist() == before + window
     assert next(TrainBatches(split, ModelConfig(), TrainConfig()).epoch(0)).earlier is None
 
 
@@ -287,7 +289,7 @@ def test_negatives_by_popularity_come_as_often_as_items_do_in_train(shared: bool
     made = TrainBatches(split, ModelConfig(max_seq_len=9), train)
     n = len(split.train_counts)
     for batch in made.epoch(0):
-        mine = set() if shared else set(split.train.row(int(batch.users[0])).tolist())
+        mine = set() if shared else set(train_of(split).row(int(batch.users[0])).tolist())
         expected = np.where(np.isin(np.arange(n), sorted(mine)), 0, split.train_counts)
         counts = np.bincount(batch.negatives.ravel(), minlength=n)
         assert not counts[expected == 0].any()
@@ -339,7 +341,7 @@ def test_items_that_are_never_in_train_are_no_negatives_where_items_have_feature
         assert batch.candidates.tolist() == [1, 2, 3, 4, 5, 6, 7]
         assert batch.n_candidates(9) == 7
         for row in range(0 if shared else len(batch.users)):
-            seen = split.train.row(int(batch.users[row]))
+            seen = train_of(split).row(int(batch.users[row]))
             mine = batch.negatives[batch.inputs.offsets[row] : batch.inputs.offsets[row + 1]]
             assert not np.isin(mine, seen).any()
     for batch in plain.epoch(0):

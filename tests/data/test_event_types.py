@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made import train_of
 
 from sasrec.core.config import EvalConfig, ModelConfig, TrainConfig
 from sasrec.core.errors import CheckpointError, ConfigError, DataError
@@ -134,7 +135,7 @@ def test_leave_one_out_holds_out_the_last_two_targets_and_views_between_them_are
     split = split_leave_one_out(sequences_of("5 9 5! 3 7! 8", "1 2! 3", "4! 6! 2"), target_types=BUY)
     assert shown(split, "valid") == [([5, 9], 5)]
     assert shown(split, "test") == [([5, 9, 5, 3], 7)]
-    assert [split.train.row(user).tolist() for user in range(3)] == [[5, 9], [1, 2, 3], [4, 6, 2]]
+    assert [train_of(split).row(user).tolist() for user in range(3)] == [[5, 9], [1, 2, 3], [4, 6, 2]]
 
 
 def test_targets_of_all_types_are_the_usual_split() -> None:
@@ -158,7 +159,7 @@ def test_a_temporal_split_holds_out_targets_after_the_cut_and_keeps_views_as_his
     split = split_temporal(sequences, 10, 20, "first", BUY)
     assert shown(split, "valid") == [([1, 2, 3], 4), ([8], 9)]
     assert shown(split, "test") == [([1, 2, 3, 4, 5, 6], 7), ([8, 9], 3)]
-    assert [split.train.row(user).tolist() for user in range(2)] == [[1, 2], [8]]
+    assert [train_of(split).row(user).tolist() for user in range(2)] == [[1, 2], [8]]
 
 
 words = st.lists(st.tuples(st.integers(1, 9), st.booleans()), min_size=1, max_size=12)
@@ -190,7 +191,7 @@ def test_nothing_from_the_first_target_held_out_on_trains(
         for row, user in enumerate(batch.users):
             mine = slice(batch.inputs.offsets[row], batch.inputs.offsets[row + 1])
             window = [*batch.inputs.values[mine], batch.targets[mine][-1]]
-            text = split.train.row(int(user)).tolist()
+            text = train_of(split).row(int(user)).tolist()
             assert any(window == text[i : i + len(window)] for i in range(len(text)))
 
 

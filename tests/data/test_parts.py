@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made import train_of
 
 from sasrec.core.errors import UnknownItemError
 from sasrec.data import sequences as sequences_module
@@ -52,7 +53,7 @@ def test_splits_counts_and_shares_do_not_depend_on_the_size_of_parts(monkeypatch
         np.testing.assert_array_equal(split.train_counts, counts)
         assert (split.repeat_share, split.facts.repeat_share) == (share, of_all)
         joined = [row.tolist() for part in split.train_parts() for row in map(part.row, range(len(part)))]
-        assert joined == [split.train.row(row).tolist() for row in range(len(split.train))]
+        assert joined == [train_of(split).row(row).tolist() for row in range(len(train_of(split)))]
 
 
 def test_repeats_are_counted_within_users_whatever_the_parts() -> None:
@@ -66,7 +67,7 @@ def test_followers_of_the_items_asked_about_are_those_of_all(monkeypatch: pytest
     monkeypatch.setattr(sequences_module, "PART_EVENTS", 70)
     histories = split.test.take(np.arange(5)).histories(split.sequences)
     last = np.array([histories.row(row)[-1] for row in range(5)])
-    everything = LastItem([split.train], split.train_counts)
+    everything = LastItem([train_of(split)], split.train_counts)
     asked = LastItem(split.train_parts(), split.train_counts, last)
     assert len(asked.pairs) < len(everything.pairs)
     np.testing.assert_array_equal(asked.scores(histories), everything.scores(histories))

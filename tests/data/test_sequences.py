@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made import train_of
 
 from sasrec.core.config import EvalConfig
 from sasrec.core.errors import ConfigError, DataError, UnknownItemError
@@ -241,7 +242,7 @@ def test_leave_one_out_takes_the_last_two_events_of_long_enough_users(min_items:
     assert split.valid.users.tolist() == split.test.users.tolist() == users
     assert split.valid.items(sequences).tolist() == [3, 6][: len(users)]
     assert split.test.items(sequences).tolist() == [4, 7][: len(users)]
-    train = [split.train.row(i).tolist() for i in range(3)]
+    train = [train_of(split).row(i).tolist() for i in range(3)]
     assert train == ([[1, 2], [5], [1, 2]] if min_items == 3 else [[1, 2], [5, 6, 7], [1, 2]])
     before = split.test.histories(sequences)
     assert [before.row(i).tolist() for i in range(len(users))] == [[1, 2, 3], [5, 6]][: len(users)]
@@ -262,15 +263,15 @@ def test_leave_one_out_is_each_long_users_list_cut_at_its_end(rows: list[list[in
     def ids(part: Ragged) -> list[list[int]]:
         return [vocabulary.ids_of(part.row(i)).to_list() for i in range(len(part))]
 
-    assert ids(split.train) == [row[:-2] if u in long else row for u, row in enumerate(rows)]
+    assert ids(train_of(split)) == [row[:-2] if u in long else row for u, row in enumerate(rows)]
     for part, cut in ((split.valid, -2), (split.test, -1)):
         assert part.users.tolist() == long
         assert vocabulary.ids_of(part.items(sequences)).to_list() == [rows[u][cut] for u in long]
         assert ids(part.histories(sequences)) == [rows[u][:cut] for u in long]
         assert ids(part.histories(sequences, last=2)) == [rows[u][:cut][-2:] for u in long]
-    trained = list(itertools.chain(*ids(split.train)))
+    trained = list(itertools.chain(*ids(train_of(split))))
     assert split.train_counts[1:].tolist() == [trained.count(i) for i in vocabulary.item_ids]
-    assert split.statistics.mean_train_len == pytest.approx(np.mean([len(row) for row in ids(split.train)]))
+    assert split.statistics.mean_train_len == pytest.approx(np.mean([len(row) for row in ids(train_of(split))]))
     assert split.statistics.n_events == split.train_counts.sum()
 
 
@@ -284,7 +285,7 @@ def test_only_valid_and_test_are_parts_of_a_split() -> None:
 
 def test_all_events_split_trains_on_everything() -> None:
     split = split_leave_one_out(build_sequences(SIX)[0]).all_events()
-    assert split.train.lengths.tolist() == [4, 3, 2]
+    assert train_of(split).lengths.tolist() == [4, 3, 2]
     assert len(split.valid) == len(split.test) == 0
 
 
@@ -313,7 +314,7 @@ def test_temporal_split_cuts_all_users_at_one_time(
 
     assert pairs(split.valid) == valid  # user 3 had nothing before time 5
     assert pairs(split.test) == test
-    assert split.train.lengths.tolist() == [1, 2, 0]
+    assert train_of(split).lengths.tolist() == [1, 2, 0]
     assert split.test.histories(sequences).row(0)[:2].tolist() == [1, 2]
 
 
@@ -344,7 +345,7 @@ def test_temporal_split_equals_each_user_cut_by_hand(
             split_temporal(sequences, *cuts, targets)
         return
     split = split_temporal(sequences, *cuts, targets)
-    assert [vocabulary.ids_of(split.train.row(u)).to_list() for u in range(len(by_user))] == train
+    assert [vocabulary.ids_of(train_of(split).row(u)).to_list() for u in range(len(by_user))] == train
     for name, events in expected.items():
         part = split.part(name)
         before = part.histories(sequences)

@@ -15,7 +15,7 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made import Table, make_split, random_histories
+from made import Table, make_split, random_histories, train_of
 from numpy.typing import NDArray
 
 from sasrec.core.config import EvalConfig, Protocol
@@ -571,7 +571,9 @@ def test_baselines_order_items_as_their_definitions_do(histories: list[list[int]
     before = split.test.histories(split.sequences)
     counts = split.train_counts.tolist()
     pairs = [
-        p for row in range(len(split.train)) for p in zip(split.train.row(row), split.train.row(row)[1:], strict=False)
+        p
+        for row in range(len(train_of(split)))
+        for p in zip(train_of(split).row(row), train_of(split).row(row)[1:], strict=False)
     ]
     popularity, last_item, recency = build_baselines(split, with_recency=True)
     for row in range(len(before)):

@@ -101,13 +101,11 @@ class Split:
             raise ConfigError(f"split {name!r} is not one of valid, test")
         return self.valid if name == "valid" else self.test
 
-    @property
-    def train(self) -> Ragged:
-        """Each user's train items, a copy of all of them; rows of users without any are empty."""
-        return Ragged.cut(self.sequences.items, self.sequences.offsets[:-1], self.train_ends)
-
     def train_parts(self) -> Iterator[Ragged]:
-        """`train` in parts of consecutive users: of a log that is larger than memory, one exists at a time."""
+        """Each user's train items, in parts of consecutive users: of a log larger than memory, one exists at a time.
+
+        Rows of users without any are empty.
+        """
         for users in self.sequences.parts():
             yield Ragged.cut(self.sequences.items, self.sequences.offsets[:-1][users], self.train_ends[users])
 
