@@ -53,7 +53,7 @@ class ThreadWorld:
 
     def __init__(self, rank: int, meeting: Meeting) -> None:
         self.rank, self.size, self.meeting = rank, len(meeting.left), meeting
-        self.local_rank, self.local_size = rank, self.size
+        self.local_rank, self.local_size, self.asked = rank, self.size, threading.Event()
 
     def gather(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.array(self.meeting.exchange(self.rank, values.copy()))

@@ -13,22 +13,29 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from cluster_here import Here
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sasrec.cluster.prepare import ClusterWorkers
 from sasrec.core.errors import CheckpointError, ConfigError, DataError, SASRecError
 from sasrec.data import bounded
 from sasrec.data.bounded import Workplace
 from sasrec.data.logs import Log, Reading, load_log
+from sasrec.data.partitioned import Workers
 from sasrec.data.prepared import save_sequences, save_vocabulary
 from sasrec.reading.chunks import ChunkSizes
 
 TINY = (ChunkSizes(n_rows=3, n_bytes=40), 4)
 
 
-@pytest.fixture(autouse=True)
-def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever has a bound does not fit, and comes in tiny parts."""
+WORKERS: dict[str, Workers | None] = {}  # that read, now
+
+
+@pytest.fixture(autouse=True, params=[None, Here(3, times=2)], ids=["alone", "workers"])
+def tiny(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever has a bound does not fit, and comes in tiny parts: to one process, or to workers."""
+    monkeypatch.setitem(WORKERS, "", None if request.param is None else ClusterWorkers(request.param))
     in_parts = bounded.read_in_parts
     monkeypatch.setattr("sasrec.data.logs.fits", lambda *_: False)
     monkeypatch.setattr("sasrec.data.logs.read_in_parts", lambda *given: in_parts(*given, sizes=TINY))
@@ -54,9 +61,9 @@ def read(source: Any, folder: Path, *, in_parts: bool, **options: Any) -> tuple[
     logger.addHandler(heard)
     level = logger.level
     logger.setLevel(logging.INFO)
+    place = Workplace(lambda: spool, workers=WORKERS[""] if in_parts else None)
     try:
-        memory = "4GB" if in_parts else None
-        log = load_log(source, Reading(memory=memory, **options), Workplace(lambda: spool))
+        log = load_log(source, Reading(memory="4GB" if in_parts else None, **options), place)
     finally:
         logger.removeHandler(heard)
         logger.setLevel(level)
@@ -161,6 +168,16 @@ TEXTS = {
 def test_text_in_blocks_is_the_log_in_memory(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(TEXTS[name].encode())
     same(tmp_path / name, tmp_path)
+
+
+@pytest.mark.parametrize("name", [name for name in TEXTS if name not in ("marked.csv", "blank.csv", "pairs.txt")])
+def test_text_in_several_files_is_the_log_in_memory(tmp_path: Path, name: str) -> None:
+    head, *rows = TEXTS[name].splitlines(keepends=True)
+    (tmp_path / "log").mkdir()
+    head, rows = ("", [head, *rows]) if head[0].isdigit() else (head, rows)
+    for n, row in enumerate(rows):
+        (tmp_path / "log" / f"{n}-{name}").write_text(head + row)
+    same(tmp_path / "log", tmp_path)
 
 
 def test_sequences_in_blocks_are_the_log_in_memory(tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def test_work_that_fails_on_one_process_ends_all_with_a_sentence_each() -> None:
     (code, _, first), (other_code, _, second) = ends_of(start(2, body))
     assert time.monotonic() - began < 50
     assert (code, other_code) == (3, 3)
-    assert first == "TrainingError process 1 of 2 failed, and says why\n"
+    assert first == "OtherFailedError process 1 of 2 failed, and says why\n"
     assert second == "SASRecError the disk is full\n"
 
 

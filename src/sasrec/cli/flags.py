@@ -50,6 +50,25 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace the run in
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file of settings; flags win over it")]
 
 
+On = Annotated[
+    str | None,
+    typer.Option(
+        "--on",
+        help="where the work is done: ray = the cluster that RAY_ADDRESS names, else one of this machine; "
+        "ray://HOST:PORT = that one; default: in this process",
+        rich_help_panel="Cluster",
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        help="processes on the cluster; default: one for each CPU, and of a training one for each machine",
+        rich_help_panel="Cluster",
+    ),
+]
+
+
 class IdCommand(TyperCommand):
     """A command with an id as its argument: a negative number is one, not an option."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -14,13 +14,18 @@ from sasrec.cli.flags import (
     ConfigFile,
     Json,
     Logs,
+    On,
     Output,
     Overwrite,
+    Workers,
     settings_of,
     split_reading,
     with_flags,
 )
 from sasrec.cli.output import estimate_lines, names_of, print_facts, print_frame, print_json, print_text
+from sasrec.cluster.connection import Cluster, check_place, connected
+from sasrec.cluster.prepare import ClusterWorkers
+from sasrec.cluster.train import Ended, TrainingJob, train_on
 from sasrec.core.config import TrainConfig
 from sasrec.core.errors import ConfigError
 from sasrec.core.presets import DEFAULT_PRESET, PRESETS
@@ -30,19 +35,22 @@ from sasrec.data.bounded import Workplace
 from sasrec.data.logs import Log, Reading, load_log
 from sasrec.engine.distributed import joined
 from sasrec.estimating import estimate
+from sasrec.evaluation.results import Result
 from sasrec.experiments.grid import Grid, lines_of, run_benchmark
 from sasrec.experiments.grid_tables import benchmark_text
 from sasrec.experiments.seeds import Watch, read_runs, run_study
 from sasrec.experiments.summary import summarise, summary_text
 from sasrec.fitting import FitOptions, fit_log
 from sasrec.reading.datasets import DATASETS
-from sasrec.recommender import Recommender
+from sasrec.reading.sources import STDIN
 from sasrec.report.inspection import inspect_log
 from sasrec.report.text import metrics_table
 from sasrec.runs.folder import RunFolder
 from sasrec.runs.spool import spool
+from sasrec.training.trainer import TrainResult
 
 TOLD_BY_INSPECT = ("sasrec.reading.notes", "sasrec.data.logs", "sasrec.data.sequences")  # loggers whose words it prints
+INTERRUPTED = ("interrupted", "measuring")
 PresetName = Annotated[str, typer.Option("--preset", help="settings for this log: " + ", ".join(PRESETS))]
 
 
@@ -52,26 +60,38 @@ def prepare(
     log: Logs,
     output: Output,
     overwrite: Overwrite = False,
+    on: On = None,
+    workers: Workers = None,
     json_: Json = False,
     **given: Any,
 ) -> None:
     """Read a log once and write a folder that train loads without parsing."""
-    read = _load(context, log, split_reading(given)[0], output)
+    check_place(on, workers)
+    cluster = None if on is None else context.with_resource(connected(on, workers))
+    read = _load(context, log, split_reading(given)[0], output, cluster=cluster)
     with RunFolder.claim(output, overwrite=overwrite) as folder:
         folder.save_data(read.vocabulary, read.sequences)
         folder.forget_replaced()
     print_facts(read.sequences, json_)
 
 
-def _load(context: typer.Context, log: list[str], reading: Reading, output: Path, world: World | None = None) -> Log:
-    """Read a log; what does not fit in --memory lies beside the output until the command ends."""
-    if world is not None and reading.memory is not None:
-        raise ConfigError("--memory is for one process; sasrec prepare LOG --memory writes a folder that all can map")
+def _load(
+    context: typer.Context,
+    log: list[str],
+    reading: Reading,
+    output: Path,
+    world: World | None = None,
+    cluster: Cluster | None = None,
+) -> Log:
+    """Read a log; what does not fit in --memory, or is read by a cluster, lies beside the output until the end."""
     if world is not None:
         return together(world, lambda: load_log(log, reading))
-    place = context.with_resource(spool(output))
+    place, readers = context.with_resource(spool(output)), None
+    if cluster is not None:
+        cluster.check(place.folder())
+        readers = ClusterWorkers(cluster)
     with console.ReadingDisplay(quiet=context.obj["quiet"]) as display:
-        return load_log(log, reading, Workplace(place.folder, display.update))
+        return load_log(log, reading, Workplace(place.folder, display.update, readers))
 
 
 @with_flags(reading=True, without=("memory",))
@@ -127,6 +147,8 @@ def train(
             "the training would take",
         ),
     ] = False,
+    on: On = None,
+    workers: Workers = None,
     json_: Json = False,
     **given: Any,
 ) -> None:
@@ -137,17 +159,23 @@ def train(
     """
     began = time.monotonic()
     reading, flags = split_reading(given)
+    check_place(on, workers)
+    if on is not None:
+        _check_alone(reading, seeds, dry_run, "leave out --on")
+        options = FitOptions(preset, output.absolute(), resume, overwrite, refit, not no_histories, init=init)
+        job = TrainingJob(log, reading, options, settings_of(flags, config), Path.cwd(), time.monotonic() - began)
+        _train_on(context.obj["quiet"], on, workers, job, json_)
+        return
     with joined() as world:
         if not is_first(world):
             console.only_errors()
+        if world is not None:
+            _check_alone(reading, seeds, dry_run, "start it without torchrun")
         read = _load(context, log, reading, output, world)
         settings = settings_of(flags, config)
         options = FitOptions(
             preset, output, resume, overwrite, refit, not no_histories, init=init, began=began, world=world
         )
-        if world is not None and (seeds > 1 or dry_run):
-            what = "--seeds" if seeds > 1 else "--dry-run"
-            raise ConfigError(f"{what} is for one process; start it without torchrun")
         if dry_run:
             found = estimate(read, options, settings)
             print_json(found.to_dict()) if json_ else print_text("\n".join(estimate_lines(found)))
@@ -157,23 +185,43 @@ def train(
             return
         with console.TrainingDisplay(quiet=context.obj["quiet"] or not is_first(world)) as display:
             recommender = fit_log(read, options, settings, display.update if is_first(world) else None)
-    _tell(recommender, output, json_, is_first(world))
+    assert recommender.train_result is not None
+    _tell(recommender.train_result, recommender.results, output, json_, is_first(world))
 
 
-def _tell(recommender: Recommender, output: Path, json_: bool, is_first: bool) -> None:
+def _check_alone(reading: Reading, seeds: int, dry_run: bool, fix: str) -> None:
+    """Refuse what several processes do not do together."""
+    if reading.memory is not None:
+        raise ConfigError("--memory is for one process; sasrec prepare LOG --memory writes a folder that all can map")
+    if seeds > 1 or dry_run:
+        raise ConfigError(f"{'--seeds' if seeds > 1 else '--dry-run'} is for one process; {fix}")
+
+
+def _train_on(quiet: bool, on: str, workers: int | None, job: TrainingJob, json_: bool) -> None:
+    """`train` on a cluster."""
+    output = job.options.output
+    assert output is not None
+    if STDIN in job.log:
+        raise ConfigError("standard input is of this machine alone; sasrec prepare - writes a folder for all")
+    with connected(on, workers) as cluster, spool(output) as place, console.TrainingDisplay(quiet=quiet) as display:
+        cluster.check(place.folder())
+        ended = train_on(cluster, job, place.folder(), display.update)
+    run = RunFolder(output)
+    _tell(ended, run.load_metrics() if ended.stopped not in INTERRUPTED else [], output, json_, is_first=True)
+
+
+def _tell(result: Ended | TrainResult, results: Sequence[Result], output: Path, json_: bool, is_first: bool) -> None:
     """Print how a training ended; the exit code is that of an error where it was interrupted."""
-    result = recommender.train_result
-    assert result is not None
     if not is_first:
-        raise typer.Exit(int(result.stopped in ("interrupted", "measuring")))
+        raise typer.Exit(int(result.stopped in INTERRUPTED))
     if result.stopped == "interrupted":
         _say_interrupted(f"stopped in epoch {result.epochs + 1}")
     if result.stopped == "measuring":
         _say_interrupted("stopped while the model was measured")
     if json_:
-        print_json(_training_summary(recommender, output))
+        print_json(_training_summary(result, results, output))
         return
-    print_text(metrics_table(recommender.results))
+    print_text(metrics_table(results))
     typer.echo(
         f"\nbest epoch {result.best_epoch} of {result.epochs} ({result.stopped}), "
         f"{console.duration(result.seconds)} of training; report: {output / 'report.html'}"
@@ -268,9 +316,7 @@ def benchmark_(
         print_text(benchmark_text(lines))
 
 
-def _training_summary(recommender: Recommender, output: Path) -> dict[str, Any]:
-    result = recommender.train_result
-    assert result is not None
+def _training_summary(result: Ended | TrainResult, results: Sequence[Result], output: Path) -> dict[str, Any]:
     return {
         "run": str(output),
         "best_epoch": result.best_epoch,
@@ -278,7 +324,7 @@ def _training_summary(recommender: Recommender, output: Path) -> dict[str, Any]:
         "stopped": result.stopped,
         "seconds": result.seconds,
         "valid": result.valid,
-        "results": [result.to_dict() for result in recommender.results],
+        "results": [one.to_dict() for one in results],
     }
 
 

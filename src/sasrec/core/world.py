@@ -25,17 +25,26 @@ WORKING, DONE, FAILED = range(3)
 FIRST_LOOK, LONGEST_LOOK = 0.01, 0.25  # seconds between looks at whether the others have done their work
 
 
+class LostProcessError(TrainingError):
+    """Another process has ended or cannot be reached; what was saved can be gone on with."""
+
+
+class OtherFailedError(TrainingError):
+    """Another process of the world has raised an error, which says why."""
+
+
 class World(Protocol):
     """Processes that compute together, one of which is this one.
 
     Raises:
-        TrainingError: by every method, where another process has ended or cannot be reached.
+        LostProcessError: by every method, where another process has ended or cannot be reached.
     """
 
     rank: int  # of this process, from 0; process 0 writes and reports
     size: int  # processes
     local_rank: int  # of this process among those of its machine
     local_size: int  # processes on its machine
+    asked: threading.Event  # is set where whoever started this process wants the work to end
 
     def gather(self, values: Float64) -> Float64:
         """(size, n) the values of each process; (n,) each, as many everywhere."""
@@ -83,7 +92,8 @@ class Pulse:
 
     def own(self) -> list[float]:
         """What this process tells."""
-        return [time.monotonic(), float(self.asked.is_set())]
+        asked = self.asked.is_set() or (self.world is not None and self.world.asked.is_set())
+        return [time.monotonic(), float(asked)]
 
     def hear(self, told: Float64) -> None:
         """Take what all processes have told, (size, 2)."""
@@ -105,7 +115,7 @@ def together(world: World | None, work: Callable[[], T]) -> T:
         work: is done on a thread of its own.
 
     Raises:
-        TrainingError: the work of another process failed. This one's own error is raised as it is.
+        OtherFailedError: the work of another process failed. This one's own error is raised as it is.
     """
     if world is None:
         return work()
@@ -120,7 +130,7 @@ def together(world: World | None, work: Callable[[], T]) -> T:
         if (told == FAILED).any():
             if state == FAILED:
                 mine.result()
-            raise TrainingError(f"process {int((told == FAILED).argmax())} of {world.size} failed, and says why")
+            raise OtherFailedError(f"process {int((told == FAILED).argmax())} of {world.size} failed, and says why")
         if (told == DONE).all():
             return mine.result()
         look = min(2 * look, LONGEST_LOOK)

@@ -11,7 +11,7 @@ import polars as pl
 
 from sasrec.core.amounts import resident_bytes, shown_bytes
 from sasrec.core.errors import ConfigError
-from sasrec.data.partitioned import Filters, Progress, changed, partitioned
+from sasrec.data.partitioned import Filters, Progress, Workers, changed, partitioned
 from sasrec.data.sequences import Sequences
 from sasrec.data.vocabulary import Vocabulary
 from sasrec.reading.chunks import ChunkSizes, open_chunks
@@ -19,14 +19,12 @@ from sasrec.reading.columns import Wanted
 from sasrec.reading.estimates import bytes_in_memory
 from sasrec.reading.notes import NeedsMemoryError, Notes
 from sasrec.reading.sources import SourceFile, Store, find_files
-from sasrec.reading.survey import survey
 
 LEAST_FREE = 150 * 10**6  # bytes for a chunk and what Polars keeps
 BYTES_A_ROW = 600  # that reading takes for each row of a chunk
 BYTES_A_BYTE = 48  # likewise for each byte of text
 BYTES_AN_EVENT = 110  # that bringing a range of users into order takes
 BYTES_A_USER, BYTES_AN_ITEM = 64, 48  # offsets, counts, and where ids stand; beside the ids themselves
-MOST_EVENTS = 2**19  # of a range of users: more of them at once are not faster
 
 
 @dataclass(frozen=True)
@@ -35,6 +33,7 @@ class Workplace:
 
     folder: Callable[[], Path]  # makes it when it is needed
     progress: Progress = field(default=lambda what, done, total: None)
+    workers: Workers | None = None  # None = only what does not fit in memory is put together, in this process
 
 
 @dataclass(frozen=True)
@@ -63,15 +62,15 @@ class Budget:
         share = self.free // 4
         return ChunkSizes(min(max(share // BYTES_A_ROW, 2**14), 2**21), min(max(share // BYTES_A_BYTE, 2**18), 2**24))
 
-    def events_of_range(self, tables: int, largest: int) -> int:
-        """How many events of a range of users are in memory at once, beside tables of so many bytes.
+    def events_of_range(self, tables: int, largest: int, most: int) -> int:
+        """How many events of a range of users are in memory at once, at most, beside tables of so many bytes.
 
         Raises:
             ConfigError: those of the largest user do not fit.
         """
         why = f"the user with the most events has {largest:,}"
         self.check(LEAST_FREE + tables + largest * BYTES_AN_EVENT, why)
-        return min(max((self.free - tables - LEAST_FREE) // 2 // BYTES_AN_EVENT, 1), MOST_EVENTS)
+        return min(max((self.free - tables - LEAST_FREE) // 2 // BYTES_AN_EVENT, 1), most)
 
 
 def find_within(source: Any, workplace: Workplace) -> tuple[list[SourceFile], Store]:
@@ -92,6 +91,7 @@ def read_in_parts(
     budget: Budget,
     place: tuple[Store, Progress],
     source: Any,
+    workers: Workers,
     sizes: tuple[ChunkSizes, int] | None = None,
 ) -> tuple[Sequences, Vocabulary]:
     """The sequences of a log, which stay on disk.
@@ -103,10 +103,12 @@ def read_in_parts(
         budget: of memory.
         place: the folder that they are put together in, and who is told how far it is.
         source: what messages call the log.
+        workers: who reads it.
         sizes: of chunks, and how many events a range of users has; None = as the budget allows.
 
     Raises:
         DataError: the log cannot be used.
+        NeedsMemoryError: it can only be read as a whole.
         ConfigError: the bound is too small.
         CheckpointError: the disk is full.
     """
@@ -120,22 +122,25 @@ def read_in_parts(
     def check(n_bytes: int) -> None:
         budget.check(LEAST_FREE + n_bytes, "the ids of users and items take as much")
 
-    try:
-        chunks = open_chunks(files, wanted, notes, sizes[0] if sizes else budget.chunks, store)
-        found = survey(chunks, wanted, len(files), notes, show, check)
-        (users, user_counts), (items, _) = found.ids["user"], found.ids["item"]
-        tables = _bytes_of(users, BYTES_A_USER) + _bytes_of(items, BYTES_AN_ITEM)
-        n_events = budget.events_of_range(tables, int(user_counts.max()))
-        put = partitioned(found, filters, store.folder, sizes[1] if sizes else n_events, source, progress)
-    except NeedsMemoryError as error:
-        needed = shown_bytes(budget.before + bytes_in_memory(files, wanted))
-        raise ConfigError(
-            f"{error}, so the log is read as a whole, which needs about {needed}; give it as --memory, or convert the "
-            "log to Parquet"
-        ) from error
+    chunks = open_chunks(files, wanted, notes, sizes[0] if sizes else budget.chunks, store)
+    found = workers.survey(chunks, wanted, len(files), notes, show, check)
+    (users, user_counts), (items, _) = found.ids["user"], found.ids["item"]
+    tables = _bytes_of(users, BYTES_A_USER) + _bytes_of(items, BYTES_AN_ITEM)
+    n_events = budget.events_of_range(tables, int(user_counts.max()), workers.range_events)
+    n_events = sizes[1] if sizes else n_events
+    put = partitioned(found, filters, store.folder, n_events, source, progress, workers)
     if _marks(files) != before:
         raise changed(chunks.where)
     return put
+
+
+def too_little(error: NeedsMemoryError, files: Sequence[SourceFile], wanted: Wanted, budget: Budget) -> ConfigError:
+    """The error for a log that can only be read as a whole, and does not fit."""
+    needed = shown_bytes(budget.before + bytes_in_memory(files, wanted))
+    return ConfigError(
+        f"{error}, so the log is read as a whole, which needs about {needed}; give it as --memory, or convert the log "
+        "to Parquet"
+    )
 
 
 def _marks(files: Sequence[SourceFile]) -> list[tuple[int, int]]:

@@ -12,20 +12,22 @@ import polars as pl
 
 from sasrec.core.amounts import bytes_in
 from sasrec.core.errors import ConfigError
-from sasrec.data.bounded import Workplace, budget_of, find_within, fits, read_in_parts
+from sasrec.data.bounded import Workplace, budget_of, find_within, fits, read_in_parts, too_little
 from sasrec.data.event_types import types_in_words
 from sasrec.data.filters import Repeats, filter_k_core, filter_repeats, nothing_left
 from sasrec.data.items import describe
-from sasrec.data.partitioned import Filters
+from sasrec.data.partitioned import Alone, Filters
 from sasrec.data.prepared import is_prepared, load_sequences, load_vocabulary
 from sasrec.data.sequences import Sequences, build_sequences
 from sasrec.data.vocabulary import Vocabulary
 from sasrec.reading.columns import Wanted
 from sasrec.reading.datasets import DATASETS, load_dataset_log
+from sasrec.reading.notes import NeedsMemoryError
 from sasrec.reading.readers import are_files, read_files, read_log, wanted_columns
 from sasrec.reading.titles import read_titles
 
 logger = logging.getLogger(__name__)
+MEMORY = "4GB"  # that reading may take in each of several workers, where nothing is said
 FEW_TITLES = 0.5  # of the items: with fewer, ids may not be those of the log
 
 
@@ -239,8 +241,9 @@ def _load_prepared(folder: Path, reading: Reading) -> Log:
 
 
 def _read(source: Any, reading: Reading, workplace: Workplace | None) -> Log:
-    if reading.memory is not None and are_files(source) and not _is_dataset(source):
-        return _read_within(bytes_in(reading.memory), source, reading, workplace)
+    workers = None if workplace is None else workplace.workers
+    if (reading.memory is not None or workers is not None) and are_files(source) and not _is_dataset(source):
+        return _read_within(bytes_in(reading.memory or MEMORY), source, reading, workplace)
     if _is_dataset(source):
         if reading.wanted.of_events:
             raise ConfigError(
@@ -260,10 +263,15 @@ def _read_within(bound: int, source: Any, reading: Reading, workplace: Workplace
         raise ConfigError("memory bounds a command that writes an output; prepare the log, and give the folder instead")
     budget = budget_of(bound)
     files, store = find_within(source, workplace)
-    if not fits(files, reading.wanted, budget):
+    is_small, workers = fits(files, reading.wanted, budget), workplace.workers or Alone()
+    if workplace.workers is not None or not is_small:
         filters = Filters(reading.repeats, reading.k_core, not reading.one_pass)
         place = (store, workplace.progress)
-        return Log(*read_in_parts(files, reading.wanted, filters, budget, place, source), name_of(source))
+        try:
+            return Log(*read_in_parts(files, reading.wanted, filters, budget, place, source, workers), name_of(source))
+        except NeedsMemoryError as error:
+            if not is_small:
+                raise too_little(error, files, reading.wanted, budget) from error
     events, understanding = read_files(files, reading.wanted)
     sequences, vocabulary = build_sequences(_filtered(events, reading, source))
     return Log(replace(sequences, understanding=understanding), vocabulary, name_of(source))

@@ -10,13 +10,13 @@ import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from sasrec.core.arrays import Bool, Int64
+from sasrec.core.arrays import Bool, Int32, Int64
 from sasrec.core.errors import DataError
 from sasrec.core.files import disk_errors
 from sasrec.data.event_files import EventFile
@@ -25,10 +25,15 @@ from sasrec.data.filters import Repeats, nothing_left
 from sasrec.data.ragged import Ragged, offsets_of
 from sasrec.data.sequences import TYPES, WEIGHTS, Sequences, facts_of, warn_of
 from sasrec.data.vocabulary import Vocabulary
+from sasrec.reading.chunks import Chunks
+from sasrec.reading.columns import Wanted
 from sasrec.reading.id_counts import IdIndex
-from sasrec.reading.survey import Surveyed
+from sasrec.reading.notes import Notes
+from sasrec.reading.survey import Progress as Look
+from sasrec.reading.survey import Surveyed, survey
 
 USERS = "users.npy"  # whose events they are; removed at the end
+ORDERING = "bringing events into order"
 Columns = dict[str, NDArray[Any]]
 Progress = Callable[[str, int, int], None]  # what is done, how much of it, of how much
 
@@ -76,6 +81,11 @@ class Partition:
     def __exit__(self, *error: object) -> None:
         self._stack.close()
 
+    @property
+    def range_of(self) -> Int32:
+        """(n_users,) the place of each user's range among the ranges."""
+        return np.repeat(np.arange(len(self.ranges), dtype=np.int32), [r.stop - r.start for r in self.ranges])
+
     def fill(self, progress: Progress) -> None:
         """Write all events to their ranges, in input order.
 
@@ -83,24 +93,25 @@ class Partition:
             DataError: they are not those that were looked at.
         """
         indices = {role: IdIndex(ids) for role, (ids, _) in self.found.ids.items()}
-        range_of = np.repeat(np.arange(len(self.ranges), dtype=np.int32), [r.stop - r.start for r in self.ranges])
-        free = self.offsets[[r.start for r in self.ranges]]  # where the next event of each range goes
+        range_of, free = (
+            self.range_of,
+            self.offsets[[r.start for r in self.ranges]],
+        )  # where the next event of each range goes
 
         def show(done: int, total: int) -> None:
             progress("sorting events into ranges of users", done, total)
 
         for frame in self.found.events.frames(show):
             try:
-                columns = _numbers(frame, indices)
+                columns = numbers_of(frame, indices)
             except (IndexError, TypeError) as error:  # ids that were not there, or of another type
                 raise changed(self.found.events.chunks.where) from error
-            ranges = range_of[columns[USERS]]
-            order, ends = order_by(ranges), np.cumsum(np.bincount(ranges, minlength=len(self.ranges)))
-            used = np.flatnonzero(np.diff(ends, prepend=0))
+            columns, counts = by_range(columns, range_of, len(self.ranges))
+            used = np.flatnonzero(counts)
             for name, values in columns.items():
-                for at, piece in zip(used, np.split(values[order], ends[used][:-1]), strict=True):
+                for at, piece in zip(used, np.split(values, np.cumsum(counts[used])[:-1]), strict=True):
                     self.files[name].write(int(free[at]), piece)
-            free += np.diff(ends, prepend=0)
+            free += counts
         if (free != self.offsets[[r.stop for r in self.ranges]]).any():
             raise changed(self.found.events.chunks.where)
 
@@ -113,17 +124,19 @@ class Partition:
     def bring_into_order(self, repeats: Repeats, progress: Progress) -> None:
         """Sort each range by user and time, and leave out events that repeat others."""
         for users, at, columns in self.parts():
-            own = columns[USERS] - users.start
-            begins = self.offsets[users.start : users.stop + 1] - self.offsets[users.start]
-            order = order_by_user(own, begins, columns.get("timestamps.npy"))
-            if order is not None:
-                columns = _taken(columns, order)
-            if repeats != "keep":
-                columns = _taken(columns, _is_kept(columns, repeats, self.n_items))
-            if order is not None or repeats != "keep":
-                self._put(int(self.offsets[users.start]), columns)
-            self.lengths[at] = len(columns[USERS])
-            progress("bringing events into order", at + 1, len(self.ranges))
+            ordered = in_order(columns, users, self.offsets, repeats, self.n_items)
+            self.put(at, ordered, is_new=ordered is not columns)
+            progress(ORDERING, at + 1, len(self.ranges))
+        self.count_kept(repeats)
+
+    def put(self, at: int, columns: Columns, *, is_new: bool = True) -> None:
+        """Take the events of a range, in order, for those it has; not is_new = they stand in the files."""
+        if is_new:
+            self._put(int(self.offsets[self.ranges[at].start]), columns)
+        self.lengths[at] = len(columns[USERS])
+
+    def count_kept(self, repeats: Repeats) -> None:
+        """Count again where events were left out."""
         if repeats != "keep":
             self._count(None)
 
@@ -195,7 +208,7 @@ def changed(where: str) -> DataError:
     return DataError(f"{where} changed while it was read; run the command again")
 
 
-def _numbers(frame: pl.DataFrame, indices: dict[str, IdIndex]) -> Columns:
+def numbers_of(frame: pl.DataFrame, indices: dict[str, IdIndex]) -> Columns:
     """The events of a chunk as they are written."""
     columns: Columns = {
         USERS: indices["user"].places_of(frame["user_id"]),
@@ -208,6 +221,29 @@ def _numbers(frame: pl.DataFrame, indices: dict[str, IdIndex]) -> Columns:
     if "weight" in frame.columns:
         columns[WEIGHTS] = frame["weight"].to_numpy()
     return columns
+
+
+def by_range(columns: Columns, range_of: Int32, n_ranges: int) -> tuple[Columns, Int64]:
+    """Events by the range of their user, those of a range in their order; and how many each range has."""
+    ranges = range_of[columns[USERS]]
+    return _taken(columns, order_by(ranges)), np.bincount(ranges, minlength=n_ranges)
+
+
+def in_order(columns: Columns, users: slice, offsets: Int64, repeats: Repeats, n_items: int) -> Columns:
+    """The events of a range by user and time, without those that repeat others; as they are where that is so already.
+
+    Args:
+        columns: in input order.
+        users: of the range.
+        offsets: (n_users + 1,) of all users.
+        repeats: which stay.
+        n_items: that there are.
+    """
+    begins = offsets[users.start : users.stop + 1] - offsets[users.start]
+    order = order_by_user(columns[USERS] - users.start, begins, columns.get("timestamps.npy"))
+    if order is not None:
+        columns = _taken(columns, order)
+    return columns if repeats == "keep" else _taken(columns, _is_kept(columns, repeats, n_items))
 
 
 def _taken(columns: Columns, rows: Int64 | Bool) -> Columns:
@@ -229,8 +265,43 @@ def _is_kept(columns: Columns, repeats: Repeats, n_items: int) -> Bool:
     return kept
 
 
+class Workers(Protocol):
+    """Who reads a log, and brings it into order by ranges of users: this process, or others beside it."""
+
+    range_events: int  # of a range of users: more of them at once are not faster
+
+    def survey(
+        self, chunks: Chunks, wanted: Wanted, n_files: int, notes: Notes, progress: Look, check: Callable[[int], None]
+    ) -> Surveyed:
+        """As `survey.survey`."""
+
+    def arrange(self, partition: Partition, repeats: Repeats, progress: Progress) -> None:
+        """Read the events, and give each range of the partition its own, in order."""
+
+
+class Alone:
+    """Everything in this process."""
+
+    range_events = 2**19
+
+    def survey(self, *given: Any) -> Surveyed:
+        """One chunk after the other."""
+        return survey(*given)
+
+    def arrange(self, partition: Partition, repeats: Repeats, progress: Progress) -> None:
+        """Write events to the files of their ranges, then order these."""
+        partition.fill(progress)
+        partition.bring_into_order(repeats, progress)
+
+
 def partitioned(
-    found: Surveyed, filters: Filters, folder: Path, n_events: int, source: Any, progress: Progress
+    found: Surveyed,
+    filters: Filters,
+    folder: Path,
+    n_events: int,
+    source: Any,
+    progress: Progress,
+    workers: Workers,
 ) -> tuple[Sequences, Vocabulary]:
     """Put the sequences of a log together in a folder, and map them.
 
@@ -241,14 +312,14 @@ def partitioned(
         n_events: that are in memory at once, unless one user has more.
         source: how the message speaks of the log if no event is left.
         progress: is told how far it is.
+        workers: read and order the events.
 
     Raises:
         DataError: no event is left.
         CheckpointError: the disk is full.
     """
     with Partition(found, folder, n_events) as partition:
-        partition.fill(progress)
-        partition.bring_into_order(filters.repeats, progress)
+        workers.arrange(partition, filters.repeats, progress)
         kept = partition.keep_core(filters, progress) if filters.core else None
         if not partition.user_counts.any():
             raise nothing_left(filters.core, source)

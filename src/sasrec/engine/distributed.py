@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import socket
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -21,11 +22,11 @@ from numpy.typing import NDArray
 
 from sasrec.core.arrays import Float64
 from sasrec.core.config import ModelConfig, TrainConfig
-from sasrec.core.errors import ConfigError, TrainingError
+from sasrec.core.errors import ConfigError
 from sasrec.core.extras import require
 from sasrec.core.isa import load_native
 from sasrec.core.threads import usable_cpus
-from sasrec.core.world import World
+from sasrec.core.world import LostProcessError, World
 from sasrec.engine.native import unsupported
 
 logger = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ def joined(silence_seconds: float = SILENCE_SECONDS) -> Iterator[TorchWorld | No
 
     Raises:
         ConfigError: torch is not installed, or the environment makes no sense.
-        TrainingError: the others cannot be reached.
+        LostProcessError: the others cannot be reached.
     """
     if not is_one_of_several():
         yield None
@@ -78,7 +79,7 @@ class TorchWorld:
             once; this is for a network that is cut, and for machines that stand still.
 
     Raises:
-        TrainingError: the others cannot be reached.
+        LostProcessError: the others cannot be reached.
     """
 
     def __init__(self, silence_seconds: float = SILENCE_SECONDS) -> None:
@@ -86,9 +87,10 @@ class TorchWorld:
 
         self._dist, self._silence, self._padded = dist, silence_seconds, np.zeros(0, np.uint8)
         self.rank = self.size = -1
+        self.asked = threading.Event()
         with self._talking():
             self._owns = not dist.is_initialized()
-            self._group = self._join() if self._owns else dist.new_group(timeout=timedelta(seconds=silence_seconds))
+            self._group = self._join() if self._owns else self._beside()
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         machines = self.gather_text(f"{socket.gethostname()} {_boot_id()}")
         beside = [rank for rank, machine in enumerate(machines) if machine == machines[self.rank]]
@@ -97,16 +99,23 @@ class TorchWorld:
             logger.info("%d processes train together", self.size)
 
     def _join(self) -> Any:
-        import torch
-
         dist = self._dist
         store, rank, size = next(dist.rendezvous("env://", timeout=timedelta(seconds=JOIN_SECONDS)))
         store.set(f"sasrec/{rank}", "here")
         store.wait([f"sasrec/{i}" for i in range(size)], timedelta(seconds=JOIN_SECONDS))
-        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
         silence = timedelta(seconds=self._silence)
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=silence)
+        dist.init_process_group(self._backend, store=store, rank=rank, world_size=size, timeout=silence)
         return dist.group.WORLD
+
+    def _beside(self) -> Any:
+        """A group of the same processes, beside one that somebody else has made."""
+        return self._dist.new_group(timeout=timedelta(seconds=self._silence), backend=self._backend)
+
+    @property
+    def _backend(self) -> str:
+        import torch
+
+        return "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and self._dist.is_nccl_available() else "gloo"
 
     def leave(self) -> None:
         """End the group, where it was made here."""
@@ -175,7 +184,7 @@ class TorchWorld:
             timed_out = "imed out" in str(error) or "imeout" in str(error)
             why = f"no answer for {self._silence:g} s" if timed_out else "the connection was closed"
             who = "this process" if self.rank < 0 else f"process {self.rank} of {self.size}"
-            raise TrainingError(
+            raise LostProcessError(
                 f"{who} cannot reach the others ({why}): one of them has ended, or the network between them is cut; "
                 "what was saved is whole, so the same command with --resume goes on"
             ) from error

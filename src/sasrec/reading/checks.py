@@ -123,6 +123,11 @@ class MissingWords:
             self.found = list(dict.fromkeys(self.found))[:FEW_WORDS]
         return self
 
+    def join(self, later: MissingWords) -> None:
+        """Look at the rows that another has looked at, which come next."""
+        self.n, self.n_rows = self.n + later.n, self.n_rows + later.n_rows
+        self.found = list(dict.fromkeys(self.found + later.found))[:FEW_WORDS]
+
 
 def note_odd_values(where: str, words: Mapping[str, MissingWords], times: TimesSeen | None, notes: Notes) -> None:
     """Warn of users and items that are words for nothing, and of times in two units or none.

@@ -9,8 +9,10 @@ from __future__ import annotations
 import codecs
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Protocol
 
+import numpy as np
 import polars as pl
 
 from sasrec.core.errors import ConfigError, DataError
@@ -63,6 +65,12 @@ class Chunks(Protocol):
             NeedsMemoryError: a text turns out to be of a form that is read as a whole.
         """
 
+    def shares(self, n: int) -> list[Chunks]:
+        """At most n parts of about the same size, in order: together the same chunks. Text files are not divided."""
+
+    def beginning_at(self, row: int) -> Chunks:
+        """The same chunks, of which messages say that so many rows come before them."""
+
 
 def open_chunks(files: Sequence[SourceFile], wanted: Wanted, notes: Notes, sizes: ChunkSizes, store: Store) -> Chunks:
     """Find the form and the columns of a log.
@@ -89,7 +97,7 @@ def open_chunks(files: Sequence[SourceFile], wanted: Wanted, notes: Notes, sizes
         if kind == "jsonl" or (wanted.format is None and is_json(texts[0].head)):
             raise NeedsMemoryError(f"{files[0].name} is JSON")
         plan = plan_texts(files, texts, wanted, notes)
-        return _TextChunks(list(files), texts, plan, sizes.n_bytes)
+        return _TextChunks(list(files), texts, plan, common_name(files), sizes.n_bytes)
 
 
 @dataclass(frozen=True)
@@ -102,6 +110,7 @@ class _TableChunks:
     names: dict[str, str]  # column -> its name in the files
     types: dict[str, pl.DataType | None]  # what columns become; None = text
     n_rows: int
+    span: tuple[int, int | None] = (0, None)  # of the chunks of all files, those that are read
 
     @property
     def form(self) -> str:
@@ -109,7 +118,26 @@ class _TableChunks:
 
     @property
     def size(self) -> int:
-        return sum(self.rows)
+        return sum(n for _, _, n, _ in self._places)
+
+    @property
+    def _places(self) -> list[tuple[SourceFile, int, int, int]]:
+        """Each chunk: its file, its first row there, how many it has, and its first row in all."""
+        firsts = np.cumsum([0, *self.rows])
+        places = [
+            (file, start, min(self.n_rows, n - start), int(first) + start)
+            for file, n, first in zip(self.files, self.rows, firsts[:-1], strict=True)
+            for start in range(0, n, self.n_rows)
+        ]
+        return places[slice(*self.span)]
+
+    def shares(self, n: int) -> list[Chunks]:
+        ends = np.unique(np.linspace(0, len(self._places), n + 1).round().astype(int)).tolist()
+        return [replace(self, span=(begin, end)) for begin, end in pairwise(ends)] or [self]
+
+    def beginning_at(self, row: int) -> Chunks:
+        del row  # it is known
+        return self
 
     @classmethod
     def open(
@@ -127,13 +155,10 @@ class _TableChunks:
 
     def tables(self, notes: Notes | None) -> Iterator[tuple[SourceTable, int]]:
         del notes  # there is nothing to tell of a file
-        first = 0
-        for file, n in zip(self.files, self.rows, strict=True):
-            for start in range(0, n, self.n_rows):
-                with reading(f"{file.name} as {self.kind}"):
-                    table = self._read(file, start)
-                yield replace(table, where=self.where, first_row=first + start), len(table.frame)
-            first += n
+        for file, start, _, first in self._places:
+            with reading(f"{file.name} as {self.kind}"):
+                table = self._read(file, start)
+            yield replace(table, where=self.where, first_row=first), len(table.frame)
 
     def _read(self, file: SourceFile, start: int) -> SourceTable:
         own = [name for name in self.names.values() if name not in file.partition]
@@ -177,11 +202,9 @@ class _TextChunks:
     files: list[SourceFile]
     texts: list[TextFile]
     plan: TextPlan
+    where: str
     n_bytes: int
-
-    @property
-    def where(self) -> str:
-        return common_name(self.files)
+    first_row: int = 0
 
     @property
     def choice(self) -> Choice:
@@ -195,8 +218,20 @@ class _TextChunks:
     def size(self) -> int:
         return sum(text.size for text in self.texts)
 
+    def shares(self, n: int) -> list[Chunks]:
+        middles = np.cumsum([text.size for text in self.texts]) - [text.size / 2 for text in self.texts]
+        share_of = (middles * n / max(self.size, 1)).astype(int)
+        return [self._part(np.flatnonzero(share_of == share).tolist()) for share in np.unique(share_of)]
+
+    def _part(self, files: list[int]) -> Chunks:
+        plan = replace(self.plan, forms=[self.plan.forms[i] for i in files])
+        return replace(self, files=[self.files[i] for i in files], texts=[self.texts[i] for i in files], plan=plan)
+
+    def beginning_at(self, row: int) -> Chunks:
+        return replace(self, first_row=row)
+
     def tables(self, notes: Notes | None) -> Iterator[tuple[SourceTable, int]]:
-        first, columns = 0, self.plan.choice.needed
+        first, columns = self.first_row, self.plan.choice.needed
         for file, text, form in zip(self.files, self.texts, self.plan.forms, strict=True):
             left = LeftOut()
             for block in text.blocks(self.n_bytes, text.header_line() if form.has_header else b""):

@@ -11,6 +11,7 @@ from sasrec.core.arrays import Int32, Int64
 DENSE = 4  # places of a table for each different id, at most
 FREE_PLACES = 2**24  # that a table may have in any case
 LATE = 2**18  # ids that wait before they are counted in with the others
+ONCE = np.uint32(1)
 BYTES_AN_ID = 24  # of sorted counts, beside the bytes of texts
 
 
@@ -45,7 +46,25 @@ class IdCounts:
         if sum(map(len, self._waiting)) > max(LATE, len(self._counted) // 2):
             self._settle()
 
-    def _add_dense(self, ids: Int64) -> bool:
+    def join(self, other: IdCounts) -> None:
+        """Count what another has counted, which cannot count any more."""
+        if not other.seen:
+            return
+        if other.as_text and not self.as_text:
+            self._become_text()
+        ids, counts = other.result()
+        self.seen += other.seen
+        if self._table is not None and self._add_dense(ids.to_numpy(), counts.astype(np.uint32)):
+            return
+        self._waiting.append(pl.DataFrame({"id": ids, "n": counts.astype(np.uint32)}).cast({"id": self._kind}))
+        if sum(map(len, self._waiting)) > max(LATE, len(self._counted) // 2):
+            self._settle()
+
+    @property
+    def _kind(self) -> type[pl.DataType]:
+        return pl.String if self.as_text else pl.Int64
+
+    def _add_dense(self, ids: Int64, counts: NDArray[np.uint32] | np.uint32 = ONCE) -> bool:
         """Count in the table; False = ids lie too far apart for one."""
         assert self._table is not None
         low, high = int(ids.min()), int(ids.max())
@@ -60,7 +79,7 @@ class IdCounts:
             if len(self._table):
                 table[self._low - low :][: len(self._table)] = self._table
             self._low, self._table = low, table
-        np.add.at(self._table, ids - self._low, np.uint32(1))
+        np.add.at(self._table, ids - self._low, counts)
         return True
 
     def _leave_table(self) -> None:

@@ -30,6 +30,7 @@ class Notes:
     """The warnings of one reading."""
 
     notes: list[Note] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)  # beside them
 
     def warn(self, text: str, fix: str = "") -> None:
         """Log a warning and keep it; the same one again is not repeated."""
@@ -39,5 +40,13 @@ class Notes:
             logger.warning("%s", note)
 
     def tell(self, text: str) -> None:
-        """Log something that may be of use; it is not kept."""
+        """Log something that may be of use; it is no part of the log's description."""
+        self.told.append(text)
         logger.info("%s", text)
+
+    def repeat(self, others: Notes) -> None:
+        """Say what another reader has noted."""
+        for text in others.told:
+            self.tell(text)
+        for note in others.notes:
+            self.warn(note.text, note.fix)

@@ -163,6 +163,39 @@ class Survey(Events):
             self._head.append(frame.head(SAMPLED_ROWS - self.n_events))
         self.n_events += len(frame)
 
+    def join(self, later: Survey) -> Survey:
+        """This one, with what was found of the chunks that come next, in a look of its own.
+
+        Raises:
+            OtherTypesError: the two have taken columns for something else; a DataError may be what comes of it.
+        """
+        self._agree(later)
+        for role, counts in self.counts.items():
+            counts.join(later.counts[role])
+        for role, words in self.words.items():
+            words.join(later.words[role])
+        if self.times is not None and later.times is not None:
+            self.times.join(later.times)
+            self.order.join(later.order)
+        if self.time_type is None:
+            self.time_type, self.dates = later.time_type, later.dates
+        self.any_weight = self.any_weight or later.any_weight
+        self._head += later._head if self.n_events < SAMPLED_ROWS else []
+        self.n_read, self.n_events = self.n_read + later.n_read, self.n_events + later.n_events
+        return self
+
+    def _agree(self, later: Survey) -> None:
+        """Check that columns were taken for the same, or could be."""
+        pointed = self._pointed | later._pointed
+        texts = frozenset(r for r in pointed if self.counts[r].as_text or later.counts[r].as_text)
+        kinds = {survey.types.times for survey in (self, later)} - {None}
+        times = self.types.times or later.types.times
+        if len(kinds) > 1:  # as the first say it, but where these are whole numbers among decimals
+            times = "decimals" if kinds == {"integers", "decimals"} else self.types.times
+        if len(kinds) > 1 or texts - self.types.texts:
+            raise OtherTypesError(Types(self.types.texts | texts, times))
+        self.types, self._pointed = replace(self.types, times=times), pointed
+
     @property
     def found_types(self) -> Types:
         """What columns hold, now that all of the log was looked at."""
@@ -171,7 +204,7 @@ class Survey(Events):
     def head(self) -> pl.DataFrame:
         """The first rows, in their types."""
         kinds = {COLUMNS[role]: pl.String if counts.as_text else pl.Int64 for role, counts in self.counts.items()}
-        return pl.concat(frame.cast(kinds) for frame in self._head)  # type: ignore[arg-type]
+        return pl.concat(frame.cast(kinds) for frame in self._head).head(SAMPLED_ROWS)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -201,24 +234,42 @@ def survey(
     Raises:
         DataError: the log cannot be used.
     """
-    types = Types()
-    while True:
+
+    def look(types: Types) -> Survey:
         found = Survey(chunks, wanted, types)
 
-        def show(done: int, total: int, looking: Survey = found) -> None:
-            check(looking.nbytes)
+        def show(done: int, total: int) -> None:
+            check(found.nbytes)
             progress(done, total)
 
+        found.look(notes, show)
+        return found
+
+    return surveyed_by(look, chunks, n_files, notes)
+
+
+def surveyed_by(look: Callable[[Types], Survey], chunks: Chunks, n_files: int, notes: Notes) -> Surveyed:
+    """Look at all of a log until it is clear what its columns hold.
+
+    Args:
+        look: looks at all chunks, which are taken for these types.
+        chunks: the log.
+        n_files: that it has.
+        notes: takes what is odd.
+
+    Raises:
+        DataError: the log cannot be used.
+    """
+    types = Types()
+    while True:
         try:
-            found.look(notes, show)
-            break
+            return _surveyed(look(types), chunks, n_files, notes)
         except OtherTypesError as other:
             types = other.types
-    return _surveyed(found, n_files, notes)
 
 
-def _surveyed(found: Survey, n_files: int, notes: Notes) -> Surveyed:
-    chunks, where, roles = found.chunks, found.chunks.where, found.chunks.choice.roles
+def _surveyed(found: Survey, chunks: Chunks, n_files: int, notes: Notes) -> Surveyed:
+    where, roles = chunks.where, chunks.choice.roles
     check_any(where, found.n_read, found.n_events)
     head, types = found.head(), found.found_types
     ids = {role: counts.result() for role, counts in found.counts.items()}

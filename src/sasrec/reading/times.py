@@ -112,6 +112,13 @@ class TimesSeen:
         if unit not in self.outside and (fits is None or not fits.all()):
             self.outside[unit] = values[0] if fits is None else values[int((~fits).arg_true()[0])]
 
+    def join(self, later: TimesSeen) -> None:
+        """Look at what another has looked at, which comes next."""
+        self.n, self.n_days = self.n + later.n, self.n_days + later.n_days
+        self.low, self.high = float(np.fmin(self.low, later.low)), float(np.fmax(self.high, later.high))
+        self.within = {unit: n + later.within[unit] for unit, n in self.within.items()}
+        self.outside = {**later.outside, **self.outside}
+
     @property
     def unit(self) -> str | None:
         """The unit in which nearly all are times from 1990 to 2100; None = they are no such times."""

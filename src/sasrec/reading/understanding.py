@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from sasrec.reading.notes import Note
 from sasrec.reading.times import TimesSeen, shown_time
@@ -171,23 +172,45 @@ class RowOrder:
         self._by_time = dict.fromkeys(ORDERS, True)
         self._by_user = dict.fromkeys(ORDERS, True)  # whether users' rows, as they stand together, are in order
         self._n_runs = 0
-        self._last: tuple[object, object] | None = None  # user and time
+        self._first: tuple[Any, Any] | None = None  # user and time
+        self._last: tuple[Any, Any] | None = None
 
     def add(self, users: pl.Series, times: pl.Series) -> None:
         """Look at further rows, which are some."""
         steps = np.diff(times.to_numpy())
         begins = (users != users.shift()).fill_null(True).to_numpy()[1:]
         if self._last is not None:
-            step, begin = times[0] - self._last[1], str(users[0]) != str(self._last[0])  # an integer may become text
+            step, begin = self._between((users[0], times[0]))
             steps, begins = np.concatenate([[step], steps]), np.concatenate([[begin], begins])
         else:
-            self._n_runs = 1
+            self._n_runs, self._first = 1, (users[0], times[0])
+        self._go(steps, begins)
+        self._last = users[-1], times[-1]
+
+    def join(self, later: RowOrder) -> None:
+        """Look at the rows that another has looked at, which come next."""
+        if later._first is None:
+            return
+        if self._last is None:
+            vars(self).update(vars(later))
+            return
+        step, begin = self._between(later._first)
+        self._go(np.array([step]), np.array([begin]))
+        self._n_runs, self._last = self._n_runs + later._n_runs - 1, later._last
+        self._by_time = {order: fits and later._by_time[order] for order, fits in self._by_time.items()}
+        self._by_user = {order: fits and later._by_user[order] for order, fits in self._by_user.items()}
+
+    def _between(self, row: tuple[Any, Any]) -> tuple[Any, bool]:
+        """The step in time to a row from the last one, and whether another user begins there."""
+        assert self._last is not None
+        return row[1] - self._last[1], str(row[0]) != str(self._last[0])  # an integer may become text
+
+    def _go(self, steps: NDArray[Any], begins: NDArray[Any]) -> None:
         self._n_runs += int(begins.sum())
         for order, newest_first in ORDERS.items():
             fits = steps <= 0 if newest_first else steps >= 0
             self._by_time[order] = self._by_time[order] and bool(fits.all())
             self._by_user[order] = self._by_user[order] and bool((fits | begins).all())
-        self._last = users[-1], times[-1]
 
     def told(self, head: pl.DataFrame, n_users: int, n_rows: int) -> str:
         """The order in words.

@@ -1,0 +1,43 @@
+"""A cluster without one: what others would do is done here, on copies, as if it had been sent."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from collections.abc import Callable, Sequence
+from typing import Any
+
+
+class Here:
+    """A `Cluster` whose tasks are done at once, each as often as `times` says."""
+
+    def __init__(self, workers: int = 3, times: int = 1) -> None:
+        self.workers, self.n_cpus, self.times, self.ray = workers, workers, times, self
+
+    def put(self, value: Any) -> Any:
+        return value
+
+    def task(self, work: Callable[..., Any], **_: Any) -> Any:
+        return _Task(work, self.times)
+
+    def results(self, references: Sequence[Any], progress: Callable[[int], None]) -> list[Any]:
+        progress(len(references))
+        return list(references)
+
+    def result(self, reference: Any) -> Any:
+        return reference
+
+
+class _Task:
+    def __init__(self, work: Callable[..., Any], times: int) -> None:
+        self.work, self.times = work, times
+
+    def remote(self, *given: Any) -> Any:
+        before = logging.root.manager.disable
+        logging.disable(logging.CRITICAL)  # what others log is not heard
+        try:
+            for _ in range(self.times):
+                found = pickle.loads(pickle.dumps(self.work(*pickle.loads(pickle.dumps(given)))))
+        finally:
+            logging.disable(before)
+        return found
