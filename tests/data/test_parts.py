@@ -1,5 +1,6 @@
 """A log that is looked at some users at a time gives what it gives as a whole."""
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -109,3 +110,13 @@ def test_many_users_are_found_by_search_as_few_are_by_a_table(
     assert [found(many, value) for value in asked] == rows
     assert rows[:3] == [0, 1, 2]
     assert "_rows" not in vars(many)
+
+
+@given(st.lists(st.lists(st.integers(0, 11), max_size=9), max_size=5), st.integers(1, 9), st.integers(0, 3))
+def test_numbers_are_counted_in_place_whatever_the_pieces(parts: list[list[int]], piece: int, more: int) -> None:
+    wanted = Counter(number for part in parts for number in part)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(scorers, "PIECE", piece)
+        found, counts = scorers._counted((np.array(part, np.int64) for part in parts), wanted.total() + more, 99)
+    assert found.tolist() == [*sorted(wanted), 99]
+    assert counts.tolist() == [wanted[number] for number in sorted(wanted)]

@@ -635,7 +635,7 @@ def test_features_of_items_bring_a_baseline_that_knows_cold_targets() -> None:
 
 
 def test_counts_that_float32_confuses_stay_apart() -> None:
-    counts = np.array([0, 2**24 + 1, 2**24, 2**40, 2**40 + 1, 2**24], np.int64)
+    counts = np.array([0, 2**24 + 1, 2**24, 2**26, 2**26 + 1, 2**24], np.int64)
     assert np.float32(counts[1]) == np.float32(counts[2])
     assert Popularity(counts).scores(Ragged.from_lists([[1]]))[0, 1:].tolist() == [2, 1, 3, 4, 1]
     last_item = LastItem([Ragged.from_lists([[1, 2], [1, 1]])], counts)

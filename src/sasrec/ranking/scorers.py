@@ -12,7 +12,7 @@ import numpy as np
 
 from sasrec.core.arrays import Bool, Float32, Float64, Int32, Int64
 from sasrec.core.config import Ties
-from sasrec.data.facts import row_slices
+from sasrec.data.facts import PIECE, row_slices
 from sasrec.data.item_features import ItemFeatures
 from sasrec.data.ragged import Ragged, flat_index, offsets_of
 from sasrec.data.splits import Split, Targets
@@ -151,12 +151,7 @@ class LastItem:
         if last_items is not None:
             is_asked[:] = False
             is_asked[last_items] = True
-        pairs = np.concatenate([_pairs(part, is_asked) for part in train])
-        pairs.sort()
-        starts = np.flatnonzero(run_starts(pairs))
-        counts = np.diff(starts, append=len(pairs)).astype(np.int32)
-        self.pairs = np.append(pairs[starts], n_columns**2)  # the last equals nothing: every search finds a place
-        del pairs, starts
+        self.pairs, counts = _counted((_pairs(part, is_asked) for part in train), int(train_counts.sum()), n_columns**2)
         self.levels = popularity.astype(np.float32)  # (V,)
         self._index = create_level_index(self.levels)
         self.starts = np.searchsorted(self.pairs[:-1], np.arange(n_columns + 1) * n_columns)  # of an item's followers
@@ -300,6 +295,34 @@ def _pairs(train: Ragged, is_asked: Bool) -> Int64:
     kept = (rows[1:] == rows[:-1]) & is_asked[before]
     pairs: Int64 = before[kept].astype(np.int64) * len(is_asked) + after[kept]
     return pairs
+
+
+def _counted(parts: Iterable[Int64], most: int, end: int) -> tuple[Int64, Int32]:
+    """The different numbers of all parts, ascending, and how often each occurs.
+
+    They are counted in place, since of a large log they are most of what a process holds.
+
+    Args:
+        parts: the numbers.
+        most: how many there may be.
+        end: a number above all of them, which is put behind them: every search finds a place.
+    """
+    held, n = np.empty(most + 1, np.int64), 0  # memory that nothing is written to is not taken
+    for part in parts:
+        held[n : n + len(part)] = part
+        n += len(part)
+    held[:n].sort()
+    ends, n_different = np.empty(n, np.int32 if n < 2**31 else np.int64), 0
+    for begin in range(0, n, PIECE):
+        piece = held[begin : min(begin + PIECE, n) + 1].copy()
+        if begin + PIECE >= n:
+            piece[-1] = end
+        last = np.flatnonzero(piece[1:] != piece[:-1])
+        held[n_different : n_different + len(last)] = piece[last]
+        ends[n_different : n_different + len(last)] = last + begin + 1
+        n_different += len(last)
+    held[n_different] = end
+    return held[: n_different + 1], np.diff(ends[:n_different], prepend=ends.dtype.type(0)).astype(np.int32, copy=False)
 
 
 def _places(before: Int64, counts: Int32, popularity: Int64, n_levels: int) -> Int64:
