@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import pickle
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 
@@ -13,6 +14,13 @@ class Here:
 
     def __init__(self, workers: int = 3, times: int = 1) -> None:
         self.workers, self.n_cpus, self.times, self.ray = workers, workers, times, self
+
+    def remote(self, **_: Any) -> Callable[[type], Any]:
+        """As `ray.remote` makes an actor of a class."""
+        return lambda kind: SimpleNamespace(remote=lambda *given: _Actor(kind(*pickle.loads(pickle.dumps(given)))))
+
+    def wait(self, references: Sequence[Any], **_: Any) -> tuple[list[Any], list[Any]]:
+        return list(references[-1:]), list(references[:-1])
 
     def put(self, value: Any) -> Any:
         return value
@@ -26,6 +34,14 @@ class Here:
 
     def result(self, reference: Any) -> Any:
         return reference
+
+
+class _Actor:
+    def __init__(self, made: Any) -> None:
+        self.made = made
+
+    def __getattr__(self, name: str) -> Any:
+        return SimpleNamespace(remote=lambda *given: getattr(self.made, name)(*pickle.loads(pickle.dumps(given))))
 
 
 class _Task:

@@ -116,7 +116,7 @@ def test_prepare_train_and_recommend_end_to_end(log: Path, tmp_path: Path, ray: 
     assert [code for code, _, _ in ends_of(processes)] == [0, 0]
     assert_same_model(tmp_path / "run", tmp_path / "alone")
     told = json.loads(out)
-    assert (told["epochs"], told["stopped"], len(told["results"])) == (3, "max_epochs", 9)
+    assert (told["epochs"], told["stopped"], len(told["results"])) == (3, "max_epochs", 3)
     assert "training ended after epoch 3" in err
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]  # nothing is left over
     lists = tmp_path / "lists.parquet"

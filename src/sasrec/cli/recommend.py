@@ -9,8 +9,10 @@ import polars as pl
 import typer
 
 from sasrec.cli import console
-from sasrec.cli.flags import HISTORY_HELP, History, Json, K, Run, Where
+from sasrec.cli.flags import HISTORY_HELP, History, Json, K, On, Run, Where, Workers
 from sasrec.cli.output import print_frame
+from sasrec.cluster.connection import check_place, connected
+from sasrec.cluster.recommend import ClusterMakers
 from sasrec.core.errors import ConfigError
 from sasrec.data.id_lists import ids_of_text, read_filter, read_users
 from sasrec.export.all_users import recommend_all
@@ -21,7 +23,12 @@ from sasrec.recommender import Recommender, load
 def recommend(
     context: typer.Context,
     run: Run,
-    users: Annotated[Path | None, typer.Option("--users", help="file of user ids (- = standard input)")] = None,
+    users: Annotated[
+        Path | None,
+        typer.Option(
+            "--users", help="file of user ids (- = standard input); with --output, an interrupted one is continued"
+        ),
+    ] = None,
     user: Annotated[list[str] | None, typer.Option("--user", help="a user id of the log; may be repeated")] = None,
     history: History = None,
     all_users: Annotated[
@@ -54,9 +61,15 @@ def recommend(
             "--guard-cells", help="in a .csv, put ' before ids that a spreadsheet takes for formulas, such as =1+1"
         ),
     ] = False,
+    on: On = None,
+    workers: Workers = None,
     json_: Json = False,
 ) -> None:
     """Recommend the next items for users of the log or after a history."""
+    check_place(on, workers)
+    is_large = output is not None and (all_users or users is not None)
+    if on is not None and not is_large:
+        raise ConfigError("--on is for lists of many users in a file; add --output, and --users FILE or --all-users")
     chosen = [users is not None, bool(user), history is not None, all_users]
     if guard_cells and output is None:
         raise ConfigError("--guard-cells is for --output FILE.csv")
@@ -72,9 +85,16 @@ def recommend(
         "diversity": diversity,
     }
     wanted = user or None if users is None else read_users(users)
+    makers = None
+    if on is not None and output is not None:
+        cluster = context.with_resource(connected(on, workers))
+        cluster.check(run.absolute())
+        cluster.check(output.absolute().parent)
+        makers = ClusterMakers(cluster, run.absolute())
     recommender = load(run)
-    if all_users and output is not None:
-        _recommend_all(recommender, output, k, {**filters, "guard_cells": guard_cells}, quiet=context.obj["quiet"])
+    if output is not None and is_large:
+        options = {**filters, "users": wanted, "guard_cells": guard_cells, "makers": makers}
+        _recommend_all(recommender, output, k, options, quiet=context.obj["quiet"])
         return
     if history is not None:
         details = recommender.recommend_detailed([ids_of_text(history, recommender.vocabulary)], k, **filters)

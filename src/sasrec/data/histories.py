@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from sasrec.core.arrays import Int64
 from sasrec.core.errors import DataError
 from sasrec.data.ragged import Ragged
 from sasrec.data.sequences import Sequences
@@ -143,18 +144,34 @@ def known_histories(vocabulary: Vocabulary, rows: Histories) -> tuple[Ragged, li
     return Ragged.from_lists(known), unknown
 
 
-def users_histories(sequences: Sequences, user_ids: Any) -> tuple[Ragged, pl.Series]:
-    """The histories of users of the log, with the users' own ids; None = all users.
+def users_histories(
+    sequences: Sequences, user_ids: Any = None, *, rows: slice | Int64 = slice(None)
+) -> tuple[Ragged, pl.Series]:
+    """The histories of users of the log, with the users' own ids.
+
+    Args:
+        sequences: the log.
+        user_ids: of the users; None = those at the rows.
+        rows: of the log; the default is all.
 
     Raises:
         DataError: `user_ids` is not a list of ids.
         UnknownItemError: a user is not in the log.
     """
-    rows = np.arange(len(sequences))
     if user_ids is not None:
-        rows = np.array([sequences.row_of_user(user) for user in list_of_ids(user_ids, "user_ids")], np.int64)
+        rows = rows_of_users(sequences, user_ids)
+    if isinstance(rows, slice):
+        first, last, _ = rows.indices(len(sequences))
+        offsets = sequences.offsets[first : last + 1]
+        histories = Ragged(np.asarray(sequences.items[offsets[0] : offsets[-1]]), offsets - offsets[0])
+        return histories, sequences.user_ids[first:last]
     histories = Ragged.cut(sequences.items, sequences.offsets[:-1][rows], sequences.offsets[1:][rows])
     return histories, sequences.user_ids.gather(rows)
+
+
+def rows_of_users(sequences: Sequences, user_ids: Any) -> Int64:
+    """Where users stand in the log; raises as `users_histories`."""
+    return np.array([sequences.row_of_user(user) for user in list_of_ids(user_ids, "user_ids")], np.int64)
 
 
 def is_pandas(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""The lists of all users of a log in one file: .parquet, .csv or .jsonl.
+"""The lists of all users of a log, or of many, in one file: .parquet, .csv or .jsonl.
 
 Users are taken some thousands at a time, so that memory does not grow with their number. Each part is written, whole or
 not at all, into the folder `.NAME.parts` beside the output, and its digest is noted. At the end the parts are joined
@@ -14,21 +14,22 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import polars as pl
 
 from sasrec import __version__
-from sasrec.core.arrays import Int32
-from sasrec.core.digests import is_as_written, noting, read_book
+from sasrec.core.arrays import Int32, Int64
+from sasrec.core.digests import digest_of, is_as_written, note, noting, read_book
 from sasrec.core.errors import CheckpointError, ConfigError
 from sasrec.core.files import atomic_file, atomic_write, disk_errors, is_temporary
 from sasrec.core.forks import needs_threads_of
 from sasrec.core.scalars import check_number, check_truth
+from sasrec.data.histories import rows_of_users
 from sasrec.ranking.diversity import check_diversity
 from sasrec.ranking.order import check_k
 from sasrec.recommender import Recommender
@@ -43,6 +44,7 @@ WRITERS: dict[str, Callable[[pl.DataFrame, Path], Any]] = {
     ".csv": lambda frame, path: frame.write_csv(path),
     ".jsonl": lambda frame, path: frame.write_ndjson(path),
 }
+Rows = slice | Int64  # of users of the log
 OnUsers = Callable[[int, int], None]  # users done, users in all
 
 
@@ -70,7 +72,7 @@ def write_frame(frame: pl.DataFrame, path: Path, *, guard_cells: bool = False) -
         CheckpointError: the file cannot be written.
     """
     check_guard(path, guard_cells)
-    _write(guarded(frame) if guard_cells else frame, path)
+    write_whole(guarded(frame) if guard_cells else frame, path)
 
 
 def check_guard(path: Path, guard_cells: bool) -> None:
@@ -85,7 +87,8 @@ def guarded(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.with_columns(pl.when(text.str.contains(r"^[=+\-@\t\r]")).then("'" + text).otherwise(text).name.keep())
 
 
-def _write(frame: pl.DataFrame, path: Path, before: Callable[[Path], None] | None = None) -> None:
+def write_whole(frame: pl.DataFrame, path: Path, before: Callable[[Path], None] | None = None) -> None:
+    """Write a frame in the format of the file's name, as `atomic_file` does."""
     write = writer_of(path)
     with atomic_file(path, before) as temporary:
         write(frame, temporary)
@@ -105,6 +108,7 @@ class Plan:
     guard_cells: bool = False
     where: str = ""  # digest of the items that fulfil the expression; "" = there is none
     diversity: float = 0.0
+    users: str = ""  # digest of the rows of the users; "" = all
     sasrec: str = __version__
 
     def to_json(self) -> str:
@@ -127,6 +131,7 @@ def recommend_all(
     output: Path | str,
     k: int = 10,
     *,
+    users: Any = None,
     allow: Iterable[Any] | None = None,
     deny: Iterable[Any] | None = None,
     keep_seen: bool | None = None,
@@ -136,13 +141,15 @@ def recommend_all(
     part_users: int | None = None,
     part_rows: int = PART_ROWS,
     guard_cells: bool = False,
+    makers: Makers | None = None,
 ) -> Summary:
     """Write the top k next items of every user, as `Recommender.recommend_users` gives them.
 
     Args:
         recommender: a model with its users' histories.
-        output: a file .parquet, .csv or .jsonl: user_id, item_id, score, rank; users in ascending order of id.
+        output: a file .parquet, .csv or .jsonl: user_id, item_id, score, rank.
         k: how many.
+        users: ids of users of the log, in the order of the output; None = all, in ascending order of id.
         allow: only these items; None = all.
         deny: never these items.
         keep_seen: as in `recommend`.
@@ -152,12 +159,13 @@ def recommend_all(
         part_users: at most so many users at a time; None = PART_USERS.
         part_rows: at most so many rows of the output at a time: long lists make parts of fewer users.
         guard_cells: as in `write_frame`.
+        makers: others that compute the parts; None = this process does.
 
     Raises:
         ConfigError: another ending of the output, another process is writing the same output, a number is out of its
             range, or `where` is no expression over the items' columns.
-        DataError: `allow` or `deny` is not a list of ids.
-        UnknownItemError: `allow` or `deny` names items, and none of them is known.
+        DataError: `users`, `allow` or `deny` is not a list of ids.
+        UnknownItemError: a user is not in the log; `allow` or `deny` names items, and none of them is known.
         CheckpointError: the model was saved without histories, or the output cannot be written.
     """
     needs_threads_of("Polars")
@@ -172,6 +180,8 @@ def recommend_all(
         "diversity": check_diversity(diversity),
     }
     recommender.recommend_rows(slice(0, 0), k, **filters)  # wrong filters fail before anything is written
+    sequences = recommender.sequences
+    rows = None if users is None or sequences is None else rows_of_users(sequences, users)
     longest = min(k, len(recommender.vocabulary))
     most = PART_USERS if part_users is None else check_number("part_users", part_users, "users")
     part_users = max(1, min(most, check_number("part_rows", part_rows, "rows") // longest))
@@ -186,10 +196,36 @@ def recommend_all(
         guard_cells,
         _digest(None if items.where is None else np.flatnonzero(items.where).astype(np.int32)),
         filters["diversity"],
+        "" if rows is None else _digest_of(rows),
     )
     with _parts_folder(output, plan) as folder:
-        job = _Job(recommender, folder, output, progress or (lambda done, total: None), guard_cells)
-        return job.run(k, filters, part_users)
+        work = PartWork(recommender.model_version, k, filters, guard_cells)
+        job = _Job(recommender, folder, output, progress or (lambda done, total: None), work, makers)
+        return job.run(rows, part_users)
+
+
+@dataclass(frozen=True)
+class PartWork:
+    """What is to be computed of each part."""
+
+    model_version: str
+    k: int
+    filters: dict[str, Any]
+    guard_cells: bool
+
+    def frame(self, recommender: Recommender, rows: Rows) -> pl.DataFrame:
+        """The lists of some users."""
+        if recommender.sequences is not None:
+            recommender.sequences.check_maps()
+        frame = recommender.recommend_rows(rows, self.k, **self.filters)
+        return guarded(frame) if self.guard_cells else frame
+
+
+class Makers(Protocol):
+    """Others that compute parts, side by side."""
+
+    def made(self, work: PartWork, parts: Sequence[tuple[Rows, Path]]) -> Iterator[tuple[int, Path]]:
+        """Each part, as soon as it is there: which one of `parts`, and the whole file beside its place that has it."""
 
 
 @dataclass
@@ -200,24 +236,27 @@ class _Job:
     folder: Path
     output: Path
     progress: OnUsers
-    guard_cells: bool
+    work: PartWork
+    makers: Makers | None
     seconds: float = 0.0
     seconds_writing: float = 0.0
 
-    def run(self, k: int, filters: dict[str, Any], part_users: int) -> Summary:
-        n_users, n_resumed, parts = self.recommender.n_users, 0, []
-        for start in range(0, n_users, part_users):
-            rows = slice(start, min(start + part_users, n_users))
-            parts.append(self.folder / f"{start:012}{self.output.suffix}")
-            if parts[-1].exists():
-                n_resumed += rows.stop - rows.start
-                continue
-            if start and n_resumed == start:
-                logger.info("going on behind the %s users that %s holds", f"{n_resumed:,}", self.folder)
-            self._part(rows, parts[-1], k, filters)
-            self.progress(rows.stop, n_users)
+    def run(self, users: Int64 | None, part_users: int) -> Summary:
+        n_users = self.recommender.n_users if users is None else len(users)
+        starts = range(0, max(n_users, 1), part_users)
+        spans = [slice(start, min(start + part_users, n_users)) for start in starts]
+        parts = [self.folder / f"{start:012}{self.output.suffix}" for start in starts]
+        missing = [at for at, part in enumerate(parts) if not part.exists()]
+        n_new = sum(spans[at].stop - spans[at].start for at in missing)
+        if n_new < n_users:
+            told = "going on behind the %s users that %s holds"
+            logger.info(told, f"{n_users - n_new:,}", self.folder)
+        done = n_users - n_new
+        for at in self._written([(spans[at] if users is None else users[spans[at]], parts[at]) for at in missing]):
+            span = spans[missing[at]]
+            done += span.stop - span.start
+            self.progress(done, n_users)
         self._timed_write(lambda: _join(parts, self.output))
-        n_new = n_users - n_resumed
         logger.info(
             "%s users in %.2f s: %s users/s; %.2f s more for writing",
             f"{n_new:,}",
@@ -225,16 +264,28 @@ class _Job:
             f"{n_new / max(self.seconds, 1e-9):,.0f}",
             self.seconds_writing,
         )
-        return Summary(n_users, n_resumed, self.seconds, self.seconds_writing)
+        return Summary(n_users, n_users - n_new, self.seconds, self.seconds_writing)
 
-    def _part(self, rows: slice, path: Path, k: int, filters: dict[str, Any]) -> None:
+    def _written(self, parts: Sequence[tuple[Rows, Path]]) -> Iterator[int]:
+        """Which part is in its place, as soon as it is."""
+        if self.makers is None:
+            for at, (rows, path) in enumerate(parts):
+                self._part(rows, path)
+                yield at
+            return
         began = time.perf_counter()
-        if self.recommender.sequences is not None:
-            self.recommender.sequences.check_maps()
-        frame = self.recommender.recommend_rows(rows, k, **filters)
+        for at, file in self.makers.made(self.work, parts):
+            path = parts[at][1]
+            note(self.folder, {path.name: digest_of(file)})
+            file.replace(path)
+            yield at
         self.seconds += time.perf_counter() - began
-        frame = guarded(frame) if self.guard_cells else frame
-        self._timed_write(lambda: _write(frame, path, noting(self.folder, path.name)))
+
+    def _part(self, rows: Rows, path: Path) -> None:
+        began = time.perf_counter()
+        frame = self.work.frame(self.recommender, rows)
+        self.seconds += time.perf_counter() - began
+        self._timed_write(lambda: write_whole(frame, path, noting(self.folder, path.name)))
 
     def _timed_write(self, write: Callable[[], None]) -> None:
         began = time.perf_counter()
@@ -303,6 +354,8 @@ def _join(parts: list[Path], output: Path) -> None:
 
 def _digest(indices: Int32 | None) -> str:
     """A digest of a set of items; "" where there is no list."""
-    if indices is None:
-        return ""
-    return hashlib.blake2b(np.unique(indices).tobytes(), digest_size=8).hexdigest()
+    return "" if indices is None else _digest_of(np.unique(indices))
+
+
+def _digest_of(numbers: Int32 | Int64) -> str:
+    return hashlib.blake2b(numbers.tobytes(), digest_size=8).hexdigest()
