@@ -57,5 +57,5 @@ def test_the_error_of_a_task_is_raised_as_it_was() -> None:
 
 
 def test_lost_workers_are_an_error_of_one_line() -> None:
-    with pytest.raises(TrainingError, match="workers of the cluster were lost again and again: gone$"):
+    with pytest.raises(TrainingError, match=r"workers of the cluster were lost again and again: gone$"):
         cluster_that_raises(LostError("\ngone\nwith a page of words")).result("a reference")
