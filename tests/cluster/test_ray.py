@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -95,6 +96,11 @@ def epochs_of(run: Path) -> int:
     return path.read_text().count("\n") if path.exists() else 0
 
 
+def saved_epochs_of(run: Path) -> int:
+    state = RunFolder(run).load_state() if (run / "training").is_dir() else None
+    return 0 if state is None else state.state.epoch
+
+
 def assert_same_model(run: Path, other: Path) -> None:
     assert (run / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
     assert RunFolder.open(run).load_metrics() == RunFolder.open(other).load_metrics()
@@ -129,14 +135,15 @@ def test_prepare_train_and_recommend_end_to_end(log: Path, tmp_path: Path, ray: 
 
 def test_a_killed_worker_is_started_again_from_the_last_saved_state(log: Path, tmp_path: Path, ray: Commands) -> None:
     run = tmp_path / "run"
-    settings = [*LONG, "--max-epochs", "150", "--save-every-minutes", "0"]
+    settings = [*LONG, "--max-epochs", "150", "--save-every-minutes", "0.002"]
     process = ray.start("train", log, "--output", run, *settings)
-    until(lambda: epochs_of(run) > 3, process)
+    until(lambda: saved_epochs_of(run) > 1, process)
     victim = max(ray.workers())
     os.kill(victim, signal.SIGKILL)
     code, _, err = ends_of([process], timeout=300)[0]
     assert code == 0, err
     assert "a process was lost; all of them begin again from the last saved state" in err
+    assert re.search(r"resumed after epoch [1-9]", err)
     processes = start_training(2, log, tmp_path / "alone", *settings)
     assert [code for code, _, _ in ends_of(processes, timeout=300)] == [0, 0]
     assert_same_model(run, tmp_path / "alone")
