@@ -146,16 +146,18 @@ def check_kills(tmp_path: Path, options: dict[str, Any], first: int, step: int) 
     return number
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_a_reading_that_was_killed_goes_on_to_the_same_bytes(tmp_path: Path, options: dict[str, Any]) -> None:
     assert check_kills(tmp_path, options, random.Random(str(options)).randint(1, 16), 17) > 200
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not os.environ.get("SASREC_ALL_KILLS"), reason="takes minutes; set SASREC_ALL_KILLS=1")
+@pytest.mark.outside
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_a_reading_that_was_killed_anywhere_goes_on_to_the_same_bytes(tmp_path: Path, options: dict[str, Any]) -> None:
-    assert check_kills(tmp_path, options, 1, 1) > 200
+def test_a_reading_that_was_killed_almost_anywhere_goes_on_to_the_same_bytes(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    assert check_kills(tmp_path, options, first=1, step=3) > 200  # with 1, before each change
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -314,7 +316,7 @@ def test_after_the_machine_was_started_anew_only_the_first_look_is_trusted(
         monkeypatch.setattr(files, "BOOT_ID", tmp_path / "boot" if boot_id else tmp_path / "none")
         caplog.clear()
         assert stages(log, spool) == [*ALL[1:3], ALL[4]]
-        assert "events are put together anew: the machine was started anew" in caplog.text
+        assert "events are put together anew: the machine is another one, or was started anew" in caplog.text
     assert stages(log, spool) == [*ALL[1:3], ALL[4]]
 
 
@@ -384,6 +386,7 @@ def test_what_comes_from_a_pipe_is_read_from_the_beginning(
     assert not (tmp_path / "spool" / "survey.json").exists()
 
 
+@pytest.mark.slow
 def test_texts_are_gone_on_with_in_the_middle(tmp_path: Path) -> None:
     frame = pl.read_parquet(made(tmp_path / "log") / "*.parquet")
     logs = tmp_path / "texts"

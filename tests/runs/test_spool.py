@@ -57,6 +57,22 @@ def test_the_folder_is_left_to_the_same_command_where_that_goes_on(
     assert not left.exists()
 
 
+def test_a_folder_that_is_half_removed_is_not_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = Spool(tmp_path / "out")
+    for name in ("a", "survey.json", "z"):
+        (place.folder() / name).write_bytes(b"x")
+    with monkeypatch.context() as patched:
+        patched.setattr("shutil.rmtree", _interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            place.remove()
+    assert sorted(path.name for path in place.folder().iterdir()) == [".lock", "a", "z"]
+    place.remove()
+
+
+def _interrupted(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
 def test_two_commands_do_not_use_the_same_folder(tmp_path: Path) -> None:
     with spool(tmp_path / "out") as place:
         folder = place.folder()

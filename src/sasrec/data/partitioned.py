@@ -19,7 +19,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from sasrec.core.arrays import Bool, Int64
+from sasrec.core.arrays import Bool, Int32, Int64
 from sasrec.core.errors import CheckpointError, DataError
 from sasrec.core.files import disk_errors, read_errors
 from sasrec.data.event_files import EventFile
@@ -33,6 +33,7 @@ from sasrec.reading.id_counts import IdIndex
 from sasrec.reading.survey import Place, Surveyed
 
 USERS = "users.npy"  # whose events they are; removed at the end
+ORDERING = "bringing events into order"
 Columns = dict[str, NDArray[Any]]
 Progress = Callable[[str, int, int], None]  # what is done, how much of it, of how much
 
@@ -74,13 +75,13 @@ class Partition:
             kinds[TYPES] = np.uint8
         if self.found.has_weights:
             kinds[WEIGHTS] = np.float32
-        begun = self.steps.last("fill")
+        filled = self.steps.last("fill")
         with contextlib.ExitStack() as stack:
             for name, kind in kinds.items():
-                file = EventFile(self.folder / name, kind, is_new=begun is None)
+                file = EventFile(self.folder / name, kind, is_new=not self.steps.stages)
                 self.files[name] = stack.enter_context(file)
-            if begun is not None and self.steps.last("close") is None:
-                self._check_sizes(begun["sizes"])
+            if filled is not None and "close" not in self.steps.stages:
+                self._check_sizes(filled["sizes"])
             self._stack = stack.pop_all()
         return self
 
@@ -93,6 +94,11 @@ class Partition:
     def __exit__(self, *error: object) -> None:
         self._stack.close()
 
+    @property
+    def range_of(self) -> Int32:
+        """(n_users,) the place of each user's range among the ranges."""
+        return np.repeat(np.arange(len(self.ranges), dtype=np.int32), [r.stop - r.start for r in self.ranges])
+
     def fill(self, progress: Progress) -> None:
         """Write all events to their ranges, in input order.
 
@@ -101,7 +107,9 @@ class Partition:
         """
         free, ends = self.offsets[[r.start for r in self.ranges]], self.offsets[[r.stop for r in self.ranges]]
         begin, begun = Place(), self.steps.last("fill")
-        if begun is not None:
+        if begun is None:
+            self.steps.forget()  # nothing is in order yet
+        else:
             begin, free = Place(*begun["place"].tolist()), begun["free"]
         if begun is None or (free != ends).any():
             self._fill(begin, free, progress)
@@ -112,23 +120,22 @@ class Partition:
         """Write the events behind a place; `free` is where the next one of each range goes."""
         place = begin
         indices = {role: IdIndex(ids) for role, (ids, _) in self.found.ids.items()}
-        range_of = np.repeat(np.arange(len(self.ranges), dtype=np.int32), [r.stop - r.start for r in self.ranges])
+        range_of = self.range_of
 
         def show(done: int, total: int) -> None:
             progress("sorting events into ranges of users", done, total)
 
         for frame, place in self.found.events.frames_after(begin, show):
             try:
-                columns = _numbers(frame, indices)
+                columns = numbers_of(frame, indices)
             except (IndexError, TypeError) as error:  # ids that were not there, or of another type
                 raise changed(self.found.events.chunks.where) from error
-            ranges = range_of[columns[USERS]]
-            order, ends = order_by(ranges), np.cumsum(np.bincount(ranges, minlength=len(self.ranges)))
-            used = np.flatnonzero(np.diff(ends, prepend=0))
+            columns, counts = by_range(columns, range_of, len(self.ranges))
+            used = np.flatnonzero(counts)
             for name, values in columns.items():
-                for at, piece in zip(used, np.split(values[order], ends[used][:-1]), strict=True):
+                for at, piece in zip(used, np.split(values, np.cumsum(counts[used])[:-1]), strict=True):
                     self.files[name].write(int(free[at]), piece)
-            free += np.diff(ends, prepend=0)
+            free += counts
             if self.steps.is_due():
                 self._note_filled(place, free)
         self._note_filled(place, free)
@@ -147,21 +154,28 @@ class Partition:
         first, begun = self._gone_on("order")
         self.lengths = begun.get("lengths", self.lengths)
         for users, at, columns in self.parts(first):
-            own = columns[USERS] - users.start
-            begins = self.offsets[users.start : users.stop + 1] - self.offsets[users.start]
-            order = order_by_user(own, begins, columns.get("timestamps.npy"))
-            if order is not None:
-                columns = _taken(columns, order)
-            if repeats != "keep":
-                columns = _taken(columns, _is_kept(columns, repeats, self.n_items))
-            self.lengths[at] = len(columns[USERS])
-            is_changed = order is not None or repeats != "keep"
-            to_put = columns if is_changed else {}
-            self._put("order", at, int(self.offsets[users.start]), to_put, lengths=self.lengths)
-            progress("bringing events into order", at + 1, len(self.ranges))
-        if repeats != "keep" and not self._has_counts(begun):
+            ordered = in_order(columns, users, self.offsets, repeats, self.n_items)
+            self.put(at, ordered, is_new=ordered is not columns)
+            progress(ORDERING, at + 1, len(self.ranges))
+        self.count_kept(repeats)
+
+    def put(self, at: int, columns: Columns, *, is_new: bool = True) -> None:
+        """Take the events of a range, in order, for those it has; not is_new = they stand in the files."""
+        self.lengths[at] = len(columns[USERS])
+        start = int(self.offsets[self.ranges[at].start])
+        self._put("order", at, start, columns if is_new else {}, lengths=self.lengths)
+
+    def count_kept(self, repeats: Repeats) -> None:
+        """Count again where events were left out, once all ranges are in order."""
+        if repeats != "keep":
             self._count(None)
         self._note_counts("order", at=len(self.ranges) - 1, start=0, lengths=self.lengths)
+
+    def is_arranged(self) -> bool:
+        """Whether an earlier command has brought all ranges into order."""
+        step = self.steps.last("order") or {}
+        self.lengths = step.get("lengths", self.lengths)
+        return self._has_counts(step)
 
     def _put(self, stage: str, at: int, start: int, columns: Columns, **state: Any) -> None:
         """Write what a range becomes, once it is kept that this is to be done."""
@@ -258,7 +272,7 @@ def changed(where: str) -> DataError:
     return DataError(f"{where} changed while it was read; run the command again")
 
 
-def _numbers(frame: pl.DataFrame, indices: dict[str, IdIndex]) -> Columns:
+def numbers_of(frame: pl.DataFrame, indices: dict[str, IdIndex]) -> Columns:
     """The events of a chunk as they are written."""
     columns: Columns = {
         USERS: indices["user"].places_of(frame["user_id"]),
@@ -271,6 +285,29 @@ def _numbers(frame: pl.DataFrame, indices: dict[str, IdIndex]) -> Columns:
     if "weight" in frame.columns:
         columns[WEIGHTS] = frame["weight"].to_numpy()
     return columns
+
+
+def by_range(columns: Columns, range_of: Int32, n_ranges: int) -> tuple[Columns, Int64]:
+    """Events by the range of their user, those of a range in their order; and how many each range has."""
+    ranges = range_of[columns[USERS]]
+    return _taken(columns, order_by(ranges)), np.bincount(ranges, minlength=n_ranges)
+
+
+def in_order(columns: Columns, users: slice, offsets: Int64, repeats: Repeats, n_items: int) -> Columns:
+    """The events of a range by user and time, without those that repeat others; as they are where that is so already.
+
+    Args:
+        columns: in input order.
+        users: of the range.
+        offsets: (n_users + 1,) of all users.
+        repeats: which stay.
+        n_items: that there are.
+    """
+    begins = offsets[users.start : users.stop + 1] - offsets[users.start]
+    order = order_by_user(columns[USERS] - users.start, begins, columns.get("timestamps.npy"))
+    if order is not None:
+        columns = _taken(columns, order)
+    return columns if repeats == "keep" else _taken(columns, _is_kept(columns, repeats, n_items))
 
 
 def _taken(columns: Columns, rows: Int64 | Bool) -> Columns:
@@ -335,8 +372,9 @@ def partitioned(
 def _put_together(partition: Partition, filters: Filters, source: Any, progress: Progress) -> Int64:
     """Write all files; how often each item occurs that was found."""
     found, files = partition.found, partition.files
-    partition.fill(progress)
-    partition.bring_into_order(filters.repeats, progress)
+    if not partition.is_arranged():
+        partition.fill(progress)
+        partition.bring_into_order(filters.repeats, progress)
     kept = partition.keep_core(filters, progress) if filters.core else None
     if not partition.user_counts.any():
         raise nothing_left(filters.core, source)

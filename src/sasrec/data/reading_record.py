@@ -27,7 +27,7 @@ from sasrec.data.steps import Steps
 from sasrec.reading.chunks import Chunks, ChunkSizes
 from sasrec.reading.columns import Wanted
 from sasrec.reading.notes import Notes
-from sasrec.reading.sources import STDIN, SourceFile
+from sasrec.reading.sources import STDIN, SourceFile, shown_path
 from sasrec.reading.survey import COLUMNS, Events, Surveyed, Types
 from sasrec.reading.understanding import Understanding
 
@@ -56,6 +56,7 @@ class File(msgspec.Struct, frozen=True):
     size: int
     time: int
     inode: int
+    partition: dict[str, str]  # columns that its folders stand for
 
 
 class Of(msgspec.Struct, frozen=True):
@@ -133,11 +134,12 @@ class ReadingRecord:
             return "it is of another version of sasrec or its libraries"
         if not self.is_kept:
             return "standard input and pipes are read from the beginning"
-        if [(file.name, file.path) for file in of.files] != [(file.name, file.path) for file in self.of.files]:
+        old, new = ([(file.name, file.path, file.partition) for file in one.files] for one in (of, self.of))
+        if old != new:
             return "it is of other files"
-        changed = next((new.name for old, new in zip(of.files, self.of.files, strict=True) if old != new), None)
-        if changed is not None:
-            return f"{changed} has changed since"
+        changed = [now.name for before, now in zip(of.files, self.of.files, strict=True) if before != now]
+        if changed:
+            return f"{changed[0]} has changed since"
         return "" if of.wanted == self.of.wanted else "other options say how to read the log"
 
     def _read_plan(self) -> Plan | None:
@@ -215,7 +217,7 @@ class ReadingRecord:
         if self.plan is None:
             return ""
         if not self.plan.boot or self.plan.boot != boot():
-            return "the machine was started anew"
+            return "the machine is another one, or was started anew"
         if self.plan.filters != filters:
             return "other filters say which events stay"
         fits = self.plan.sizes == sizes and self.plan.fits(sizes, n_events)
@@ -244,7 +246,8 @@ def _mark(file: SourceFile) -> File | None:
     if str(file.place) == STDIN or not file.place.is_file():
         return None
     stat = file.place.stat()
-    return File(file.name, str(file.place.absolute()), stat.st_size, stat.st_mtime_ns, stat.st_ino)
+    path = shown_path(file.place.absolute())
+    return File(file.name, path, stat.st_size, stat.st_mtime_ns, stat.st_ino, file.partition)
 
 
 def _remove(folder: Path, *patterns: str) -> None:

@@ -79,6 +79,12 @@ class Steps:
             self._path(stage, number - 1).unlink(missing_ok=True)
         self._numbers[stage], self._noted = number, time.monotonic()
 
+    def forget(self) -> None:
+        """Remove all steps: the work begins anew."""
+        for path in self.folder.glob("*.step") if self.folder is not None else ():
+            path.unlink()
+        self._numbers = {}
+
     def _path(self, stage: str, number: int) -> Path:
         assert self.folder is not None
         return self.folder / f"{stage}-{number}.step"

@@ -21,6 +21,7 @@ from sasrec.core.digests import BOOK
 from sasrec.core.errors import CheckpointError, ConfigError
 from sasrec.core.files import is_temporary, spool_of
 from sasrec.data.prepared import ITEM_FEATURES, ITEMS
+from sasrec.data.reading_record import SURVEY
 
 logger = logging.getLogger(__name__)
 
@@ -215,8 +216,15 @@ def sweep_spool(output: Path) -> None:
         return
     with contextlib.suppress(OSError), (path / LOCK).open("a") as file:  # it stays where nothing tells who uses it
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(path, ignore_errors=True)
+        remove_spool(path)
         logger.info("removed %s, which an earlier command had left", path)
+
+
+def remove_spool(path: Path) -> None:
+    """Remove the folder in which a log was put together, beginning with what makes others go on with it."""
+    with contextlib.suppress(OSError):
+        (path / SURVEY).unlink(missing_ok=True)
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def replaced_by(path: Path) -> Path:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -18,7 +17,7 @@ from sasrec.core.amounts import shown_bytes
 from sasrec.core.errors import CheckpointError, ConfigError
 from sasrec.core.files import spool_of
 from sasrec.data.reading_record import has_record
-from sasrec.runs.lock import LOCK, lock
+from sasrec.runs.lock import LOCK, lock, remove_spool
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +52,7 @@ class Spool:
     def remove(self) -> None:
         """Remove the folder with all that is in it; what is mapped from it can still be read."""
         if self._lock is not None:
-            shutil.rmtree(self._path, ignore_errors=True)
+            remove_spool(self._path)
             self._lock.close()
             self._lock = None
 
