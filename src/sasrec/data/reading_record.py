@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
@@ -59,8 +58,8 @@ class File(msgspec.Struct, frozen=True):
     partition: dict[str, str]  # columns that its folders stand for
 
 
-class Of(msgspec.Struct, frozen=True):
-    """Of what a survey is."""
+class Source(msgspec.Struct, frozen=True):
+    """Which log was read, how, and by what."""
 
     versions: list[str]
     files: list[File]
@@ -104,7 +103,7 @@ class ReadingRecord:
         self.folder = folder
         marks = [_mark(file) for file in files]
         known = [mark for mark in marks if mark is not None]
-        self.of = Of([str(FORMAT), __version__, version("polars"), version("numpy")], known, wanted)
+        self.source = Source([str(FORMAT), __version__, pl.__version__, np.__version__], known, wanted)
         self.is_kept = len(known) == len(marks)  # what is piped comes once
         self.found, why = self._read()
         self.plan = self._read_plan() if self.found else None
@@ -118,7 +117,7 @@ class ReadingRecord:
         if not has_record(self.folder):
             return None, ""
         try:
-            of, found = msgspec.json.decode((self.folder / SURVEY).read_bytes(), type=tuple[Of, Found])
+            of, found = msgspec.json.decode((self.folder / SURVEY).read_bytes(), type=tuple[Source, Found])
             names = [SURVEY, *(_ids_name(role) for role in COLUMNS if role in found.understanding.columns)]
             if not all((self.folder / name).is_file() for name in (BOOK, *names)):
                 return None, "it is damaged"
@@ -129,18 +128,18 @@ class ReadingRecord:
         why = self._differs(of)
         return (None, why) if why else (found, "")
 
-    def _differs(self, of: Of) -> str:
-        if of.versions != self.of.versions:
+    def _differs(self, of: Source) -> str:
+        if of.versions != self.source.versions:
             return "it is of another version of sasrec or its libraries"
         if not self.is_kept:
             return "standard input and pipes are read from the beginning"
-        old, new = ([(file.name, file.path, file.partition) for file in one.files] for one in (of, self.of))
+        old, new = ([(file.name, file.path, file.partition) for file in one.files] for one in (of, self.source))
         if old != new:
             return "it is of other files"
-        changed = [now.name for before, now in zip(of.files, self.of.files, strict=True) if before != now]
+        changed = [now.name for before, now in zip(of.files, self.source.files, strict=True) if before != now]
         if changed:
             return f"{changed[0]} has changed since"
-        return "" if of.wanted == self.of.wanted else "other options say how to read the log"
+        return "" if of.wanted == self.source.wanted else "other options say how to read the log"
 
     def _read_plan(self) -> Plan | None:
         with contextlib.suppress(*DAMAGES):
@@ -168,7 +167,7 @@ class ReadingRecord:
         frames = {role: pl.read_parquet(self._ids(role)) for role in COLUMNS if role in chunks.choice.roles}
         ids = {role: (frame["id"].rechunk(), frame["n"].to_numpy()) for role, frame in frames.items()}
         kind = None if found.time_type is None else np.dtype(found.time_type).type
-        events = Events(chunks, self.of.wanted, found.types)
+        events = Events(chunks, self.source.wanted, found.types)
         return Surveyed(events, ids, found.understanding, kind, found.has_weights)
 
     def keep_survey(self, found: Surveyed) -> None:
@@ -185,7 +184,7 @@ class ReadingRecord:
         kind = None if found.time_type is None else np.dtype(found.time_type).name
         id_bytes = int(sum(ids.estimated_size() + counts.nbytes for ids, counts in found.ids.values()))
         told = Found(found.understanding, found.events.types, kind, found.has_weights, id_bytes)
-        atomic_write(self.folder / SURVEY, msgspec.json.encode((self.of, told)), noting(self.folder, SURVEY))
+        atomic_write(self.folder / SURVEY, msgspec.json.encode((self.source, told)), noting(self.folder, SURVEY))
 
     def steps(self, filters: Filters, sizes: ChunkSizes, n_events: int) -> tuple[Steps, int]:
         """How far events have been put together in the same way, and of how many events ranges are.
