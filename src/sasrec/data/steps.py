@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sasrec.core.errors import CheckpointError
 from sasrec.core.files import DAMAGES, disk_errors
 
-SECONDS = 10.0  # of work that a kill may undo, where steps are noted by time
+SECONDS = 5.0  # of work that a kill may undo, where steps are noted by time
 Arrays = dict[str, NDArray[Any]]
 
 
