@@ -90,6 +90,7 @@ class ClusterWorkers:
     def arrange(self, partition: Partition, repeats: Repeats, progress: Progress) -> None:
         """Write events by ranges of users, bring these into order, and take them in."""
         found, cluster = partition.found, self.cluster
+        partition.begin_anew()
         ids = cluster.ray.put({role: series for role, (series, _) in found.ids.items()})
         range_of, offsets = cluster.ray.put(partition.range_of), cluster.ray.put(partition.offsets)
         shares, fill = found.events.chunks.shares(self.n_shares), cluster.task(_fill)
@@ -110,6 +111,7 @@ class ClusterWorkers:
             with disk_errors(folder):
                 for name in partition.files:
                     (folder / name).unlink()
+        partition.note_filled()
         partition.count_kept(repeats)
 
 

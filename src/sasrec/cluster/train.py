@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from sasrec.cluster.messages import Board, repeat, told_to
 from sasrec.core import errors
 from sasrec.core.errors import SASRecError, TrainingError
 from sasrec.core.extras import require
-from sasrec.core.files import atomic_write
+from sasrec.core.files import atomic_write, disk_errors
 from sasrec.core.world import LostProcessError, OtherFailedError, World, together
 from sasrec.data.logs import Reading, load_log
 from sasrec.engine.distributed import TorchWorld
@@ -64,7 +65,7 @@ def train_on(cluster: Cluster, job: TrainingJob, place: Path, progress: Callable
     Args:
         cluster: trains.
         job: the training.
-        place: an empty folder that all machines see, for what has to be known after a process is lost.
+        place: a folder that all machines see, for what has to be known after a process is lost.
         progress: as in `fit`.
 
     Raises:
@@ -72,7 +73,9 @@ def train_on(cluster: Cluster, job: TrainingJob, place: Path, progress: Callable
         TrainingError: processes were lost again and again.
     """
     require("ray.train.torch", "training on Ray", extra="ray")
-    ray = cluster.ray
+    place, ray = place / f"training-{uuid.uuid4().hex}", cluster.ray
+    with disk_errors(place):
+        place.mkdir()
     board = ray.remote(num_cpus=0, max_restarts=-1)(Board).remote()
     n_workers = cluster.workers or cluster.n_machines
     _say_needs(cluster, n_workers, job)

@@ -25,7 +25,8 @@ DAMAGES: tuple[type[BaseException], ...] = (
 )  # fmt: skip
 
 
-SPOOL = "reading"  # .NAME.PID.reading is a folder for a log that is read in parts, beside the output NAME
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+SPOOL = ".reading"  # .NAME.reading is a folder for a log that is read in parts, beside the output NAME
 
 
 @contextlib.contextmanager
@@ -65,6 +66,11 @@ def is_temporary(path: Path, of: str = "", end: str = "tmp") -> bool:
     return re.fullmatch(rf"\.{name}\.\d+\.{end}", path.name) is not None
 
 
+def spool_of(output: Path) -> Path:
+    """The folder beside an output in which a log is put together."""
+    return output.absolute().with_name(f".{output.absolute().name}{SPOOL}")
+
+
 def atomic_write(path: Path, data: bytes | str, before: Callable[[Path], None] | None = None) -> None:
     """Write a file whole or not at all; `before` as in `atomic_file`.
 
@@ -91,6 +97,17 @@ def flush(folder: Path) -> None:
     for path in folder.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())
+
+
+def boot() -> str:
+    """What is the same until the machine is started anew; "" = not known.
+
+    Until then, what a killed process has written is there, also where it was not flushed to disk.
+    """
+    try:
+        return BOOT_ID.read_text().strip()
+    except OSError:
+        return ""
 
 
 @contextlib.contextmanager
@@ -158,7 +175,7 @@ def save_array(path: Path, array: NDArray[Any]) -> None:
         np.save(path, array)
         return
     source = Path(str(array.filename))
-    if is_temporary(source.parent, end=SPOOL):
+    if source.parent.name.startswith(".") and source.parent.name.endswith(SPOOL):
         with contextlib.suppress(OSError):  # on another disk, or on a file system without links
             os.link(source, path)
             return

@@ -12,6 +12,7 @@ import polars as pl
 from sasrec.core.amounts import resident_bytes, shown_bytes
 from sasrec.core.errors import ConfigError
 from sasrec.data.partitioned import Filters, Progress, Workers, changed, partitioned
+from sasrec.data.reading_record import ReadingRecord
 from sasrec.data.sequences import Sequences
 from sasrec.data.vocabulary import Vocabulary
 from sasrec.reading.chunks import ChunkSizes, open_chunks
@@ -94,7 +95,7 @@ def read_in_parts(
     workers: Workers,
     sizes: tuple[ChunkSizes, int] | None = None,
 ) -> tuple[Sequences, Vocabulary]:
-    """The sequences of a log, which stay on disk.
+    """The sequences of a log, which stay on disk; what an earlier process has done of it is not done again.
 
     Args:
         files: of the log.
@@ -122,13 +123,19 @@ def read_in_parts(
     def check(n_bytes: int) -> None:
         budget.check(LEAST_FREE + n_bytes, "the ids of users and items take as much")
 
-    chunks = open_chunks(files, wanted, notes, sizes[0] if sizes else budget.chunks, store)
-    found = workers.survey(chunks, wanted, len(files), notes, show, check)
+    record = ReadingRecord(store.folder, files, wanted)
+    chunk_sizes = record.sizes(sizes[0] if sizes else budget.chunks)
+    chunks = open_chunks(files, wanted, notes, chunk_sizes, store)
+    store.sweep()
+    found = record.survey(chunks, notes, check)
+    if found is None:
+        found = workers.survey(chunks, wanted, len(files), notes, show, check)
+        record.keep_survey(found)
     (users, user_counts), (items, _) = found.ids["user"], found.ids["item"]
     tables = _bytes_of(users, BYTES_A_USER) + _bytes_of(items, BYTES_AN_ITEM)
     n_events = budget.events_of_range(tables, int(user_counts.max()), workers.range_events)
-    n_events = sizes[1] if sizes else n_events
-    put = partitioned(found, filters, store.folder, n_events, source, progress, workers)
+    steps, n_events = record.steps(filters, chunk_sizes, sizes[1] if sizes else n_events)
+    put = partitioned(found, filters, store.folder, n_events, source, progress, workers, steps)
     if _marks(files) != before:
         raise changed(chunks.where)
     return put

@@ -18,15 +18,20 @@ class EventFile:
     """An array of numbers in a file; what `np.save` would have written, once it is finished.
 
     Args:
-        path: the file; it is made.
+        path: the file.
         dtype: of the numbers.
+        is_new: make the file; else it is there, and is written further.
     """
 
-    def __init__(self, path: Path, dtype: type[np.generic]) -> None:
+    def __init__(self, path: Path, dtype: type[np.generic], *, is_new: bool = True) -> None:
         self.path, self.dtype = path, np.dtype(dtype)
         self.n = 0  # once it is finished
         with disk_errors(path):
-            self.file = path.open("w+b", buffering=0)  # each number is where it was written at once
+            if is_new:
+                path.unlink(missing_ok=True)  # another file may be the same under a second name
+            self.file = path.open(
+                "w+b" if is_new else "r+b", buffering=0
+            )  # each number is where it was written at once
             self._write_header(0)
             self._begin = self.file.tell()
 
@@ -34,6 +39,11 @@ class EventFile:
         described = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": (n,)}
         self.file.seek(0)
         np.lib.format.write_array_header_1_0(self.file, described)
+
+    @property
+    def size(self) -> int:
+        """Its bytes on disk."""
+        return os.fstat(self.file.fileno()).st_size
 
     def write(self, start: int, values: NDArray[Any]) -> None:
         """Put numbers at a place.

@@ -54,11 +54,12 @@ class Chunks(Protocol):
     def size(self) -> int:
         """Of all chunks together, in rows or bytes."""
 
-    def tables(self, notes: Notes | None) -> Iterator[tuple[SourceTable, int]]:
+    def tables(self, notes: Notes | None, skip: int = 0) -> Iterator[tuple[SourceTable, int]]:
         """The chunks in order, each with the columns that are read and what part of `size` it is.
 
         Args:
             notes: takes what the user should know of each file; None = that is known already.
+            skip: so many chunks are left out; rows of texts are counted from there.
 
         Raises:
             DataError: a file is damaged or malformed.
@@ -153,9 +154,9 @@ class _TableChunks:
         where = common_name(files) if len(filled) > 1 else filled[0].name
         return cls(filled, [n for n in rows if n] or [0], kind, where, choice, names, types, sizes.n_rows)
 
-    def tables(self, notes: Notes | None) -> Iterator[tuple[SourceTable, int]]:
+    def tables(self, notes: Notes | None, skip: int = 0) -> Iterator[tuple[SourceTable, int]]:
         del notes  # there is nothing to tell of a file
-        for file, start, _, first in self._places:
+        for file, start, _, first in self._places[skip:]:
             with reading(f"{file.name} as {self.kind}"):
                 table = self._read(file, start)
             yield replace(table, where=self.where, first_row=first), len(table.frame)
@@ -230,11 +231,14 @@ class _TextChunks:
     def beginning_at(self, row: int) -> Chunks:
         return replace(self, first_row=row)
 
-    def tables(self, notes: Notes | None) -> Iterator[tuple[SourceTable, int]]:
+    def tables(self, notes: Notes | None, skip: int = 0) -> Iterator[tuple[SourceTable, int]]:
         first, columns = self.first_row, self.plan.choice.needed
         for file, text, form in zip(self.files, self.texts, self.plan.forms, strict=True):
             left = LeftOut()
             for block in text.blocks(self.n_bytes, text.header_line() if form.has_header else b""):
+                if skip:
+                    skip -= 1
+                    continue
                 with reading(self.where):
                     table = with_partition(read_block(block, form, self.plan.needed, left), file)
                     table = table.with_frame(table.frame.select(columns))
@@ -253,7 +257,7 @@ def _in_utf8(file: SourceFile, encoding: str | None, store: Store) -> SourceFile
     """
     found = encoding_of(file, encoding)
     if found != "utf-8":
-        stored = store.new()
+        stored = store.place(file.at, found)
         store.write(stored, _converted(file, found))
         file = replace(file, stored=stored)
     if not is_sound(file.at):

@@ -8,10 +8,12 @@ from __future__ import annotations
 import contextlib
 import csv
 import glob
+import hashlib
 import io
 import itertools
 import os
 import re
+import secrets
 import stat
 import sys
 import zlib
@@ -25,7 +27,7 @@ import polars as pl
 from polars.exceptions import PanicException
 
 from sasrec.core.errors import DataError
-from sasrec.core.files import disk_errors
+from sasrec.core.files import boot, disk_errors
 from sasrec.reading import compression
 from sasrec.reading.compression import LAYERS, MAGIC_BYTES, PART_BYTES, decompress, is_compressed, parts_of
 
@@ -55,28 +57,48 @@ MARKUP = {  # texts that are no logs
 
 @dataclass
 class Store:
-    """A folder for what does not fit in memory."""
+    """A folder for what does not fit in memory: bytes of files, unpacked or converted."""
 
     folder: Path
-    n_files: int = 0
+    used: set[Path] = field(default_factory=set)
 
-    def new(self) -> Path:
-        """A file that is not there yet."""
-        self.n_files += 1
-        return self.folder / f"text-{self.n_files}"
+    def place(self, source: Path | None, how: str) -> Path:
+        """Where bytes go: of the same file to the same place, until the machine is started anew.
+
+        Args:
+            source: the file; None = a pipe, which never comes again.
+            how: they are made of it.
+        """
+        told: tuple[object, ...] = (secrets.token_hex(),)
+        if source is not None and boot():
+            facts = source.stat()
+            told = (str(source.absolute()), facts.st_size, facts.st_mtime_ns, facts.st_ino, how, boot())
+        path = self.folder / f"text-{hashlib.blake2b(repr(told).encode(), digest_size=16).hexdigest()}"
+        self.used.add(path)
+        return path
 
     def write(self, path: Path, parts: Iterable[bytes]) -> None:
-        """Write a file part by part.
+        """Write a file part by part, whole or not at all, unless it is there.
 
         Raises:
             CheckpointError: the disk is full.
         """
-        with path.open("wb") as file:
+        if path.exists():
+            return
+        temporary = path.with_suffix(".tmp")
+        with temporary.open("wb") as file:
             for part in parts:
                 with disk_errors(path):
                     file.write(part)
             with disk_errors(path):
                 file.flush()
+                temporary.rename(path)
+
+    def sweep(self) -> None:
+        """Remove what earlier processes have made of other files."""
+        for path in self.folder.glob("text-*"):
+            if path not in self.used:
+                path.unlink()
 
 
 @dataclass(frozen=True)
@@ -197,7 +219,7 @@ def _expanded(source: str, store: Store | None) -> list[SourceFile]:
         path = Path(os.path.expanduser(source))  # noqa: PTH111 - keeps ~ where there is no such home
     if path.is_dir():
         return _files_of_folder(path, path, store)
-    return _files_of_pattern(path, store) if is_pattern(path) else [open_file(path)]
+    return _files_of_pattern(path, store) if is_pattern(path) else [open_file(path, store=store)]
 
 
 def _check_partitions(files: Sequence[SourceFile]) -> None:
@@ -329,14 +351,14 @@ def _stored(path: Path, name: str, store: Store) -> Path | None:
     """Where the bytes of a file lie that is packed or piped; None = where it is."""
     stored = None
     if _is_piped(path):
-        stored = store.new()
+        stored = store.place(None, "piped")
         with contextlib.nullcontext(sys.stdin.buffer) if str(path) == STDIN else path.open("rb") as stream:
             store.write(stored, iter(lambda: stream.read(PART_BYTES), b""))
     for _ in range(LAYERS):
         source = stored or path
         if not is_compressed(_first_bytes(source)):
             break
-        unpacked = store.new()
+        unpacked = store.place(source, "unpacked")
         store.write(unpacked, parts_of(source, name))
         if stored is not None:
             stored.unlink()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -45,6 +46,13 @@ class OtherTypesError(Exception):
         self.types = types
 
 
+class Place(NamedTuple):
+    """How far a log has been read."""
+
+    n_chunks: int = 0
+    done: int = 0  # of the log's size, in rows or bytes
+
+
 class Events:
     """The events of a log, chunk by chunk, once it is known what columns hold.
 
@@ -59,13 +67,16 @@ class Events:
 
     def frames(self, progress: Progress) -> Iterator[pl.DataFrame]:
         """user_id, item_id[, timestamp][, event][, weight], in input order."""
-        done = 0
-        for table, size in self.chunks.tables(None):
+        return (frame for frame, _ in self.frames_after(Place(), progress))
+
+    def frames_after(self, place: Place, progress: Progress) -> Iterator[tuple[pl.DataFrame, Place]]:
+        """The frames that follow a place, which chunks of the same sizes have told, each with the place behind it."""
+        for table, size in self.chunks.tables(None, place.n_chunks):
+            place = Place(place.n_chunks + 1, place.done + size)
             whole = complete(table, self.chunks.choice, self.wanted)
             if len(whole.frame):
-                yield self.frame_of(whole)
-            done += size
-            progress(min(done, self.chunks.size), self.chunks.size)
+                yield self.frame_of(whole), place
+            progress(min(place.done, self.chunks.size), self.chunks.size)
 
     def frame_of(self, table: SourceTable) -> pl.DataFrame:
         """The events of a chunk, which has some."""

@@ -19,7 +19,9 @@ from typing import IO
 
 from sasrec.core.digests import BOOK
 from sasrec.core.errors import CheckpointError, ConfigError
-from sasrec.core.files import SPOOL, is_temporary
+from sasrec.core.files import is_temporary, spool_of
+from sasrec.data.prepared import ITEM_FEATURES, ITEMS
+from sasrec.data.reading_record import SURVEY
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +128,7 @@ def claim(
     if path.is_file():
         _check_replaceable(path, is_ours, overwrite)
     is_new = not path.exists()
-    sweep_spools(path)
+    sweep_spool(path)
     if resume and is_new and not replaced_by(path).exists():
         raise CheckpointError(f"there is no run folder {path} to go on with")
     with _folder_errors(path):
@@ -193,7 +195,7 @@ def is_empty(folder: Path) -> bool:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what a killed process left half written, and digests of nothing; for the lock's holder only."""
+    """Remove what a killed process left half written; for the lock's holder only."""
     for path in folder.iterdir():
         if path.name.startswith(".sequences-"):
             shutil.rmtree(path, ignore_errors=True)
@@ -201,28 +203,28 @@ def sweep(folder: Path) -> None:
             path.unlink(missing_ok=True)
         elif path.name == "training":
             sweep(path)
-    if {path.name for path in folder.iterdir()} <= {LOCK, BOOK}:
-        (folder / BOOK).unlink(missing_ok=True)
+    names = {path.name for path in folder.iterdir()}
+    if BOOK in names and names <= {LOCK, BOOK, ITEMS, ITEM_FEATURES}:  # a log that was to be written, or nothing
+        for name in (ITEMS, ITEM_FEATURES, BOOK):
+            (folder / name).unlink(missing_ok=True)
 
 
-def sweep_spools(output: Path) -> None:
-    """Remove what killed processes left beside an output to put a log together; see `runs.spool`."""
-    place = output.absolute()
-    for path in place.parent.iterdir() if place.parent.is_dir() else ():
-        if is_temporary(path, place.name, SPOOL) and not _is_running(int(path.name.split(".")[-2])):
-            with contextlib.suppress(ConfigError, OSError):  # a process of another machine has it
-                lock(path / LOCK, "").close()
-                shutil.rmtree(path, ignore_errors=True)
+def sweep_spool(output: Path) -> None:
+    """Remove the folder in which a command put a log together, unless one uses it; see `runs.spool`."""
+    path = spool_of(output)
+    if not path.is_dir():
+        return
+    with contextlib.suppress(OSError), (path / LOCK).open("a") as file:  # it stays where nothing tells who uses it
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        remove_spool(path)
+        logger.info("removed %s, which an earlier command had left", path)
 
 
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # another user's
-        return True
-    return True
+def remove_spool(path: Path) -> None:
+    """Remove the folder in which a log was put together, beginning with what makes others go on with it."""
+    with contextlib.suppress(OSError):
+        (path / SURVEY).unlink(missing_ok=True)
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def replaced_by(path: Path) -> Path:
