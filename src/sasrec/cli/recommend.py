@@ -21,7 +21,10 @@ from sasrec.recommender import Recommender, load
 def recommend(
     context: typer.Context,
     run: Run,
-    users: Annotated[Path | None, typer.Option("--users", help="file of user ids (- = standard input)")] = None,
+    users: Annotated[
+        Path | None,
+        typer.Option("--users", help="file of user ids (- = standard input); an interrupted --output is continued"),
+    ] = None,
     user: Annotated[list[str] | None, typer.Option("--user", help="a user id of the log; may be repeated")] = None,
     history: History = None,
     all_users: Annotated[
@@ -73,8 +76,9 @@ def recommend(
     }
     wanted = user or None if users is None else read_users(users)
     recommender = load(run)
-    if all_users and output is not None:
-        _recommend_all(recommender, output, k, {**filters, "guard_cells": guard_cells}, quiet=context.obj["quiet"])
+    if output is not None and (all_users or users is not None):
+        options = {**filters, "users": wanted, "guard_cells": guard_cells}
+        _recommend_all(recommender, output, k, options, quiet=context.obj["quiet"])
         return
     if history is not None:
         details = recommender.recommend_detailed([ids_of_text(history, recommender.vocabulary)], k, **filters)

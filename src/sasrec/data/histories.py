@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from sasrec.core.arrays import Int64
 from sasrec.core.errors import DataError
 from sasrec.data.ragged import Ragged
 from sasrec.data.sequences import Sequences
@@ -150,11 +151,44 @@ def users_histories(sequences: Sequences, user_ids: Any) -> tuple[Ragged, pl.Ser
         DataError: `user_ids` is not a list of ids.
         UnknownItemError: a user is not in the log.
     """
-    rows = np.arange(len(sequences))
-    if user_ids is not None:
-        rows = np.array([sequences.row_of_user(user) for user in list_of_ids(user_ids, "user_ids")], np.int64)
+    rows = np.arange(len(sequences)) if user_ids is None else rows_of_users(sequences, user_ids)
+    return histories_at(sequences, rows)
+
+
+def histories_at(sequences: Sequences, rows: Int64) -> tuple[Ragged, pl.Series]:
+    """The histories of the users at some rows of the log, in any order, with the users' own ids."""
     histories = Ragged.cut(sequences.items, sequences.offsets[:-1][rows], sequences.offsets[1:][rows])
     return histories, sequences.user_ids.gather(rows)
+
+
+def rows_of_users(sequences: Sequences, user_ids: Any) -> Int64:
+    """The rows of users in the log, in their order. A Series of texts is looked up without an object for each id.
+
+    Raises:
+        DataError: `user_ids` is not a list of ids.
+        UnknownItemError: a user is not in the log.
+    """
+    if not isinstance(user_ids, pl.Series) or user_ids.dtype != pl.String or user_ids.null_count():
+        return np.array([sequences.row_of_user(user) for user in list_of_ids(user_ids, "user_ids")], np.int64)
+    rows = _rows_of_texts(sequences.user_ids, user_ids)
+    for place in np.flatnonzero(rows < 0).tolist():  # other spellings, such as 5.0, and users that are not there
+        rows[place] = sequences.row_of_user(user_ids[place])
+    return rows
+
+
+def _rows_of_texts(ascending: pl.Series, texts: pl.Series) -> Int64:
+    """Where texts stand among ascending ids; -1 for those that are not there in this spelling."""
+    wanted, places = texts, np.arange(len(texts))
+    if ascending.dtype == pl.Int64:
+        numbers = texts.cast(pl.Int64, strict=False)
+        places = np.flatnonzero((numbers.cast(pl.String) == texts).fill_null(False).to_numpy())
+        wanted = numbers.gather(places)
+    rows = np.full(len(texts), -1, np.int64)
+    if len(ascending) and len(places):
+        found = np.minimum(ascending.search_sorted(wanted).to_numpy().astype(np.int64), len(ascending) - 1)
+        is_there = (ascending.gather(found) == wanted).to_numpy()
+        rows[places[is_there]] = found[is_there]
+    return rows
 
 
 def is_pandas(value: Any) -> bool:
