@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from sasrec.core.arrays import Float32, Int32, Int64
+from sasrec.core.arrays import Float32, Int32
 from sasrec.core.config import EvalConfig, TrainConfig
 from sasrec.core.errors import CheckpointError, UnknownItemError
 from sasrec.core.scalars import check_truth
@@ -180,21 +180,22 @@ class Recommender:
             UnknownItemError: a user is not in the log.
             CheckpointError: the model was saved without histories.
         """
-        histories, users = users_histories(self._known_sequences(), user_ids)
+        sequences = self._known_sequences()
+        histories, users = users_histories(sequences, user_ids)
         allowed = self.item_filter(allow, deny, where).mask()
         frame = self._recommend(histories, users, k, allowed=allowed, keep_seen=keep_seen, diversity=diversity)
         return to_pandas(frame) if is_pandas(user_ids) else frame
 
     def recommend_rows(
         self,
-        rows: slice | Int64,
+        rows: slice,
         k: int = 10,
         *,
         allowed: Mask | None = None,
         keep_seen: bool | None = None,
         diversity: float = 0.0,
     ) -> pl.DataFrame:
-        """As `recommend_users` for the users at these rows of the log, whose order is that of user ids.
+        """As `recommend_users` for the users at these rows of the log, in ascending order of user id.
 
         Args:
             rows: of the log's users.
@@ -206,8 +207,12 @@ class Recommender:
         Raises:
             CheckpointError: the model was saved without histories.
         """
-        histories, users = users_histories(self._known_sequences(), rows=rows)
-        return self._recommend(histories, users, k, allowed=allowed, keep_seen=keep_seen, diversity=diversity)
+        sequences = self._known_sequences()
+        first, last, _ = rows.indices(len(sequences))
+        offsets = sequences.offsets[first : last + 1]
+        histories = Ragged(np.asarray(sequences.items[offsets[0] : offsets[-1]]), offsets - offsets[0])
+        options = {"allowed": allowed, "keep_seen": keep_seen, "diversity": diversity}
+        return self._recommend(histories, sequences.user_ids[first:last], k, **options)
 
     def top_indices(
         self,

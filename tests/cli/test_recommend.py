@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import codecs
+import functools
 import gzip
 import io
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +21,8 @@ from conftest import make_markov_log
 from served import save_plain, with_attributes
 
 import sasrec
+from sasrec.cli import console
+from sasrec.export.all_users import Listing, recommend_all, write_frame
 
 SMALL: dict[str, Any] = {"embedding_dim": 8, "n_blocks": 1, "max_epochs": 1, "filter_seen": "yes", "threads": 1}
 SHIFT = 9  # the items of the numbers are -8 to 21
@@ -257,3 +262,80 @@ def test_a_bad_expression_or_diversity_is_wrong_usage_and_nothing_left_is_said(r
     outcome = run(*asked, "--where", "price < 0", "--json")
     assert (outcome.code, json.loads(outcome.out)) == (0, [])
     assert "no item fulfils where, so there is nothing to recommend" in outcome.err
+
+
+SOME = [44, 3, -8, 3, 20, 17, 9]
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command takes 3 users at a time, and tells of each part."""
+    monkeypatch.setattr("sasrec.cli.recommend.recommend_all", functools.partial(recommend_all, part_users=3))
+    monkeypatch.setattr(console, "PLAIN_SECONDS", -1)
+
+
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("form", ["lines", "utf-16", "table", "column", "json", "gzip", "parquet", "standard input"])
+def test_users_of_every_form_of_a_file_are_written_in_parts(
+    form: str, run: Run, numbers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = "".join(f"{user}\n" for user in SOME)
+    path, output = tmp_path / "users", tmp_path / "lists.csv"
+    if form == "parquet":
+        pl.DataFrame({"user_id": SOME}).write_parquet(path)
+    else:
+        path.write_bytes({
+            "lines": lines.encode(), "utf-16": lines.encode("utf-16"), "gzip": gzip.compress(lines.encode()),
+            "table": ("name;user_id\n" + "".join(f"a;{user}\n" for user in SOME)).encode(),
+            "column": f"user_id\n{lines}".encode(), "json": json.dumps(SOME).encode(), "standard input": lines.encode(),
+        }[form])  # fmt: skip
+    if form == "standard input":
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(path.read_bytes())))
+        path = Path("-")
+    outcome = run("recommend", numbers, "--users", path, "-k", 2, "--deny", write_ids(tmp_path), "--output", output)
+    assert (outcome.code, outcome.out) == (0, f"wrote the lists of 7 users to {output}\n")
+    assert "3 of 7 users\n6 of 7 users  " in outcome.err
+    write_frame(sasrec.load(numbers).recommend_users(SOME, 2, deny=[5]), tmp_path / "wanted.csv")
+    assert output.read_bytes() == (tmp_path / "wanted.csv").read_bytes()
+
+
+def write_ids(folder: Path) -> Path:
+    """A file that denies item 5."""
+    (folder / "denied").write_text("5\n")
+    return folder / "denied"
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_users_after_ctrl_c_go_on_where_they_were(
+    run: Run, numbers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, plain = tmp_path / "lists.parquet", Listing.write_part
+    (tmp_path / "users").write_text("\n".join(map(str, SOME)))
+    asked = ["recommend", numbers, "--users", tmp_path / "users", "--output", output]
+
+    def interrupted(self: Listing, recommender: Any, rows: Any, path: Path, *more: Any) -> tuple[float, float]:
+        if path.stem.endswith("6"):
+            os.kill(os.getpid(), signal.SIGINT)
+        return plain(self, recommender, rows, path, *more)
+
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    monkeypatch.setattr(Listing, "write_part", interrupted)
+    outcome = run(*asked)
+    signal.signal(signal.SIGINT, previous)
+    assert outcome.code == 1
+    assert "stopped; what is done is kept, and the same command goes on from there" in outcome.err
+    assert not output.exists()
+    monkeypatch.setattr(Listing, "write_part", plain)
+    outcome = run(*asked)
+    assert "going on behind the 6 users" in outcome.err
+    assert pl.read_parquet(output).equals(sasrec.load(numbers).recommend_users(SOME))
+
+
+def test_an_unknown_user_of_a_file_is_named_before_anything_is_written(run: Run, numbers: Path, tmp_path: Path) -> None:
+    (tmp_path / "users").write_text("3\n03\nnobody\n")
+    asked = ["recommend", numbers, "--users", tmp_path / "users"]
+    for more in ([], ["--output", tmp_path / "lists.csv"]):
+        outcome = run(*asked, *more)
+        assert outcome.code == 1
+        assert "user '03' is not in the log (60 users); give a history of items instead" in outcome.err
+    assert [path.name for path in tmp_path.iterdir()] == ["users"]

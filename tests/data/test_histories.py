@@ -13,8 +13,9 @@ import pandas as pd
 import polars as pl
 import pytest
 
-from sasrec.core.errors import DataError
-from sasrec.data.histories import list_of_ids, read_histories
+from sasrec.core.errors import DataError, UnknownItemError
+from sasrec.data.histories import list_of_ids, read_histories, rows_of_users
+from sasrec.data.sequences import build_sequences
 
 LISTS: dict[str, Callable[[], Any]] = {  # made anew for each use, as a generator is used up
     "list": lambda: [1, 2],
@@ -172,3 +173,28 @@ def test_a_lazy_frame_is_a_frame() -> None:
     assert users is not None
     assert dict(zip(users, rows, strict=True)) == {"b": [3, 1], "a": [2]}
     assert not as_pandas
+
+
+LARGEST, SMALLEST = 2**63 - 1, -(2**63)
+SPELLINGS = ["5", "-8", "5.0", "05", "+5", "-0", "0", "", " 5", "x", "5x", "é", "1e1"]
+SPELLINGS += [str(LARGEST), str(SMALLEST), "9" * 20]
+
+
+@pytest.mark.parametrize("users", [[-8, 0, 5, LARGEST, SMALLEST], ["", "05", "5", "5.0", "x", "é"], [7]])
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_a_series_of_texts_finds_the_users_that_single_ids_find(users: list[int | str], spelling: str) -> None:
+    sequences, _ = build_sequences(pl.DataFrame({"user_id": users, "item_id": [1] * len(users)}))
+    asked = [str(users[-1]), spelling, str(users[0])]
+
+    def found(given: Any) -> list[int] | str:
+        try:
+            return rows_of_users(sequences, given).tolist()
+        except UnknownItemError as error:
+            return str(error)
+
+    try:
+        wanted: list[int] | str = [sequences.row_of_user(user) for user in asked]
+    except UnknownItemError as error:
+        wanted = str(error)
+    assert found(asked) == found(pl.Series(asked)) == wanted
+    assert found(pl.Series([], dtype=pl.String)) == []

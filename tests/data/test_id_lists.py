@@ -203,6 +203,23 @@ def test_an_empty_deny_list_denies_nothing_and_an_empty_list_of_others_is_an_err
         read_users(path)
 
 
+@pytest.mark.parametrize(
+    ("text", "ids"),
+    [
+        ("b\n\n a \r\n02\rb", ["b", "a", "02", "b"]),
+        ("\ufeffuser_id\nb\na", ["b", "a"]),
+        ("User ID\n \n1\n", ["1"]),
+        ("c\na;b", ["c", "a;b"]),
+        ("a\nb|c\n\u2028d", ["a", "b|c", "\u2028d"]),
+    ],
+)
+def test_users_of_lines_are_read_into_a_series(tmp_path: Path, text: str, ids: list[str]) -> None:
+    users = read_users(write(tmp_path / "ids", text))
+    assert isinstance(users, pl.Series)
+    assert users.to_list() == read_ids(tmp_path / "ids", "user") == ids
+    assert list(read_users(write(tmp_path / "ids", text + '\n"more"\n'))) == [*ids, "more"]  # by the other way
+
+
 @pytest.mark.parametrize("content", [TEXT.encode(), gz(TEXT.encode()), parquet(item_id=IDS)])
 def test_a_pipe_is_read_once(content: bytes, tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"

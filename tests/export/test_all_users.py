@@ -15,15 +15,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from cluster_here import Here
 from conftest import make_markov_log
 
 import sasrec
 from sasrec.cli import console
 from sasrec.cli import main as cli
-from sasrec.cluster.recommend import ClusterMakers
 from sasrec.core.errors import CheckpointError, ConfigError, DataError, UnknownItemError
-from sasrec.export.all_users import PartWork, recommend_all, write_frame
+from sasrec.export.all_users import recommend_all
 from sasrec.recommender import Recommender
 
 READERS = {".parquet": pl.read_parquet, ".csv": pl.read_csv, ".jsonl": pl.read_ndjson}
@@ -76,59 +74,6 @@ def test_filters_are_obeyed(recommender: Recommender, tmp_path: Path) -> None:
     written = pl.read_parquet(tmp_path / "more.parquet")
     assert written.equals(recommender.recommend_users(k=3, **more))
     assert written["item_id"].min() > 9
-
-
-USERS = [7, 150, 3, 7, 1, 199, 42]  # one of them twice
-
-
-@pytest.mark.parametrize("suffix", READERS)
-def test_some_users_stand_in_the_order_that_was_asked_for(
-    recommender: Recommender, tmp_path: Path, suffix: str
-) -> None:
-    filters: dict[str, Any] = {"deny": [2], "keep_seen": True}
-    wanted = recommender.recommend_users(USERS, 4, **filters)
-    write_frame(wanted, tmp_path / f"wanted{suffix}")
-    summary = recommend_all(recommender, tmp_path / f"lists{suffix}", 4, users=map(str, USERS), part_users=3, **filters)
-    assert summary.n_users == len(USERS)
-    assert READERS[suffix](tmp_path / f"lists{suffix}").equals(READERS[suffix](tmp_path / f"wanted{suffix}"))
-    if suffix != ".parquet":
-        assert (tmp_path / f"lists{suffix}").read_bytes() == (tmp_path / f"wanted{suffix}").read_bytes()
-
-
-def test_no_user_at_all_is_an_empty_file(recommender: Recommender, tmp_path: Path) -> None:
-    assert recommend_all(recommender, tmp_path / "lists.parquet", users=[]).n_users == 0
-    assert pl.read_parquet(tmp_path / "lists.parquet").equals(recommender.recommend_users([]))
-
-
-def test_workers_of_a_cluster_make_the_same_file_and_only_missing_parts(
-    run: Path, recommender: Recommender, tmp_path: Path
-) -> None:
-    wanted, output = tmp_path / "wanted.csv", tmp_path / "lists.csv"
-    recommend_all(recommender, wanted, 4, users=USERS, part_users=2)
-    cluster = Here(2)
-    with pytest.raises(KeyboardInterrupt):
-        recommend_all(
-            recommender, output, 4, users=USERS, part_users=2, makers=ClusterMakers(cluster, run), progress=stop_at(4)
-        )
-    assert not output.exists()
-    summary = recommend_all(recommender, output, 4, users=USERS, part_users=2, makers=ClusterMakers(cluster, run))
-    assert (summary.n_users, summary.n_resumed) == (7, 4)
-    assert output.read_bytes() == wanted.read_bytes()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["lists.csv", "wanted.csv"]
-
-
-def stop_at(n_users: int) -> Callable[[int, int], None]:
-    def progress(done: int, total: int) -> None:
-        if done == n_users:
-            raise KeyboardInterrupt
-
-    return progress
-
-
-def test_a_worker_refuses_a_model_that_has_changed(run: Path, recommender: Recommender, tmp_path: Path) -> None:
-    work = PartWork("another", 4, {}, guard_cells=False)
-    with pytest.raises(CheckpointError, match="has changed meanwhile; run the command again"):
-        list(ClusterMakers(Here(1), run).made(work, [(slice(0, 2), tmp_path / "0.csv")]))
 
 
 def kill_after(run: Path, output: Path, parts: int) -> None:
@@ -273,18 +218,6 @@ def test_long_lists_make_parts_of_fewer_users(
     assert set(asked[1:]) == {10}
 
 
-def test_parts_of_other_users_are_not_gone_on_with(
-    recommender: Recommender, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    output = tmp_path / "lists.csv"
-    with pytest.raises(KeyboardInterrupt):
-        recommend_all(recommender, output, 4, users=USERS, part_users=2, progress=stop_at(4))
-    summary = recommend_all(recommender, output, 4, users=USERS[::-1], part_users=2)
-    assert summary.n_resumed == 0
-    assert "holds parts of another model or of other settings; starting again" in caplog.text
-    assert pl.read_csv(output)["user_id"].unique(maintain_order=True).to_list() == [42, 199, 1, 7, 3, 150]
-
-
 def test_two_processes_do_not_write_the_same_output(recommender: Recommender, tmp_path: Path) -> None:
     output = tmp_path / "lists.parquet"
 
@@ -308,8 +241,6 @@ def test_two_processes_do_not_write_the_same_output(recommender: Recommender, tm
         ("lists.csv", {"diversity": 2}, ConfigError, r"diversity=2 is not a number from 0 \(off\) to 1"),
         ("lists.csv", {"where": "price < 3"}, ConfigError, r"count \(number\); this model knows no attributes"),
         ("lists.csv", {"allow": ["who?"]}, UnknownItemError, "who?"),
-        ("lists.csv", {"users": [1, "who?"]}, UnknownItemError, "who?"),
-        ("lists.csv", {"users": "12"}, DataError, "user_ids is of type str, not a list of ids"),
         ("lists.csv", {"allow": "12"}, DataError, "allow is of type str, not a list of ids"),
         ("lists.csv", {"deny": {12: 1}}, DataError, "deny is of type dict, not a list of ids"),
     ],

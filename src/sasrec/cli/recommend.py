@@ -25,9 +25,7 @@ def recommend(
     run: Run,
     users: Annotated[
         Path | None,
-        typer.Option(
-            "--users", help="file of user ids (- = standard input); with --output, an interrupted one is continued"
-        ),
+        typer.Option("--users", help="file of user ids (- = standard input); an interrupted --output is continued"),
     ] = None,
     user: Annotated[list[str] | None, typer.Option("--user", help="a user id of the log; may be repeated")] = None,
     history: History = None,
@@ -67,8 +65,8 @@ def recommend(
 ) -> None:
     """Recommend the next items for users of the log or after a history."""
     check_place(on, workers)
-    is_large = output is not None and (all_users or users is not None)
-    if on is not None and not is_large:
+    goes_by_parts = output is not None and (all_users or users is not None)
+    if on is not None and not goes_by_parts:
         raise ConfigError("--on is for lists of many users in a file; add --output, and --users FILE or --all-users")
     chosen = [users is not None, bool(user), history is not None, all_users]
     if guard_cells and output is None:
@@ -85,14 +83,9 @@ def recommend(
         "diversity": diversity,
     }
     wanted = user or None if users is None else read_users(users)
-    makers = None
-    if on is not None and output is not None:
-        cluster = context.with_resource(connected(on, workers))
-        cluster.check(run.absolute())
-        cluster.check(output.absolute().parent)
-        makers = ClusterMakers(cluster, run.absolute())
+    makers = None if on is None or output is None else _makers(context, on, workers, run, output)
     recommender = load(run)
-    if output is not None and is_large:
+    if output is not None and goes_by_parts:
         options = {**filters, "users": wanted, "guard_cells": guard_cells, "makers": makers}
         _recommend_all(recommender, output, k, options, quiet=context.obj["quiet"])
         return
@@ -104,6 +97,14 @@ def recommend(
     else:
         frame = recommender.recommend_users(wanted, k, **filters)
     print_frame(frame, output, json_, recommender.vocabulary, guard_cells=guard_cells)
+
+
+def _makers(context: typer.Context, on: str, workers: int | None, run: Path, output: Path) -> ClusterMakers:
+    """Workers of a cluster, all of which see the run and the output."""
+    cluster = context.with_resource(connected(on, workers))
+    for place in (run.absolute(), output.absolute().parent):
+        cluster.check(place)
+    return ClusterMakers(cluster, run.absolute())
 
 
 def _recommend_all(recommender: Recommender, output: Path, k: int, options: dict[str, Any], *, quiet: bool) -> None:

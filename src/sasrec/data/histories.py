@@ -144,34 +144,51 @@ def known_histories(vocabulary: Vocabulary, rows: Histories) -> tuple[Ragged, li
     return Ragged.from_lists(known), unknown
 
 
-def users_histories(
-    sequences: Sequences, user_ids: Any = None, *, rows: slice | Int64 = slice(None)
-) -> tuple[Ragged, pl.Series]:
-    """The histories of users of the log, with the users' own ids.
-
-    Args:
-        sequences: the log.
-        user_ids: of the users; None = those at the rows.
-        rows: of the log; the default is all.
+def users_histories(sequences: Sequences, user_ids: Any) -> tuple[Ragged, pl.Series]:
+    """The histories of users of the log, with the users' own ids; None = all users.
 
     Raises:
         DataError: `user_ids` is not a list of ids.
         UnknownItemError: a user is not in the log.
     """
-    if user_ids is not None:
-        rows = rows_of_users(sequences, user_ids)
-    if isinstance(rows, slice):
-        first, last, _ = rows.indices(len(sequences))
-        offsets = sequences.offsets[first : last + 1]
-        histories = Ragged(np.asarray(sequences.items[offsets[0] : offsets[-1]]), offsets - offsets[0])
-        return histories, sequences.user_ids[first:last]
+    rows = np.arange(len(sequences)) if user_ids is None else rows_of_users(sequences, user_ids)
+    return histories_at(sequences, rows)
+
+
+def histories_at(sequences: Sequences, rows: Int64) -> tuple[Ragged, pl.Series]:
+    """The histories of the users at some rows of the log, in any order, with the users' own ids."""
     histories = Ragged.cut(sequences.items, sequences.offsets[:-1][rows], sequences.offsets[1:][rows])
     return histories, sequences.user_ids.gather(rows)
 
 
 def rows_of_users(sequences: Sequences, user_ids: Any) -> Int64:
-    """Where users stand in the log; raises as `users_histories`."""
-    return np.array([sequences.row_of_user(user) for user in list_of_ids(user_ids, "user_ids")], np.int64)
+    """The rows of users in the log, in their order. A Series of texts is looked up without an object for each id.
+
+    Raises:
+        DataError: `user_ids` is not a list of ids.
+        UnknownItemError: a user is not in the log.
+    """
+    if not isinstance(user_ids, pl.Series) or user_ids.dtype != pl.String or user_ids.null_count():
+        return np.array([sequences.row_of_user(user) for user in list_of_ids(user_ids, "user_ids")], np.int64)
+    rows = _rows_of_texts(sequences.user_ids, user_ids)
+    for place in np.flatnonzero(rows < 0).tolist():  # other spellings, such as 5.0, and users that are not there
+        rows[place] = sequences.row_of_user(user_ids[place])
+    return rows
+
+
+def _rows_of_texts(ascending: pl.Series, texts: pl.Series) -> Int64:
+    """Where texts stand among ascending ids; -1 for those that are not there in this spelling."""
+    wanted, places = texts, np.arange(len(texts))
+    if ascending.dtype == pl.Int64:
+        numbers = texts.cast(pl.Int64, strict=False)
+        places = np.flatnonzero((numbers.cast(pl.String) == texts).fill_null(False).to_numpy())
+        wanted = numbers.gather(places)
+    rows = np.full(len(texts), -1, np.int64)
+    if len(ascending) and len(places):
+        found = np.minimum(ascending.search_sorted(wanted).to_numpy().astype(np.int64), len(ascending) - 1)
+        is_there = (ascending.gather(found) == wanted).to_numpy()
+        rows[places[is_there]] = found[is_there]
+    return rows
 
 
 def is_pandas(value: Any) -> bool:

@@ -22,9 +22,10 @@ from sasrec.reading.textfiles import MARKS
 
 logger = logging.getLogger(__name__)
 Role = Literal["user", "item"]
-Found = tuple[list[str], str]  # the ids, and how they were found
+Found = tuple[list[str] | pl.Series, str]  # the ids, and how they were found
 SEPARATORS = (",", "\t", ";", "|")
 SPACE = " \t\n\ufeff"
+LONGEST_SERIES = 2**30  # characters of a text that Polars takes apart
 JSON_BEGINS = re.compile(r'\[\s*["{\[]|\[[ \t]*\n|\{\s*"')
 
 
@@ -43,17 +44,7 @@ def read_ids(path: Path, role: Role) -> list[str]:
     Raises:
         DataError: the file cannot be read, or could mean something else, such as several columns without names.
     """
-    if path.is_dir():
-        raise DataError(f"{path} is a folder; give a file of {role} ids")
-    file = unpacked(path, {})
-    where = file.name
-    if file.table == "parquet":
-        ids, how = _of_parquet(file, role)
-    else:
-        text = _decoded(file.read(), where).replace("\r\n", "\n").replace("\r", "\n")
-        ids, how = _of_json(text, where, role) or _of_text(text, where, role)
-    logger.info("%s: %s ids%s: %d", where, role, how, len(ids))
-    return ids
+    return list(_read(path, role))
 
 
 def read_filter(path: Path, name: Literal["allow", "deny"]) -> list[str]:
@@ -70,14 +61,14 @@ def read_filter(path: Path, name: Literal["allow", "deny"]) -> list[str]:
     return ids
 
 
-def read_users(path: Path) -> list[str]:
-    """The user ids of a file.
+def read_users(path: Path) -> list[str] | pl.Series:
+    """The user ids of a file, in their order, as texts: those of many lines in a Series, which is smaller than a list.
 
     Raises:
         DataError: as in `read_ids`; or the file holds no id.
     """
-    ids = read_ids(path, "user")
-    if not ids:
+    ids = _read(path, "user")
+    if not len(ids):
         raise DataError(f"the list of users {path} holds no id; give one user id a line")
     return ids
 
@@ -100,6 +91,20 @@ def ids_of_text(text: str, vocabulary: Vocabulary) -> list[str]:
             '"the ""id"""'
         ) from error
     return [field.strip() for row in rows for field in row if field.strip()]
+
+
+def _read(path: Path, role: Role) -> list[str] | pl.Series:
+    if path.is_dir():
+        raise DataError(f"{path} is a folder; give a file of {role} ids")
+    file = unpacked(path, {})
+    where = file.name
+    if file.table == "parquet":
+        ids, how = _of_parquet(file, role)
+    else:
+        text = _decoded(file.read(), where).replace("\r\n", "\n").replace("\r", "\n")
+        ids, how = _of_json(text, where, role) or _of_lines(text, where, role) or _of_text(text, where, role)
+    logger.info("%s: %s ids%s: %d", where, role, how, len(ids))
+    return ids
 
 
 def _decoded(content: bytes, where: str) -> str:
@@ -137,7 +142,7 @@ def _of_parquet(file: SourceFile, role: Role) -> Found:
         raise _unnamed(frame.columns, where, role)
     name = frame.columns[place]
     try:
-        ids = canonical_ids(frame[name]).cast(pl.String).to_list()
+        ids = canonical_ids(frame[name]).cast(pl.String)
     except DataError as error:
         raise DataError(f"{where}: {error}") from error
     return ids, f" as Parquet, in column {name!r}"
@@ -211,6 +216,20 @@ def _json_id(value: Any, place: int, where: str) -> str:
         return value
     told = "a list" if isinstance(value, list) else "an object" if isinstance(value, dict) else json.dumps(value)
     raise DataError(f"element {place} of {where} is {told}, not an id; give one flat list of integers and texts")
+
+
+def _of_lines(text: str, where: str, role: Role) -> Found | None:
+    """The ids of lines that are one field each, taken apart without an object for each; None for other text."""
+    if len(text) > LONGEST_SERIES or re.search(r'[,"\t]', text):
+        return None
+    ids = pl.Series([text]).str.split("\n").explode().str.strip_chars(SPACE)
+    ids = ids.filter(ids != "")
+    if not len(ids) or re.search(r"[;|]", ids[0]):
+        return None
+    if _named([ids[0]], role) is not None:
+        return ids.slice(1), f" in column {ids[0]!r}"
+    _check_role([ids[0]], where, role)
+    return ids, ", one a line"
 
 
 def _of_text(text: str, where: str, role: Role) -> Found:

@@ -1,39 +1,40 @@
-"""The lists of all users of a log, or of many, in one file: .parquet, .csv or .jsonl.
+"""The lists of all users of a log, or of those asked for, in one file: .parquet, .csv or .jsonl.
 
 Users are taken some thousands at a time, so that memory does not grow with their number. Each part is written, whole or
 not at all, into the folder `.NAME.parts` beside the output, and its digest is noted. At the end the parts are joined
 into the output, and the folder is removed. After Ctrl-C or a kill, the same call goes on behind the parts that are
 there and are as they were written.
+
+`plan_lists` tells the parts of a file, and `Listing.write_part` computes one of them, here or in another process;
+`sasrec.export.parts.join_parts` makes one file of all.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import json
 import logging
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import polars as pl
 
-from sasrec import __version__
 from sasrec.core.arrays import Int32, Int64
-from sasrec.core.digests import digest_of, is_as_written, note, noting, read_book
-from sasrec.core.errors import CheckpointError, ConfigError
-from sasrec.core.files import atomic_file, atomic_write, disk_errors, is_temporary
+from sasrec.core.digests import digest_of, note, noting
+from sasrec.core.errors import ConfigError
+from sasrec.core.files import atomic_file
 from sasrec.core.forks import needs_threads_of
 from sasrec.core.scalars import check_number, check_truth
-from sasrec.data.histories import rows_of_users
+from sasrec.data.histories import histories_at, rows_of_users
+from sasrec.export.parts import Plan, join_parts, parts_folder
 from sasrec.ranking.diversity import check_diversity
+from sasrec.ranking.lists import list_frame
 from sasrec.ranking.order import check_k
 from sasrec.recommender import Recommender
-from sasrec.runs.lock import LOCK, lock
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,6 @@ WRITERS: dict[str, Callable[[pl.DataFrame, Path], Any]] = {
     ".csv": lambda frame, path: frame.write_csv(path),
     ".jsonl": lambda frame, path: frame.write_ndjson(path),
 }
-Rows = slice | Int64  # of users of the log
 OnUsers = Callable[[int, int], None]  # users done, users in all
 
 
@@ -72,7 +72,7 @@ def write_frame(frame: pl.DataFrame, path: Path, *, guard_cells: bool = False) -
         CheckpointError: the file cannot be written.
     """
     check_guard(path, guard_cells)
-    write_whole(guarded(frame) if guard_cells else frame, path)
+    _write(guarded(frame) if guard_cells else frame, path)
 
 
 def check_guard(path: Path, guard_cells: bool) -> None:
@@ -87,33 +87,10 @@ def guarded(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.with_columns(pl.when(text.str.contains(r"^[=+\-@\t\r]")).then("'" + text).otherwise(text).name.keep())
 
 
-def write_whole(frame: pl.DataFrame, path: Path, before: Callable[[Path], None] | None = None) -> None:
-    """Write a frame in the format of the file's name, as `atomic_file` does."""
+def _write(frame: pl.DataFrame, path: Path, before: Callable[[Path], None] | None = None) -> None:
     write = writer_of(path)
     with atomic_file(path, before) as temporary:
         write(frame, temporary)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Everything that decides the contents of the parts; only parts of an equal plan are kept."""
-
-    model_version: str
-    data: str  # fingerprint of the log
-    k: int
-    allow: str  # digest of the items; "" = all
-    deny: str
-    keep_seen: bool
-    part_users: int
-    guard_cells: bool = False
-    where: str = ""  # digest of the items that fulfil the expression; "" = there is none
-    diversity: float = 0.0
-    users: str = ""  # digest of the rows of the users; "" = all
-    sasrec: str = __version__
-
-    def to_json(self) -> str:
-        """The text of plan.json."""
-        return json.dumps(asdict(self), indent=1)
 
 
 @dataclass(frozen=True)
@@ -126,49 +103,101 @@ class Summary:
     seconds_writing: float
 
 
-def recommend_all(
+class Part(NamedTuple):
+    """Consecutive users of a file of lists."""
+
+    name: str  # of its file
+    first: int  # place of its first user among those of the file
+    rows: slice | Int64  # of its users in the log
+
+    @property
+    def n_users(self) -> int:
+        """How many."""
+        return self.rows.stop - self.rows.start if isinstance(self.rows, slice) else len(self.rows)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A file of lists that is to be made: its users, in parts, and what decides their lists. It can be pickled."""
+
+    plan: Plan
+    suffix: str  # of the output
+    n_users: int
+    users: Int64 | None  # (n_users,) their rows in the log; None = all users
+    filters: dict[str, Any]  # of `recommend_rows`
+
+    def parts(self) -> Iterator[Part]:
+        """All parts, in the order of the output; one without users where nobody is asked for."""
+        for first in range(0, max(self.n_users, 1), self.plan.part_users):
+            rows = slice(first, min(first + self.plan.part_users, self.n_users))
+            yield Part(f"{first:012}{self.suffix}", first, rows if self.users is None else self.users[rows])
+
+    def frame(self, recommender: Recommender, rows: slice | Int64) -> pl.DataFrame:
+        """The lists of the users at some rows of the log.
+
+        Raises:
+            CheckpointError: the events were cut off since they were opened.
+        """
+        sequences = recommender.sequences
+        if sequences is not None:
+            sequences.check_maps()
+        if isinstance(rows, slice):
+            frame = recommender.recommend_rows(rows, self.plan.k, **self.filters)
+        else:
+            assert sequences is not None, "rows of users were found in the events"
+            histories, user_ids = histories_at(sequences, rows)
+            top = recommender.top_indices(histories, self.plan.k, **self.filters)
+            frame = list_frame(recommender.vocabulary, *top, user_ids)
+        return guarded(frame) if self.plan.guard_cells else frame
+
+    def write_part(
+        self,
+        recommender: Recommender,
+        rows: slice | Int64,
+        path: Path,
+        before: Callable[[Path], None] | None = None,
+    ) -> tuple[float, float]:
+        """Compute the lists of one part and write them, whole or not at all.
+
+        Args:
+            recommender: the model that the plan is of.
+            rows: of the part.
+            path: where the part is to lie; it ends as the output does.
+            before: called with what was written under a temporary name, such as `noting` of the folder of parts, which
+                one process at a time may do.
+
+        Returns:
+            Seconds of recommending and of writing.
+
+        Raises:
+            CheckpointError: the events were cut off, or the part cannot be written.
+        """
+        began = time.perf_counter()
+        frame = self.frame(recommender, rows)
+        computed = time.perf_counter()
+        _write(frame, path, before)
+        return computed - began, time.perf_counter() - computed
+
+
+def plan_lists(
     recommender: Recommender,
     output: Path | str,
     k: int = 10,
     *,
-    users: Any = None,
+    users: Iterable[Any] | None = None,
     allow: Iterable[Any] | None = None,
     deny: Iterable[Any] | None = None,
     keep_seen: bool | None = None,
     where: str | None = None,
     diversity: float = 0.0,
-    progress: OnUsers | None = None,
     part_users: int | None = None,
     part_rows: int = PART_ROWS,
     guard_cells: bool = False,
-    makers: Makers | None = None,
-) -> Summary:
-    """Write the top k next items of every user, as `Recommender.recommend_users` gives them.
+) -> Listing:
+    """Check what `recommend_all` is asked for, and cut it into parts; nothing is written.
 
-    Args:
-        recommender: a model with its users' histories.
-        output: a file .parquet, .csv or .jsonl: user_id, item_id, score, rank.
-        k: how many.
-        users: ids of users of the log, in the order of the output; None = all, in ascending order of id.
-        allow: only these items; None = all.
-        deny: never these items.
-        keep_seen: as in `recommend`.
-        where: only items whose attributes fulfil this expression.
-        diversity: as in `recommend`.
-        progress: called after each part.
-        part_users: at most so many users at a time; None = PART_USERS.
-        part_rows: at most so many rows of the output at a time: long lists make parts of fewer users.
-        guard_cells: as in `write_frame`.
-        makers: others that compute the parts; None = this process does.
-
-    Raises:
-        ConfigError: another ending of the output, another process is writing the same output, a number is out of its
-            range, or `where` is no expression over the items' columns.
-        DataError: `users`, `allow` or `deny` is not a list of ids.
-        UnknownItemError: a user is not in the log; `allow` or `deny` names items, and none of them is known.
-        CheckpointError: the model was saved without histories, or the output cannot be written.
+    The arguments are those of `recommend_all`, and so are the errors, but for those of writing.
     """
-    needs_threads_of("Polars")
     output = Path(output)
     writer_of(output)
     check_guard(output, guard_cells)
@@ -180,11 +209,9 @@ def recommend_all(
         "diversity": check_diversity(diversity),
     }
     recommender.recommend_rows(slice(0, 0), k, **filters)  # wrong filters fail before anything is written
-    sequences = recommender.sequences
-    rows = None if users is None or sequences is None else rows_of_users(sequences, users)
+    rows = None if users is None or recommender.sequences is None else rows_of_users(recommender.sequences, users)
     longest = min(k, len(recommender.vocabulary))
     most = PART_USERS if part_users is None else check_number("part_users", part_users, "users")
-    part_users = max(1, min(most, check_number("part_rows", part_rows, "rows") // longest))
     plan = Plan(
         recommender.model_version,
         recommender.config.data.fingerprint,
@@ -192,170 +219,128 @@ def recommend_all(
         _digest(items.allowed),
         _digest(items.denied),
         filters["keep_seen"],
-        part_users,
+        max(1, min(most, check_number("part_rows", part_rows, "rows") // longest)),
         guard_cells,
         _digest(None if items.where is None else np.flatnonzero(items.where).astype(np.int32)),
         filters["diversity"],
-        "" if rows is None else _digest_of(rows),
+        "" if rows is None else _digest_in_order(rows),
     )
-    with _parts_folder(output, plan) as folder:
-        work = PartWork(recommender.model_version, k, filters, guard_cells)
-        job = _Job(recommender, folder, output, progress or (lambda done, total: None), work, makers)
-        return job.run(rows, part_users)
+    return Listing(plan, output.suffix, recommender.n_users if rows is None else len(rows), rows, filters)
 
 
-@dataclass(frozen=True)
-class PartWork:
-    """What is to be computed of each part."""
+def recommend_all(
+    recommender: Recommender,
+    output: Path | str,
+    k: int = 10,
+    *,
+    users: Iterable[Any] | None = None,
+    allow: Iterable[Any] | None = None,
+    deny: Iterable[Any] | None = None,
+    keep_seen: bool | None = None,
+    where: str | None = None,
+    diversity: float = 0.0,
+    progress: OnUsers | None = None,
+    part_users: int | None = None,
+    part_rows: int = PART_ROWS,
+    guard_cells: bool = False,
+    makers: Makers | None = None,
+) -> Summary:
+    """Write the top k next items of users of the log, as `Recommender.recommend_users` gives them, in parts.
 
-    model_version: str
-    k: int
-    filters: dict[str, Any]
-    guard_cells: bool
+    Args:
+        recommender: a model with its users' histories.
+        output: a file .parquet, .csv or .jsonl: user_id, item_id, score, rank.
+        k: how many.
+        users: their ids, in the order that they are to stand in; one that is given twice gets its list twice.
+            None = all users, in ascending order of id.
+        allow: only these items; None = all.
+        deny: never these items.
+        keep_seen: as in `recommend`.
+        where: only items whose attributes fulfil this expression.
+        diversity: as in `recommend`.
+        progress: called after each part.
+        part_users: at most so many users at a time; None = PART_USERS.
+        part_rows: at most so many rows of the output at a time: long lists make parts of fewer users.
+        guard_cells: as in `write_frame`.
+        makers: others that compute the parts, side by side; None = this process does.
 
-    def frame(self, recommender: Recommender, rows: Rows) -> pl.DataFrame:
-        """The lists of some users."""
-        if recommender.sequences is not None:
-            recommender.sequences.check_maps()
-        frame = recommender.recommend_rows(rows, self.k, **self.filters)
-        return guarded(frame) if self.guard_cells else frame
+    Raises:
+        ConfigError: another ending of the output, another process is writing the same output, a number is out of its
+            range, or `where` is no expression over the items' columns.
+        DataError: `users`, `allow` or `deny` is not a list of ids.
+        UnknownItemError: a user is not in the log; or `allow` or `deny` names items, and none of them is known.
+        CheckpointError: the model was saved without histories, or the output cannot be written.
+    """
+    needs_threads_of("Polars")
+    output = Path(output)
+    options: dict[str, Any] = {"allow": allow, "deny": deny, "keep_seen": keep_seen, "where": where}
+    sizes: dict[str, Any] = {"part_users": part_users, "part_rows": part_rows}
+    listing = plan_lists(
+        recommender, output, k, users=users, diversity=diversity, guard_cells=guard_cells, **options, **sizes
+    )
+    with parts_folder(output, listing.plan) as folder:
+        made_by = partial(_made_here, recommender) if makers is None else makers.made
+        return _write_all(listing, folder, output, progress or (lambda done, total: None), made_by)
 
 
 class Makers(Protocol):
-    """Others that compute parts, side by side."""
+    """Others that compute parts, side by side; they may write into the folder of parts, beside what it has."""
 
-    def made(self, work: PartWork, parts: Sequence[tuple[Rows, Path]]) -> Iterator[tuple[int, Path]]:
-        """Each part, as soon as it is there: which one of `parts`, and the whole file beside its place that has it."""
-
-
-@dataclass
-class _Job:
-    """One call of `recommend_all`."""
-
-    recommender: Recommender
-    folder: Path
-    output: Path
-    progress: OnUsers
-    work: PartWork
-    makers: Makers | None
-    seconds: float = 0.0
-    seconds_writing: float = 0.0
-
-    def run(self, users: Int64 | None, part_users: int) -> Summary:
-        n_users = self.recommender.n_users if users is None else len(users)
-        starts = range(0, max(n_users, 1), part_users)
-        spans = [slice(start, min(start + part_users, n_users)) for start in starts]
-        parts = [self.folder / f"{start:012}{self.output.suffix}" for start in starts]
-        missing = [at for at, part in enumerate(parts) if not part.exists()]
-        n_new = sum(spans[at].stop - spans[at].start for at in missing)
-        if n_new < n_users:
-            told = "going on behind the %s users that %s holds"
-            logger.info(told, f"{n_users - n_new:,}", self.folder)
-        done = n_users - n_new
-        for at in self._written([(spans[at] if users is None else users[spans[at]], parts[at]) for at in missing]):
-            span = spans[missing[at]]
-            done += span.stop - span.start
-            self.progress(done, n_users)
-        self._timed_write(lambda: _join(parts, self.output))
-        logger.info(
-            "%s users in %.2f s: %s users/s; %.2f s more for writing",
-            f"{n_new:,}",
-            self.seconds,
-            f"{n_new / max(self.seconds, 1e-9):,.0f}",
-            self.seconds_writing,
-        )
-        return Summary(n_users, n_users - n_new, self.seconds, self.seconds_writing)
-
-    def _written(self, parts: Sequence[tuple[Rows, Path]]) -> Iterator[int]:
-        """Which part is in its place, as soon as it is."""
-        if self.makers is None:
-            for at, (rows, path) in enumerate(parts):
-                self._part(rows, path)
-                yield at
-            return
-        began = time.perf_counter()
-        for at, file in self.makers.made(self.work, parts):
-            path = parts[at][1]
-            note(self.folder, {path.name: digest_of(file)})
-            file.replace(path)
-            yield at
-        self.seconds += time.perf_counter() - began
-
-    def _part(self, rows: Rows, path: Path) -> None:
-        began = time.perf_counter()
-        frame = self.work.frame(self.recommender, rows)
-        self.seconds += time.perf_counter() - began
-        self._timed_write(lambda: write_whole(frame, path, noting(self.folder, path.name)))
-
-    def _timed_write(self, write: Callable[[], None]) -> None:
-        began = time.perf_counter()
-        write()
-        self.seconds_writing += time.perf_counter() - began
+    def made(self, listing: Listing, parts: Sequence[Part], folder: Path) -> Iterator[Made]:
+        """Each part, as soon as its file is there."""
 
 
-@contextlib.contextmanager
-def _parts_folder(output: Path, plan: Plan) -> Iterator[Path]:
-    """The folder of parts of this plan, locked for this process; it is removed when all went well.
+class Made(NamedTuple):
+    """A part that is done."""
 
-    Raises:
-        ConfigError: another process has it, or it is a link.
-    """
-    folder = output.with_name(f".{output.name}.parts")
-    if folder.is_symlink():
-        raise ConfigError(f"{folder} is a link, and what it leads to may be another's; remove the link")
-    with disk_errors(output):
-        folder.mkdir(parents=True, exist_ok=True)
-        held = lock(folder / LOCK, f"another process is writing {output}; wait for it, or write another file")
-    with held:
-        for path in output.parent.iterdir():
-            if is_temporary(path, output.name):  # of a process that was killed
-                path.unlink(missing_ok=True)
-        _keep_parts_of(plan, folder)
-        yield folder
-        shutil.rmtree(folder, ignore_errors=True)
+    part: Part
+    file: Path  # that has it; it may be another one than its place, in the same folder
+    seconds_writing: float = 0.0  # that this process took for it
 
 
-def _keep_parts_of(plan: Plan, folder: Path) -> None:
-    """Remove parts of another plan, files that a kill left half written, and parts that are damaged."""
-    file = folder / "plan.json"
-    same = _is_of(plan, folder)
-    if not same and file.exists():
-        logger.warning("%s holds parts of another model or of other settings; starting again", folder)
-    for path in folder.iterdir():
-        if path.name.endswith(".tmp") or (not same and path.name != LOCK):
-            path.unlink()
-        elif path.stem.isdigit() and not is_as_written(folder, path.name, whole=True):
-            logger.warning("%s is not as it was written; its users are computed again", path)
-            path.unlink()
-    if not same:
-        atomic_write(file, plan.to_json(), noting(folder, file.name))
+def _made_here(recommender: Recommender, listing: Listing, parts: Sequence[Part], folder: Path) -> Iterator[Made]:
+    for part in parts:
+        path = folder / part.name
+        yield Made(part, path, listing.write_part(recommender, part.rows, path, noting(folder, part.name))[1])
 
 
-def _is_of(plan: Plan, folder: Path) -> bool:
-    """Whether a folder's parts are those of a plan, and their digests are known."""
-    with contextlib.suppress(FileNotFoundError, CheckpointError, UnicodeDecodeError):
-        return read_book(folder) is not None and (folder / "plan.json").read_text() == plan.to_json()
-    return False
-
-
-def _join(parts: list[Path], output: Path) -> None:
-    """One file of all parts, in their order, in bounded memory."""
-    with atomic_file(output) as temporary:
-        if output.suffix == ".parquet":
-            pl.scan_parquet(parts, glob=False).sink_parquet(temporary, maintain_order=True)
-            return
-        with temporary.open("wb") as joined:
-            for number, part in enumerate(parts):
-                with part.open("rb") as file:
-                    if number and output.suffix == ".csv":
-                        file.readline()  # the header
-                    shutil.copyfileobj(file, joined)
+def _write_all(
+    listing: Listing,
+    folder: Path,
+    output: Path,
+    progress: OnUsers,
+    made_by: Callable[[Listing, Sequence[Part], Path], Iterator[Made]],
+) -> Summary:
+    """Have the parts made that are not there yet, and the output of all."""
+    n_users, parts = listing.n_users, list(listing.parts())
+    missing = [part for part in parts if not (folder / part.name).exists()]
+    n_resumed = n_users - sum(part.n_users for part in missing)
+    if n_resumed:
+        logger.info("going on behind the %s users that %s holds", f"{n_resumed:,}", folder)
+    began, seconds_writing, done = time.perf_counter(), 0.0, n_resumed
+    for made in made_by(listing, missing, folder):
+        place = folder / made.part.name
+        if made.file != place:
+            note(folder, {place.name: digest_of(made.file)})
+            made.file.replace(place)
+        seconds_writing, done = seconds_writing + made.seconds_writing, done + made.part.n_users
+        progress(done, n_users)
+    seconds, began = time.perf_counter() - began - seconds_writing, time.perf_counter()
+    join_parts([folder / part.name for part in parts], output)
+    seconds_writing += time.perf_counter() - began
+    n_new = n_users - n_resumed
+    rate = f"{n_new / max(seconds, 1e-9):,.0f}"
+    logger.info("%s users in %.2f s: %s users/s; %.2f s more for writing", f"{n_new:,}", seconds, rate, seconds_writing)
+    return Summary(n_users, n_resumed, seconds, seconds_writing)
 
 
 def _digest(indices: Int32 | None) -> str:
     """A digest of a set of items; "" where there is no list."""
-    return "" if indices is None else _digest_of(np.unique(indices))
+    if indices is None:
+        return ""
+    return hashlib.blake2b(np.unique(indices).tobytes(), digest_size=8).hexdigest()
 
 
-def _digest_of(numbers: Int32 | Int64) -> str:
-    return hashlib.blake2b(numbers.tobytes(), digest_size=8).hexdigest()
+def _digest_in_order(rows: Int64) -> str:
+    """A digest of users in the order that they are asked for."""
+    return hashlib.blake2b(rows.tobytes(), digest_size=8).hexdigest()
