@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import signal
@@ -218,3 +219,11 @@ def test_repeats_in_train_decide_whether_seen_items_compete() -> None:
         rows = [(user, item) for user in range(60) for item in [*train, 1, 1]]
         log = pl.DataFrame(rows, ["user_id", "item_id"], orient="row")
         assert configure(Log(*build_sequences(log), "made"), "best", {})[1].train.mask_seen == masks
+
+
+def test_that_seen_items_stay_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    log = make_markov_log(30)
+    assert build_sequences(log)[0].facts.repeat_share > 0.05
+    with caplog.at_level(logging.INFO, "sasrec"):
+        sasrec.fit(log, embedding_dim=8, n_blocks=1, max_seq_len=8, max_epochs=2, threads=1)
+    assert caplog.text.count("of events repeat one of the user's, so seen items stay") == 1

@@ -274,7 +274,10 @@ def configure(
     _, _, eval_config = resolve(preset, _no_statistics(facts), settings)
     split = split_sequences(log.sequences, eval_config)
     in_train = replace(split.facts, repeat_share=split.repeat_share)  # valid and test decide no setting
-    statistics = replace(split.statistics, hides_seen=hides_repeats(in_train, eval_config))
+    hides_seen = hides_repeats(in_train, eval_config)
+    if not hides_seen and eval_config.filter_seen == "auto":
+        logger.info("%.0f %% of events repeat one of the user's, so seen items stay", 100 * in_train.repeat_share)
+    statistics = replace(split.statistics, hides_seen=hides_seen)
     model, train_config, eval_config = resolve(preset, statistics, settings)
     if origin is not None:
         model, train_config = origin.settings(train_config, settings)

@@ -7,7 +7,6 @@ With purchases as targets, 5 9 5! 3 7! 8 is: train [5 9], valid target 5 after 5
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -23,8 +22,6 @@ from sasrec.data.facts import repeat_share
 from sasrec.data.ragged import Ragged, flat_index, offsets_of
 from sasrec.data.sampling import USERS, generator
 from sasrec.data.sequences import LogFacts, Sequences
-
-logger = logging.getLogger(__name__)
 
 REPEAT_THRESHOLD = 0.05  # above this share of next events that repeat an item, seen items are not hidden
 
@@ -334,6 +331,4 @@ def hides_repeats(facts: LogFacts, config: EvalConfig) -> bool:
     """`hides_seen` for those who have only the log's facts."""
     if config.filter_seen != "auto":
         return config.filter_seen == "yes"
-    if facts.repeat_share > REPEAT_THRESHOLD:
-        logger.info("%.0f %% of events repeat one of the user's, so seen items stay", 100 * facts.repeat_share)
     return facts.repeat_share <= REPEAT_THRESHOLD
