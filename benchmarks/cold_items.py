@@ -42,26 +42,28 @@ class Cold:
     items: list[Any]  # that are cold
     histories: list[list[Any]]  # before each target, oldest first, without cold items
     targets: list[Any]
+    had: list[list[Any]]  # all items before each target, cold ones too, but for the target's own: they are no rivals
 
 
 def without_some(log: pl.DataFrame) -> Cold:
     """Take all events of some items out of a log."""
     ids = np.sort(log["item_id"].unique().to_numpy())
     cold = set(np.random.default_rng(0).choice(ids, len(ids) // SHARE, replace=False).tolist())
-    histories, targets = [], []
+    histories, targets, had = [], [], []
     for items in log.group_by("user_id", maintain_order=True).agg("item_id")["item_id"].to_list():
         places = [j for j, item in enumerate(items) if item in cold and any(i not in cold for i in items[:j])]
         if places:
             histories.append([i for i in items[: places[-1]] if i not in cold])
             targets.append(items[places[-1]])
-    return Cold(log.filter(~pl.col("item_id").is_in(cold)), sorted(cold), histories, targets)
+            had.append([i for i in items[: places[-1]] if i != targets[-1]])
+    return Cold(log.filter(~pl.col("item_id").is_in(cold)), sorted(cold), histories, targets, had)
 
 
-def measured(scorer: Any, histories: Ragged, targets: Int32, warm: Int32) -> dict[str, float]:
+def measured(scorer: Any, histories: Ragged, targets: Int32, had: Ragged, warm: Int32) -> dict[str, float]:
     """NDCG@10 and HR@10 among all items that the user had not, and among the cold ones alone."""
     figures = {}
-    alone = Ragged.from_lists([warm] * len(histories))
-    for name, hidden in (("all", histories), ("cold", alone)):
+    alone = Ragged.from_lists([np.union1d(had.row(row), warm) for row in range(len(had))])
+    for name, hidden in (("all", had), ("cold", alone)):
         ranks = np.concatenate(
             [
                 _ranks(scorer, histories.take(rows), targets[rows], hidden.take(rows))
@@ -112,10 +114,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             cold.log, preset=given.preset, items=items, item_features=["attributes"], seed=seed, **settings
         )
         index = recommender.vocabulary.indices_of
-        histories = Ragged.from_lists([index(history) for history in cold.histories])
+        histories, had = (Ragged.from_lists([index(ids) for ids in lists]) for lists in (cold.histories, cold.had))
         warm = np.setdiff1d(np.arange(1, len(recommender.vocabulary) + 1, dtype=np.int32), index(cold.items))
         for scorer in scorers_of(recommender):
-            figures = measured(scorer, histories, index(cold.targets), warm)
+            figures = measured(scorer, histories, index(cold.targets), had, warm)
             found.setdefault(scorer.name, []).append(figures)
             print(seed, scorer.name, json.dumps(figures), file=sys.stderr)
         without = sasrec.fit(

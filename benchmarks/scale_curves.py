@@ -17,10 +17,11 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import harness
 from made_log import Made, write
 
 WARM_UP = 256  # steps: by then each row has waited as long as rows do
@@ -62,11 +63,12 @@ def steps(given: argparse.Namespace, n_items: int, length: int) -> Point:
     log = made(given.folder, int(given.step_events), int(given.step_events) // length, n_items)
     child = [sys.executable, str(Path(__file__).resolve()), "--child", str(log), "--preset", given.preset]
     child += ["--steps", str(given.steps), "--warm-up", str(given.warm_up)]
+    child += [word for one in given.set for word in ("--set", one)]
     told = subprocess.run(child, stdout=subprocess.PIPE, check=True, text=True).stdout
     return {"items": n_items, "length": length, **json.loads(told)}
 
 
-def measured_steps(log: Path, preset: str, n_steps: int, warm_up: int) -> Point:
+def measured_steps(log: Path, preset: str, settings: Mapping[str, Any], n_steps: int, warm_up: int) -> Point:
     """Train so many steps after a warm-up."""
     import sasrec.fitting as fitting
     from sasrec.core.threads import set_threads
@@ -75,7 +77,7 @@ def measured_steps(log: Path, preset: str, n_steps: int, warm_up: int) -> Point:
     from sasrec.training.steps import take_step
 
     told = load_log(str(log))
-    split, config = fitting.configure(told, preset, {})
+    split, config = fitting.configure(told, preset, settings)
     engine = fitting.engine_for(config, split, told.vocabulary, None)
     set_threads(engine.threads)
     batches, train = TrainBatches(split, config.model, config.train), config.train
@@ -91,6 +93,7 @@ def measured_steps(log: Path, preset: str, n_steps: int, warm_up: int) -> Point:
         epoch += 1
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     found = {"n_items": told.sequences.n_items, "batch_size": train.batch_size, "dim": config.model.embedding_dim}
+    found["n_negatives"] = train.n_negatives
     return {**found, "ms_per_step": 1000 * seconds / n_steps, "peak_mib": peak}
 
 
@@ -151,14 +154,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     flags.add_argument("--step-events", type=float, default=3e6, help="of the logs that are trained on")
     flags.add_argument("--memory", default="4GB", help="of reading")
     flags.add_argument("--preset", default="best")
+    flags.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of training")
     flags.add_argument("--steps", type=int, default=512)
     flags.add_argument("--warm-up", type=int, default=WARM_UP, help="steps before these")
     flags.add_argument("--results", type=Path, help="a file for the points, which are not measured again")
     flags.add_argument("--plot", type=Path, help="a picture to write, such as scale.svg")
     flags.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     given = flags.parse_args(argv)
+    settings = dict(map(harness.setting, given.set))
     if given.child is not None:
-        print(json.dumps(measured_steps(given.child, given.preset, given.steps, given.warm_up)))
+        print(json.dumps(measured_steps(given.child, given.preset, settings, given.steps, given.warm_up)))
         return
     if given.folder is None:
         flags.error("--folder is needed: the made logs are kept there")
@@ -168,10 +173,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             {"kind": "reading", "events": n, "memory": given.memory}, lambda n=n: reading(given.folder, n, given.memory)
         )
     for n in numbers(given.items):
-        key = {"kind": "items", "items": n, "preset": given.preset}
+        key = {"kind": "items", "items": n, "preset": given.preset, "settings": settings}
         points.add(key, lambda n=n: steps(given, n, 10))
     for n in numbers(given.lengths):
-        key = {"kind": "length", "length": n, "preset": given.preset}
+        key = {"kind": "length", "length": n, "preset": given.preset, "settings": settings}
         points.add(key, lambda n=n: steps(given, min(numbers(given.items)), n))
     if given.plot is not None:
         draw(points.lines, given.plot)
