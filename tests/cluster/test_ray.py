@@ -109,7 +109,7 @@ def assert_same_model(run: Path, other: Path) -> None:
 def test_prepare_train_and_recommend_end_to_end(log: Path, tmp_path: Path, ray: Commands) -> None:
     code, out, err = ray.run("prepare", log, "--output", tmp_path / "prepared")
     assert code == 0, err
-    assert "on Ray: 1 machine" in err
+    assert "on Ray: 1 machine with " in err
     here = [sys.executable, "-m", "sasrec", "prepare", str(log), "--output", str(tmp_path / "here")]
     assert subprocess.run(here, capture_output=True, text=True, check=True).stdout == out
     for path in sorted((tmp_path / "here").rglob("*")):

@@ -184,7 +184,8 @@ def connected(on: str, workers: int | None) -> Iterator[Cluster]:
         raise ConfigError(f"Ray cannot be reached at {address or 'this machine'}: {first_line(error)}") from error
     try:
         cluster = Cluster(ray, workers)
-        logger.info("on Ray: %d machines with %d CPUs", cluster.n_machines, cluster.n_cpus)
+        n_machines = cluster.n_machines
+        logger.info("on Ray: %d machine%s with %d CPUs", n_machines, "s" * (n_machines != 1), cluster.n_cpus)
         yield cluster
     finally:
         ray.shutdown()
