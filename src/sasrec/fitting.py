@@ -207,7 +207,7 @@ def _train(
         run.save_config(replace(config, refit_epochs=before.refit_epochs))
         run.forget_metrics()  # they are of an earlier end of training
     loop = partial(train, run=run, resume=before is not None, progress=progress, spent=spent, world=world)
-    result = loop(engine, split, config.model, config.train, config.eval)
+    result = replace(loop(engine, split, config.model, config.train, config.eval), weights={})  # the engine has them
     if run is not None and before is not None and before.refit_epochs and not run.has_refit(before):
         run.save_config(config)
     return Recommender(engine, log.vocabulary, config, log.sequences, (), result)

@@ -107,6 +107,14 @@ def assert_same_model(run: Path, other: Path) -> None:
 
 
 def test_prepare_train_and_recommend_end_to_end(log: Path, tmp_path: Path, ray: Commands) -> None:
+    check_end_to_end(log, tmp_path, ray, n_epochs=3)
+
+
+def test_a_real_log_end_to_end(shared: Path, tmp_path: Path, ray: Commands) -> None:
+    check_end_to_end(shared / "data" / "ml-1m.txt", tmp_path, ray, n_epochs=1)
+
+
+def check_end_to_end(log: Path, tmp_path: Path, ray: Commands, n_epochs: int) -> None:
     code, out, err = ray.run("prepare", log, "--output", tmp_path / "prepared")
     assert code == 0, err
     assert "on Ray: 1 machine with " in err
@@ -115,15 +123,15 @@ def test_prepare_train_and_recommend_end_to_end(log: Path, tmp_path: Path, ray: 
     for path in sorted((tmp_path / "here").rglob("*")):
         if path.is_file():
             assert (tmp_path / "prepared" / path.relative_to(tmp_path / "here")).read_bytes() == path.read_bytes()
-    settings = [*SMALL, "--max-epochs", "3"]
+    settings = [*SMALL, "--max-epochs", str(n_epochs)]
     code, out, err = ray.run("train", tmp_path / "prepared", "--output", tmp_path / "run", *settings, "--json")
     assert code == 0, err
     processes = start_training(2, tmp_path / "prepared", tmp_path / "alone", *settings)
     assert [code for code, _, _ in ends_of(processes)] == [0, 0]
     assert_same_model(tmp_path / "run", tmp_path / "alone")
     told = json.loads(out)
-    assert (told["epochs"], told["stopped"], len(told["results"])) == (3, "max_epochs", 3)
-    assert "training ended after epoch 3" in err
+    assert (told["epochs"], told["stopped"], len(told["results"])) == (n_epochs, "max_epochs", 3)
+    assert f"training ended after epoch {n_epochs}" in err
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]  # nothing is left over
     lists = tmp_path / "lists.parquet"
     code, out, err = ray.run("recommend", tmp_path / "run", "--all-users", "--output", lists)

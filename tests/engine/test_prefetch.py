@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from conftest import make_markov_log
 
+from sasrec.core.ahead import made_ahead
 from sasrec.core.config import ModelConfig, TrainConfig
 from sasrec.data.batches import TrainBatches
 from sasrec.data.sequences import build_sequences
 from sasrec.data.splits import split_leave_one_out
 from sasrec.engine.device import ON_CPU, ON_CUDA, Way
-from sasrec.engine.prefetch import batches_for, made_ahead
+from sasrec.engine.prefetch import batches_for
 from sasrec.engine.protocol import create_engine
 from sasrec.engine.torch_engine import TorchEngine
 
@@ -25,7 +26,7 @@ FLOAT32 = replace(ON_CUDA, bf16=False)
 
 
 def threads_of_batches() -> int:
-    return sum(thread.name == "sasrec-batches" for thread in threading.enumerate())
+    return sum(thread.name == "sasrec-ahead" for thread in threading.enumerate())
 
 
 def trained(way: Way, settings: dict[str, Any]) -> TorchEngine:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
+from sasrec.core.ahead import one_ahead
 from sasrec.core.arrays import Int64
 from sasrec.reading.checks import MissingWords, note_odd_values
 from sasrec.reading.chunks import Chunks
@@ -71,7 +72,7 @@ class Events:
 
     def frames_after(self, place: Place, progress: Progress) -> Iterator[tuple[pl.DataFrame, Place]]:
         """The frames that follow a place, which chunks of the same sizes have told, each with the place behind it."""
-        for table, size in self.chunks.tables(None, place.n_chunks):
+        for table, size in one_ahead(self.chunks.tables(None, place.n_chunks)):
             place = Place(place.n_chunks + 1, place.done + size)
             whole = complete(table, self.chunks.choice, self.wanted)
             if len(whole.frame):
@@ -131,7 +132,7 @@ class Survey(Events):
             OtherTypesError: columns hold something else than it seemed at first.
         """
         done = 0
-        for table, size in self.chunks.tables(notes):
+        for table, size in one_ahead(self.chunks.tables(notes)):
             self.n_read += len(table.frame)
             whole = complete(table, self.chunks.choice, self.wanted)
             if len(whole.frame):

@@ -45,7 +45,7 @@ SAVE_SECONDS = 5.0  # epochs shorter than this do not each save the state to res
 class TrainResult:
     """How a run ended."""
 
-    weights: Weights  # of the best epoch by the valid metric
+    weights: Weights  # of the best epoch by the valid metric; a recommender leaves them to its engine
     best_epoch: int  # from 1; 0 = nothing was trained
     valid: dict[str, float]  # metrics of the best epoch; empty without valid targets
     epochs: int

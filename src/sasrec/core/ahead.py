@@ -1,0 +1,49 @@
+"""Work ahead of who needs it: a thread makes the next things while this one uses those that are there."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
+
+
+def one_ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """The same items in the same order; while one is used, a thread makes the next."""
+    return (item for item, _ in made_ahead(items, lambda item: None, 1))
+
+
+def made_ahead(items: Iterator[Item], make: Callable[[Item], Made], n: int) -> Iterator[tuple[Item, Made]]:
+    """Each item with what is made of it, in order, by a thread that is at most n items ahead.
+
+    What `items` or `make` raises is raised here, in its place.
+    """
+    room, closed = threading.Semaphore(n), threading.Event()
+    made: queue.SimpleQueue[tuple[Item, Made] | BaseException | None] = queue.SimpleQueue()
+
+    def work() -> None:
+        try:
+            for item in items:
+                made.put((item, make(item)))
+                room.acquire()
+                if closed.is_set():
+                    return
+            made.put(None)
+        except BaseException as error:
+            made.put(error)
+
+    thread = threading.Thread(target=work, name="sasrec-ahead", daemon=True)
+    thread.start()
+    try:
+        while (found := made.get()) is not None:
+            if isinstance(found, BaseException):
+                raise found
+            yield found
+            room.release()
+    finally:
+        closed.set()
+        room.release()
+        thread.join()
