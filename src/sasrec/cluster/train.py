@@ -81,7 +81,7 @@ def train_on(cluster: Cluster, job: TrainingJob, place: Path, progress: Callable
     _say_needs(cluster, n_workers, job)
     run = ray.remote(num_cpus=0, max_retries=0)(_conduct).remote(job, board, n_workers, str(place))
     is_done = False
-    while not is_done:
+    while not (is_done or (place / ENDED).exists() or (place / FAILED).exists()):  # Ray takes long to clean up
         try:
             is_done = bool(ray.wait([run], timeout=LOOK_SECONDS)[0])
             repeat(board, ray, progress)
@@ -89,11 +89,10 @@ def train_on(cluster: Cluster, job: TrainingJob, place: Path, progress: Callable
             if ray.get(board.is_asked.remote()):
                 raise
             board.ask.remote()
+    repeat(board, ray, progress)
     _raise_failure(place)
-    try:
-        cluster.result(run)
-    except ray.exceptions.RayError as error:
-        raise TrainingError(f"the training failed on the cluster: {first_line(error)}") from error
+    if not (place / ENDED).exists():
+        _raise_loss(cluster, run)
     return Ended(**json.loads((place / ENDED).read_text()))
 
 
@@ -109,6 +108,17 @@ def _say_needs(cluster: Cluster, n_workers: int, job: TrainingJob) -> None:
 
 def _cpus_of(job: TrainingJob) -> int:
     return int(job.settings.get("threads") or 1)
+
+
+def _raise_loss(cluster: Cluster, run: Any) -> None:
+    """Raise why Ray has given up."""
+    try:
+        cluster.result(run)
+    except SASRecError:
+        raise
+    except Exception as error:  # of any of Ray's classes
+        raise TrainingError(f"the training failed on the cluster: {first_line(error)}") from error
+    raise TrainingError("the training ended on the cluster without a word; its log is in Ray's session folder")
 
 
 def _raise_failure(place: Path) -> None:
