@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from polars.exceptions import SchemaError
 
 from sasrec.core.errors import DataError
 
@@ -31,7 +32,7 @@ def frame_of(source: Any) -> pl.DataFrame:
             raise DataError(f"the frame has two columns of one name; its columns are: {', '.join(names)}")
         return pl.DataFrame({name: _from_pandas(source.iloc[:, j]) for j, name in enumerate(names)})
     if hasattr(source, "__arrow_c_stream__") and not isinstance(source, type | pl.Series):
-        with contextlib.suppress(TypeError, ValueError, ImportError):  # a column, such as a pandas Series
+        with contextlib.suppress(TypeError, ValueError, ImportError, SchemaError):  # a column, such as a pandas Series
             return pl.DataFrame(source)
     raise DataError(
         f"cannot read a log from {type(source).__name__}; give a path, a list of paths, or a Polars or pandas frame"
