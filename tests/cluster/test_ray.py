@@ -143,7 +143,7 @@ def check_end_to_end(log: Path, tmp_path: Path, ray: Commands, n_epochs: int) ->
 
 def test_a_killed_worker_is_started_again_from_the_last_saved_state(log: Path, tmp_path: Path, ray: Commands) -> None:
     run = tmp_path / "run"
-    settings = [*LONG, "--max-epochs", "150", "--save-every-minutes", "0.002"]
+    settings = [*LONG, "--max-epochs", "30", "--save-every-minutes", "0.002"]
     process = ray.start("train", log, "--output", run, *settings)
     until(lambda: saved_epochs_of(run) > 1, process)
     victim = max(ray.workers())
