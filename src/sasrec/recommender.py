@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from sasrec.core.arrays import Float32, Int32
+from sasrec.core.arrays import Float32, Int32, Int64
 from sasrec.core.config import EvalConfig, TrainConfig
 from sasrec.core.errors import CheckpointError, UnknownItemError
 from sasrec.core.scalars import check_truth
@@ -188,14 +188,14 @@ class Recommender:
 
     def recommend_rows(
         self,
-        rows: slice,
+        rows: slice | Int64,
         k: int = 10,
         *,
         allowed: Mask | None = None,
         keep_seen: bool | None = None,
         diversity: float = 0.0,
     ) -> pl.DataFrame:
-        """As `recommend_users` for the users at these rows of the log, in ascending order of user id.
+        """As `recommend_users` for the users at these rows of the log, whose order is that of ids.
 
         Args:
             rows: of the log's users.
@@ -207,12 +207,8 @@ class Recommender:
         Raises:
             CheckpointError: the model was saved without histories.
         """
-        sequences = self._known_sequences()
-        first, last, _ = rows.indices(len(sequences))
-        offsets = sequences.offsets[first : last + 1]
-        histories = Ragged(np.asarray(sequences.items[offsets[0] : offsets[-1]]), offsets - offsets[0])
-        options = {"allowed": allowed, "keep_seen": keep_seen, "diversity": diversity}
-        return self._recommend(histories, sequences.user_ids[first:last], k, **options)
+        histories, users = users_histories(self._known_sequences(), rows=rows)
+        return self._recommend(histories, users, k, allowed=allowed, keep_seen=keep_seen, diversity=diversity)
 
     def top_indices(
         self,

@@ -168,7 +168,6 @@ def connected(on: str, workers: int | None) -> Iterator[Cluster]:
     Raises:
         ConfigError: Ray is not installed, or cannot be reached.
     """
-    check_place(on, workers)
     address = on.removeprefix(SCHEME) if on == f"{SCHEME}auto" else on if on != "ray" else os.environ.get(ADDRESS)
     told: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:

@@ -22,7 +22,17 @@ from sasrec.core.errors import DataError
 from sasrec.core.files import disk_errors
 from sasrec.data.event_files import EventFile
 from sasrec.data.filters import Repeats
-from sasrec.data.partitioned import ORDERING, Columns, Partition, Progress, by_range, changed, in_order, numbers_of
+from sasrec.data.partitioned import (
+    FILLING,
+    ORDERING,
+    Columns,
+    Partition,
+    Progress,
+    by_range,
+    changed,
+    in_order,
+    numbers_of,
+)
 from sasrec.reading.chunks import Chunks
 from sasrec.reading.columns import Wanted
 from sasrec.reading.id_counts import IdIndex
@@ -31,7 +41,6 @@ from sasrec.reading.survey import Events, OtherTypesError, Survey, Surveyed, Typ
 from sasrec.reading.survey import Progress as Look
 
 SHARES = 4  # of the log for each worker: the slower ones take fewer
-FILLING = "sorting events into ranges of users"
 
 
 @dataclass(frozen=True)

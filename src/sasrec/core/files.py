@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import shutil
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from sasrec.core.errors import CheckpointError
 # What reading a damaged file raises. A panic inside Polars is no Exception; a file may claim a size beyond any memory.
 DAMAGES: tuple[type[BaseException], ...] = (
     OSError, EOFError, ValueError, TypeError, KeyError, AttributeError, MemoryError, OverflowError,
-    RecursionError,
+    RecursionError, zipfile.BadZipFile,
     pl.exceptions.PolarsError, PanicException,
 )  # fmt: skip
 

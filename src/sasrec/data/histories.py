@@ -144,19 +144,25 @@ def known_histories(vocabulary: Vocabulary, rows: Histories) -> tuple[Ragged, li
     return Ragged.from_lists(known), unknown
 
 
-def users_histories(sequences: Sequences, user_ids: Any) -> tuple[Ragged, pl.Series]:
-    """The histories of users of the log, with the users' own ids; None = all users.
+def users_histories(
+    sequences: Sequences, user_ids: Any = None, *, rows: slice | Int64 = slice(None)
+) -> tuple[Ragged, pl.Series]:
+    """The histories of users of the log, with the users' own ids; without ids, those at some rows: the default is all.
 
     Raises:
         DataError: `user_ids` is not a list of ids.
         UnknownItemError: a user is not in the log.
     """
-    rows = np.arange(len(sequences)) if user_ids is None else rows_of_users(sequences, user_ids)
-    return histories_at(sequences, rows)
+    return histories_at(sequences, rows if user_ids is None else rows_of_users(sequences, user_ids))
 
 
-def histories_at(sequences: Sequences, rows: Int64) -> tuple[Ragged, pl.Series]:
+def histories_at(sequences: Sequences, rows: slice | Int64) -> tuple[Ragged, pl.Series]:
     """The histories of the users at some rows of the log, in any order, with the users' own ids."""
+    if isinstance(rows, slice):
+        first, last, _ = rows.indices(len(sequences))
+        offsets = sequences.offsets[first : last + 1]
+        histories = Ragged(np.asarray(sequences.items[offsets[0] : offsets[-1]]), offsets - offsets[0])
+        return histories, sequences.user_ids[first:last]
     histories = Ragged.cut(sequences.items, sequences.offsets[:-1][rows], sequences.offsets[1:][rows])
     return histories, sequences.user_ids.gather(rows)
 

@@ -37,6 +37,7 @@ from sasrec.reading.survey import Place, Surveyed, survey
 from sasrec.reading.survey import Progress as Look
 
 USERS = "users.npy"  # whose events they are; removed at the end
+FILLING = "sorting events into ranges of users"
 ORDERING = "bringing events into order"
 Columns = dict[str, NDArray[Any]]
 Progress = Callable[[str, int, int], None]  # what is done, how much of it, of how much
@@ -127,7 +128,7 @@ class Partition:
         range_of = self.range_of
 
         def show(done: int, total: int) -> None:
-            progress("sorting events into ranges of users", done, total)
+            progress(FILLING, done, total)
 
         for frame, place in self.found.events.frames_after(begin, show):
             try:

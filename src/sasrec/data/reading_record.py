@@ -116,17 +116,19 @@ class ReadingRecord:
         """What the last survey has found, and why it is of no use."""
         if not has_record(self.folder):
             return None, ""
-        try:
+        kept: tuple[Source, Found] | None = None
+        with contextlib.suppress(*DAMAGES, CheckpointError):
             of, found = msgspec.json.decode((self.folder / SURVEY).read_bytes(), type=tuple[Source, Found])
             names = [SURVEY, *(_ids_name(role) for role in COLUMNS if role in found.understanding.columns)]
             if not all((self.folder / name).is_file() for name in (BOOK, *names)):
                 return None, "it is damaged"
             if not all(is_as_written(self.folder, name, whole=True) for name in names):
                 return None, "it is damaged"
-        except DAMAGES + (CheckpointError,):  # noqa: RUF005 - mypy knows the type of this
+            kept = of, found
+        if kept is None:
             return None, "it is damaged, or of another version"
-        why = self._differs(of)
-        return (None, why) if why else (found, "")
+        why = self._differs(kept[0])
+        return (None, why) if why else (kept[1], "")
 
     def _differs(self, of: Source) -> str:
         if of.versions != self.source.versions:

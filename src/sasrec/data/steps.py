@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import time
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +53,7 @@ class Steps:
         try:
             with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
                 return {name: file[name] for name in file.files}
-        except DAMAGES + (zipfile.BadZipFile,) as error:  # noqa: RUF005 - mypy knows the type of this
+        except DAMAGES as error:
             raise CheckpointError(f"{path} is damaged; run the command again, which then begins anew") from error
 
     def is_due(self) -> bool:

@@ -14,7 +14,6 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from sasrec.core.arrays import Float64
 from sasrec.core.config import ModelConfig, TrainConfig
 from sasrec.core.errors import ConfigError
 from sasrec.core.extras import require
+from sasrec.core.files import boot
 from sasrec.core.isa import load_native
 from sasrec.core.threads import usable_cpus
 from sasrec.core.world import LostProcessError, World
@@ -92,7 +92,7 @@ class TorchWorld:
             self._owns = not dist.is_initialized()
             self._group = self._join() if self._owns else self._beside()
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
-        machines = self.gather_text(f"{socket.gethostname()} {_boot_id()}")
+        machines = self.gather_text(f"{socket.gethostname()} {boot()}")
         beside = [rank for rank, machine in enumerate(machines) if machine == machines[self.rank]]
         self.local_rank, self.local_size = beside.index(self.rank), len(beside)
         if self.rank == 0:
@@ -188,14 +188,6 @@ class TorchWorld:
                 f"{who} cannot reach the others ({why}): one of them has ended, or the network between them is cut; "
                 "what was saved is whole, so the same command with --resume goes on"
             ) from error
-
-
-def _boot_id() -> str:
-    """What tells machines of one name apart."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""
 
 
 def placed(model: ModelConfig, train: TrainConfig, world: World) -> TrainConfig:

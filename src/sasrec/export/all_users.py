@@ -29,10 +29,9 @@ from sasrec.core.errors import ConfigError
 from sasrec.core.files import atomic_file
 from sasrec.core.forks import needs_threads_of
 from sasrec.core.scalars import check_number, check_truth
-from sasrec.data.histories import histories_at, rows_of_users
+from sasrec.data.histories import rows_of_users
 from sasrec.export.parts import Plan, join_parts, parts_folder
 from sasrec.ranking.diversity import check_diversity
-from sasrec.ranking.lists import list_frame
 from sasrec.ranking.order import check_k
 from sasrec.recommender import Recommender
 
@@ -138,16 +137,9 @@ class Listing:
         Raises:
             CheckpointError: the events were cut off since they were opened.
         """
-        sequences = recommender.sequences
-        if sequences is not None:
-            sequences.check_maps()
-        if isinstance(rows, slice):
-            frame = recommender.recommend_rows(rows, self.plan.k, **self.filters)
-        else:
-            assert sequences is not None, "rows of users were found in the events"
-            histories, user_ids = histories_at(sequences, rows)
-            top = recommender.top_indices(histories, self.plan.k, **self.filters)
-            frame = list_frame(recommender.vocabulary, *top, user_ids)
+        if recommender.sequences is not None:
+            recommender.sequences.check_maps()
+        frame = recommender.recommend_rows(rows, self.plan.k, **self.filters)
         return guarded(frame) if self.plan.guard_cells else frame
 
     def write_part(
@@ -156,7 +148,7 @@ class Listing:
         rows: slice | Int64,
         path: Path,
         before: Callable[[Path], None] | None = None,
-    ) -> tuple[float, float]:
+    ) -> float:
         """Compute the lists of one part and write them, whole or not at all.
 
         Args:
@@ -167,16 +159,14 @@ class Listing:
                 one process at a time may do.
 
         Returns:
-            Seconds of recommending and of writing.
+            Seconds of writing.
 
         Raises:
             CheckpointError: the events were cut off, or the part cannot be written.
         """
-        began = time.perf_counter()
-        frame = self.frame(recommender, rows)
-        computed = time.perf_counter()
+        frame, began = self.frame(recommender, rows), time.perf_counter()
         _write(frame, path, before)
-        return computed - began, time.perf_counter() - computed
+        return time.perf_counter() - began
 
 
 def plan_lists(
@@ -301,7 +291,7 @@ class Made(NamedTuple):
 def _made_here(recommender: Recommender, listing: Listing, parts: Sequence[Part], folder: Path) -> Iterator[Made]:
     for part in parts:
         path = folder / part.name
-        yield Made(part, path, listing.write_part(recommender, part.rows, path, noting(folder, part.name))[1])
+        yield Made(part, path, listing.write_part(recommender, part.rows, path, noting(folder, part.name)))
 
 
 def _write_all(
