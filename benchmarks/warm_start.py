@@ -22,7 +22,7 @@ from sasrec.data.sequences import build_sequences
 from sasrec.fitting import FitOptions, fit_log
 from sasrec.recommender import Recommender
 from sasrec.runs.memory import unseen_by
-from sasrec.training.trainer import TrainResult
+from sasrec.training.result import TrainResult
 
 ENOUGH = 0.99  # of the best valid figure of the training from nothing
 

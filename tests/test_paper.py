@@ -10,11 +10,11 @@ import pytest
 import torch
 from reference import Reference
 
+from sasrec.converting import convert
 from sasrec.core.arrays import Float32
 from sasrec.core.config import ModelConfig, TrainConfig
 from sasrec.data.ragged import Ragged
 from sasrec.engine.torch_engine import TorchEngine
-from sasrec.fitting import convert
 from sasrec.model.published import LAYOUTS, Weights, dump_published, read_published
 from sasrec.model.sasrec import Group
 from sasrec.reading.readers import read_interactions

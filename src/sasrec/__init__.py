@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.2.0"
 
 if TYPE_CHECKING:
+    from sasrec.converting import convert
     from sasrec.core.config import EvalConfig, ModelConfig, TrainConfig
     from sasrec.core.errors import (
         CheckpointError,
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from sasrec.data.filters import filter_k_core, filter_repeats
     from sasrec.evaluation.comparison import compare
     from sasrec.evaluation.results import Result
-    from sasrec.fitting import convert, fit
+    from sasrec.fitting import fit
     from sasrec.ranking.lists import Recommendations
     from sasrec.reading.datasets import load_dataset
     from sasrec.reading.items import read_items
@@ -39,7 +40,8 @@ _HOMES = {
     "reading.items": ["read_items"],
     "reading.readers": ["read_interactions"],
     "reading.titles": ["read_titles"],
-    "fitting": ["convert", "fit"],
+    "fitting": ["fit"],
+    "converting": ["convert"],
     "ranking.lists": ["Recommendations"],
     "recommender": ["Recommender", "load"],
 }

@@ -1,6 +1,6 @@
 """Train on a log: `fit` makes a Recommender of anything that can be read as a log, and its run folder.
 
-Split, train, choose the epoch on valid, measure on test, report; `convert` does it for a published checkpoint.
+Split, train, choose the epoch on valid, measure on test, report.
 """
 
 from __future__ import annotations
@@ -8,27 +8,26 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import polars as pl
 
 from sasrec import __version__
-from sasrec.core.config import DERIVED, EvalConfig, ModelConfig, TrainConfig
-from sasrec.core.errors import CheckpointError, ConfigError, DataError
+from sasrec.core.config import DERIVED, EvalConfig, ModelConfig
+from sasrec.core.errors import CheckpointError, ConfigError
 from sasrec.core.presets import DEFAULT_PRESET, FEATURE_DROPOUT, LogStatistics, resolve
 from sasrec.core.threads import set_threads
-from sasrec.core.world import Pulse, World, on_first
+from sasrec.core.world import Pulse, World, is_first, on_first
 from sasrec.data.bounded import Workplace
 from sasrec.data.event_types import event_weights
 from sasrec.data.item_features import ItemFeatures
 from sasrec.data.items import check_same_items
 from sasrec.data.logs import Log, Reading, load_log
-from sasrec.data.sequences import LogFacts, Sequences, build_sequences
+from sasrec.data.sequences import LogFacts
 from sasrec.data.splits import Split, hides_repeats, split_sequences
 from sasrec.data.vocabulary import Vocabulary
 from sasrec.engine.distributed import placed
@@ -37,13 +36,11 @@ from sasrec.evaluation.intervals import FEW_USERS
 from sasrec.evaluation.protocols import check_targets
 from sasrec.evaluation.results import Result
 from sasrec.measuring import Request, measure
-from sasrec.model.published import read_published
-from sasrec.model.weights import check_finite
-from sasrec.reading.readers import read_interactions
 from sasrec.recommender import Recommender
 from sasrec.runs.folder import FORMAT, RunConfig, RunFolder, check_resumable, resumed_config
 from sasrec.runs.memory import seen_by
 from sasrec.runs.spool import spool
+from sasrec.training.callbacks import Callbacks
 from sasrec.training.interrupts import StoppedError, interruptible
 from sasrec.training.progress import Progress
 from sasrec.training.together import check_alike, shared_config
@@ -76,6 +73,7 @@ class FitOptions:
     init: Path | Recommender | None = None  # the model to begin from; None = initial weights
     began: float | None = None  # by time.monotonic(), when what max_minutes bounds began; None = when training does
     world: World | None = None  # processes that train together, each of which does the same call; None = one
+    callbacks: Sequence[Any] = ()  # see training/callbacks.py; of several processes the first one's are told
 
 
 def fit(
@@ -92,6 +90,7 @@ def fit(
     refit: bool = False,
     init: Path | str | Recommender | None = None,
     progress: Callable[[Progress], None] | None = None,
+    callbacks: Sequence[Any] = (),
     event_column: str | None = None,
     weight_column: str | None = None,
     memory: str | int | None = None,
@@ -114,6 +113,8 @@ def fit(
         refit: afterwards train again on all events, for the number of epochs that valid chose: the model to serve.
         init: the run, or its folder, to begin from: its weights and settings of the model, for this log's items.
         progress: called about twice a second with a `Progress`.
+        callbacks: objects with any of `on_start(config)`, `on_epoch(line)`, which ends the training by True,
+            `on_end(result)` and `on_error(error)`; see `sasrec.training.callbacks`.
         event_column: name of the log's column of types of events, which target_events and event_weights speak of.
         weight_column: name of the log's column that says how much each event counts in training.
         memory: the most that reading files may take, such as "4GB"; what does not fit is put together on disk beside
@@ -127,7 +128,9 @@ def fit(
         TrainingError: the loss is no longer a number.
     """
     begins, folder = Path(init) if isinstance(init, str) else init, None if output is None else Path(output)
-    options = FitOptions(preset, folder, resume, overwrite, refit, init=begins, began=time.monotonic())
+    options = FitOptions(
+        preset, folder, resume, overwrite, refit, init=begins, began=time.monotonic(), callbacks=callbacks
+    )
     bound = None if memory is None else str(memory)
     reading = Reading(event_column=event_column, weight_column=weight_column, memory=bound)
     with contextlib.ExitStack() as stack:
@@ -143,6 +146,20 @@ def fit_log(
     progress: Callable[[Progress], None] | None = None,
 ) -> Recommender:
     """`fit` for a log that has been read already."""
+    callbacks = Callbacks(options.callbacks if is_first(options.world) else ())
+    with callbacks.told_of_errors():
+        recommender = _fit(log, options, settings, progress, callbacks)
+        callbacks.end(recommender)
+    return recommender
+
+
+def _fit(
+    log: Log,
+    options: FitOptions,
+    settings: Mapping[str, Any],
+    progress: Callable[[Progress], None] | None,
+    callbacks: Callbacks,
+) -> Recommender:
     origin = origin_of(options)
     if origin is not None:
         log = replace(log, vocabulary=with_features_of(origin, log.vocabulary))
@@ -155,7 +172,8 @@ def fit_log(
         if before is not None:
             config = replace(resumed_config(before, config), format=FORMAT, refit_epochs=0)
         spent = 0.0 if options.began is None else time.monotonic() - options.began
-        into = _Into(run, before, world, spent)
+        into = _Into(run, before, world, spent, callbacks)
+        callbacks.start(config)
         recommender = _train(log, split, config, origin, into, progress)
         result = recommender.train_result
         assert result is not None
@@ -188,6 +206,7 @@ class _Into(NamedTuple):
     before: RunConfig | None  # settings of the run that is gone on with
     world: World | None
     spent: float  # seconds of max_minutes that have passed
+    callbacks: Callbacks
 
 
 def _train(
@@ -199,7 +218,7 @@ def _train(
     progress: Callable[[Progress], None] | None,
 ) -> Recommender:
     """Train by valid."""
-    run, before, world, spent = into
+    run, before, world, spent, callbacks = into
     engine = engine_for(config, split, log.vocabulary, origin, world)
     set_threads(engine.threads)
     if run is not None and before is not None:
@@ -207,6 +226,7 @@ def _train(
         run.save_config(replace(config, refit_epochs=before.refit_epochs))
         run.forget_metrics()  # they are of an earlier end of training
     loop = partial(train, run=run, resume=before is not None, progress=progress, spent=spent, world=world)
+    loop = partial(loop, callbacks=callbacks)
     result = replace(loop(engine, split, config.model, config.train, config.eval), weights={})  # the engine has them
     if run is not None and before is not None and before.refit_epochs and not run.has_refit(before):
         run.save_config(config)
@@ -418,32 +438,3 @@ def _refit(
         run.save_config(config)  # first: no model that has seen the targets lies there without the mark
         run.save_weights(again.weights, epochs, refit=True)
     return Recommender(engine, recommender.vocabulary, config, recommender.sequences, recommender.results, result)
-
-
-def convert(checkpoint: Path, layout: str | None, log: Any, *, n_heads: int | None = None) -> Recommender:
-    """A published checkpoint with the log it was trained on; row i of its table is the item with id i.
-
-    Raises:
-        CheckpointError: the checkpoint does not fit the layout or is not finite, or the log has items it does not know.
-        ConfigError: the layout is not given.
-    """
-    published = read_published(checkpoint, layout, n_heads=n_heads)
-    check_finite(published.weights)
-    vocabulary = Vocabulary(pl.Series("item_id", np.arange(1, published.n_items + 1)))
-    sequences, vocabulary = _sequences_of(log, vocabulary)
-    train_config = TrainConfig(engine="torch", valid_protocol="sampled")
-    engine = create_engine(published.config, published.n_items, train_config, published.weights)
-    set_threads(engine.threads)
-    config = RunConfig(
-        published.config, train_config, EvalConfig(), "paper", checkpoint.name, sequences.facts, __version__, layout
-    )
-    return Recommender(engine, vocabulary, config, sequences)
-
-
-def _sequences_of(log: Any, vocabulary: Vocabulary) -> tuple[Sequences, Vocabulary]:
-    frame = read_interactions(log)
-    if frame["item_id"].dtype != pl.Int64:
-        raise DataError("a published checkpoint knows items by number, and this log's item ids are not integers")
-    sequences, _ = build_sequences(frame, vocabulary)
-    counts = np.bincount(sequences.items, minlength=len(vocabulary) + 1)[1:].astype(np.int64)
-    return sequences, Vocabulary(vocabulary.item_ids, counts)

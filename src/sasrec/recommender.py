@@ -43,7 +43,7 @@ from sasrec.runs.digests import version_of
 from sasrec.runs.folder import RunConfig, RunFolder
 from sasrec.runs.memory import Trained
 from sasrec.runs.record import TrainingFacts
-from sasrec.training.trainer import TrainResult, training_facts
+from sasrec.training.result import TrainResult, training_facts
 
 logger = logging.getLogger(__name__)
 Ids = Iterable[Any]  # items or users, in your own ids

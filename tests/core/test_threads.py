@@ -13,10 +13,10 @@ from made import SETTINGS
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import sasrec
+from sasrec.converting import convert
 from sasrec.core.config import ModelConfig, TrainConfig
 from sasrec.core.threads import set_threads, threads_of, usable_cpus
 from sasrec.engine.protocol import create_engine
-from sasrec.fitting import convert
 from sasrec.model.published import dump_published
 
 FEW = SETTINGS | {"max_epochs": 1}

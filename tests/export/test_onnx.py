@@ -20,6 +20,7 @@ from usearch.index import Index, search
 
 import sasrec
 from sasrec.cli import main as cli
+from sasrec.converting import convert
 from sasrec.core.config import ModelConfig, TrainConfig
 from sasrec.core.errors import CheckpointError, ConfigError, DataError
 from sasrec.core.isa import load_native
@@ -29,7 +30,6 @@ from sasrec.export import onnx as export_module
 from sasrec.export.onnx import export_onnx, open_session
 from sasrec.export.onnx_graph import ModelGraph
 from sasrec.export.vectors import export_embeddings
-from sasrec.fitting import convert
 from sasrec.model.folding import fold
 from sasrec.recommender import Recommender
 

@@ -26,7 +26,8 @@ from sasrec.fitting import FitOptions, fit_log
 from sasrec.ranking.scorers import ModelScorer
 from sasrec.runs.folder import RunFolder
 from sasrec.training.progress import Progress
-from sasrec.training.trainer import TrainResult, train
+from sasrec.training.result import TrainResult
+from sasrec.training.trainer import train
 
 pytestmark = [
     pytest.mark.skipif(load_native().module is None, reason=load_native().why),

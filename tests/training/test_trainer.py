@@ -25,7 +25,8 @@ from sasrec.engine.protocol import create_engine
 from sasrec.runs.folder import RunFolder
 from sasrec.runs.record import State
 from sasrec.training.progress import Progress, seconds_left
-from sasrec.training.trainer import TrainResult, train
+from sasrec.training.result import TrainResult
+from sasrec.training.trainer import train
 
 MODEL = ModelConfig(embedding_dim=16, n_blocks=1, max_seq_len=10, dropout=0.1)
 TRAIN = TrainConfig(max_epochs=3, batch_size=32, learning_rate=3e-3, seed=1, patience=0)

@@ -16,12 +16,12 @@ from sasrec.cli.flags import (
     with_flags,
 )
 from sasrec.cli.output import print_json
+from sasrec.converting import convert
 from sasrec.core.config import ServerConfig, from_dict
 from sasrec.core.errors import ConfigError
 from sasrec.core.files import atomic_write
 from sasrec.export.onnx import export_onnx
 from sasrec.export.vectors import export_embeddings
-from sasrec.fitting import convert
 from sasrec.model.folding import fold
 from sasrec.model.published import LAYOUTS, dump_published
 from sasrec.recommender import load

@@ -47,7 +47,7 @@ from sasrec.report.inspection import inspect_log
 from sasrec.report.text import metrics_table
 from sasrec.runs.folder import RunFolder
 from sasrec.runs.spool import spool
-from sasrec.training.trainer import TrainResult
+from sasrec.training.result import TrainResult
 
 TOLD_BY_INSPECT = ("sasrec.reading.notes", "sasrec.data.logs", "sasrec.data.sequences")  # loggers whose words it prints
 INTERRUPTED = ("interrupted", "measuring")

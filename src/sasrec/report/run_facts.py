@@ -21,6 +21,7 @@ STOPPED = {
     "patience": "the valid metric had stopped improving",
     "max_minutes": "the time was used up",
     "max_steps": "all steps were done",
+    "callback": "a callback ended it",
     "interrupted": "it was interrupted",
     "measuring": "it was interrupted while it was measured",
 }

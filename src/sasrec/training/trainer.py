@@ -10,12 +10,11 @@ import contextlib
 import logging
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from sasrec.core.arrays import Int32
 from sasrec.core.config import EvalConfig, ModelConfig, TrainConfig, parse_metric
 from sasrec.core.errors import CheckpointError, TrainingError
-from sasrec.core.provenance import commit, isa_of, machine, versions
 from sasrec.core.world import Pulse, World
 from sasrec.data.batches import TrainBatches
 from sasrec.data.splits import Split
@@ -27,9 +26,11 @@ from sasrec.evaluation.protocols import evaluate
 from sasrec.model.weights import POSITION_TABLE, Weights, is_all_finite
 from sasrec.ranking.scorers import ModelScorer
 from sasrec.runs.folder import RunFolder
-from sasrec.runs.record import EpochLine, State, TrainingFacts
+from sasrec.runs.record import EpochLine, State
+from sasrec.training.callbacks import Callbacks
 from sasrec.training.interrupts import StoppedError, interruptible
 from sasrec.training.progress import Progress, seconds_left
+from sasrec.training.result import TrainResult
 from sasrec.training.steps import take_step
 from sasrec.training.together import check_same_weights, share_state, with_run
 
@@ -39,35 +40,6 @@ REPORT_SECONDS = 0.5  # how often progress is reported inside an epoch
 MEASURING = 10  # times a validation that measuring takes in the end: valid, test twice, and baselines beside them
 MEASURED_SCORES = 5e8  # a second, where no validation has told the time
 SAVE_SECONDS = 5.0  # epochs shorter than this do not each save the state to resume from
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """How a run ended."""
-
-    weights: Weights  # of the best epoch by the valid metric; a recommender leaves them to its engine
-    best_epoch: int  # from 1; 0 = nothing was trained
-    valid: dict[str, float]  # metrics of the best epoch; empty without valid targets
-    epochs: int
-    seconds: float
-    stopped: str  # "max_epochs", "max_steps", "patience", "max_minutes", "interrupted" or, after training, "measuring"
-    history: list[EpochLine]
-
-    def measuring(self, what: str, done: int, total: int) -> Progress:
-        """How it stands while the trained model is measured."""
-        return Progress(
-            epoch=self.epochs,
-            max_epochs=self.epochs,
-            step=1,
-            steps_per_epoch=1,
-            train_loss=self.history[-1].train_loss if self.history else math.nan,
-            users_per_second=0.0,
-            seconds=self.seconds,
-            seconds_left=None,
-            best_epoch=self.best_epoch,
-            valid=None,
-            measured=(what, done, total),
-        )
 
 
 def train(
@@ -82,8 +54,9 @@ def train(
     progress: Callable[[Progress], None] | None = None,
     spent: float = 0.0,
     world: World | None = None,
+    callbacks: Callbacks | None = None,
 ) -> TrainResult:
-    """Train until max_epochs, max_minutes, patience or an interrupt (Ctrl-C, SIGTERM) ends it.
+    """Train until max_epochs, max_minutes, patience, a callback or an interrupt (Ctrl-C, SIGTERM) ends it.
 
     Args:
         engine: holds the weights; left with the best epoch's.
@@ -96,13 +69,14 @@ def train(
         progress: called about twice a second and at the end of each epoch.
         spent: seconds of max_minutes that had passed when training began: the log was read, say.
         world: processes that each train a share of every batch; only process 0 has a `run`. None = this one is alone.
+        callbacks: are told of each epoch; of several processes only process 0 has some.
 
     Raises:
         DataError: no user has two events to train on.
         TrainingError: the loss or the weights are no longer numbers; the last good checkpoint is kept.
         CheckpointError: the run folder cannot be written or its state is damaged.
     """
-    loop = _Loop(engine, split, model, train_config, eval_config, run, progress, Pulse(world), spent)
+    loop = _Loop(engine, split, model, train_config, eval_config, run, progress, Pulse(world), spent, callbacks)
     if resume:
         loop.restore()
     with interruptible() as loop.pulse.asked:
@@ -124,6 +98,7 @@ class _Loop:
         progress: Callable[[Progress], None] | None,
         pulse: Pulse | None = None,
         spent: float = 0.0,
+        callbacks: Callbacks | None = None,
     ) -> None:
         self.engine, self.model, self.config = engine, model, train_config
         self.pulse = pulse = pulse or Pulse()
@@ -140,6 +115,7 @@ class _Loop:
         self.history: list[EpochLine] = []
         self.best_weights: Weights | None = None
         self.last_save = pulse.now()
+        self.callbacks = callbacks or Callbacks()
         self.pending_positions: float = 0  # whose loss the engine still holds, by their weights
 
     def restore(self) -> None:
@@ -164,6 +140,8 @@ class _Loop:
         self.engine.load_optimizer_state(saved.optimizer)
         run.rewind_history(self.state.epoch)
         self.history = run.read_history()
+        for line in self.history:
+            self.callbacks.epoch(line)
         if self.state.best_epoch:
             self._restore_best(run, dict(saved.best))
         logger.info("resumed after epoch %d, step %d", self.state.epoch, self.state.step)
@@ -188,12 +166,16 @@ class _Loop:
             reason = ""
             if self.state.step < self.batches.steps_per_epoch:  # else the epoch is to be validated
                 reason = self._reason_to_stop() or self._train_epoch()
-            if not reason and not self._end_epoch():
-                reason = "interrupted"
+            if not reason:
+                reason = self._ask_callbacks() if self._end_epoch() else "interrupted"
             if reason:
                 self._save_state()
                 return reason
             self._save_if_due()
+
+    def _ask_callbacks(self) -> str:
+        """Tell them of the epoch that has ended; what they answer."""
+        return "callback" if self.pulse.of_first(self.callbacks.epoch(self.history[-1])) else ""
 
     def _save_if_due(self) -> None:
         if self.pulse.now() - self.last_save > SAVE_SECONDS:
@@ -422,19 +404,3 @@ class _Loop:
             stopped=stopped,
             history=self.history,
         )
-
-
-def training_facts(result: TrainResult, engine: Engine) -> TrainingFacts:
-    """How training went and on what."""
-    return TrainingFacts(
-        best_epoch=result.best_epoch,
-        epochs=result.epochs,
-        seconds=result.seconds,
-        stopped=result.stopped,
-        engine=engine.name,
-        isa=isa_of(engine),
-        threads=engine.threads,
-        machine=machine(),
-        versions=versions(),
-        commit=commit(),
-    )
