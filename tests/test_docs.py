@@ -22,16 +22,18 @@ def test_generated_pages_match_the_code() -> None:
 def test_public_names_are_these() -> None:
     assert sasrec.__all__ == [
         "CheckpointError", "ConfigError", "DataError", "EvalConfig", "ModelConfig", "Recommendations", "Recommender",
-        "Result", "SASRecError", "TrainConfig", "TrainingError", "UnknownItemError", "__version__", "compare",
-        "convert", "filter_k_core", "filter_repeats", "fit", "load", "load_dataset", "read_interactions", "read_items",
+        "Result", "SASRecError", "Tracker", "TrainConfig", "TrainingError", "UnknownItemError", "__version__",
+        "compare", "convert", "filter_k_core", "filter_repeats", "fit", "load", "load_dataset", "read_interactions", "read_items",
         "read_titles",
     ]  # fmt: skip
     for name in sasrec.__all__:
         assert getattr(sasrec, name) is not None
 
 
-def test_readme_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+@pytest.mark.filterwarnings("default")  # packages of trackers have their own
+@pytest.mark.parametrize("page", ["README.md", "docs/tracking.md"])
+def test_python_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
     assert blocks
     rows = [f"u{u},tt{(u * 3 + i) % 40:04},{i}" for u in range(60) for i in range(10)]
     (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\n" + "\n".join(rows))

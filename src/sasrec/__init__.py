@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sasrec.reading.readers import read_interactions
     from sasrec.reading.titles import read_titles
     from sasrec.recommender import Recommender, load
+    from sasrec.tracking.tracker import Tracker
 
 _HOMES = {
     "evaluation.comparison": ["compare"],
@@ -44,6 +45,7 @@ _HOMES = {
     "converting": ["convert"],
     "ranking.lists": ["Recommendations"],
     "recommender": ["Recommender", "load"],
+    "tracking.tracker": ["Tracker"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -57,6 +59,7 @@ __all__ = [
     "Recommender",
     "Result",
     "SASRecError",
+    "Tracker",
     "TrainConfig",
     "TrainingError",
     "UnknownItemError",

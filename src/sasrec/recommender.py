@@ -389,8 +389,12 @@ class Recommender:
             if self.train_result is not None:
                 self.write_report(run.path)
 
-    def write_report(self, folder: Path) -> None:
+    def write_report(self, folder: Path, *, with_users: bool = True) -> None:
         """Write report.html, curve.png and the model card of a model that was just trained into its run folder.
+
+        Args:
+            folder: exists.
+            with_users: False leaves out the examples and the first events, so that no user's id or history is told.
 
         Raises:
             CheckpointError: a file cannot be written.
@@ -398,7 +402,8 @@ class Recommender:
         result, sequences = self.train_result, self._known_sequences()
         assert result is not None
         # After a refit the model has seen what comes next.
-        examples = [] if self.config.refit_epochs else build_examples(self.split(), self.vocabulary, self.top_indices)
+        shows = with_users and not self.config.refit_epochs
+        examples = build_examples(self.split(), self.vocabulary, self.top_indices) if shows else []
         facts = RunFacts(
             config=self.config,
             lengths=np.diff(sequences.offsets),
@@ -413,7 +418,7 @@ class Recommender:
             understanding=sequences.understanding,
             vocabulary=self.vocabulary,
         )
-        write_report(folder, facts)
+        write_report(folder, facts if with_users else facts.without_users)
 
 
 def load(path: Path | str, *, device: str | None = None, threads: int | None = None) -> Recommender:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -47,6 +48,7 @@ from sasrec.report.inspection import inspect_log
 from sasrec.report.text import metrics_table
 from sasrec.runs.folder import RunFolder
 from sasrec.runs.spool import spool
+from sasrec.tracking.tracker import trackers
 from sasrec.training.result import TrainResult
 
 TOLD_BY_INSPECT = ("sasrec.reading.notes", "sasrec.data.logs", "sasrec.data.sequences")  # loggers whose words it prints
@@ -147,6 +149,17 @@ def train(
             "the training would take",
         ),
     ] = False,
+    track: Annotated[
+        str | None,
+        typer.Option(
+            "--track",
+            help="keep settings, curves, metrics and report in a tracker: mlflow, wandb, trackio, tensorboard; several "
+            "are separated by commas",
+        ),
+    ] = None,
+    track_project: Annotated[
+        str | None, typer.Option("--track-project", help="the tracker's experiment or project; default: sasrec")
+    ] = None,
     on: On = None,
     workers: Workers = None,
     json_: Json = False,
@@ -160,9 +173,11 @@ def train(
     began = time.monotonic()
     reading, flags = split_reading(given)
     check_place(on, workers)
+    callbacks = trackers(track, track_project)
     if on is not None:
         _check_alone(reading, seeds, dry_run, "leave out --on")
         options = FitOptions(preset, output.absolute(), resume, overwrite, refit, not no_histories, init=init)
+        options = replace(options, callbacks=callbacks)
         job = TrainingJob(log, reading, options, settings_of(flags, config), Path.cwd(), time.monotonic() - began)
         _train_on(context.obj["quiet"], on, workers, job, json_)
         return
@@ -176,6 +191,7 @@ def train(
         options = FitOptions(
             preset, output, resume, overwrite, refit, not no_histories, init=init, began=began, world=world
         )
+        options = replace(options, callbacks=callbacks)
         if dry_run:
             found = estimate(read, options, settings)
             print_json(found.to_dict()) if json_ else print_text("\n".join(estimate_lines(found)))

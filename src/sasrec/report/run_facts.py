@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from string import Template
 
@@ -43,6 +43,14 @@ class RunFacts:
     stopped: str
     understanding: Understanding | None = None  # how the log was read; None = not known
     vocabulary: Vocabulary | None = None  # with what is known of items; None = not known
+
+    @property
+    def without_users(self) -> RunFacts:
+        """The same without what may tell of users: examples, the first events as read, and what is odd about them."""
+        read = self.understanding
+        return replace(
+            self, examples=[], understanding=None if read is None else replace(read, first_events=[], notes=[])
+        )
 
     @property
     def warnings(self) -> list[str]:
