@@ -23,8 +23,8 @@ def test_public_names_are_these() -> None:
     assert sasrec.__all__ == [
         "CheckpointError", "ConfigError", "DataError", "EvalConfig", "ModelConfig", "Recommendations", "Recommender",
         "Result", "SASRecError", "Tracker", "TrainConfig", "TrainingError", "UnknownItemError", "__version__",
-        "compare", "convert", "filter_k_core", "filter_repeats", "fit", "load", "load_dataset", "read_interactions", "read_items",
-        "read_titles",
+        "compare", "convert", "filter_k_core", "filter_repeats", "fit", "load", "load_dataset", "read_interactions",
+        "read_items", "read_titles", "tune",
     ]  # fmt: skip
     for name in sasrec.__all__:
         assert getattr(sasrec, name) is not None

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sasrec.data.filters import filter_k_core, filter_repeats
     from sasrec.evaluation.comparison import compare
     from sasrec.evaluation.results import Result
+    from sasrec.experiments.search import tune
     from sasrec.fitting import fit
     from sasrec.ranking.lists import Recommendations
     from sasrec.reading.datasets import load_dataset
@@ -41,6 +42,7 @@ _HOMES = {
     "reading.items": ["read_items"],
     "reading.readers": ["read_interactions"],
     "reading.titles": ["read_titles"],
+    "experiments.search": ["tune"],
     "fitting": ["fit"],
     "converting": ["convert"],
     "ranking.lists": ["Recommendations"],
@@ -74,6 +76,7 @@ __all__ = [
     "read_interactions",
     "read_items",
     "read_titles",
+    "tune",
 ]
 
 

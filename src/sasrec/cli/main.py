@@ -14,7 +14,7 @@ import typer
 from polars.exceptions import PanicException
 
 from sasrec import __version__
-from sasrec.cli import console, deploy, measure, recommend, train
+from sasrec.cli import console, deploy, measure, recommend, train, tune
 from sasrec.cli.flags import IdCommand
 from sasrec.core.errors import ConfigError, SASRecError
 from sasrec.core.tables import printable
@@ -24,6 +24,7 @@ COMMANDS: dict[str, Callable[..., None]] = {  # in the order of --help
     "inspect": train.inspect,
     "train": train.train,
     "benchmark": train.benchmark_,
+    "tune": tune.tune,
     "evaluate": measure.evaluate,
     "compare": measure.compare_,
     "recommend": recommend.recommend,

@@ -70,14 +70,14 @@ def prepare(
     """Read a log once and write a folder that train loads without parsing."""
     check_place(on, workers)
     cluster = None if on is None else context.with_resource(connected(on, workers))
-    read = _load(context, log, split_reading(given)[0], output, cluster=cluster)
+    read = load_with_progress(context, log, split_reading(given)[0], output, cluster=cluster)
     with RunFolder.claim(output, overwrite=overwrite) as folder:
         folder.save_data(read.vocabulary, read.sequences)
         folder.forget_replaced()
     print_facts(read.sequences, json_)
 
 
-def _load(
+def load_with_progress(
     context: typer.Context,
     log: list[str],
     reading: Reading,
@@ -186,7 +186,7 @@ def train(
             console.only_errors()
         if world is not None:
             _check_alone(reading, seeds, dry_run, "start it without torchrun")
-        read = _load(context, log, reading, output, world)
+        read = load_with_progress(context, log, reading, output, world)
         settings = settings_of(flags, config)
         options = FitOptions(
             preset, output, resume, overwrite, refit, not no_histories, init=init, began=began, world=world
@@ -231,9 +231,9 @@ def _tell(result: Ended | TrainResult, results: Sequence[Result], output: Path, 
     if not is_first:
         raise typer.Exit(int(result.stopped in INTERRUPTED))
     if result.stopped == "interrupted":
-        _say_interrupted(f"stopped in epoch {result.epochs + 1}")
+        say_interrupted(f"stopped in epoch {result.epochs + 1}")
     if result.stopped == "measuring":
-        _say_interrupted("stopped while the model was measured")
+        say_interrupted("stopped while the model was measured")
     if json_:
         print_json(_training_summary(result, results, output))
         return
@@ -244,13 +244,15 @@ def _tell(result: Ended | TrainResult, results: Sequence[Result], output: Path, 
     )
 
 
-def _say_interrupted(where: str) -> NoReturn:
+def say_interrupted(where: str) -> NoReturn:
+    """End a command that was interrupted, and say how to go on."""
     text = f"{where}; all work so far is saved. To go on, run the same command with --resume in place of --overwrite"
     console.stderr.print(text, soft_wrap=True)
     raise typer.Exit(1)
 
 
-def _seeds(settings: Mapping[str, Any], n: int) -> list[int]:
+def seeds_from(settings: Mapping[str, Any], n: int) -> list[int]:
+    """The seed that is set, and the numbers after it."""
     first = TrainConfig(seed=settings.get("seed", TrainConfig().seed)).seed
     return list(range(first, first + n))
 
@@ -263,9 +265,9 @@ def _train_seeds(
     assert folder is not None
     with console.TrainingDisplay(quiet=context.obj["quiet"]) as display:
         watch = Watch(display.begin, display.update)
-        done = run_study(log, options, settings, _seeds(settings, n), command_line("sasrec"), watch)
+        done = run_study(log, options, settings, seeds_from(settings, n), command_line("sasrec"), watch)
     if not done:
-        _say_interrupted("stopped")
+        say_interrupted("stopped")
     summary = summarise(read_runs(folder))
     if json_:
         print_json(summary.to_dict())
@@ -312,19 +314,19 @@ def benchmark_(
     Settings that are not given come from the preset; those that it leaves open have the defaults shown.
     """
     reading, flags = split_reading(given)
-    told, settings = _load(context, log, reading, output), settings_of(flags, config)
+    told, settings = load_with_progress(context, log, reading, output), settings_of(flags, config)
     owned = sorted({"split_method", "protocol"} & set(settings))
     if owned:
         raise ConfigError(f"{owned[0]} in {config} is set by --{owned[0].replace('_', '-')}s here; take it out")
     chosen, methods, kept = (tuple(names_of(text)) for text in (presets, split_methods, protocols))
-    grid = Grid(chosen, methods, kept, tuple(_seeds(settings, seeds)))
+    grid = Grid(chosen, methods, kept, tuple(seeds_from(settings, seeds)))
     options = FitOptions(output=output, resume=resume, overwrite=overwrite, histories=not no_histories)
     with console.TrainingDisplay(quiet=context.obj["quiet"]) as display:
         watch = Watch(display.begin, display.update)
         command = command_line("sasrec")
         done = run_benchmark(told, grid, options, settings, command=command, results=results, watch=watch)
     if not done:
-        _say_interrupted("stopped")
+        say_interrupted("stopped")
     lines = lines_of(output, grid)
     for line in lines if json_ else []:
         print_json(line.to_dict())

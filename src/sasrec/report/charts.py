@@ -132,6 +132,16 @@ def _draw_epochs(ax: Axes, kept: int | None) -> None:
     _label(ax, "epoch")
 
 
+def search_chart(trials: list[int], values: list[float], metric: str) -> Figure:
+    """A dot a trial, and the best so far."""
+    figure = _figure(6.0, 2.8)
+    (ax,) = _axes(figure)
+    ax.plot(trials, values, "o", color=BLUE, markersize=4)
+    ax.step(trials, np.maximum.accumulate(values), where="post", color=ORANGE, linewidth=1.5)
+    _label(ax, "trial", metric)
+    return figure
+
+
 def length_chart(lengths: Int64, max_seq_len: int) -> Figure:
     """Users by number of events, with a dashed line at max_seq_len."""
     figure = _figure()

@@ -1,0 +1,81 @@
+"""The command that searches settings: tune."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sasrec.cli import console
+from sasrec.cli.flags import ConfigFile, Json, Logs, Output, Overwrite, settings_of, split_reading, with_flags
+from sasrec.cli.output import print_json, print_text
+from sasrec.cli.settings_file import read_settings
+from sasrec.cli.train import PresetName, load_with_progress, say_interrupted, seeds_from
+from sasrec.core.presets import DEFAULT_PRESET
+from sasrec.core.provenance import command_line
+from sasrec.experiments.search import SearchPlan, search
+from sasrec.experiments.search_pages import in_words
+from sasrec.experiments.seeds import Watch
+from sasrec.fitting import FitOptions
+
+
+@with_flags("model", "train", "eval", reading=True, without=("max_minutes",))
+def tune(
+    context: typer.Context,
+    log: Logs,
+    output: Output,
+    preset: PresetName = DEFAULT_PRESET,
+    trials: Annotated[
+        int, typer.Option("--trials", min=1, help="how many settings are tried, the preset's first")
+    ] = 50,
+    space: Annotated[
+        Path | None,
+        typer.Option(
+            "--space",
+            help="YAML file of what is tried: 'dropout: 0.1..0.6', 'learning_rate: 1e-4..1e-2 log', "
+            "'embedding_dim: [64, 128]'; default: around the preset's values",
+        ),
+    ] = None,
+    max_minutes: Annotated[
+        float, typer.Option("--max-minutes", min=0.0, help="bound of the whole command; 0 = no limit")
+    ] = 0.0,
+    seeds: Annotated[
+        int, typer.Option("--seeds", min=1, help="runs of the winner and of the untouched preset at the end")
+    ] = 3,
+    config: ConfigFile = None,
+    resume: Annotated[bool, typer.Option("--resume", help="continue the search in --output")] = False,
+    overwrite: Overwrite = False,
+    no_histories: Annotated[
+        bool, typer.Option("--no-histories", help="do not store users' histories in the run folders")
+    ] = False,
+    json_: Json = False,
+    **given: Any,
+) -> None:
+    """Search settings with Optuna, chosen on valid, and say whether the winner is better than the untouched preset.
+
+    The first trial is the preset. Trials below the others are ended early. At the end the winner and the preset are
+    trained over several seeds, and their difference on test is tested over users.
+    Settings that are given are fixed. Ctrl-C keeps all trials; --resume goes on.
+    """
+    began = time.monotonic()
+    reading, flags = split_reading(given)
+    read, settings = load_with_progress(context, log, reading, output), settings_of(flags, config)
+    tried = None if space is None else read_settings(space)
+    plan = SearchPlan(preset, trials, tried, tuple(seeds_from(settings, seeds)), max_minutes)
+    options = FitOptions(
+        output=output, resume=resume, overwrite=overwrite, histories=not no_histories, began=began
+    )  # fmt: skip
+    with console.TrainingDisplay(quiet=context.obj["quiet"]) as display:
+        watch = Watch(display.begin, display.update)
+        result = search(read, plan, options, settings, command=command_line("sasrec"), watch=watch)
+    if result is None:
+        say_interrupted("stopped")
+    if json_:
+        print_json(result.to_dict())
+        return
+    print_text(in_words(result, preset))
+    if result.comparison is not None:
+        print_text(f"\n{result.comparison.to_text()}")
+    typer.echo(f"\nsummary: {output / 'summary.md'}; settings for train --config: {output / 'best.yaml'}")
