@@ -42,7 +42,7 @@ def numbers(result: SearchResult) -> list[tuple[dict[str, Any], str, float | Non
 def test_the_untouched_preset_is_tried_first_and_the_winner_is_never_below_it_on_valid(tmp_path: Path) -> None:
     result = tuned(tmp_path / "search")
     first = result.trials[0]
-    assert (first.number, first.state) == (0, "complete")
+    assert (first.number, first.state) == (1, "complete")
     assert first.value == result.untouched
     assert result.best.value == max(trial.value for trial in result.trials if trial.value is not None)
     assert result.best.value is not None
@@ -77,7 +77,7 @@ def test_the_winners_run_is_the_trial_again_and_its_file_trains_it(tmp_path: Pat
 def test_winner_and_preset_are_compared_on_test_over_the_same_seeds(tmp_path: Path) -> None:
     result = tuned(tmp_path / "search", trials=6, seeds=2, learning_rate=1e-5, space={"embedding_dim": [4, 8, 16]})
     if result.comparison is None:
-        assert result.best.number == 0
+        assert result.best.number == 1
         pytest.skip("the preset won")
     assert (result.comparison.name_a, result.comparison.name_b) == ("preset", "winner")
     assert (result.comparison.n_runs_a, result.comparison.n_runs_b, result.comparison.split) == (2, 2, "test")
@@ -87,7 +87,7 @@ def test_winner_and_preset_are_compared_on_test_over_the_same_seeds(tmp_path: Pa
 
 def test_where_the_preset_wins_nothing_else_is_trained(tmp_path: Path) -> None:
     result = tuned(tmp_path / "search", trials=2, space={"learning_rate": "1e-9..2e-9"})
-    assert (result.best.number, result.comparison) == (0, None)
+    assert (result.best.number, result.comparison) == (1, None)
     assert not (tmp_path / "search" / "preset").exists()
     assert "None was better on valid than preset best itself" in (tmp_path / "search" / "summary.md").read_text()
 
@@ -95,7 +95,7 @@ def test_where_the_preset_wins_nothing_else_is_trained(tmp_path: Path) -> None:
 def test_a_space_without_the_presets_values_still_has_the_preset_as_its_first_trial(tmp_path: Path) -> None:
     result = tuned(tmp_path / "search", trials=2, space={"embedding_dim": [4, 6]})
     assert result.trials[0].settings == {}
-    run = tmp_path / "search" / ("winner" if result.best.number == 0 else "preset") / "seed-0"
+    run = tmp_path / "search" / ("winner" if result.best.number == 1 else "preset") / "seed-0"
     assert sasrec.load(run).config.model.embedding_dim == 128
 
 
@@ -107,7 +107,7 @@ def test_trials_below_the_others_are_pruned_and_never_win(tmp_path: Path, monkey
     monkeypatch.setattr(optuna.pruners, "MedianPruner", lambda *args, **kwargs: Always())
     result = tuned(tmp_path / "search", trials=3)
     assert [(trial.state, trial.epochs) for trial in result.trials] == [("complete", 2), ("pruned", 1), ("pruned", 1)]
-    assert result.best.number == 0
+    assert result.best.number == 1
 
 
 def test_a_trial_that_fails_is_told_and_the_search_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,7 +169,7 @@ def test_a_killed_or_interrupted_search_keeps_its_trials_and_ends_as_one_without
     found = json.loads(resumed.communicate(timeout=300)[0])
     for result in (expected, found):
         for trial in (*result["trials"], result["best"]):
-            trial.pop("seconds"), trial.pop("number")
+            trial.pop("seconds")
     assert found == expected
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,16 +29,16 @@ from sasrec.core.presets import DEFAULT_PRESET
 from sasrec.core.scalars import plain
 from sasrec.core.threads import set_threads
 from sasrec.data.logs import Log, load_log
-from sasrec.evaluation.comparison import compare_all
+from sasrec.evaluation.comparison import Comparison, compare_all
 from sasrec.experiments.search_pages import SearchResult, Trial, write_summary
 from sasrec.experiments.search_space import Choice, Space, default_space, holds, read_space, told
 from sasrec.experiments.seeds import (
+    SEED_FOLDER,
     TOLD_ELSEWHERE,
     Watch,
     is_study,
     load_study,
     marked_folder,
-    run_folders,
     run_study,
 )
 from sasrec.experiments.trials import ERROR, distribution_of, has_ended, importance_of, quiet_optuna, trial_of
@@ -149,9 +149,9 @@ class Search:
 
     @property
     def trials(self) -> list[Trial]:
-        """Those that have ended."""
-        found = [trial_of(trial) for trial in self.study.get_trials(deepcopy=False) if has_ended(trial)]
-        return sorted(found, key=lambda trial: trial.number)
+        """Those that have ended, numbered from 1 in the order in which they began."""
+        ended = [trial for trial in self.study.get_trials(deepcopy=False) if has_ended(trial)]
+        return [trial_of(trial, number) for number, trial in enumerate(ended, 1)]
 
     @property
     def complete(self) -> list[Trial]:
@@ -360,28 +360,57 @@ def _measured(found: Search, options: FitOptions, command: str) -> SearchResult 
     atomic_write(folder / BEST, _yaml(settings, plan.preset))
     is_preset = best.number == first.number
     result = SearchResult(found.metric, found.trials, best, settings, first.value or 0.0, importance_of(found.study))
-    seeds = _affordable(found)
     untouched = {name: value for name, value in found.fixed.items() if name != "seed"}
     sides = {"winner": settings} if is_preset else {"preset": untouched, "winner": settings}
-    for side, its in sides.items():
-        where = folder / side
-        is_kept = is_study(where) and load_study(where).settings == _told(its)
-        its_options = FitOptions(
-            plan.preset, where, is_kept, overwrite=where.exists() and not is_kept, histories=options.histories
-        )
-        if not run_study(found.log, its_options, its, seeds, command, _named(found.watch, side)):
-            return None
-    compared = None
-    if not is_preset:
-        measured = {
-            side: [load(run).evaluate("test", protocol="full", baselines=False) for run in run_folders(folder / side)]
-            for side in sides
-        }
-        compared = compare_all(measured)[0]
-    result = replace(result, comparison=compared, seeds=tuple(seeds))
+    seeds = _train_sides(found, sides, options, command)
+    if not seeds:
+        return None
+    compared = None if is_preset else _compared(folder, sides, seeds)
+    result = replace(result, comparison=compared, seeds=seeds)
     atomic_write(folder / RESULT, json.dumps(result.to_dict(), indent=1))
     write_summary(folder, plan.preset, told(found.space), result)
     return result
+
+
+def _train_sides(
+    found: Search, sides: Mapping[str, Mapping[str, Any]], options: FitOptions, command: str
+) -> tuple[int, ...]:
+    """Train each side with one seed after the other while there is time; the seeds that all have; none = interrupted.
+
+    The first seed is trained in any case.
+    """
+    plan, seconds = found.plan, 0.0
+    for n in range(1, len(plan.seeds) + 1):
+        left = 60 * plan.max_minutes - (time.monotonic() - found.began)
+        if n > 1 and plan.max_minutes and left < seconds:
+            logger.warning(
+                "there is time for %d of %d seeds at the end; --max-minutes bounds it", n - 1, len(plan.seeds)
+            )
+            return plan.seeds[: n - 1]
+        began = time.monotonic()
+        for side, settings in sides.items():
+            where = found.folder / side
+            is_kept = is_study(where) and load_study(where).settings == _told(settings)
+            side_options = FitOptions(
+                plan.preset, where, is_kept, overwrite=where.exists() and not is_kept, histories=options.histories
+            )
+            watch = _named(found.watch, side)
+            if not run_study(found.log, side_options, settings, plan.seeds[:n], command, watch):
+                return ()
+        seconds = time.monotonic() - began
+    return plan.seeds
+
+
+def _compared(folder: Path, sides: Mapping[str, Any], seeds: Sequence[int]) -> Comparison:
+    """The sides on test."""
+    measured = {
+        side: [
+            load(folder / side / f"{SEED_FOLDER}{seed}").evaluate("test", protocol="full", baselines=False)
+            for seed in seeds
+        ]
+        for side in sides
+    }
+    return compare_all(measured)[0]
 
 
 def _told(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -392,18 +421,6 @@ def _told(settings: Mapping[str, Any]) -> dict[str, Any]:
 def _named(watch: Watch | None, side: str) -> Watch | None:
     """Tells which side a run belongs to."""
     return None if watch is None else Watch(lambda title: watch.begin(f"{side}, {title}"), watch.update)
-
-
-def _affordable(found: Search) -> list[int]:
-    """Seeds that there is time for, at least one."""
-    plan = found.plan
-    if not plan.max_minutes:
-        return list(plan.seeds)
-    left = 60 * plan.max_minutes - (time.monotonic() - found.began)
-    n = min(len(plan.seeds), max(1, int(left / found.pair_seconds)))
-    if n < len(plan.seeds):
-        logger.warning("there is time for %d of %d seeds at the end; --max-minutes bounds it", n, len(plan.seeds))
-    return list(plan.seeds[:n])
 
 
 def _yaml(settings: Mapping[str, Any], preset: str) -> str:

@@ -21,7 +21,7 @@ LEVEL = 0.05  # of the test that tells a gain from luck
 class Trial:
     """One of the settings that were tried."""
 
-    number: int
+    number: int  # from 1; 1 is the untouched preset
     settings: dict[str, Choice]  # that were searched; none in the first where the space does not hold the preset's
     state: str  # "complete", "pruned", "failed"
     value: float | None  # the best valid metric; None unless complete

@@ -35,12 +35,12 @@ def has_ended(trial: Any) -> bool:
     return bool(trial.state.is_finished() and (trial.state.name != "FAIL" or ERROR in trial.user_attrs))
 
 
-def trial_of(trial: Any) -> Trial:
+def trial_of(trial: Any, number: int) -> Trial:
     """A trial without Optuna."""
     state = {"COMPLETE": "complete", "PRUNED": "pruned"}.get(trial.state.name, "failed")
     told = trial.user_attrs
     value = trial.value if state == "complete" else None
-    return Trial(trial.number, dict(trial.params), state, value, told.get("epochs", 0), told.get("seconds", 0.0))
+    return Trial(number, dict(trial.params), state, value, told.get("epochs", 0), told.get("seconds", 0.0))
 
 
 def importance_of(study: Any) -> dict[str, float]:

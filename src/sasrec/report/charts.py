@@ -134,11 +134,14 @@ def _draw_epochs(ax: Axes, kept: int | None) -> None:
 
 def search_chart(trials: list[int], values: list[float], metric: str) -> Figure:
     """A dot a trial, and the best so far."""
+    from matplotlib.ticker import MaxNLocator
+
     figure = _figure(6.0, 2.8)
     (ax,) = _axes(figure)
     ax.plot(trials, values, "o", color=BLUE, markersize=4)
     ax.step(trials, np.maximum.accumulate(values), where="post", color=ORANGE, linewidth=1.5)
     _label(ax, "trial", metric)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 
