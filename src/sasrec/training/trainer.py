@@ -175,7 +175,7 @@ class _Loop:
 
     def _ask_callbacks(self) -> str:
         """Tell them of the epoch that has ended; what they answer."""
-        return "callback" if self.pulse.of_first(self.callbacks.epoch(self.history[-1])) else ""
+        return "callback" if self.pulse.of_first(float(self.callbacks.epoch(self.history[-1]))) else ""
 
     def _save_if_due(self) -> None:
         if self.pulse.now() - self.last_save > SAVE_SECONDS:
