@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from sasrec.cluster.connection import Cluster, check_place
+from sasrec.cluster.connection import Cluster, _OfThisThread, check_place
 from sasrec.core.errors import ConfigError, DataError, TrainingError
 
 
@@ -59,3 +61,13 @@ def test_the_error_of_a_task_is_raised_as_it_was() -> None:
 def test_lost_workers_are_an_error_of_one_line() -> None:
     with pytest.raises(TrainingError, match=r"workers of the cluster were lost again and again: gone$"):
         cluster_that_raises(LostError("\ngone\nwith a page of words")).result("a reference")
+
+
+def test_what_ray_prints_beside_a_command_is_not_among_its_output(capsys: pytest.CaptureFixture[str]) -> None:
+    with contextlib.redirect_stdout(_OfThisThread()):
+        print("ours")
+        other = threading.Thread(target=lambda: print("(raylet) a worker was lost"))
+        other.start()
+        other.join()
+    told = capsys.readouterr()
+    assert (told.out, told.err) == ("ours\n", "(raylet) a worker was lost\n")

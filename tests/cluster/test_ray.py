@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -10,8 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,6 +16,7 @@ import polars as pl
 import pytest
 from conftest import make_markov_log
 from made import without
+from on_ray import NEEDS_RAY, Commands, commands, until
 from worlds import ends_of, start_training
 
 from sasrec.core.isa import load_native
@@ -27,7 +25,7 @@ from sasrec.runs.folder import RunFolder
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(load_native().module is None, reason=load_native().why),
-    pytest.mark.skipif(shutil.which("ray", path=Path(sys.executable).parent) is None, reason="Ray is not installed"),
+    NEEDS_RAY,
     pytest.mark.usefixtures("float32_core"),
 ]
 
@@ -36,7 +34,6 @@ SMALL = [
     "--valid-protocol", "full", "--threads", "1",
 ]  # fmt: skip
 LONG = [*SMALL, "--max-epochs", "100000", "--batch-size", "4"]  # the last one counts
-MARK = "SASREC_TEST_MARK"  # tells the processes of a test from others
 SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "cluster" / "two_machines.sh"
 
 
@@ -47,48 +44,10 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-class Commands:
-    """Runs sasrec with `--on ray`, and knows the workers that it starts."""
-
-    def __init__(self, folder: Path) -> None:
-        self.environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
-            MARK: uuid.uuid4().hex, "RAY_TMPDIR": str(folder),
-        }  # fmt: skip
-
-    def start(self, *words: object) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "sasrec", *map(str, words), "--on", "ray", "--workers", "2"]
-        return subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=self.environment
-        )
-
-    def run(self, *words: object) -> tuple[int, str, str]:
-        return ends_of([self.start(*words)], timeout=300)[0]
-
-    def workers(self) -> list[int]:
-        """Processes that train."""
-        found = []
-        for path in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                is_ours = self.environment[MARK].encode() in (path / "environ").read_bytes()
-                if is_ours and b"RayTrainWorker" in (path / "cmdline").read_bytes():
-                    found.append(int(path.name))
-        return found
-
-
 @pytest.fixture
 def ray() -> Iterator[Commands]:
-    folder = Path("/tmp") / f"r{uuid.uuid4().hex[:8]}"  # short: paths of sockets have a limit
-    yield Commands(folder)
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def until(is_so: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 240
-    while not is_so():
-        assert time.monotonic() < deadline
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.1)
+    with commands() as found:
+        yield found
 
 
 def epochs_of(run: Path) -> int:
@@ -191,7 +150,7 @@ def test_what_a_worker_refuses_is_one_sentence(log: Path, tmp_path: Path, ray: C
 
 def test_where_ray_is_missing_the_extra_is_named_and_all_else_works(log: Path, tmp_path: Path) -> None:
     environment = without(tmp_path, "ray")
-    for words in (["train", log], ["prepare", log], ["recommend", log, "--all-users"]):
+    for words in (["train", log], ["prepare", log], ["recommend", log, "--all-users"], ["tune", log]):
         command = [sys.executable, "-m", "sasrec", *map(str, words), "--output", str(tmp_path / "x.csv"), "--on", "ray"]
         done = subprocess.run(command, capture_output=True, text=True, env=environment)
         assert done.returncode == 2

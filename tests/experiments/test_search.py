@@ -18,10 +18,11 @@ from made import SETTINGS, run_program, without
 import sasrec
 from sasrec.core.errors import ConfigError, TrainingError
 from sasrec.evaluation.comparison import Comparison, Difference
-from sasrec.experiments import search as search_module
-from sasrec.experiments.search import BEST, DATABASE
+from sasrec.experiments import trial_workers
+from sasrec.experiments.search import BEST
 from sasrec.experiments.search_pages import SearchResult, Trial, in_words
 from sasrec.experiments.search_space import Range, default_space, read_space, told
+from sasrec.experiments.search_trials import DATABASE
 
 FRAME = make_markov_log(120, 30)
 FIXED = {name: value for name, value in SETTINGS.items() if name != "embedding_dim"} | {"valid_protocol": "full"}
@@ -111,14 +112,14 @@ def test_trials_below_the_others_are_pruned_and_never_win(tmp_path: Path, monkey
 
 
 def test_a_trial_that_fails_is_told_and_the_search_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trained = search_module.train
+    trained = trial_workers.train
 
     def fails(engine: Any, split: Any, model: Any, *more: Any, **named: Any) -> Any:
         if model.embedding_dim == 4:
             raise TrainingError("the loss became nan")
         return trained(engine, split, model, *more, **named)
 
-    monkeypatch.setattr(search_module, "train", fails)
+    monkeypatch.setattr(trial_workers, "train", fails)
     result = tuned(tmp_path / "search", trials=8)
     assert len(result.trials) == 8
     states = {trial.settings.get("embedding_dim"): trial.state for trial in result.trials}

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from sasrec.cli import console
-from sasrec.cli.flags import ConfigFile, Json, Logs, Output, Overwrite, settings_of, split_reading, with_flags
+from sasrec.cli.flags import ConfigFile, Json, Logs, On, Output, Overwrite, settings_of, split_reading, with_flags
 from sasrec.cli.output import print_json, print_text
 from sasrec.cli.settings_file import read_settings
 from sasrec.cli.train import PresetName, load_with_progress, say_interrupted, seeds_from
+from sasrec.cluster.connection import check_place, connected
+from sasrec.cluster.tune import ClusterTrainers
 from sasrec.core.presets import DEFAULT_PRESET
 from sasrec.core.provenance import command_line
-from sasrec.experiments.search import SearchPlan, search
+from sasrec.experiments.search import beside, search
 from sasrec.experiments.search_pages import in_words
+from sasrec.experiments.search_trials import SearchPlan
 from sasrec.experiments.seeds import Watch
 from sasrec.fitting import FitOptions
 
@@ -44,6 +48,17 @@ def tune(
     seeds: Annotated[
         int, typer.Option("--seeds", min=1, help="runs of the winner and of the untouched preset at the end")
     ] = 3,
+    on: On = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            min=1,
+            help="trials at a time, each in a process of its own with its share of the threads; default: 1, with --on "
+            "one for each CPU",
+            rich_help_panel="Cluster",
+        ),
+    ] = None,
     config: ConfigFile = None,
     resume: Annotated[bool, typer.Option("--resume", help="continue the search in --output")] = False,
     overwrite: Overwrite = False,
@@ -60,8 +75,11 @@ def tune(
     Settings that are given are fixed. Ctrl-C keeps all trials; --resume goes on.
     """
     began = time.monotonic()
+    check_place(on, None if on is None else workers)
+    cluster = None if on is None else context.with_resource(connected(on, workers))
+    trainers = beside(workers or 1) if cluster is None else partial(ClusterTrainers, cluster)
     reading, flags = split_reading(given)
-    read, settings = load_with_progress(context, log, reading, output), settings_of(flags, config)
+    read, settings = load_with_progress(context, log, reading, output, cluster=cluster), settings_of(flags, config)
     tried = None if space is None else read_settings(space)
     plan = SearchPlan(preset, trials, tried, tuple(seeds_from(settings, seeds)), max_minutes)
     options = FitOptions(
@@ -69,7 +87,8 @@ def tune(
     )  # fmt: skip
     with console.TrainingDisplay(quiet=context.obj["quiet"]) as display:
         watch = Watch(display.begin, display.update)
-        result = search(read, plan, options, settings, command=command_line("sasrec"), watch=watch)
+        command = command_line("sasrec")
+        result = search(read, plan, options, settings, command=command, watch=watch, trainers=trainers)
     if result is None:
         say_interrupted("stopped")
     if json_:

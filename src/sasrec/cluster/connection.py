@@ -9,6 +9,8 @@ import contextlib
 import logging
 import os
 import secrets
+import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,6 +158,23 @@ def check_place(on: str | None, workers: int | None) -> None:
         raise ConfigError(f"--workers {workers} is too few; it takes 1 or more")
 
 
+class _OfThisThread:
+    """Standard output to which the thread that made it writes; what others print goes to stderr.
+
+    Ray's own thread prints what happens to workers, in the middle of what a command prints as JSON.
+    """
+
+    def __init__(self) -> None:
+        self._out, self._thread = sys.stdout, threading.get_ident()
+
+    def write(self, text: str) -> int:
+        is_ours = threading.get_ident() == self._thread
+        return (self._out if is_ours else sys.stderr).write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._out, name)
+
+
 @contextlib.contextmanager
 def connected(on: str, workers: int | None) -> Iterator[Cluster]:
     """The cluster, while inside.
@@ -185,6 +204,7 @@ def connected(on: str, workers: int | None) -> Iterator[Cluster]:
         cluster = Cluster(ray, workers)
         n_machines = cluster.n_machines
         logger.info("on Ray: %d machine%s with %d CPUs", n_machines, "s" * (n_machines != 1), cluster.n_cpus)
-        yield cluster
+        with contextlib.redirect_stdout(_OfThisThread()):
+            yield cluster
     finally:
         ray.shutdown()

@@ -9,6 +9,7 @@ from typing import Any
 from sasrec.experiments.search_pages import Trial
 from sasrec.experiments.search_space import Choice, Range
 
+PRESET = "preset"  # of the trial that is the untouched preset
 ERROR = "error"  # of a trial that failed by itself; one that failed without was cut short, and is tried again
 
 
