@@ -158,6 +158,19 @@ def test_what_is_for_one_process_is_refused(log: Path, tmp_path: Path, option: l
     assert all(f"{option[0]} is for one process; start it without torchrun" in err for _, _, err in ends)
 
 
+def test_a_process_that_ends_by_an_error_does_not_wait_for_torchs_threads(log: Path, tmp_path: Path) -> None:
+    program = (
+        "import ctypes, sys; libc = ctypes.CDLL(None); "
+        "libc.__cxa_atexit(ctypes.cast(libc.abort, ctypes.c_void_p), None, None); "  # what a thread of torch may do
+        "from sasrec.cli.main import main; main()"
+    )
+    port = free_port()
+    words = ["-c", program, "train", str(log), "--output", str(tmp_path / "run"), "--threads", "1", "--dry-run"]
+    ends = ends_of([start_process(rank, 2, port, words) for rank in range(2)])
+    assert [code for code, _, _ in ends] == [2, 2], ends
+    assert all("--dry-run is for one process" in err for _, _, err in ends)
+
+
 NAMES, ADDRESSES = ("sasrec-a", "sasrec-b"), ("10.77.31.1", "10.77.31.2")
 
 

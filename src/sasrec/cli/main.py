@@ -18,6 +18,7 @@ from sasrec.cli import console, deploy, measure, recommend, train, tune
 from sasrec.cli.flags import IdCommand
 from sasrec.core.errors import ConfigError, SASRecError
 from sasrec.core.tables import printable
+from sasrec.engine.distributed import end_in_world
 
 COMMANDS: dict[str, Callable[..., None]] = {  # in the order of --help
     "prepare": train.prepare,
@@ -64,6 +65,15 @@ for _name, _command in COMMANDS.items():
 
 def main() -> None:
     """Run the command line: one sentence and an exit code for what goes wrong, a traceback only with --debug."""
+    try:
+        _run()
+    except SystemExit as end:
+        if end.code:
+            end_in_world(end.code)
+        raise
+
+
+def _run() -> None:
     debug = "--debug" in sys.argv
     try:
         app()

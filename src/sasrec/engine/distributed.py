@@ -6,10 +6,12 @@ launcher sets the same, or makes torch's process group itself, of which `TorchWo
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
 import socket
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -54,6 +56,21 @@ def joined(silence_seconds: float = SILENCE_SECONDS) -> Iterator[TorchWorld | No
     world = TorchWorld(silence_seconds)
     yield world
     world.leave()  # not after an error: the others would be waited for
+
+
+def end_in_world(code: int | str) -> None:
+    """End this process at once where it still is in a world, as after an error; do nothing where it is in none.
+
+    The threads by which torch talks to others are still there then. Some of them throw when another process closes its
+    connection while Python takes this one apart, which would end it by SIGABRT in place of its exit code.
+    """
+    dist = sys.modules.get("torch.distributed")
+    if dist is None or not dist.is_available() or not dist.is_initialized():
+        return
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else 1)
 
 
 def is_one_of_several() -> bool:
