@@ -19,7 +19,7 @@ from sasrec.core.config import EvalConfig, TrainConfig
 from sasrec.core.errors import CheckpointError, UnknownItemError
 from sasrec.core.scalars import check_truth
 from sasrec.core.threads import set_threads
-from sasrec.data.histories import is_pandas, known_histories, list_of_ids, read_histories, to_pandas, users_histories
+from sasrec.data.histories import known_histories, list_of_ids, read_histories, users_histories
 from sasrec.data.items import with_new_items
 from sasrec.data.ragged import Ragged
 from sasrec.data.sequences import Sequences
@@ -36,6 +36,7 @@ from sasrec.ranking.lists import Recommendations, list_frame, reasons_frame
 from sasrec.ranking.masks import ItemMasks
 from sasrec.ranking.next_items import Mask, NextItems
 from sasrec.ranking.order import check_k
+from sasrec.reading.frame_kinds import like
 from sasrec.report.examples import build_examples
 from sasrec.report.pages import write_report
 from sasrec.report.run_facts import RunFacts
@@ -104,7 +105,7 @@ class Recommender:
         """The top k items after each history, also of users never seen.
 
         Args:
-            histories: lists, arrays or Series of item ids, oldest first; or a frame user_id, item_id[, timestamp].
+            histories: lists, arrays or Series of item ids, oldest first; or any frame user_id, item_id[, timestamp].
             k: how many; fewer come back when fewer can be recommended.
             allow: only these items; None = all. Unknown ids are skipped with a warning.
             deny: never these items; likewise.
@@ -113,8 +114,8 @@ class Recommender:
             diversity: from 0 (off) to 1: how much less items count that are like those above them.
 
         Returns:
-            A frame user_id, item_id, score, rank; for lists, user_id is the position in the list. Unknown items of a
-            history are skipped; a history without any known item gets popular items (see `recommend_detailed`).
+            A frame user_id, item_id, score, rank, of the library that histories come in; for lists one of Polars, and
+            user_id is the position. Unknown items are skipped; a history without any known item gets popular items.
 
         Raises:
             ConfigError: k is below 1 or not an integer, keep_seen is not True, False or None, `where` is no expression
@@ -137,7 +138,7 @@ class Recommender:
         diversity: float = 0.0,
     ) -> Recommendations:
         """As `recommend`, with the unknown items and fallbacks of each history."""
-        rows, user_ids, as_pandas = read_histories(histories)
+        rows, user_ids = read_histories(histories)
         known, unknown = known_histories(self.vocabulary, rows)
         items = self.item_filter(allow, deny, where)
         options = {"allowed": items.mask(), "keep_seen": keep_seen, "diversity": diversity}
@@ -146,8 +147,7 @@ class Recommender:
         if n_unknown:
             logger.warning("%d items of the histories are unknown and were skipped", n_unknown)
         fallback = (known.lengths == 0).tolist()
-        frame = to_pandas(frame) if as_pandas else frame
-        return Recommendations(frame, unknown, fallback, items.unknown_allow, items.unknown_deny)
+        return Recommendations(like(histories, frame), unknown, fallback, items.unknown_allow, items.unknown_deny)
 
     def item_filter(self, allow: Ids | None, deny: Ids | None, where: str | None = None) -> ItemFilter:
         """Which items lists of ids and an expression leave; unknown ids are skipped with a warning.
@@ -184,7 +184,7 @@ class Recommender:
         histories, users = users_histories(sequences, user_ids)
         allowed = self.item_filter(allow, deny, where).mask()
         frame = self._recommend(histories, users, k, allowed=allowed, keep_seen=keep_seen, diversity=diversity)
-        return to_pandas(frame) if is_pandas(user_ids) else frame
+        return like(user_ids, frame)
 
     def recommend_rows(
         self,
