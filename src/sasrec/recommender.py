@@ -26,10 +26,11 @@ from sasrec.data.sequences import Sequences
 from sasrec.data.splits import Split, hides_repeats, split_sequences
 from sasrec.data.vocabulary import Vocabulary
 from sasrec.engine.device import to_copy, to_serve
-from sasrec.engine.protocol import Engine, create_engine, environment
+from sasrec.engine.protocol import Engine, create_engine
 from sasrec.evaluation.results import Result
 from sasrec.measuring import Request, measure
 from sasrec.model.weights import Weights, with_more_items
+from sasrec.publishing import push_model
 from sasrec.ranking.diversity import check_diversity
 from sasrec.ranking.item_filter import ItemFilter
 from sasrec.ranking.lists import Recommendations, list_frame, reasons_frame
@@ -37,9 +38,7 @@ from sasrec.ranking.masks import ItemMasks
 from sasrec.ranking.next_items import Mask, NextItems
 from sasrec.ranking.order import check_k
 from sasrec.reading.frame_kinds import like
-from sasrec.report.examples import build_examples
-from sasrec.report.pages import write_report
-from sasrec.report.run_facts import RunFacts
+from sasrec.reporting import write_pages
 from sasrec.runs.digests import version_of
 from sasrec.runs.folder import RunConfig, RunFolder
 from sasrec.runs.memory import Trained
@@ -399,38 +398,39 @@ class Recommender:
         Raises:
             CheckpointError: a file cannot be written.
         """
-        result, sequences = self.train_result, self._known_sequences()
-        assert result is not None
-        # After a refit the model has seen what comes next.
-        shows = with_users and not self.config.refit_epochs
-        examples = build_examples(self.split(), self.vocabulary, self.top_indices) if shows else []
-        facts = RunFacts(
-            config=self.config,
-            lengths=np.diff(sequences.offsets),
-            item_counts=self.vocabulary.counts,
-            history=result.history,
-            results=self.results,
-            examples=examples,
-            environment=environment(),
-            best_epoch=result.best_epoch,
-            seconds=result.seconds,
-            stopped=result.stopped,
-            understanding=sequences.understanding,
-            vocabulary=self.vocabulary,
-        )
-        write_report(folder, facts if with_users else facts.without_users)
+        self._known_sequences()
+        write_pages(self, folder, with_users=with_users)
+
+    def push_to_hub(self, repo: str, *, private: bool = True, with_histories: bool = False, **card: Any) -> str:
+        """Push the model to the Hugging Face Hub, without users' ids and histories (docs/hub.md).
+
+        Args:
+            repo: user/model; made where it is not there yet.
+            private: whether only you, and those that you let, can read it.
+            with_histories: push the log's users and their histories, too.
+            card: license="apache-2.0" and datasets=["user/log"], as the Hub names them, for the model card.
+
+        Returns:
+            The address of this very model: hf://user/model@commit.
+
+        Raises:
+            ConfigError: no such name; huggingface_hub is missing; it is public, and private was asked for; or there are
+                no histories, and they were asked for.
+            CheckpointError: the Hub refuses it or cannot be reached.
+        """
+        return push_model(self, repo, private=private, with_histories=with_histories, **card)
 
 
 def load(path: Path | str, *, device: str | None = None, threads: int | None = None) -> Recommender:
     """Read a run folder.
 
     Args:
-        path: what `Recommender.save` or `sasrec train` wrote.
+        path: what `Recommender.save` or `sasrec train` wrote; or hf://user/model[@revision] (docs/hub.md).
         device: where to compute: cpu, cuda, cuda:N or auto; None = auto, wherever it was trained (docs/gpu.md).
         threads: CPU threads; None = as trained.
 
     Raises:
-        CheckpointError: missing, truncated or foreign.
+        CheckpointError: missing, truncated or foreign; or the Hub refuses it or cannot be reached.
     """
     run = RunFolder.open(Path(path))
     config, vocabulary = run.load_config(), run.load_vocabulary()
