@@ -14,9 +14,10 @@ from typing import Any
 from fake_hub import OWNER, FakeHub
 
 PROGRAM = """
-import json, logging, os, sys, warnings
+import contextlib, io, json, logging, os, sys, warnings
 from pathlib import Path
 import sasrec
+from sasrec.cli.main import main
 from sasrec.runs.folder import RunFolder
 from sasrec.publishing import push
 warnings.simplefilter("error", UserWarning)
@@ -24,10 +25,18 @@ answers, sys.stdout = sys.stdout, sys.stderr
 told = []
 handler = logging.Handler()
 handler.emit = lambda record: told.append(f"{record.levelname}: {record.getMessage()}")
-logging.getLogger("sasrec").addHandler(handler)
-logging.getLogger("sasrec").setLevel(logging.INFO)
+def cli(*words):
+    out, err, sys.argv, code = io.StringIO(), io.StringIO(), ["sasrec", *words], 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code or 0
+    return [code, out.getvalue(), err.getvalue()]
 for line in sys.stdin:
     told.clear()
+    logging.getLogger("sasrec").handlers = [handler]
+    logging.getLogger("sasrec").setLevel(logging.INFO)
     try:
         answer = {"value": eval(json.loads(line))}
     except Exception as error:

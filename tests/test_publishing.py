@@ -15,7 +15,7 @@ import pytest
 import yaml
 from conftest import make_markov_log
 from fake_hub import GUEST, FakeHub, Repository, running_hub
-from hub_worker import RefusedError, Worker, environment_of, working
+from hub_worker import RefusedError, Worker, working
 from made import without
 
 import sasrec
@@ -26,7 +26,9 @@ from sasrec.runs.folder import RunFolder
 from sasrec.runs.hub import Address, address_of, is_address
 
 pytestmark = pytest.mark.slow
-MODEL_FILES = {"config.json", "model.safetensors", "items.parquet", "history.jsonl", "metrics.json", BOOK}
+MODEL_FILES = {
+    "config.json", "model.safetensors", "items.parquet", "item_features.json", "history.jsonl", "metrics.json", BOOK,
+}  # fmt: skip
 PAGES = {"README.md", "report.html", "curve.png"}
 HISTORIES = "[[3, 24, 21], [5]]"
 USER = "person-{}-of-the-log"
@@ -37,8 +39,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder whose users have ids that are easily found."""
     path = tmp_path_factory.mktemp("run") / "run"
     log = make_markov_log().with_columns(pl.format(USER, pl.col("user_id")).alias("user_id"))
-    titles = pl.DataFrame({"item_id": range(30), "title": [f"Film {i}" for i in range(30)]})
-    sasrec.fit(log, titles=titles, output=path, embedding_dim=8, n_blocks=1, max_epochs=2, threads=1)
+    items = pl.DataFrame(
+        {"item_id": range(1, 31), "title": [f"Film {i}" for i in range(30)], "genre": ["a", "b", "c"] * 10}
+    )
+    sizes: dict[str, Any] = {"embedding_dim": 8, "n_blocks": 1, "max_epochs": 2, "threads": 1}
+    sasrec.fit(log, items=items, item_features=["genre"], output=path, **sizes)
     return path
 
 
@@ -117,7 +122,7 @@ def test_no_byte_that_was_sent_tells_of_a_user(worker: Worker, hub: FakeHub, run
         assert b"of-the-log" not in data
         assert b"sequences" not in data
     (tmp_path / "items.parquet").write_bytes(files["items.parquet"])
-    assert pl.read_parquet(tmp_path / "items.parquet").columns == ["item_index", "item_id", "count", "title"]
+    assert pl.read_parquet(tmp_path / "items.parquet").columns == ["item_index", "item_id", "count", "title", "genre"]
     assert b"Example recommendations" in (run / "report.html").read_bytes()
     assert b"Example recommendations" not in files["report.html"]
 
@@ -125,7 +130,7 @@ def test_no_byte_that_was_sent_tells_of_a_user(worker: Worker, hub: FakeHub, run
 def test_what_leaves_the_machine_is_said_before(worker: Worker, hub: FakeHub, run: Path) -> None:
     push(worker, run)
     assert worker.told[0].startswith("INFO: to hf://me/model, for those that you let read it: config.json, model.")
-    assert worker.told[1] == "INFO: with it go the ids and counts of 30 items, and their titles"
+    assert worker.told[1] == "INFO: with it go the ids and counts of 30 items, and their titles, genre"
     assert worker.told[2].startswith("INFO: no id and no history of a user goes with it")
 
 
@@ -335,32 +340,31 @@ def test_offline_the_cache_answers(
 
 
 def test_the_commands_take_a_run_at_the_hub(
-    running: FakeHub, hub: FakeHub, run: Path, recommender: Recommender, tmp_path: Path
+    worker: Worker, hub: FakeHub, run: Path, recommender: Recommender, tmp_path: Path
 ) -> None:
-    environment = environment_of(running, tmp_path / "cache")
+    def command(*words: object) -> tuple[int, str, str]:
+        code, out, err = worker.do(f"cli{tuple(map(str, words))!r}")
+        return code, out, " ".join(err.split())
+
     make_markov_log(n_users=60, seed=5).write_csv(tmp_path / "log.csv")
-
-    def sasrec_(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "sasrec", *words]
-        return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
-
-    done = sasrec_("push", str(run), "me/model", "--license", "mit", "--dataset", "me/log", "--json")
-    assert done.returncode == 0, done.stderr
-    address = json.loads(done.stdout)["address"]
-    assert "no id and no history of a user goes with it" in done.stderr
-    done = sasrec_("recommend", address, "--history", "3,24,21", "-k", "5", "--json")
-    wanted = recommender.recommend([[3, 24, 21]], k=5)["item_id"].to_list()
-    assert [row["item_id"] for row in json.loads(done.stdout)] == wanted
-    done = sasrec_("info", "hf://me/model", "--verify", "--json")
-    assert set(json.loads(done.stdout)["verified"]) == MODEL_FILES - {BOOK}
-    done = sasrec_("evaluate", "hf://me/model", "--log", "log.csv", "--json")
-    assert json.loads(done.stdout)["n_users"] == 60
-    done = sasrec_("evaluate", "hf://me/model")
-    assert (done.returncode, "saved without histories" in done.stderr) == (1, True)
-    done = sasrec_("export", "hf://me/model", "--format", "embeddings")
-    assert (done.returncode, "--output is needed for a run at the Hub" in done.stderr) == (2, True)
-    done = sasrec_("export", "hf://me/model", "--format", "embeddings", "--output", "vectors")
-    assert (done.returncode, (tmp_path / "vectors" / "embeddings.npy").exists()) == (0, True)
+    code, out, err = command("push", run, "me/model", "--license", "mit", "--dataset", "me/log", "--json")
+    assert code == 0, err
+    assert "no id and no history of a user goes with it" in err
+    address = json.loads(out)["address"]
+    rows = json.loads(command("recommend", address, "--history", "3,24,21", "-k", "5", "--json")[1])
+    assert [row["item_id"] for row in rows] == recommender.recommend([[3, 24, 21]], k=5)["item_id"].to_list()
+    told = json.loads(command("info", "hf://me/model", "--verify", "--json")[1])
+    assert set(told["verified"]) == MODEL_FILES - {BOOK}
+    measured = json.loads(command("evaluate", "hf://me/model", "--log", tmp_path / "log.csv", "--json")[1])
+    assert measured["n_users"] == 60
+    code, _, err = command("evaluate", "hf://me/model")
+    assert (code, "saved without histories" in err) == (1, True)
+    code, _, err = command("export", "hf://me/model", "--format", "embeddings")
+    assert (code, "--output is needed for a run at the Hub" in err) == (2, True)
+    code, _, err = command("export", "hf://me/model", "--format", "embeddings", "--output", tmp_path / "vectors")
+    assert (code, (tmp_path / "vectors" / "embeddings.npy").exists()) == (0, True), err
+    code, _, err = command("push", run, "model")
+    assert (code, "'hf://model' is no address at the Hub" in err) == (2, True)
 
 
 def test_without_huggingface_hub_the_extra_is_named(run: Path, tmp_path: Path) -> None:

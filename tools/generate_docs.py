@@ -21,7 +21,7 @@ from sasrec.core.presets import PRESETS, LogStatistics
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 COMMANDS = [
     "prepare", "inspect", "train", "benchmark", "evaluate", "compare", "recommend", "score", "similar", "explain",
-    "serve", "convert", "export", "datasets", "info", "demo",
+    "serve", "convert", "export", "push", "datasets", "info", "demo",
 ]  # fmt: skip
 TERMINAL = {"COLUMNS": "110", "NO_COLOR": "1", "TERM": "dumb"}
 CLI_TEXT = """\

@@ -73,6 +73,7 @@ def convert_(
     overwrite: Overwrite = False,
 ) -> None:
     """Convert a checkpoint of pmixer/SASRec.pytorch to a run folder, or a run folder to such a checkpoint."""
+    source = RunFolder.open(source).path if is_address(source) else source
     if source.is_dir():
         recommender = load(source)
         if output.exists() and not overwrite:

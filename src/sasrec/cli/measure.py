@@ -120,7 +120,7 @@ def _check_same_log(runs: list[Path]) -> None:
 
 
 def info(
-    run: Annotated[Path | None, typer.Argument(help="a run folder, or hf://user/model[@revision]")] = None,
+    run: Annotated[Path | None, typer.Argument(help="a run folder, or hf://user/model@REVISION")] = None,
     verify_: Annotated[
         bool, typer.Option("--verify", help="read RUN from end to end, and compare each file with its digest")
     ] = False,
