@@ -160,6 +160,9 @@ def test_a_repository_is_private_unless_it_is_to_be_public(worker: Worker, hub: 
     push(worker, run)
     push(worker, run, "me/open", private=False)
     assert {name: one.private for name, one in hub.repositories.items()} == {"me/model": True, "me/open": False}
+    push(worker, run, private=False)
+    assert "WARNING: hf://me/model is there and is private, and stays so" in worker.told
+    assert hub.repositories["me/model"].private
     hub.received.clear()
     with pytest.raises(RefusedError, match=r"^ConfigError: hf://me/open is there and is public; say private=False"):
         push(worker, run, "me/open")

@@ -40,11 +40,12 @@ def list_of_ids(ids: Any, name: str, *, ordered: bool = False, fix: str = ONE_ID
         DataError: it is a text or another single value, a dictionary, a frame of several columns, an unordered set or
             an array of another number of dimensions; an id of a Series is missing, or an id is itself a list.
     """
-    ids = _only_column(ids, name, ordered=ordered)
-    _check_list(ids, name, _kind_of_list(ordered), (1,), ordered=ordered, fix=fix)
-    missing = _first_missing(ids)
-    if missing is not None:
-        raise DataError(f"{name} has no id at position {missing}; leave out what is missing")
+    if type(ids) not in (list, tuple):  # which need no look, and of which there may be millions
+        ids = _only_column(ids, name, ordered=ordered)
+        _check_list(ids, name, _kind_of_list(ordered), (1,), ordered=ordered, fix=fix)
+        missing = _first_missing(ids)
+        if missing is not None:
+            raise DataError(f"{name} has no id at position {missing}; leave out what is missing")
     values = _values(ids)
     for kind in set(map(type, values)):  # few, whatever the number of ids
         if issubclass(kind, COLLECTIONS):

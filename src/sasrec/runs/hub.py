@@ -8,6 +8,7 @@ one commit. They stay in the cache of huggingface_hub, by revision, and are take
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 import warnings
 from collections.abc import Collection, Iterator, Sequence
@@ -18,6 +19,8 @@ from typing import Any, NamedTuple
 from sasrec.core.digests import BOOK, is_as_written, read_book
 from sasrec.core.errors import CheckpointError, ConfigError
 from sasrec.core.extras import require
+
+logger = logging.getLogger(__name__)
 
 ADDRESS = re.compile(r"hf:/{1,2}(?P<repo>[^/@\s]+/[^/@\s]+)(?:@(?P<revision>\S+))?")  # hf:/ is what Path makes of hf://
 NETWORKS = {"httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3"}  # their errors pass huggingface_hub
@@ -108,7 +111,10 @@ def send(folder: Path, names: Sequence[str], known: Collection[str], repo: str, 
         hub = _hub()
         api = hub.HfApi()
         api.create_repo(repo, private=private, exist_ok=True)
-        if private and not api.model_info(repo).private:
+        is_private = bool(api.model_info(repo).private)
+        if not private and is_private:
+            logger.warning("%s is there and is private, and stays so", address)
+        if private and not is_private:
             raise ConfigError(f"{address} is there and is public; say private=False (--public), or take another name")
         stale = (set(api.list_repo_files(repo)) & set(known)) - set(names)
         operations = [hub.CommitOperationAdd(name, folder / name) for name in names]
