@@ -17,8 +17,8 @@ from sasrec.core.isa import load_native
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "sasrec"
 ROOMS = [  # a room imports only from those above it, and from itself
     "core", "reading", "data", "model", "engine", "ranking", "evaluation", "runs", "training", "report", "measuring",
-    "recommender", "fitting", "converting", "estimating", "tracking", "experiments", "export", "cluster", "serving",
-    "cli", "bulk", "__main__",
+    "reporting", "publishing", "recommender", "fitting", "converting", "estimating", "tracking", "experiments",
+    "export", "cluster", "serving", "cli", "bulk", "__main__",
 ]  # fmt: skip
 FILES = sorted(PACKAGE.rglob("*.py"))
 MAY_IMPORT_TORCH = {

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import polars as pl
+import pyarrow as pa
 import pytest
+from any_frame import FRAMES
 from conftest import make_markov_log
 from made import run_program
 from served import with_attributes
@@ -259,8 +261,30 @@ def test_frame_of_histories_keeps_user_ids_and_its_kind(numbers: Recommender) ->
     assert pandas["item_id"].tolist() == frame["item_id"].to_list()
 
 
-def test_pandas_users_in_give_pandas_out(numbers: Recommender) -> None:
+@pytest.mark.parametrize("kind", FRAMES)
+def test_a_frame_of_any_kind_gives_the_same_answers(numbers: Recommender, kind: str) -> None:
+    made, users = FRAMES[kind], pl.DataFrame({"user": [2, 1]})
+    histories = pl.DataFrame({"user_id": ["x", "x", "y"], "item_id": [1, 2, 3]})
+    items = pl.DataFrame({"item": [4, 5, 6]})
+    assert rows_of(numbers.recommend(made(histories), k=2)) == numbers.recommend(histories, k=2).rows()
+    assert rows_of(numbers.recommend_users(made(users), k=2)) == numbers.recommend_users([2, 1], k=2).rows()
+    np.testing.assert_array_equal(numbers.score(made(histories), made(items)), numbers.score(histories, [4, 5, 6]))
+    for name in ("allow", "deny"):
+        options: dict[str, Any] = {name: made(items)}
+        assert rows_of(numbers.recommend([[1]], **options)) == numbers.recommend([[1]], **{name: [4, 5, 6]}).rows()
+    log = make_markov_log(n_users=60, seed=1)
+    assert numbers.evaluate(log=made(log)).metrics == numbers.evaluate(log=log).metrics
+
+
+def rows_of(frame: Any) -> list[Any]:
+    return pl.DataFrame(frame.to_native() if hasattr(frame, "to_native") else frame).rows()
+
+
+def test_columns_in_give_frames_of_their_library_out(numbers: Recommender) -> None:
     assert isinstance(numbers.recommend_users(pd.Series([1, 2])), pd.DataFrame)
+    assert isinstance(numbers.recommend_users(pa.array([1, 2])), pa.Table)
+    assert isinstance(numbers.recommend(pa.array([[1, 2], [3]])), pa.Table)
+    assert isinstance(numbers.recommend([pd.Series([1, 2])]), pl.DataFrame)
 
 
 def test_scores_are_those_that_recommendations_are_sorted_by(recommender: Recommender) -> None:

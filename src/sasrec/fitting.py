@@ -14,8 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import polars as pl
-
 from sasrec import __version__
 from sasrec.core.config import DERIVED, EvalConfig, ModelConfig
 from sasrec.core.errors import CheckpointError, ConfigError
@@ -81,7 +79,7 @@ def fit(
     *,
     preset: str = DEFAULT_PRESET,
     output: Path | str | None = None,
-    titles: pl.DataFrame | None = None,
+    titles: Any = None,
     items: Any = None,
     item_features: Any = (),
     item_vectors: Any = None,
@@ -102,7 +100,7 @@ def fit(
         log: anything `load_log` takes.
         preset: a name of `PRESETS`.
         output: a run folder to write while training; needed to resume.
-        titles: a frame item_id, title, for explanations and reports.
+        titles: a frame item_id, title of any library, for explanations and reports.
         items: what is known of items: anything `read_items` takes. Items without events can be recommended, too, if
             there are features.
         item_features: names of columns of `items` that the model learns from; see `FeatureEncoder.fit`.

@@ -19,26 +19,26 @@ from sasrec.core.config import EvalConfig, TrainConfig
 from sasrec.core.errors import CheckpointError, UnknownItemError
 from sasrec.core.scalars import check_truth
 from sasrec.core.threads import set_threads
-from sasrec.data.histories import is_pandas, known_histories, list_of_ids, read_histories, to_pandas, users_histories
+from sasrec.data.histories import known_histories, list_of_ids, read_histories, users_histories
 from sasrec.data.items import with_new_items
 from sasrec.data.ragged import Ragged
 from sasrec.data.sequences import Sequences
 from sasrec.data.splits import Split, hides_repeats, split_sequences
 from sasrec.data.vocabulary import Vocabulary
 from sasrec.engine.device import to_copy, to_serve
-from sasrec.engine.protocol import Engine, create_engine, environment
+from sasrec.engine.protocol import Engine, create_engine
 from sasrec.evaluation.results import Result
 from sasrec.measuring import Request, measure
 from sasrec.model.weights import Weights, with_more_items
+from sasrec.publishing import push_model
 from sasrec.ranking.diversity import check_diversity
 from sasrec.ranking.item_filter import ItemFilter
 from sasrec.ranking.lists import Recommendations, list_frame, reasons_frame
 from sasrec.ranking.masks import ItemMasks
 from sasrec.ranking.next_items import Mask, NextItems
 from sasrec.ranking.order import check_k
-from sasrec.report.examples import build_examples
-from sasrec.report.pages import write_report
-from sasrec.report.run_facts import RunFacts
+from sasrec.reading.frame_kinds import like
+from sasrec.reporting import write_pages
 from sasrec.runs.digests import version_of
 from sasrec.runs.folder import RunConfig, RunFolder
 from sasrec.runs.memory import Trained
@@ -104,7 +104,7 @@ class Recommender:
         """The top k items after each history, also of users never seen.
 
         Args:
-            histories: lists, arrays or Series of item ids, oldest first; or a frame user_id, item_id[, timestamp].
+            histories: lists, arrays or Series of item ids, oldest first; or any frame user_id, item_id[, timestamp].
             k: how many; fewer come back when fewer can be recommended.
             allow: only these items; None = all. Unknown ids are skipped with a warning.
             deny: never these items; likewise.
@@ -113,8 +113,8 @@ class Recommender:
             diversity: from 0 (off) to 1: how much less items count that are like those above them.
 
         Returns:
-            A frame user_id, item_id, score, rank; for lists, user_id is the position in the list. Unknown items of a
-            history are skipped; a history without any known item gets popular items (see `recommend_detailed`).
+            A frame user_id, item_id, score, rank, of the library that histories come in; for lists one of Polars, and
+            user_id is the position. Unknown items are skipped; a history without any known item gets popular items.
 
         Raises:
             ConfigError: k is below 1 or not an integer, keep_seen is not True, False or None, `where` is no expression
@@ -137,7 +137,7 @@ class Recommender:
         diversity: float = 0.0,
     ) -> Recommendations:
         """As `recommend`, with the unknown items and fallbacks of each history."""
-        rows, user_ids, as_pandas = read_histories(histories)
+        rows, user_ids = read_histories(histories)
         known, unknown = known_histories(self.vocabulary, rows)
         items = self.item_filter(allow, deny, where)
         options = {"allowed": items.mask(), "keep_seen": keep_seen, "diversity": diversity}
@@ -146,8 +146,7 @@ class Recommender:
         if n_unknown:
             logger.warning("%d items of the histories are unknown and were skipped", n_unknown)
         fallback = (known.lengths == 0).tolist()
-        frame = to_pandas(frame) if as_pandas else frame
-        return Recommendations(frame, unknown, fallback, items.unknown_allow, items.unknown_deny)
+        return Recommendations(like(histories, frame), unknown, fallback, items.unknown_allow, items.unknown_deny)
 
     def item_filter(self, allow: Ids | None, deny: Ids | None, where: str | None = None) -> ItemFilter:
         """Which items lists of ids and an expression leave; unknown ids are skipped with a warning.
@@ -184,7 +183,7 @@ class Recommender:
         histories, users = users_histories(sequences, user_ids)
         allowed = self.item_filter(allow, deny, where).mask()
         frame = self._recommend(histories, users, k, allowed=allowed, keep_seen=keep_seen, diversity=diversity)
-        return to_pandas(frame) if is_pandas(user_ids) else frame
+        return like(user_ids, frame)
 
     def recommend_rows(
         self,
@@ -399,38 +398,39 @@ class Recommender:
         Raises:
             CheckpointError: a file cannot be written.
         """
-        result, sequences = self.train_result, self._known_sequences()
-        assert result is not None
-        # After a refit the model has seen what comes next.
-        shows = with_users and not self.config.refit_epochs
-        examples = build_examples(self.split(), self.vocabulary, self.top_indices) if shows else []
-        facts = RunFacts(
-            config=self.config,
-            lengths=np.diff(sequences.offsets),
-            item_counts=self.vocabulary.counts,
-            history=result.history,
-            results=self.results,
-            examples=examples,
-            environment=environment(),
-            best_epoch=result.best_epoch,
-            seconds=result.seconds,
-            stopped=result.stopped,
-            understanding=sequences.understanding,
-            vocabulary=self.vocabulary,
-        )
-        write_report(folder, facts if with_users else facts.without_users)
+        self._known_sequences()
+        write_pages(self, folder, with_users=with_users)
+
+    def push_to_hub(self, repo: str, *, private: bool = True, with_histories: bool = False, **card: Any) -> str:
+        """Push the model to the Hugging Face Hub, without users' ids and histories (docs/hub.md).
+
+        Args:
+            repo: user/model; made where it is not there yet.
+            private: whether only you, and those that you let, can read it.
+            with_histories: push the log's users and their histories, too.
+            card: license="apache-2.0" and datasets=["user/log"], as the Hub names them, for the model card.
+
+        Returns:
+            The address of this very model: hf://user/model@commit.
+
+        Raises:
+            ConfigError: no such name; huggingface_hub is missing; it is public, and private was asked for; or there are
+                no histories, and they were asked for.
+            CheckpointError: the Hub refuses it or cannot be reached.
+        """
+        return push_model(self, repo, private=private, with_histories=with_histories, **card)
 
 
 def load(path: Path | str, *, device: str | None = None, threads: int | None = None) -> Recommender:
     """Read a run folder.
 
     Args:
-        path: what `Recommender.save` or `sasrec train` wrote.
+        path: what `Recommender.save` or `sasrec train` wrote; or hf://user/model[@revision] (docs/hub.md).
         device: where to compute: cpu, cuda, cuda:N or auto; None = auto, wherever it was trained (docs/gpu.md).
         threads: CPU threads; None = as trained.
 
     Raises:
-        CheckpointError: missing, truncated or foreign.
+        CheckpointError: missing, truncated or foreign; or the Hub refuses it or cannot be reached.
     """
     run = RunFolder.open(Path(path))
     config, vocabulary = run.load_config(), run.load_vocabulary()

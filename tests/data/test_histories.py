@@ -5,13 +5,17 @@ from __future__ import annotations
 import io
 from collections import UserString
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import narwhals as nw
 import numpy as np
 import pandas as pd
 import polars as pl
+import pyarrow as pa
 import pytest
+from any_frame import FRAMES
 
 from sasrec.core.errors import DataError, UnknownItemError
 from sasrec.data.histories import list_of_ids, read_histories, rows_of_users
@@ -33,6 +37,11 @@ LISTS: dict[str, Callable[[], Any]] = {  # made anew for each use, as a generato
     "pandas with its own integers": lambda: pd.Series([1, 2], dtype="Int64"),
     "pandas array": lambda: pd.array([1, 2]),
     "index": lambda: pd.Index([1, 2]),
+    "PyArrow": lambda: pa.array([1, 2]),
+    "PyArrow in pieces": lambda: pa.chunked_array([[1], [2]]),
+    "narwhals": lambda: nw.from_native(pl.Series([1, 2]), series_only=True),
+    "narwhals over pandas": lambda: nw.from_native(pd.Series([1, 2]), series_only=True),
+    **{f"one column of {kind}": partial(made, pl.DataFrame({"a": [1, 2]})) for kind, made in FRAMES.items()},
 }
 
 
@@ -71,9 +80,26 @@ NO_LISTS: list[tuple[Any, str]] = [
     ({1: 2}, "is of type dict, not a list of ids; give its keys or its values as a list"),
     (np.array(12), "is of type ndarray, not"),
     (np.array([[1, 2]]), "is of type ndarray, not a list of ids; an array of 2 dimensions has too many"),
-    (pl.DataFrame({"item_id": [1]}), "is of type DataFrame, not a list of ids; give one of its columns"),
-    (pl.LazyFrame({"item_id": [1]}), "is of type LazyFrame, not a list of ids; give one of its columns"),
-    (pd.DataFrame({"item_id": [1]}), "is of type DataFrame, not a list of ids; give one of its columns"),
+    (
+        pl.DataFrame({"item_id": [1], "n": 2}),
+        "is of type DataFrame, not a list of ids; give one of its columns: item_id, n",
+    ),
+    (
+        pl.LazyFrame({"item_id": [1], "n": 2}),
+        "is of type LazyFrame, not a list of ids; give one of its columns: item_id",
+    ),
+    (
+        pd.DataFrame({"item_id": [1], "n": 2}),
+        "is of type DataFrame, not a list of ids; give one of its columns: item_id",
+    ),
+    (pa.table({"item_id": [1], "n": [2]}), "is of type Table, not a list of ids; give one of its columns: item_id, n"),
+    (pl.DataFrame(), "is of type DataFrame, not a list of ids; give one of its columns: it has none"),
+    (pl.DataFrame({"item_id": [1, None]}), "has no id at position 1; leave out what is missing"),
+    (pa.array([1, None]), "has no id at position 1; leave out what is missing"),
+    (pa.array([1.0, float("nan")]), "has no id at position 1"),
+    (nw.from_native(pl.Series([1, None]), series_only=True), "has no id at position 1"),
+    (nw.from_native(pd.Series([1, None]), series_only=True), "has no id at position 1"),
+    (pa.array([[1], [2]]), "holds a value of type list at position 0"),
     (pd.MultiIndex.from_tuples([(1, 2)]), "is of type MultiIndex, not a list of ids; give one of its columns"),
     ([1, [2, 3]], "holds a value of type list at position 1, not an id; give one flat list"),
     ([(1, 2)], "holds a value of type tuple at position 0"),
@@ -120,20 +146,23 @@ OUTER: dict[str, Callable[[], Any]] = {
     "polars": lambda: pl.Series([[1, 2], [3, 4]]),
     "polars array": lambda: pl.Series([[1, 2], [3, 4]], dtype=pl.Array(pl.Int64, 2)),
     "values": lambda: {"a": [1, 2], "b": (3, 4)}.values(),
+    "PyArrow": lambda: pa.array([[1, 2], [3, 4]]),
+    "PyArrow in pieces": lambda: pa.chunked_array([[[1, 2]], [[3, 4]]]),
+    "narwhals": lambda: nw.from_native(pl.Series([[1, 2], [3, 4]]), series_only=True),
 }
 
 
 @pytest.mark.parametrize("kind", OUTER)
 def test_histories_may_be_any_list_of_lists(kind: str) -> None:
-    assert read_histories(OUTER[kind]()) == ([[1, 2], [3, 4]], None, False)
+    assert read_histories(OUTER[kind]()) == ([[1, 2], [3, 4]], None)
 
 
 @pytest.mark.parametrize(
     ("index", "users"), [(None, [0, 1]), ([8, 9], [8, 9]), (["x", "y"], ["x", "y"]), ([1, "y"], ["1", "y"])]
 )
 def test_a_pandas_series_of_lists_has_its_users_in_its_index(index: Any, users: list[Any]) -> None:
-    rows, found, as_pandas = read_histories(pd.Series([[1, 2], [3, 4]], index=index))
-    assert (rows, as_pandas) == ([[1, 2], [3, 4]], True)
+    rows, found = read_histories(pd.Series([[1, 2], [3, 4]], index=index))
+    assert rows == [[1, 2], [3, 4]]
     assert found is not None
     assert found.to_list() == users
 
@@ -167,12 +196,19 @@ def test_what_is_no_list_of_histories_is_refused(histories: Any, words: str) -> 
     assert str(caught.value).startswith(words)
 
 
-def test_a_lazy_frame_is_a_frame() -> None:
-    frame = pl.LazyFrame({"user_id": ["b", "a", "b"], "item_id": [1, 2, 3], "timestamp": [9, 5, 4]})
-    rows, users, as_pandas = read_histories(frame)
+@pytest.mark.parametrize("kind", FRAMES)
+def test_histories_may_be_a_frame_of_any_kind(kind: str) -> None:
+    frame = pl.DataFrame({"user_id": ["b", "a", "b"], "item_id": [1, 2, 3], "timestamp": [9, 5, 4]})
+    rows, users = read_histories(FRAMES[kind](frame))
     assert users is not None
     assert dict(zip(users, rows, strict=True)) == {"b": [3, 1], "a": [2]}
-    assert not as_pandas
+
+
+def test_a_row_of_a_frame_may_be_a_whole_history() -> None:
+    frame = pl.DataFrame({"user_id": ["b", "a"], "items": [[3, 1], [2]]})
+    for source in (frame, frame.to_arrow(), nw.from_native(frame)):
+        rows, users = read_histories(source)
+        assert (rows, None if users is None else users.to_list()) == ([[3, 1], [2]], ["b", "a"])
 
 
 LARGEST, SMALLEST = 2**63 - 1, -(2**63)

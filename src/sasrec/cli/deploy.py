@@ -1,4 +1,4 @@
-"""The commands that hand a model on: serve, convert and export."""
+"""The commands that hand a model on: serve, add-items, convert, export and push."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ from sasrec.export.onnx import export_onnx
 from sasrec.export.vectors import export_embeddings
 from sasrec.model.folding import fold
 from sasrec.model.published import LAYOUTS, dump_published
+from sasrec.publishing import push as push_run
 from sasrec.recommender import load
+from sasrec.runs.folder import RunFolder
+from sasrec.runs.hub import is_address
 
 
 @with_flags("server")
@@ -70,6 +73,7 @@ def convert_(
     overwrite: Overwrite = False,
 ) -> None:
     """Convert a checkpoint of pmixer/SASRec.pytorch to a run folder, or a run folder to such a checkpoint."""
+    source = RunFolder.open(source).path if is_address(source) else source
     if source.is_dir():
         recommender = load(source)
         if output.exists() and not overwrite:
@@ -99,6 +103,8 @@ def export(
     json_: Json = False,
 ) -> None:
     """Write a model for other programs: an ONNX graph, checked against this package, or item vectors."""
+    if output is None and is_address(run):
+        raise ConfigError("--output is needed for a run at the Hub: the folder to write")
     if int8 and format_ != "onnx":
         raise ConfigError("--int8 is for --format onnx; vector databases have their own compression")
     folder = output or run / (f"{format_}-int8" if int8 else format_)
@@ -113,6 +119,34 @@ def export(
     typer.echo(f"wrote {folder}: model {facts['model_version']}, {facts['n_items']:,} items")
     if "check" in facts:
         typer.echo(_check_sentence(facts["check"], int8))
+
+
+def push(
+    run: Annotated[Path, typer.Argument(help="a run folder")],
+    repo: Annotated[str, typer.Argument(help="user/model at the Hugging Face Hub; made where it is not there yet")],
+    public: Annotated[bool, typer.Option("--public", help="let everybody read it; default: private")] = False,
+    license_: Annotated[
+        str | None, typer.Option("--license", help="for the card, as the Hub names it, such as apache-2.0")
+    ] = None,
+    dataset: Annotated[
+        list[str] | None, typer.Option("--dataset", help="for the card: a data set at the Hub; may be repeated")
+    ] = None,
+    with_histories: Annotated[
+        bool, typer.Option("--with-histories", help="push the ids and histories of the log's users, too")
+    ] = False,
+    json_: Json = False,
+) -> None:
+    """Push a run to the Hugging Face Hub, from where sasrec.load reads it. See docs/hub.md.
+
+    Says first which files leave this machine: the model, its items, figures and pages. Users and their histories stay
+    here unless --with-histories is given.
+    """
+    asked: dict[str, Any] = {"license": license_, "datasets": dataset or ()}
+    address = push_run(RunFolder.open(run), repo, private=not public, with_histories=with_histories, **asked)
+    if json_:
+        print_json({"address": str(address), "repository": address.repo, "revision": address.revision})
+        return
+    typer.echo(f"pushed: {address}")
 
 
 def _check_sentence(check: dict[str, Any], int8: bool) -> str:

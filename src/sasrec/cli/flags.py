@@ -36,7 +36,7 @@ Logs = Annotated[
         "prepare or train; or the name of a data set",
     ),
 ]
-Run = Annotated[Path, typer.Argument(help="a run folder")]
+Run = Annotated[Path, typer.Argument(help="a run folder, or hf://user/model@REVISION at the Hugging Face Hub")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="the folder to write")]
 History = Annotated[str | None, typer.Option("--history", help=HISTORY_HELP)]

@@ -36,6 +36,7 @@ COMMANDS: dict[str, Callable[..., None]] = {  # in the order of --help
     "serve": deploy.serve,
     "convert": deploy.convert_,
     "export": deploy.export,
+    "push": deploy.push,
     "datasets": train.datasets,
     "info": measure.info,
     "demo": train.demo,

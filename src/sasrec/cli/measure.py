@@ -120,7 +120,7 @@ def _check_same_log(runs: list[Path]) -> None:
 
 
 def info(
-    run: Annotated[Path | None, typer.Argument(help="a run folder")] = None,
+    run: Annotated[Path | None, typer.Argument(help="a run folder, or hf://user/model@REVISION")] = None,
     verify_: Annotated[
         bool, typer.Option("--verify", help="read RUN from end to end, and compare each file with its digest")
     ] = False,
@@ -132,11 +132,11 @@ def info(
         raise ConfigError("--verify reads a run folder; give one")
     if run is not None:
         folder = RunFolder.open(run)
-        config, read = folder.load_config(), understanding_of(run)
+        config, read = folder.load_config(), understanding_of(folder.path)
         facts["run"] = json.loads(config.to_json())
         if read is not None:
             facts["log"] = read.lines(config.data.n_events, config.data.n_users, config.data.n_items)[:2]
-        items = item_facts(folder.load_vocabulary()) if (run / ITEMS).exists() else None
+        items = item_facts(folder.load_vocabulary()) if (folder.path / ITEMS).exists() else None
         if items is not None:
             facts["items"] = items.to_dict()
         if verify_:

@@ -18,6 +18,7 @@ from sasrec.data.id_lists import ids_of_text, read_filter, read_users
 from sasrec.export.all_users import recommend_all
 from sasrec.reading.sources import STDIN
 from sasrec.recommender import Recommender, load
+from sasrec.runs.hub import is_address
 
 
 def recommend(
@@ -68,6 +69,8 @@ def recommend(
     goes_by_parts = output is not None and (all_users or users is not None)
     if on is not None and not goes_by_parts:
         raise ConfigError("--on is for lists of many users in a file; add --output, and --users FILE or --all-users")
+    if on is not None and is_address(run):
+        raise ConfigError("--on needs a run folder that all machines of the cluster see, not one at the Hub")
     chosen = [users is not None, bool(user), history is not None, all_users]
     if guard_cells and output is None:
         raise ConfigError("--guard-cells is for --output FILE.csv")

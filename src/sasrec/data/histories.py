@@ -1,9 +1,8 @@
-"""Check the lists of ids that callers hand in (histories, users, allow, deny); give frames back in their library."""
+"""Check the lists of ids that callers hand in: histories, users, allow, deny, candidates."""
 
 from __future__ import annotations
 
 import io
-import sys
 from collections import UserString
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,19 +15,20 @@ from sasrec.core.errors import DataError
 from sasrec.data.ragged import Ragged
 from sasrec.data.sequences import Sequences
 from sasrec.data.vocabulary import Vocabulary
+from sasrec.reading.frame_kinds import column_of, is_frame, is_pandas
+from sasrec.reading.frames import frame_of
 from sasrec.reading.ids import canonical_ids
 from sasrec.reading.readers import read_interactions
 
 Histories = Sequence[Sequence[Any]]
-FRAMES = pl.DataFrame | pl.LazyFrame
-NO_LISTS = str | UserString | bytes | bytearray | memoryview | io.IOBase | FRAMES  # though one can go over most of them
+NO_LISTS = str | UserString | bytes | bytearray | memoryview | io.IOBase  # though one can go over most of them
 COLLECTIONS = (list, tuple, set, frozenset, dict, np.ndarray, pl.Series)
 ONE_ID = "for one id give a list with it"
 ONE_USER = "for one user give a list with one history"
 
 
 def list_of_ids(ids: Any, name: str, *, ordered: bool = False, fix: str = ONE_ID) -> list[Any]:
-    """The ids of any collection with one dimension: a list, an array, a Series, a generator, ...
+    """The ids of any collection with one dimension: a list, an array, a Series, a generator, a frame of one column, ...
 
     Args:
         ids: what the caller gave.
@@ -37,18 +37,39 @@ def list_of_ids(ids: Any, name: str, *, ordered: bool = False, fix: str = ONE_ID
         fix: what a message advises for a single value.
 
     Raises:
-        DataError: it is a text or another single value, a dictionary, a frame, an unordered set or an array of another
-            number of dimensions; an id of a Series is missing, or an id is itself a list.
+        DataError: it is a text or another single value, a dictionary, a frame of several columns, an unordered set or
+            an array of another number of dimensions; an id of a Series is missing, or an id is itself a list.
     """
-    _check_list(ids, name, "a list of item ids" if ordered else "a list of ids", (1,), ordered=ordered, fix=fix)
-    missing = _first_missing(ids)
-    if missing is not None:
-        raise DataError(f"{name} has no id at position {missing}; leave out what is missing")
+    if type(ids) not in (list, tuple):  # which need no look, and of which there may be millions
+        ids = _only_column(ids, name, ordered=ordered)
+        _check_list(ids, name, _kind_of_list(ordered), (1,), ordered=ordered, fix=fix)
+        missing = _first_missing(ids)
+        if missing is not None:
+            raise DataError(f"{name} has no id at position {missing}; leave out what is missing")
     values = _values(ids)
     for kind in set(map(type, values)):  # few, whatever the number of ids
         if issubclass(kind, COLLECTIONS):
             _check_flat(values, name, kind)
     return values
+
+
+def _kind_of_list(ordered: bool) -> str:
+    return "a list of item ids" if ordered else "a list of ids"
+
+
+def _only_column(ids: Any, name: str, *, ordered: bool) -> Any:
+    """The column of a frame that has one, as a Series; what is no frame as it is.
+
+    Raises:
+        DataError: the frame has several columns, or cannot be read.
+    """
+    if not is_frame(ids):
+        return column_of(ids)
+    frame = frame_of(ids)
+    if frame.width != 1:
+        wrong = f"{name} is of type {type(ids).__name__}, not {_kind_of_list(ordered)}"
+        raise DataError(f"{wrong}; give one of its columns: {', '.join(frame.columns) or 'it has none'}")
+    return frame.to_series()
 
 
 def _check_flat(values: list[Any], name: str, kind: type) -> None:
@@ -65,7 +86,7 @@ def _check_list(value: Any, name: str, what: str, dimensions: tuple[int, ...], *
     wrong = f"{name} is of type {type(value).__name__}, not {what}"
     if isinstance(value, Mapping):
         raise DataError(f"{wrong}; give its keys or its values as a list")
-    if isinstance(value, FRAMES) or (is_pandas(value) and (value.ndim == 2 or getattr(value, "nlevels", 1) > 1)):
+    if is_pandas(value) and getattr(value, "nlevels", 1) > 1:
         raise DataError(f"{wrong}; give one of its columns")
     if ordered and isinstance(value, set | frozenset):
         raise DataError(f"{wrong}; a set has no order")
@@ -109,8 +130,8 @@ def _values(ids: Any) -> list[Any]:
     return list(ids)
 
 
-def read_histories(histories: Any) -> tuple[Histories, pl.Series | None, bool]:
-    """Rows of ids, oldest first; the user id of each row (None = its position); whether pandas came in.
+def read_histories(histories: Any) -> tuple[Histories, pl.Series | None]:
+    """Rows of ids, oldest first, and the user id of each row; None = its position.
 
     Args:
         histories: lists of item ids, or a frame user_id, item_id[, timestamp]; a pandas Series of lists has its users
@@ -119,19 +140,19 @@ def read_histories(histories: Any) -> tuple[Histories, pl.Series | None, bool]:
     Raises:
         DataError: a history is not a list of ids, or the frame cannot be read.
     """
-    as_pandas = is_pandas(histories)
-    if isinstance(histories, FRAMES) or (as_pandas and histories.ndim == 2):
+    if is_frame(histories):
         log = read_interactions(histories)
         if "timestamp" in log.columns:
             log = log.sort("timestamp", maintain_order=True)
         grouped = log.group_by("user_id", maintain_order=True).agg("item_id")
-        return grouped["item_id"].to_list(), grouped["user_id"], as_pandas
+        return grouped["item_id"].to_list(), grouped["user_id"]
+    histories = column_of(histories)
     _check_list(histories, "histories", "a list of histories", (1, 2), ordered=True, fix=ONE_USER)
     given = histories.to_pylist() if hasattr(histories, "to_pylist") else histories
     rows = [list_of_ids(row, f"history {i}", ordered=True, fix=ONE_USER) for i, row in enumerate(given)]
-    index = getattr(histories, "index", None) if as_pandas else None
+    index = getattr(histories, "index", None) if is_pandas(histories) else None
     users = None if index is None else canonical_ids(pl.Series("user_id", index.tolist(), pl.Object))
-    return rows, users, as_pandas
+    return rows, users
 
 
 def known_histories(vocabulary: Vocabulary, rows: Histories) -> tuple[Ragged, list[list[Any]]]:
@@ -174,6 +195,7 @@ def rows_of_users(sequences: Sequences, user_ids: Any) -> Int64:
         DataError: `user_ids` is not a list of ids.
         UnknownItemError: a user is not in the log.
     """
+    user_ids = _only_column(user_ids, "user_ids", ordered=False)
     if not isinstance(user_ids, pl.Series) or user_ids.dtype != pl.String or user_ids.null_count():
         return np.array([sequences.row_of_user(user) for user in list_of_ids(user_ids, "user_ids")], np.int64)
     rows = _rows_of_texts(sequences.user_ids, user_ids)
@@ -195,16 +217,3 @@ def _rows_of_texts(ascending: pl.Series, texts: pl.Series) -> Int64:
         is_there = (ascending.gather(found) == wanted).to_numpy()
         rows[places[is_there]] = found[is_there]
     return rows
-
-
-def is_pandas(value: Any) -> bool:
-    """Whether this is a pandas object, without importing pandas."""
-    pandas = sys.modules.get("pandas")
-    return pandas is not None and isinstance(value, pandas.DataFrame | pandas.Series | pandas.Index)
-
-
-def to_pandas(frame: pl.DataFrame) -> Any:
-    """The frame in pandas, by way of NumPy (no pyarrow needed)."""
-    import pandas
-
-    return pandas.DataFrame({name: frame[name].to_numpy() for name in frame.columns})

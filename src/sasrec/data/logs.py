@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 
 from sasrec.core.amounts import bytes_in
-from sasrec.core.errors import ConfigError
+from sasrec.core.errors import ConfigError, DataError
 from sasrec.data.bounded import Workplace, budget_of, find_within, fits, read_in_parts, too_little
 from sasrec.data.event_types import types_in_words
 from sasrec.data.filters import Repeats, filter_k_core, filter_repeats, nothing_left
@@ -22,6 +22,7 @@ from sasrec.data.sequences import Sequences, build_sequences
 from sasrec.data.vocabulary import Vocabulary
 from sasrec.reading.columns import Wanted
 from sasrec.reading.datasets import DATASETS, load_dataset_log
+from sasrec.reading.frames import frame_of
 from sasrec.reading.notes import NeedsMemoryError
 from sasrec.reading.readers import are_files, read_files, read_log, wanted_columns
 from sasrec.reading.titles import read_titles
@@ -39,10 +40,18 @@ class Log:
     vocabulary: Vocabulary
     name: str
 
-    def with_titles(self, titles: pl.DataFrame | None) -> Log:
-        """The same log with the titles of a frame item_id, title; None = as it is."""
+    def with_titles(self, titles: Any) -> Log:
+        """The same log with the titles of a frame item_id, title of any library; None = as it is.
+
+        Raises:
+            DataError: it is no frame, or lacks one of these columns.
+        """
         if titles is None:
             return self
+        titles = frame_of(titles)
+        for name in ("item_id", "title"):
+            if name not in titles.columns:
+                raise DataError(f"the titles have no column {name!r}; their columns are: {', '.join(titles.columns)}")
         vocabulary = self.vocabulary.with_titles(titles)
         _say_titles(self.vocabulary, vocabulary, titles)
         return replace(self, vocabulary=vocabulary)

@@ -21,7 +21,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import yaml
 
 from sasrec.core.config import TrainConfig
@@ -110,7 +109,7 @@ def tune(
     seeds: int = 3,
     workers: int = 1,
     max_minutes: float = 0.0,
-    titles: pl.DataFrame | None = None,
+    titles: Any = None,
     items: Any = None,
     item_features: Any = (),
     item_vectors: Any = None,

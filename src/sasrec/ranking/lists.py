@@ -17,7 +17,7 @@ from sasrec.ranking.next_items import Reasons
 class Recommendations:
     """A frame of recommendations, and what there is to know about it."""
 
-    frame: Any  # user_id, item_id, score, rank: Polars, or pandas when pandas came in
+    frame: Any  # user_id, item_id, score, rank: of the library that came in, or of Polars
     unknown_items: list[list[Any]]  # per history: ids that the model does not know; they are skipped
     fallback: list[bool]  # per history: True = no known item, so popular items were given
     unknown_allow: list[Any] = field(default_factory=list)  # ids of `allow` that the model does not know; skipped

@@ -56,8 +56,8 @@ def read_items(
     """Read what is known of items.
 
     Args:
-        source: a path, a folder, a pattern or a list of these; a Polars or pandas frame, or anything with
-            `__arrow_c_stream__`; or the name of a data set. Files: CSV, TSV, RecBole .item, MovieLens' movies.dat,
+        source: a path, a folder, a pattern or a list of these; a frame of any library, as `read_interactions`
+            takes it; or the name of a data set. Files: CSV, TSV, RecBole .item, MovieLens' movies.dat,
             movies.csv and u.item, JSON lines, a JSON array of objects, a JSON object {item_id: [values]}, Parquet,
             Arrow; text may be compressed.
         item_column: the column of item ids; None = a usual name, else the first that ends in "id".

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from sasrec.core.tables import markdown_table
 from sasrec.data.event_types import types_in_words
@@ -24,7 +25,23 @@ from sasrec.report.text import (
 )
 
 
-def model_card(facts: RunFacts) -> str:
+@dataclass(frozen=True)
+class Place:
+    """Where the card is read, and what of a run is there."""
+
+    address: str = "path/to/this/folder"
+    has_histories: bool = True
+    has_curve: bool = True
+
+
+HERE = Place()
+USERS_LINE = 'rec.recommend_users(["a user id"], k=10)  # users of the log\n'
+WITH_HISTORIES = "`items.parquet` and `sequences/` hold the ids and the histories of the log."
+WITHOUT_HISTORIES = "`items.parquet` holds the ids of the log's items and their counts. No user and no history is here."
+CURVE = "![Training loss and valid metric by epoch](curve.png)\n\n"
+
+
+def model_card(facts: RunFacts, place: Place = HERE) -> str:
     """The Markdown of the model card."""
     config, data, train = facts.config, facts.config.data, facts.config.train
     chosen = (
@@ -34,6 +51,11 @@ def model_card(facts: RunFacts) -> str:
     )  # fmt: skip
     return template("model_card.md.template").substitute(
         name=_markdown(config.data_name),
+        address=place.address,
+        of_users=USERS_LINE if place.has_histories else "",
+        log="" if place.has_histories else "--log LOG ",
+        holds=WITH_HISTORIES if place.has_histories else WITHOUT_HISTORIES,
+        curve=CURVE if place.has_curve else "",
         version=_markdown(config.package_version),
         events=f"{data.n_events:,}",
         users=f"{data.n_users:,}",

@@ -39,6 +39,7 @@ from sasrec.data.sequences import LogFacts, Sequences
 from sasrec.data.vocabulary import Vocabulary
 from sasrec.evaluation.results import Result
 from sasrec.model.weights import LateArrays, Weights
+from sasrec.runs.hub import local_copy
 from sasrec.runs.lock import STATE_FILE, WEIGHTS, Claim, claim, is_empty, replaced_by
 from sasrec.runs.record import EpochLine, InitFacts, RunMetrics, SavedState, State, TrainingFacts
 from sasrec.runs.tensors import open_tensors, write_tensors
@@ -51,6 +52,7 @@ CONFIG, HISTORY, METRICS = "config.json", "history.jsonl", "metrics.json"
 STATE = f"training/{STATE_FILE}"
 EPOCH, REFIT = "epoch", "refit_epochs"  # what model.safetensors tells: chosen by valid, or trained again on all
 WHAT_COUNTS = (CONFIG, WEIGHTS, HISTORY, METRICS, STATE, *DATA_FILES)  # the rest is for people
+TO_LOAD = tuple(name for name in WHAT_COUNTS if name != STATE)
 MAY_CHANGE_ON_RESUME = {
     "max_epochs", "max_minutes", "max_steps", "patience", "threads", "engine", "device", "save_every_minutes",
     "log_test",
@@ -154,11 +156,12 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
-        """An existing run folder.
+        """An existing run folder; of hf://user/model[@revision] the copy in the cache, fetched where it is not there.
 
         Raises:
             CheckpointError: there is none at this path.
         """
+        path = local_copy(path, TO_LOAD)
         old = replaced_by(path)
         hint = f"; the run it was to replace is {old}, and comes back with the next training into {path}"
         hint = hint if old.is_dir() else ""
