@@ -14,18 +14,15 @@ from typing import Any, get_args, get_type_hints
 from reproduction import reproduction_page
 from typer.testing import CliRunner
 
-from sasrec.cli.main import app
+from sasrec.cli.main import COMMANDS, app
 from sasrec.core.config import CONFIGS, MAX_INT, ServerConfig
 from sasrec.core.presets import PRESETS, LogStatistics
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-COMMANDS = [
-    "prepare", "inspect", "train", "benchmark", "evaluate", "compare", "recommend", "score", "similar", "explain",
-    "serve", "convert", "export", "datasets", "info", "demo",
-]  # fmt: skip
 TERMINAL = {"COLUMNS": "110", "NO_COLOR": "1", "TERM": "dumb"}
 CLI_TEXT = """\
-Every command with all of its options, as `sasrec COMMAND --help` shows them. For example:
+Every command with all of its options, as `sasrec COMMAND --help-all` shows them; `--help` shows those that most users
+need. For example:
 
 ```
 $ sasrec -q recommend runs/ml-100k --history 50,172 -k 3
@@ -89,18 +86,18 @@ NOTICE = "<!-- made by tools/generate_docs.py; edit the source, not this page --
 
 
 def cli_page() -> str:
-    """Every command's --help."""
-    parts = [NOTICE, "# Command line\n", CLI_TEXT, "## sasrec\n", _help()]
+    """Every command's --help-all."""
+    parts = [NOTICE, "# Command line\n", CLI_TEXT, "## sasrec\n", _help("--help")]
     for command in COMMANDS:
-        parts += [f"## sasrec {command}\n", _help(command)]
+        parts += [f"## sasrec {command}\n", _help(command, "--help-all")]
     return "\n".join(parts)
 
 
-def _help(*command: str) -> str:
+def _help(*words: str) -> str:
     """What a command says of itself on a terminal of this width; in this process, since each start takes a second."""
-    said = CliRunner().invoke(app, [*command, "--help"], prog_name="sasrec", env=TERMINAL)
+    said = CliRunner().invoke(app, words, prog_name="sasrec", env=TERMINAL)
     if said.exit_code:
-        raise RuntimeError(f"sasrec {' '.join(command)} --help: {said.output}")
+        raise RuntimeError(f"sasrec {' '.join(words)}: {said.output}")
     return "```text\n" + "\n".join(line.rstrip() for line in said.output.splitlines()).strip() + "\n```\n"
 
 

@@ -253,7 +253,7 @@ def test_settings_file_is_read_and_flags_win(run: Run, log_file: Path, tmp_path:
 
 def test_every_config_field_is_a_flag_of_train(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    text = run("train", "--help").out
+    text = run("train", "--help-all").out
     for cls in CONFIGS.values():
         for name in cls.__dataclass_fields__:
             assert (f"--{name.replace('_', '-')}" in text) == (name not in DERIVED)

@@ -8,20 +8,17 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import operator
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import typer
-from typer.core import TyperCommand
 
 from sasrec.cli.settings_file import read_settings
 from sasrec.core.config import CONFIGS, DERIVED, ServerConfig
 from sasrec.data.logs import Reading
 
 PANELS = {"model": "Model", "train": "Training", "eval": "Evaluation", "server": "Server"}
-NEGATIVE_NUMBER = re.compile(r"-[0-9]+(\.0+)?")
 SHORT_FLAGS = {"k": ["-k"]}
 
 HISTORY_HELP = (
@@ -32,8 +29,8 @@ Logs = Annotated[
     list[str],
     typer.Argument(
         metavar="LOG",
-        help="one or more log files, folders or patterns of one log, - for standard input; or one folder written by "
-        "prepare or train; or the name of a data set",
+        help="log files, folders or patterns of one log (- = standard input); or a folder written by prepare or train; "
+        "or the name of a data set",
     ),
 ]
 Run = Annotated[Path, typer.Argument(help="a run folder")]
@@ -48,7 +45,10 @@ Where = Annotated[
 Split = Annotated[Literal["valid", "test"], typer.Option("--split", help="which targets are measured")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace the run in --output")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file of settings; flags win over it")]
-
+NoHistories = Annotated[
+    bool,
+    typer.Option("--no-histories", help="do not store users' histories in the run folder", rich_help_panel="Training"),
+]
 
 On = Annotated[
     str | None,
@@ -67,15 +67,6 @@ Workers = Annotated[
         rich_help_panel="Cluster",
     ),
 ]
-
-
-class IdCommand(TyperCommand):
-    """A command with an id as its argument: a negative number is one, not an option."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """As any command, but beside a negative number an unknown option is an argument, so there are too many."""
-        ctx.ignore_unknown_options = any(map(NEGATIVE_NUMBER.fullmatch, args))
-        return super().parse_args(ctx, args)
 
 
 def with_flags(

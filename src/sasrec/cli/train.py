@@ -15,6 +15,7 @@ from sasrec.cli.flags import (
     ConfigFile,
     Json,
     Logs,
+    NoHistories,
     On,
     Output,
     Overwrite,
@@ -42,7 +43,7 @@ from sasrec.experiments.grid_tables import benchmark_text
 from sasrec.experiments.seeds import Watch, read_runs, run_study
 from sasrec.experiments.summary import summarise, summary_text
 from sasrec.fitting import FitOptions, fit_log
-from sasrec.reading.datasets import DATASETS
+from sasrec.reading.datasets import DATASETS, unknown_dataset
 from sasrec.reading.sources import STDIN
 from sasrec.report.inspection import inspect_log
 from sasrec.report.text import metrics_table
@@ -122,7 +123,11 @@ def train(
     overwrite: Overwrite = False,
     refit: Annotated[
         bool,
-        typer.Option("--refit", help="afterwards train again on all events, for the number of epochs that valid chose"),
+        typer.Option(
+            "--refit",
+            help="afterwards train again on all events, for the number of epochs that valid chose",
+            rich_help_panel="Training",
+        ),
     ] = False,
     init: Annotated[
         Path | None,
@@ -130,15 +135,17 @@ def train(
             "--init",
             help="the run to begin from: its weights and settings of the model, for the items of this log; items that "
             "are new start at what stands around them",
+            rich_help_panel="Training",
         ),
     ] = None,
-    no_histories: Annotated[
-        bool, typer.Option("--no-histories", help="do not store users' histories in the run folder")
-    ] = False,
+    no_histories: NoHistories = False,
     seeds: Annotated[
         int,
         typer.Option(
-            "--seeds", min=1, help="train this many runs, with --seed and the numbers after it, and write a summary"
+            "--seeds",
+            min=1,
+            help="train this many runs, with --seed and the numbers after it, and write a summary",
+            rich_help_panel="Training",
         ),
     ] = 1,
     dry_run: Annotated[
@@ -155,10 +162,14 @@ def train(
             "--track",
             help="keep settings, curves, metrics and report in a tracker: mlflow, wandb, trackio, tensorboard; several "
             "are separated by commas",
+            rich_help_panel="Tracking",
         ),
     ] = None,
     track_project: Annotated[
-        str | None, typer.Option("--track-project", help="the tracker's experiment or project; default: sasrec")
+        str | None,
+        typer.Option(
+            "--track-project", help="the tracker's experiment or project; default: sasrec", rich_help_panel="Tracking"
+        ),
     ] = None,
     on: On = None,
     workers: Workers = None,
@@ -292,7 +303,10 @@ def benchmark_(
     seeds: Annotated[
         int,
         typer.Option(
-            "--seeds", min=1, help="runs of each preset and split method, with --seed and the numbers after it"
+            "--seeds",
+            min=1,
+            help="runs of each preset and split method, with --seed and the numbers after it",
+            rich_help_panel="Training",
         ),
     ] = 3,
     results: Annotated[
@@ -302,9 +316,7 @@ def benchmark_(
     config: ConfigFile = None,
     resume: Annotated[bool, typer.Option("--resume", help="continue the benchmark in --output")] = False,
     overwrite: Overwrite = False,
-    no_histories: Annotated[
-        bool, typer.Option("--no-histories", help="do not store users' histories in the run folder")
-    ] = False,
+    no_histories: NoHistories = False,
     json_: Json = False,
     **given: Any,
 ) -> None:
@@ -362,7 +374,7 @@ def datasets(
 
 def _known_dataset(name: str) -> str:
     if name not in DATASETS:
-        raise ConfigError(f"data set {name!r} is not known; there are: {', '.join(DATASETS)}")
+        raise ConfigError(unknown_dataset(name))
     return name
 
 

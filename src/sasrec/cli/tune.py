@@ -9,7 +9,17 @@ from typing import Annotated, Any
 import typer
 
 from sasrec.cli import console
-from sasrec.cli.flags import ConfigFile, Json, Logs, Output, Overwrite, settings_of, split_reading, with_flags
+from sasrec.cli.flags import (
+    ConfigFile,
+    Json,
+    Logs,
+    NoHistories,
+    Output,
+    Overwrite,
+    settings_of,
+    split_reading,
+    with_flags,
+)
 from sasrec.cli.output import print_json, print_text
 from sasrec.cli.settings_file import read_settings
 from sasrec.cli.train import PresetName, load_with_progress, say_interrupted, seeds_from
@@ -27,9 +37,7 @@ def tune(
     log: Logs,
     output: Output,
     preset: PresetName = DEFAULT_PRESET,
-    trials: Annotated[
-        int, typer.Option("--trials", min=1, help="how many settings are tried, the preset's first")
-    ] = 50,
+    trials: Annotated[int, typer.Option("--trials", min=1, help="settings tried, the preset's first")] = 50,
     space: Annotated[
         Path | None,
         typer.Option(
@@ -42,14 +50,18 @@ def tune(
         float, typer.Option("--max-minutes", min=0.0, help="bound of the whole command; 0 = no limit")
     ] = 0.0,
     seeds: Annotated[
-        int, typer.Option("--seeds", min=1, help="runs of the winner and of the untouched preset at the end")
+        int,
+        typer.Option(
+            "--seeds",
+            min=1,
+            help="runs of the winner and of the untouched preset at the end",
+            rich_help_panel="Training",
+        ),
     ] = 3,
     config: ConfigFile = None,
     resume: Annotated[bool, typer.Option("--resume", help="continue the search in --output")] = False,
     overwrite: Overwrite = False,
-    no_histories: Annotated[
-        bool, typer.Option("--no-histories", help="do not store users' histories in the run folders")
-    ] = False,
+    no_histories: NoHistories = False,
     json_: Json = False,
     **given: Any,
 ) -> None:
