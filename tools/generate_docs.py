@@ -1,4 +1,6 @@
-"""Write the generated pages: docs/cli.md from --help, docs/config.md from configs, docs/reproduction.md from results.
+"""Write the generated pages: docs/cli.md of --help-all, docs/config.md of configs, docs/reproduction.md of results.
+
+And the table of shell completions, which is made of the same commands.
 
 With `--check` it writes nothing, and fails when a page differs from what it would write.
 """
@@ -7,10 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
+import re
 import sys
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+import typer
 from reproduction import reproduction_page
 from typer.testing import CliRunner
 
@@ -139,7 +144,50 @@ def _limits(low: float | None, high: float) -> str:
     return f"; at least {low:g}" if high >= MAX_INT else f"; {low:g} to {high:,.10g}"
 
 
-PAGES = {"cli.md": cli_page, "config.md": config_page, "reproduction.md": lambda: NOTICE + "\n" + reproduction_page()}
+def completions() -> str:
+    """The table from which Tab is answered: the program's commands, their options, and what values these take."""
+    program: Any = typer.main.get_command(app)
+    with program.make_context("sasrec", [], resilient_parsing=True) as context:
+        commands = {name: program.get_command(context, name) for name in program.list_commands(context)}
+        table = {
+            "options": _options(program, context),
+            "commands": {
+                name: {
+                    "help": _plain(command.get_short_help_str(70)),
+                    "arguments": [_choices(p, context) for p in command.params if p.param_type_name == "argument"],
+                    "options": _options(command, context),
+                }
+                for name, command in commands.items()
+            },
+        }
+    return json.dumps(table, indent=0) + "\n"
+
+
+def _options(command: Any, context: Any) -> dict[str, dict[str, Any]]:
+    found = {}
+    for param in command.get_params(context):
+        choices = _choices(param, context)
+        told = {"help": _plain(param.help or "")} | ({"flag": True} if getattr(param, "is_flag", False) else {})
+        for flag in (*param.opts, *param.secondary_opts) if param.param_type_name == "option" else ():
+            found[flag] = told | ({"choices": choices} if choices else {})
+    return found
+
+
+def _choices(param: Any, context: Any) -> list[str]:
+    return [one.value for one in param.shell_complete(context, "") if one.value]
+
+
+def _plain(text: str) -> str:
+    """The beginning of a help text, without signs that mean something to a shell."""
+    return " ".join(re.sub(r"[^\w .,;=/+%-]", " ", text).split())[:70]
+
+
+PAGES = {
+    "cli.md": cli_page,
+    "config.md": config_page,
+    "reproduction.md": lambda: NOTICE + "\n" + reproduction_page(),
+    "../src/sasrec/cli/completions.json": completions,
+}
 
 
 def main() -> int:

@@ -148,7 +148,9 @@ def test_serve_takes_its_settings_from_flags_over_a_file_and_refuses_what_cannot
     (tmp_path / "server.yaml").write_text("batch: 10\n")
     outcome = run("serve", trained, "--config", tmp_path / "server.yaml")
     assert outcome.code == 2
-    assert "unknown setting 'batch'; ServerConfig has: host, port" in " ".join(outcome.err.split())
+    assert "unknown setting 'batch' (did you mean 'batch_size'?); ServerConfig has: host, port" in " ".join(
+        outcome.err.split()
+    )
     assert run("serve", tmp_path / "nothing").code == 1
 
 

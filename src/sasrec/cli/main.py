@@ -40,7 +40,7 @@ COMMANDS: dict[str, Callable[..., None]] = {  # in the order of --help
     "demo": train.demo,
 }
 
-app = typer.Typer(cls=Group, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(cls=Group, no_args_is_help=True, pretty_exceptions_enable=False)
 
 
 @app.callback(invoke_without_command=True)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, get_args
 
 import typer
 
@@ -19,7 +19,9 @@ from sasrec.cli.flags import (
     On,
     Output,
     Overwrite,
+    PresetName,
     Workers,
+    names,
     settings_of,
     split_reading,
     with_flags,
@@ -28,7 +30,7 @@ from sasrec.cli.output import estimate_lines, names_of, print_facts, print_frame
 from sasrec.cluster.connection import Cluster, check_place, connected
 from sasrec.cluster.prepare import ClusterWorkers
 from sasrec.cluster.train import Ended, TrainingJob, train_on
-from sasrec.core.config import TrainConfig
+from sasrec.core.config import Protocol, SplitMethod, TrainConfig
 from sasrec.core.errors import ConfigError
 from sasrec.core.presets import DEFAULT_PRESET, PRESETS
 from sasrec.core.provenance import command_line
@@ -49,12 +51,12 @@ from sasrec.report.inspection import inspect_log
 from sasrec.report.text import metrics_table
 from sasrec.runs.folder import RunFolder
 from sasrec.runs.spool import spool
+from sasrec.tracking.backends import BACKENDS
 from sasrec.tracking.tracker import trackers
 from sasrec.training.result import TrainResult
 
 TOLD_BY_INSPECT = ("sasrec.reading.notes", "sasrec.data.logs", "sasrec.data.sequences")  # loggers whose words it prints
 INTERRUPTED = ("interrupted", "measuring")
-PresetName = Annotated[str, typer.Option("--preset", help="settings for this log: " + ", ".join(PRESETS))]
 
 
 @with_flags(reading=True)
@@ -163,6 +165,7 @@ def train(
             help="keep settings, curves, metrics and report in a tracker: mlflow, wandb, trackio, tensorboard; several "
             "are separated by commas",
             rich_help_panel="Tracking",
+            autocompletion=names(BACKENDS),
         ),
     ] = None,
     track_project: Annotated[
@@ -293,12 +296,23 @@ def benchmark_(
     context: typer.Context,
     log: Logs,
     output: Output,
-    presets: Annotated[str, typer.Option("--presets", help="names of presets, separated by commas")] = DEFAULT_PRESET,
+    presets: Annotated[
+        str,
+        typer.Option("--presets", help="names of presets, separated by commas", autocompletion=names(PRESETS)),
+    ] = DEFAULT_PRESET,
     split_methods: Annotated[
-        str, typer.Option("--split-methods", help="leave_one_out, temporal or both, separated by commas")
+        str,
+        typer.Option(
+            "--split-methods",
+            help="leave_one_out, temporal or both, separated by commas",
+            autocompletion=names(get_args(SplitMethod)),
+        ),
     ] = "leave_one_out",
     protocols: Annotated[
-        str, typer.Option("--protocols", help="full, sampled or both, separated by commas")
+        str,
+        typer.Option(
+            "--protocols", help="full, sampled or both, separated by commas", autocompletion=names(get_args(Protocol))
+        ),
     ] = "full,sampled",
     seeds: Annotated[
         int,
@@ -359,7 +373,10 @@ def _training_summary(result: Ended | TrainResult, results: Sequence[Result], ou
 
 
 def datasets(
-    fetch: Annotated[str | None, typer.Option("--fetch", help="name of a data set to download into the cache")] = None,
+    fetch: Annotated[
+        str | None,
+        typer.Option("--fetch", help="name of a data set to download into the cache", autocompletion=names(DATASETS)),
+    ] = None,
     json_: Json = False,
 ) -> None:
     """List the named data sets, or fetch one."""

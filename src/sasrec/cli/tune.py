@@ -16,13 +16,14 @@ from sasrec.cli.flags import (
     NoHistories,
     Output,
     Overwrite,
+    PresetName,
     settings_of,
     split_reading,
     with_flags,
 )
 from sasrec.cli.output import print_json, print_text
 from sasrec.cli.settings_file import read_settings
-from sasrec.cli.train import PresetName, load_with_progress, say_interrupted, seeds_from
+from sasrec.cli.train import load_with_progress, say_interrupted, seeds_from
 from sasrec.core.presets import DEFAULT_PRESET
 from sasrec.core.provenance import command_line
 from sasrec.experiments.search import SearchPlan, search
