@@ -41,6 +41,9 @@ user_id  item_id  score   rank  title
 - The exit code is 0 for success, 1 for a failure and 2 for wrong usage, such as an unknown setting. An error is one
   sentence; `sasrec --debug COMMAND ...` shows the traceback too.
 - `--debug`, `--quiet` and `--version` stand before the command.
+- `sasrec --install-completion` sets up Tab in bash, zsh or fish, for commands, options, presets, data sets and choices;
+  `--show-completion` prints the script. It works for the installed `sasrec`, not for `python -m sasrec`.
+- A misspelt name is told the nearest: `preset 'bset' is not known (did you mean 'best'?)`.
 - Flags that set a field of the configs are explained in [settings](config.md).
 """
 CONFIG_TEXT = """\
