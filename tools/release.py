@@ -173,7 +173,7 @@ def main() -> int:
     try:
         make(ROOT, given.folder, draft_notes(ROOT) if given.draft else release_notes(ROOT))
     except (ReleaseError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {str(error).strip()}", file=sys.stderr)
         return 1
     return 0
 
