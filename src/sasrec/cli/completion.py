@@ -123,7 +123,7 @@ def _split(line: str) -> list[str]:
     """The words of a line; an open quote ends with it."""
     lexer = shlex.shlex(line, posix=True)
     lexer.whitespace_split, lexer.commenters = True, ""
-    words = []
+    words: list[str] = []
     try:
         words.extend(lexer)
     except ValueError:
