@@ -148,6 +148,11 @@ def test_sums_are_those_that_sha256sum_checks(tmp_path: Path) -> None:
     subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=tmp_path, check=True, capture_output=True)
 
 
+def test_package_that_calls_itself_typed_says_so_to_type_checkers() -> None:
+    assert "Typing :: Typed" in (ROOT / "pyproject.toml").read_text()
+    assert (ROOT / "src" / "sasrec" / "py.typed").read_bytes() == b""  # PEP 561
+
+
 WORKFLOW = ROOT / ".github" / "workflows" / "release.yml"
 WORKFLOW_JOBS: dict[str, Any] = yaml.safe_load(WORKFLOW.read_text())["jobs"]
 STEPS = [step for job in WORKFLOW_JOBS.values() for step in job["steps"]]
