@@ -163,7 +163,8 @@ def completions() -> str:
                 for name, command in commands.items()
             },
         }
-    return json.dumps(table, indent=0) + "\n"
+    text = json.dumps(table, indent=1)
+    return re.sub(r"{[^{}]*}", lambda option: " ".join(option[0].split()), text) + "\n"  # a line an option
 
 
 def _options(command: Any, context: Any) -> dict[str, dict[str, Any]]:
@@ -182,7 +183,7 @@ def _choices(param: Any, context: Any) -> list[str]:
 
 def _plain(text: str) -> str:
     """The beginning of a help text, without signs that mean something to a shell."""
-    return " ".join(re.sub(r"[^\w .,;=/+%-]", " ", text).split())[:70]
+    return " ".join(re.sub(r"[^\w .,;=/+%-]", " ", text).split())[:70].rstrip()
 
 
 PAGES = {
