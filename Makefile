@@ -18,7 +18,7 @@ CHROMIUM = $(or $(shell command -v chromium),$(shell command -v chromium-browser
 AS_ROOT = $(if $(filter-out 0,$(shell id -u)),sudo -n)
 ARM = $(and $(shell command -v aarch64-linux-gnu-g++),$(shell command -v qemu-aarch64))
 
-.PHONY: demo check test test-all lint types browser docs native-test sanitize wheel clean
+.PHONY: demo check test test-all lint types browser docs native-test sanitize wheel dist clean
 
 demo: $(or $(wildcard $(EVERYTHING)),$(VENV)/.light)  # what has everything is not made less
 	$(BIN)/sasrec demo --preset fast --output runs/ml-100k --overwrite
@@ -100,6 +100,11 @@ sanitize: $(EVERYTHING)
 
 wheel: $(EVERYTHING)  # for machines with this one's C library or a newer one, tried out in an environment of its own
 	$(BIN)/python tools/build_wheel.py dist
+
+# The files of a release, made of the sdist and tried on each Python from 3.11 to 3.13 that is here; nothing is uploaded.
+# DRAFT=1 makes them of a checkout that is no release: changes without a version, or without a commit.
+dist: $(EVERYTHING)
+	$(BIN)/python tools/release.py dist $(if $(DRAFT),--draft)
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

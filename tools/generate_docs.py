@@ -1,4 +1,6 @@
-"""Write the generated pages: docs/cli.md from --help, docs/config.md from configs, docs/reproduction.md from results.
+"""Write the generated pages: docs/cli.md of --help-all, docs/config.md of configs, docs/reproduction.md of results.
+
+And the table of shell completions, which is made of the same commands.
 
 With `--check` it writes nothing, and fails when a page differs from what it would write.
 """
@@ -7,10 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
+import re
 import sys
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+import typer
 from reproduction import reproduction_page
 from typer.testing import CliRunner
 
@@ -21,7 +26,8 @@ from sasrec.core.presets import PRESETS, LogStatistics
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 TERMINAL = {"COLUMNS": "110", "NO_COLOR": "1", "TERM": "dumb"}
 CLI_TEXT = """\
-Every command with all of its options, as `sasrec COMMAND --help` shows them. For example:
+Every command with all of its options, as `sasrec COMMAND --help-all` shows them; `--help` shows those that most users
+need. For example:
 
 ```
 $ sasrec -q recommend runs/ml-100k --history 50,172 -k 3
@@ -35,6 +41,9 @@ user_id  item_id  score   rank  title
 - The exit code is 0 for success, 1 for a failure and 2 for wrong usage, such as an unknown setting. An error is one
   sentence; `sasrec --debug COMMAND ...` shows the traceback too.
 - `--debug`, `--quiet` and `--version` stand before the command.
+- `sasrec --install-completion` sets up Tab in bash, zsh or fish, for commands, options, presets, data sets and choices;
+  `--show-completion` prints the script. It works for the installed `sasrec`, not for `python -m sasrec`.
+- A misspelt name is told the nearest: `preset 'bset' is not known (did you mean 'best'?)`.
 - Flags that set a field of the configs are explained in [settings](config.md).
 """
 CONFIG_TEXT = """\
@@ -85,18 +94,18 @@ NOTICE = "<!-- made by tools/generate_docs.py; edit the source, not this page --
 
 
 def cli_page() -> str:
-    """Every command's --help."""
-    parts = [NOTICE, "# Command line\n", CLI_TEXT, "## sasrec\n", _help()]
+    """Every command's --help-all."""
+    parts = [NOTICE, "# Command line\n", CLI_TEXT, "## sasrec\n", _help("--help")]
     for command in COMMANDS:
-        parts += [f"## sasrec {command}\n", _help(command)]
+        parts += [f"## sasrec {command}\n", _help(command, "--help-all")]
     return "\n".join(parts)
 
 
-def _help(*command: str) -> str:
+def _help(*words: str) -> str:
     """What a command says of itself on a terminal of this width; in this process, since each start takes a second."""
-    said = CliRunner().invoke(app, [*command, "--help"], prog_name="sasrec", env=TERMINAL)
+    said = CliRunner().invoke(app, words, prog_name="sasrec", env=TERMINAL)
     if said.exit_code:
-        raise RuntimeError(f"sasrec {' '.join(command)} --help: {said.output}")
+        raise RuntimeError(f"sasrec {' '.join(words)}: {said.output}")
     return "```text\n" + "\n".join(line.rstrip() for line in said.output.splitlines()).strip() + "\n```\n"
 
 
@@ -138,7 +147,51 @@ def _limits(low: float | None, high: float) -> str:
     return f"; at least {low:g}" if high >= MAX_INT else f"; {low:g} to {high:,.10g}"
 
 
-PAGES = {"cli.md": cli_page, "config.md": config_page, "reproduction.md": lambda: NOTICE + "\n" + reproduction_page()}
+def completions() -> str:
+    """The table from which Tab is answered: the program's commands, their options, and what values these take."""
+    program: Any = typer.main.get_command(app)
+    with program.make_context("sasrec", [], resilient_parsing=True) as context:
+        commands = {name: program.get_command(context, name) for name in program.list_commands(context)}
+        table = {
+            "options": _options(program, context),
+            "commands": {
+                name: {
+                    "help": _plain(command.get_short_help_str(70)),
+                    "arguments": [_choices(p, context) for p in command.params if p.param_type_name == "argument"],
+                    "options": _options(command, context),
+                }
+                for name, command in commands.items()
+            },
+        }
+    text = json.dumps(table, indent=1)
+    return re.sub(r"{[^{}]*}", lambda option: " ".join(option[0].split()), text) + "\n"  # a line an option
+
+
+def _options(command: Any, context: Any) -> dict[str, dict[str, Any]]:
+    found = {}
+    for param in command.get_params(context):
+        choices = _choices(param, context)
+        told = {"help": _plain(param.help or "")} | ({"flag": True} if getattr(param, "is_flag", False) else {})
+        for flag in (*param.opts, *param.secondary_opts) if param.param_type_name == "option" else ():
+            found[flag] = told | ({"choices": choices} if choices else {})
+    return found
+
+
+def _choices(param: Any, context: Any) -> list[str]:
+    return [one.value for one in param.shell_complete(context, "") if one.value]
+
+
+def _plain(text: str) -> str:
+    """The beginning of a help text, without signs that mean something to a shell."""
+    return " ".join(re.sub(r"[^\w .,;=/+%-]", " ", text).split())[:70].rstrip()
+
+
+PAGES = {
+    "cli.md": cli_page,
+    "config.md": config_page,
+    "reproduction.md": lambda: NOTICE + "\n" + reproduction_page(),
+    "../src/sasrec/cli/completions.json": completions,
+}
 
 
 def main() -> int:

@@ -148,7 +148,9 @@ def test_serve_takes_its_settings_from_flags_over_a_file_and_refuses_what_cannot
     (tmp_path / "server.yaml").write_text("batch: 10\n")
     outcome = run("serve", trained, "--config", tmp_path / "server.yaml")
     assert outcome.code == 2
-    assert "unknown setting 'batch'; ServerConfig has: host, port" in " ".join(outcome.err.split())
+    assert "unknown setting 'batch' (did you mean 'batch_size'?); ServerConfig has: host, port" in " ".join(
+        outcome.err.split()
+    )
     assert run("serve", tmp_path / "nothing").code == 1
 
 
@@ -253,7 +255,7 @@ def test_settings_file_is_read_and_flags_win(run: Run, log_file: Path, tmp_path:
 
 def test_every_config_field_is_a_flag_of_train(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    text = run("train", "--help").out
+    text = run("train", "--help-all").out
     for cls in CONFIGS.values():
         for name in cls.__dataclass_fields__:
             assert (f"--{name.replace('_', '-')}" in text) == (name not in DERIVED)

@@ -69,7 +69,9 @@ def test_config_survives_a_round_trip_through_json_values(cls: type[Any]) -> Non
 def test_a_servers_config_survives_the_same_and_names_an_unknown_key() -> None:
     config = ServerConfig(port=0, read_timeout=0.3, access_log=False, events="e.db")
     assert from_dict(ServerConfig, json.loads(json.dumps(to_dict(config)))) == config
-    with pytest.raises(ConfigError, match="unknown setting 'prot'; ServerConfig has: host, port"):
+    with pytest.raises(
+        ConfigError, match=r"unknown setting 'prot' \(did you mean 'port'\?\); ServerConfig has: host, port"
+    ):
         from_dict(ServerConfig, {"prot": 1})
     with pytest.raises(ConfigError, match="max_requests=11 is more than queue_size=10"):
         ServerConfig(queue_size=10, max_requests=11)
@@ -283,7 +285,7 @@ def test_every_preset_gives_valid_settings_for_any_log(preset: str) -> None:
 
 
 def test_unknown_preset_or_setting_is_refused_with_those_there_are() -> None:
-    with pytest.raises(ConfigError, match="preset 'papers' is not known; there are: paper"):
+    with pytest.raises(ConfigError, match=r"preset 'papers' is not known \(did you mean 'paper'\?\); there are: paper"):
         resolve("papers", LONG, {})
     with pytest.raises(ConfigError, match=r"unknown setting 'lr'; known settings: .*learning_rate"):
         resolve("paper", LONG, {"lr": 1})

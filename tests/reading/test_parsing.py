@@ -75,7 +75,11 @@ def test_each_part_may_have_a_header_or_only_the_first(save: Save, tmp_path: Pat
         ("user,item\n1,2\n", "user,item,time\n1,2,3\n", "b.csv has times in 'time', and .*a.csv has no such column"),
         ("1,2\n3,4\n", "user,item\n1,2\n", "line 1 of .*b.csv has 'user', 'item', which looks like a header"),
         ("1,2\n3,4\n5,6\n", "1,2,3\n4,5,6\n", "line 1 of .*b.csv has 3 fields in place of 2"),
-        ("user,item\n1,2\n", "userId,item\n1,2\n", "b.csv has no column 'user', which the first file has"),
+        (
+            "user,item\n1,2\n",
+            "userId,item\n1,2\n",
+            "b.csv has no column 'user' .did you mean 'userId'.*, which the first file has",
+        ),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(first: str, second: str, message: str, save: Save, tmp_path: Path) -> None:

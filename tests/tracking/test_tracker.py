@@ -197,7 +197,10 @@ def test_runs_of_one_name_keep_folders_of_their_own(log: Path, tmp_path: Path) -
 
 
 def test_an_unknown_tracker_is_refused_before_anything_is_read() -> None:
-    with pytest.raises(ConfigError, match="tracker 'mlfow' is not known; there are: mlflow, wandb, trackio, tensorb"):
+    with pytest.raises(
+        ConfigError,
+        match=r"tracker 'mlfow' is not known .did you mean 'mlflow'.*; there are: mlflow, wandb, trackio, tensorb",
+    ):
         sasrec.Tracker("mlfow")
 
 

@@ -195,6 +195,22 @@ def test_items_with_features_go_on_after_an_interruption_as_if_there_had_been_no
     assert_same_weights(whole, resumed)
 
 
+@pytest.mark.parametrize(("minutes", "inside"), [(0.0, False), (1e-9, True)])
+def test_state_is_saved_inside_an_epoch_when_the_last_one_is_old_and_never_by_0_minutes(
+    minutes: float, inside: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sasrec.training.trainer.REPORT_SECONDS", 0.0)
+    saved: list[int] = []
+    monkeypatch.setattr(
+        RunFolder, "save_state", lambda self, weights, moments, state, best: saved.append(state.step)
+    )  # fmt: skip
+    config = replace(TRAIN, max_epochs=1, batch_size=4, save_every_minutes=minutes)
+    split = split_of(make_markov_log(n_users=40))
+    run_training(split, config, run=RunFolder.create(tmp_path / "run"))
+    last = max(saved)
+    assert any(0 < step < last for step in saved) == inside
+
+
 def test_run_killed_in_the_middle_of_an_epoch_and_resumed_ends_in_the_same_weights(tmp_path: Path) -> None:
     log = make_markov_log(n_users=160)
     config = replace(TRAIN, max_epochs=3, batch_size=4, save_every_minutes=1e-9)

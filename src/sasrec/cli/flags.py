@@ -8,32 +8,43 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import operator
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import typer
-from typer.core import TyperCommand
 
 from sasrec.cli.settings_file import read_settings
-from sasrec.core.config import CONFIGS, DERIVED, ServerConfig
+from sasrec.core.config import CONFIGS, DERIVED, METRICS, ServerConfig
+from sasrec.core.presets import PRESETS
 from sasrec.data.logs import Reading
+from sasrec.reading.datasets import DATASETS
+from sasrec.reading.readers import FORMATS
 
 PANELS = {"model": "Model", "train": "Training", "eval": "Evaluation", "server": "Server"}
-NEGATIVE_NUMBER = re.compile(r"-[0-9]+(\.0+)?")
+OFFERED = {  # by Tab, for settings that are text
+    "format": FORMATS, "device": ("auto", "cpu", "cuda"), "valid_metric": [f"{one}@10" for one in METRICS],
+}  # fmt: skip
 SHORT_FLAGS = {"k": ["-k"]}
 
 HISTORY_HELP = (
     "item ids, oldest first, separated by commas; an id with a comma stands in double quotes ('\"heat, uncut\",tt42'), "
     "unless the whole text is one known id"
 )
+
+
+def names(known: Iterable[str]) -> Callable[[], list[str]]:
+    """What a shell offers for a text that is one of these, or some with commas between."""
+    return lambda: list(known)
+
+
 Logs = Annotated[
     list[str],
     typer.Argument(
+        autocompletion=names(DATASETS),
         metavar="LOG",
-        help="one or more log files, folders or patterns of one log, - for standard input; or one folder written by "
-        "prepare or train; or the name of a data set",
+        help="log files, folders or patterns of one log (- = standard input); or a folder written by prepare or train; "
+        "or the name of a data set",
     ),
 ]
 Run = Annotated[Path, typer.Argument(help="a run folder, or hf://user/model@REVISION at the Hugging Face Hub")]
@@ -48,7 +59,14 @@ Where = Annotated[
 Split = Annotated[Literal["valid", "test"], typer.Option("--split", help="which targets are measured")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace the run in --output")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file of settings; flags win over it")]
-
+PresetName = Annotated[
+    str,
+    typer.Option("--preset", help="settings for this log: " + ", ".join(PRESETS), autocompletion=names(PRESETS)),
+]
+NoHistories = Annotated[
+    bool,
+    typer.Option("--no-histories", help="do not store users' histories in the run folder", rich_help_panel="Training"),
+]
 
 On = Annotated[
     str | None,
@@ -67,15 +85,6 @@ Workers = Annotated[
         rich_help_panel="Cluster",
     ),
 ]
-
-
-class IdCommand(TyperCommand):
-    """A command with an id as its argument: a negative number is one, not an option."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """As any command, but beside a negative number an unknown option is an argument, so there are too many."""
-        ctx.ignore_unknown_options = any(map(NEGATIVE_NUMBER.fullmatch, args))
-        return super().parse_args(ctx, args)
 
 
 def with_flags(
@@ -135,7 +144,14 @@ def _reading_parameters() -> list[inspect.Parameter]:
 def _flag(name: str, kind: Any, text: str, panel: str) -> inspect.Parameter:
     dashed = "--" + name.replace("_", "-")
     declaration = f"{dashed}/--no-{dashed[2:]}" if kind in (bool, bool | None) else dashed
-    option = typer.Option(declaration, *SHORT_FLAGS.get(name, []), help=text, rich_help_panel=panel, show_default=False)
+    option = typer.Option(
+        declaration,
+        *SHORT_FLAGS.get(name, []),
+        help=text,
+        rich_help_panel=panel,
+        show_default=False,
+        autocompletion=names(OFFERED[name]) if name in OFFERED else None,
+    )
     annotation = operator.getitem(Annotated, (kind | None, option))  # built, not written: it is not static
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 

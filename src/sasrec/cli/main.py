@@ -15,7 +15,7 @@ from polars.exceptions import PanicException
 
 from sasrec import __version__
 from sasrec.cli import console, deploy, measure, recommend, train, tune
-from sasrec.cli.flags import IdCommand
+from sasrec.cli.help import Command, Group, IdCommand, examples
 from sasrec.core.errors import ConfigError, SASRecError
 from sasrec.core.tables import printable
 from sasrec.engine.distributed import end_in_world
@@ -42,7 +42,7 @@ COMMANDS: dict[str, Callable[..., None]] = {  # in the order of --help
     "demo": train.demo,
 }
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(cls=Group, no_args_is_help=True, pretty_exceptions_enable=False)
 
 
 @app.callback(invoke_without_command=True)
@@ -61,7 +61,8 @@ def _main(
 
 
 for _name, _command in COMMANDS.items():
-    app.command(name=_name, cls=IdCommand if _name == "similar" else None)(_command)
+    _class = IdCommand if _name == "similar" else Command
+    app.command(name=_name, cls=_class, epilog=examples(_name))(_command)
 
 
 def main() -> None:

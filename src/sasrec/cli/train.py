@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, get_args
 
 import typer
 
@@ -15,10 +15,13 @@ from sasrec.cli.flags import (
     ConfigFile,
     Json,
     Logs,
+    NoHistories,
     On,
     Output,
     Overwrite,
+    PresetName,
     Workers,
+    names,
     settings_of,
     split_reading,
     with_flags,
@@ -27,7 +30,7 @@ from sasrec.cli.output import estimate_lines, names_of, print_facts, print_frame
 from sasrec.cluster.connection import Cluster, check_place, connected
 from sasrec.cluster.prepare import ClusterWorkers
 from sasrec.cluster.train import Ended, TrainingJob, train_on
-from sasrec.core.config import TrainConfig
+from sasrec.core.config import Protocol, SplitMethod, TrainConfig
 from sasrec.core.errors import ConfigError
 from sasrec.core.presets import DEFAULT_PRESET, PRESETS
 from sasrec.core.provenance import command_line
@@ -42,18 +45,18 @@ from sasrec.experiments.grid_tables import benchmark_text
 from sasrec.experiments.seeds import Watch, read_runs, run_study
 from sasrec.experiments.summary import summarise, summary_text
 from sasrec.fitting import FitOptions, fit_log
-from sasrec.reading.datasets import DATASETS
+from sasrec.reading.datasets import DATASETS, unknown_dataset
 from sasrec.reading.sources import STDIN
 from sasrec.report.inspection import inspect_log
 from sasrec.report.text import metrics_table
 from sasrec.runs.folder import RunFolder
 from sasrec.runs.spool import spool
+from sasrec.tracking.backends import BACKENDS
 from sasrec.tracking.tracker import trackers
 from sasrec.training.result import TrainResult
 
 TOLD_BY_INSPECT = ("sasrec.reading.notes", "sasrec.data.logs", "sasrec.data.sequences")  # loggers whose words it prints
 INTERRUPTED = ("interrupted", "measuring")
-PresetName = Annotated[str, typer.Option("--preset", help="settings for this log: " + ", ".join(PRESETS))]
 
 
 @with_flags(reading=True)
@@ -122,7 +125,11 @@ def train(
     overwrite: Overwrite = False,
     refit: Annotated[
         bool,
-        typer.Option("--refit", help="afterwards train again on all events, for the number of epochs that valid chose"),
+        typer.Option(
+            "--refit",
+            help="afterwards train again on all events, for the number of epochs that valid chose",
+            rich_help_panel="Training",
+        ),
     ] = False,
     init: Annotated[
         Path | None,
@@ -130,15 +137,17 @@ def train(
             "--init",
             help="the run to begin from: its weights and settings of the model, for the items of this log; items that "
             "are new start at what stands around them",
+            rich_help_panel="Training",
         ),
     ] = None,
-    no_histories: Annotated[
-        bool, typer.Option("--no-histories", help="do not store users' histories in the run folder")
-    ] = False,
+    no_histories: NoHistories = False,
     seeds: Annotated[
         int,
         typer.Option(
-            "--seeds", min=1, help="train this many runs, with --seed and the numbers after it, and write a summary"
+            "--seeds",
+            min=1,
+            help="train this many runs, with --seed and the numbers after it, and write a summary",
+            rich_help_panel="Training",
         ),
     ] = 1,
     dry_run: Annotated[
@@ -155,10 +164,15 @@ def train(
             "--track",
             help="keep settings, curves, metrics and report in a tracker: mlflow, wandb, trackio, tensorboard; several "
             "are separated by commas",
+            rich_help_panel="Tracking",
+            autocompletion=names(BACKENDS),
         ),
     ] = None,
     track_project: Annotated[
-        str | None, typer.Option("--track-project", help="the tracker's experiment or project; default: sasrec")
+        str | None,
+        typer.Option(
+            "--track-project", help="the tracker's experiment or project; default: sasrec", rich_help_panel="Tracking"
+        ),
     ] = None,
     on: On = None,
     workers: Workers = None,
@@ -282,17 +296,31 @@ def benchmark_(
     context: typer.Context,
     log: Logs,
     output: Output,
-    presets: Annotated[str, typer.Option("--presets", help="names of presets, separated by commas")] = DEFAULT_PRESET,
+    presets: Annotated[
+        str,
+        typer.Option("--presets", help="names of presets, separated by commas", autocompletion=names(PRESETS)),
+    ] = DEFAULT_PRESET,
     split_methods: Annotated[
-        str, typer.Option("--split-methods", help="leave_one_out, temporal or both, separated by commas")
+        str,
+        typer.Option(
+            "--split-methods",
+            help="leave_one_out, temporal or both, separated by commas",
+            autocompletion=names(get_args(SplitMethod)),
+        ),
     ] = "leave_one_out",
     protocols: Annotated[
-        str, typer.Option("--protocols", help="full, sampled or both, separated by commas")
+        str,
+        typer.Option(
+            "--protocols", help="full, sampled or both, separated by commas", autocompletion=names(get_args(Protocol))
+        ),
     ] = "full,sampled",
     seeds: Annotated[
         int,
         typer.Option(
-            "--seeds", min=1, help="runs of each preset and split method, with --seed and the numbers after it"
+            "--seeds",
+            min=1,
+            help="runs of each preset and split method, with --seed and the numbers after it",
+            rich_help_panel="Training",
         ),
     ] = 3,
     results: Annotated[
@@ -302,9 +330,7 @@ def benchmark_(
     config: ConfigFile = None,
     resume: Annotated[bool, typer.Option("--resume", help="continue the benchmark in --output")] = False,
     overwrite: Overwrite = False,
-    no_histories: Annotated[
-        bool, typer.Option("--no-histories", help="do not store users' histories in the run folder")
-    ] = False,
+    no_histories: NoHistories = False,
     json_: Json = False,
     **given: Any,
 ) -> None:
@@ -347,7 +373,10 @@ def _training_summary(result: Ended | TrainResult, results: Sequence[Result], ou
 
 
 def datasets(
-    fetch: Annotated[str | None, typer.Option("--fetch", help="name of a data set to download into the cache")] = None,
+    fetch: Annotated[
+        str | None,
+        typer.Option("--fetch", help="name of a data set to download into the cache", autocompletion=names(DATASETS)),
+    ] = None,
     json_: Json = False,
 ) -> None:
     """List the named data sets, or fetch one."""
@@ -362,7 +391,7 @@ def datasets(
 
 def _known_dataset(name: str) -> str:
     if name not in DATASETS:
-        raise ConfigError(f"data set {name!r} is not known; there are: {', '.join(DATASETS)}")
+        raise ConfigError(unknown_dataset(name))
     return name
 
 

@@ -10,10 +10,22 @@ from typing import Annotated, Any
 import typer
 
 from sasrec.cli import console
-from sasrec.cli.flags import ConfigFile, Json, Logs, On, Output, Overwrite, settings_of, split_reading, with_flags
+from sasrec.cli.flags import (
+    ConfigFile,
+    Json,
+    Logs,
+    NoHistories,
+    On,
+    Output,
+    Overwrite,
+    PresetName,
+    settings_of,
+    split_reading,
+    with_flags,
+)
 from sasrec.cli.output import print_json, print_text
 from sasrec.cli.settings_file import read_settings
-from sasrec.cli.train import PresetName, load_with_progress, say_interrupted, seeds_from
+from sasrec.cli.train import load_with_progress, say_interrupted, seeds_from
 from sasrec.cluster.connection import check_place, connected
 from sasrec.cluster.tune import ClusterTrainers
 from sasrec.core.presets import DEFAULT_PRESET
@@ -31,9 +43,7 @@ def tune(
     log: Logs,
     output: Output,
     preset: PresetName = DEFAULT_PRESET,
-    trials: Annotated[
-        int, typer.Option("--trials", min=1, help="how many settings are tried, the preset's first")
-    ] = 50,
+    trials: Annotated[int, typer.Option("--trials", min=1, help="settings tried, the preset's first")] = 50,
     space: Annotated[
         Path | None,
         typer.Option(
@@ -46,7 +56,13 @@ def tune(
         float, typer.Option("--max-minutes", min=0.0, help="bound of the whole command; 0 = no limit")
     ] = 0.0,
     seeds: Annotated[
-        int, typer.Option("--seeds", min=1, help="runs of the winner and of the untouched preset at the end")
+        int,
+        typer.Option(
+            "--seeds",
+            min=1,
+            help="runs of the winner and of the untouched preset at the end",
+            rich_help_panel="Training",
+        ),
     ] = 3,
     on: On = None,
     workers: Annotated[
@@ -62,9 +78,7 @@ def tune(
     config: ConfigFile = None,
     resume: Annotated[bool, typer.Option("--resume", help="continue the search in --output")] = False,
     overwrite: Overwrite = False,
-    no_histories: Annotated[
-        bool, typer.Option("--no-histories", help="do not store users' histories in the run folders")
-    ] = False,
+    no_histories: NoHistories = False,
     json_: Json = False,
     **given: Any,
 ) -> None:

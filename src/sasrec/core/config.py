@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar
 from sasrec.core.errors import ConfigError
 from sasrec.core.event_types import types_in, types_text, weights_in, weights_text
 from sasrec.core.settings import setting, validate
+from sasrec.core.suggestions import suggestion
 
 Block = Literal["sasrec", "post_norm", "pre_norm", "ligr"]
 Padding = Literal["none", "attended", "zeroed"]
@@ -30,6 +31,7 @@ TemporalTargets = Literal["first", "last", "all"]
 FilterSeen = Literal["auto", "yes", "no"]
 EngineName = Literal["auto", "torch", "native"]
 MAX_INT = 2**31 - 1
+METRICS = ("ndcg", "hr", "mrr")
 Config = TypeVar("Config", "ModelConfig", "TrainConfig", "EvalConfig", "ServerConfig")
 
 
@@ -178,7 +180,10 @@ class TrainConfig:
     valid_protocol: Protocol = setting("full", "protocol of the valid metric: full or sampled")
     log_test: bool = setting(False, "also write test metrics to history.jsonl; they never choose the epoch")
     save_every_minutes: float = setting(
-        2.0, "at most this many minutes between two saved states to resume from", low=0.0, high=1e6
+        2.0,
+        "inside an epoch, a state to resume from is saved when the last is older than this; 0 = only between epochs",
+        low=0.0,
+        high=1e6,
     )
     seed: int = setting(0, "seed of initial weights, shuffling, negatives and dropout", low=0, high=MAX_INT)
     engine: EngineName = setting(
@@ -377,8 +382,9 @@ def parse_metric(name: str) -> tuple[str, int]:
         ConfigError: not one of ndcg, hr, mrr with a cut-off of at least 1.
     """
     metric, _, k = name.partition("@")
-    if metric not in ("ndcg", "hr", "mrr") or not k.isdecimal() or int(k) < 1:
-        raise ConfigError(f"'{name}' is not a metric; use ndcg@K, hr@K or mrr@K, for example ndcg@10")
+    if metric not in METRICS or not k.isdecimal() or int(k) < 1:
+        meant = suggestion(name, [f"{one}@{k if k.isdecimal() and int(k) else 10}" for one in METRICS])
+        raise ConfigError(f"'{name}' is not a metric{meant}; use ndcg@K, hr@K or mrr@K, for example ndcg@10")
     return metric, int(k)
 
 
@@ -391,7 +397,9 @@ def from_dict(cls: type[Config], values: Mapping[str, Any]) -> Config:
     names = [f.name for f in dataclasses.fields(cls)]
     unknown = sorted(set(values) - set(names), key=str)
     if unknown:
-        raise ConfigError(f"unknown setting {unknown[0]!r}; {cls.__name__} has: {', '.join(names)}")
+        raise ConfigError(
+            f"unknown setting {unknown[0]!r}{suggestion(unknown[0], names)}; {cls.__name__} has: {', '.join(names)}"
+        )
     given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     return cls(**given)
 
@@ -413,7 +421,9 @@ def split_settings(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     parts: dict[str, dict[str, Any]] = {part: {} for part in CONFIGS}
     for key, value in values.items():
         if key not in owners:
-            raise ConfigError(f"unknown setting {key!r}; known settings: {', '.join(sorted(owners))}")
+            raise ConfigError(
+                f"unknown setting {key!r}{suggestion(key, owners)}; known settings: {', '.join(sorted(owners))}"
+            )
         parts[owners[key]][key] = value
     return parts
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from sasrec.core.errors import ConfigError
+from sasrec.core.suggestions import suggestion
 
 AVX512 = frozenset({"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"})
 NEEDS: dict[str, frozenset[str]] = {  # the fastest first, but see fastest_first
@@ -100,7 +101,7 @@ def choose(wanted: str, cpu: Cpu, built: Variants) -> Native:
 
 def _forced(isa: str, cpu: Cpu, built: Variants) -> Native:
     if isa not in NEEDS:
-        raise ConfigError(f"{SETTING}={isa!r} is not one of {', '.join(NEEDS)}")
+        raise ConfigError(f"{SETTING}={isa!r} is not one of {', '.join(NEEDS)}{suggestion(isa, NEEDS)}")
     if isa not in built:
         raise ConfigError(f"{SETTING}={isa}: that variant is not part of this installation")
     if cpu.lacks(isa):

@@ -12,6 +12,7 @@ from typing import Any
 
 from sasrec.core.config import MAX_INT, EvalConfig, ModelConfig, TrainConfig, from_dict, split_settings
 from sasrec.core.errors import ConfigError
+from sasrec.core.suggestions import suggestion
 
 MANY_USERS = 10_000  # from here on an epoch has steps enough to count in epochs
 LONG_TRAIN_LEN = 50  # from this mean on, presets take histories for long
@@ -165,7 +166,9 @@ def resolve(
         ConfigError: unknown preset or setting, or a value out of range.
     """
     if preset not in PRESETS:
-        raise ConfigError(f"preset {preset!r} is not known; there are: {', '.join(PRESETS)}")
+        raise ConfigError(
+            f"preset {preset!r} is not known{suggestion(preset, PRESETS)}; there are: {', '.join(PRESETS)}"
+        )
     parts = split_settings({**PRESETS[preset](statistics), **overrides})
     return (
         from_dict(ModelConfig, parts["model"]),

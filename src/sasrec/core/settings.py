@@ -13,6 +13,7 @@ import numpy as np
 
 from sasrec.core.errors import ConfigError
 from sasrec.core.scalars import is_integer, plain
+from sasrec.core.suggestions import suggestion
 
 
 def setting(default: Any, text: str, *, low: float | None = None, high: float | None = None) -> Any:
@@ -37,7 +38,9 @@ def _checked(name: str, value: Any, kind: Any, metadata: Mapping[str, Any]) -> A
         return tuple(_checked(name, v, int, metadata) for v in values)
     if choices:
         if not isinstance(value, str) or value not in choices:
-            raise ConfigError(f"{name}={value!r} is not one of {', '.join(map(str, choices))}")
+            raise ConfigError(
+                f"{name}={value!r} is not one of {', '.join(map(str, choices))}{suggestion(value, choices)}"
+            )
         return value
     if kind is float and is_integer(value):
         value = float(value) if abs(value) <= sys.float_info.max else math.inf

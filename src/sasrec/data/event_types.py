@@ -12,6 +12,7 @@ import numpy as np
 from sasrec.core.arrays import Bool, Float32
 from sasrec.core.errors import ConfigError
 from sasrec.core.event_types import weights_in
+from sasrec.core.suggestions import suggestion
 from sasrec.data.sequences import Sequences
 
 
@@ -69,7 +70,10 @@ def _check_known(sequences: Sequences, option: str, types: Sequence[str]) -> Non
             "(--event-column)"
         )
     if unknown:
-        raise ConfigError(f"{option} names {unknown[0]!r}, which no event is; the log has {types_in_words(there)}")
+        meant = suggestion(unknown[0], there)
+        raise ConfigError(
+            f"{option} names {unknown[0]!r}, which no event is{meant}; the log has {types_in_words(there)}"
+        )
 
 
 def types_in_words(counts: dict[str, int]) -> str:

@@ -17,6 +17,7 @@ import polars as pl
 
 from sasrec.core.arrays import Float32, Int64
 from sasrec.core.errors import ConfigError, DataError
+from sasrec.core.suggestions import suggestion
 from sasrec.data.item_features import ItemFeatures
 from sasrec.data.ragged import Ragged, offsets_of
 from sasrec.reading.item_columns import kind_in_words
@@ -154,7 +155,8 @@ class FeatureEncoder:
         for name in names:
             if name not in attributes.columns:
                 raise ConfigError(
-                    f"the items have no column {name!r}; their columns are: {', '.join(attributes.columns)}"
+                    f"the items have no column {name!r}{suggestion(name.partition(':')[0], attributes.columns)}; their "
+                    f"columns are: {', '.join(attributes.columns)}"
                 )
             if names.count(name) > 1:
                 raise ConfigError(f"column {name!r} is named twice among item_features and item_vectors; name it once")
@@ -245,7 +247,9 @@ def _split(name: str, columns: Sequence[str]) -> tuple[str, str | None]:
     if name in columns or not colon or before not in columns:
         return name, None
     if kind not in KINDS:
-        raise ConfigError(f"item_features has {name!r}; a column is a :{' or a :'.join(KINDS)}")
+        raise ConfigError(
+            f"item_features has {name!r}; a column is a :{' or a :'.join(KINDS)}{suggestion(kind, KINDS)}"
+        )
     return before, kind
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import polars as pl
 
 from sasrec.core.errors import ConfigError, DataError
 from sasrec.core.forks import needs_threads_of
+from sasrec.core.suggestions import suggestion
 
 Repeats = Literal["keep", "first", "last", "consecutive"]
 
@@ -31,8 +32,9 @@ def filter_repeats(log: pl.DataFrame, repeats: Repeats) -> pl.DataFrame:
     """
     if repeats == "keep":
         return log
-    if repeats not in ("first", "last", "consecutive"):
-        raise ConfigError(f"repeats={repeats!r} is not one of keep, first, last, consecutive")
+    words = get_args(Repeats)
+    if repeats not in words:
+        raise ConfigError(f"repeats={repeats!r} is not one of {', '.join(words)}{suggestion(repeats, words)}")
     needs_threads_of("Polars")
     by_time = log.with_row_index("row")
     if "timestamp" in log.columns:

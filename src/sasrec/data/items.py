@@ -11,6 +11,7 @@ import polars as pl
 
 from sasrec.core.errors import CheckpointError, ConfigError, DataError
 from sasrec.core.forks import needs_threads_of
+from sasrec.core.suggestions import suggestion
 from sasrec.data.feature_encoder import FeatureEncoder
 from sasrec.data.vocabulary import Vocabulary
 from sasrec.reading.ids import canonical_ids
@@ -140,8 +141,8 @@ def with_new_items(vocabulary: Vocabulary, items: Any, vectors: Any = None) -> V
     lacking = [name for name in encoder.columns if name not in read.columns]
     if lacking:
         raise DataError(
-            f"the items have no column {lacking[0]!r}, which the model's features are made from; their columns are: "
-            f"{', '.join(read.columns)}"
+            f"the items have no column {lacking[0]!r}{suggestion(lacking[0], read.columns)}, which the model's "
+            f"features are made from; their columns are: {', '.join(read.columns)}"
         )
     new = read.filter(~read["item_id"].is_in(vocabulary.item_ids.implode()))
     if not len(new):

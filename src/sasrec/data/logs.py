@@ -12,6 +12,7 @@ import polars as pl
 
 from sasrec.core.amounts import bytes_in
 from sasrec.core.errors import ConfigError, DataError
+from sasrec.core.suggestions import suggestion
 from sasrec.data.bounded import Workplace, budget_of, find_within, fits, read_in_parts, too_little
 from sasrec.data.event_types import types_in_words
 from sasrec.data.filters import Repeats, filter_k_core, filter_repeats, nothing_left
@@ -29,6 +30,7 @@ from sasrec.reading.titles import read_titles
 
 logger = logging.getLogger(__name__)
 MEMORY = "4GB"  # that reading may take in each of several workers, where nothing is said
+NAME = re.compile(r"[\w-]{2,}")  # a word, not a path
 FEW_TITLES = 0.5  # of the items: with fewer, ids may not be those of the log
 
 
@@ -198,6 +200,7 @@ def load_log(source: Any, reading: Reading = AS_IT_IS, workplace: Workplace | No
         CheckpointError: the disk is full.
     """
     source = _only(source)
+    _check_name(source)
     if isinstance(source, str | Path) and is_prepared(Path(source)):
         log = _load_prepared(Path(source), reading)
     else:
@@ -233,6 +236,14 @@ def _only(source: Any) -> Any:
 
 def _is_dataset(source: Any) -> bool:
     return isinstance(source, str) and source in DATASETS and not Path(source).exists()
+
+
+def _check_name(source: Any) -> None:
+    """Refuse what is no file and looks like the name of a data set, misspelt."""
+    if isinstance(source, str) and source not in DATASETS and NAME.fullmatch(source) and not Path(source).exists():
+        meant = suggestion(source, DATASETS)
+        if meant:
+            raise DataError(f"there is no file {source}, and no data set of this name{meant}")
 
 
 def _load_prepared(folder: Path, reading: Reading) -> Log:

@@ -17,6 +17,7 @@ from sasrec.core.arrays import Bool, Int32, Int64
 from sasrec.core.config import EvalConfig, TemporalTargets
 from sasrec.core.errors import ConfigError, DataError
 from sasrec.core.presets import LogStatistics
+from sasrec.core.suggestions import suggestion
 from sasrec.data.event_types import are_of_types, types_in_words
 from sasrec.data.facts import repeat_share
 from sasrec.data.ragged import Ragged, flat_index, offsets_of
@@ -95,7 +96,7 @@ class Split:
             ConfigError: another name.
         """
         if name not in ("valid", "test"):
-            raise ConfigError(f"split {name!r} is not one of valid, test")
+            raise ConfigError(f"split {name!r} is not one of valid, test{suggestion(name, ('valid', 'test'))}")
         return self.valid if name == "valid" else self.test
 
     def train_parts(self) -> Iterator[Ragged]:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from sasrec.core.config import TrainConfig
 from sasrec.core.errors import ConfigError
+from sasrec.core.suggestions import suggestion
 
 if TYPE_CHECKING:
     import torch
@@ -68,7 +69,9 @@ def device_of(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ConfigError(f"device={name!r} is not a device; use {DEVICES}") from error
+        raise ConfigError(
+            f"device={name!r} is not a device{suggestion(name, (AUTO, 'cpu', CUDA))}; use {DEVICES}"
+        ) from error
     if device.type not in ("cpu", CUDA):
         raise ConfigError(f"device={name!r} is not supported; use {DEVICES}")
     if device.type == CUDA and not torch.cuda.is_available():

@@ -22,6 +22,7 @@ from sasrec.core.config import Protocol, SplitMethod
 from sasrec.core.errors import ConfigError
 from sasrec.core.files import atomic_write
 from sasrec.core.presets import PRESETS
+from sasrec.core.suggestions import suggestion
 from sasrec.data.logs import Log
 from sasrec.experiments.grid_tables import benchmark_page
 from sasrec.experiments.lines import ResultLine, append_lines, result_lines
@@ -56,7 +57,10 @@ class Grid:
             unknown = [value for value in values if value not in choices]
             if unknown or not values or len(set(values)) < len(values):
                 wrong = unknown[0] if unknown else ",".join(values)
-                raise ConfigError(f"{name}={wrong!r} is not a list of different names from: {', '.join(choices)}")
+                meant = suggestion(unknown[0], choices) if unknown else ""
+                raise ConfigError(
+                    f"{name}={wrong!r} is not a list of different names from: {', '.join(choices)}{meant}"
+                )
 
     @property
     def cells(self) -> list[tuple[str, str]]:

@@ -14,6 +14,7 @@ from typing import Any, get_type_hints
 from sasrec.core.config import DERIVED, ModelConfig, TrainConfig
 from sasrec.core.errors import ConfigError
 from sasrec.core.scalars import plain
+from sasrec.core.suggestions import suggestion
 
 Choice = str | int | float | bool
 NOT_SEARCHED = {  # they say how long, where and how is measured, not what is learned
@@ -56,7 +57,8 @@ def read_space(given: Mapping[str, Any]) -> tuple[Space, dict[str, Choice]]:
     for name, value in given.items():
         if name not in KINDS:
             what = "is not searched: it does not say what is learned" if name in NOT_SEARCHED else "is not known"
-            raise ConfigError(f"setting {name!r} of the space {what}; there are: {', '.join(sorted(KINDS))}")
+            meant = "" if name in NOT_SEARCHED else suggestion(name, KINDS)
+            raise ConfigError(f"setting {name!r} of the space {what}{meant}; there are: {', '.join(sorted(KINDS))}")
         read = _values(name, value)
         if isinstance(read, list | Range):
             space[name] = read

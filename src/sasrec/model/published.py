@@ -28,6 +28,7 @@ from sasrec.core.arrays import Float32
 from sasrec.core.config import ModelConfig
 from sasrec.core.errors import CheckpointError, ConfigError
 from sasrec.core.extras import require
+from sasrec.core.suggestions import suggestion
 from sasrec.model.weights import Weights
 
 if TYPE_CHECKING:
@@ -134,7 +135,9 @@ def _to_bytes(tensors: Mapping[str, Float32]) -> bytes:
 
 def _layout_settings(layout: str | None) -> dict[str, Any]:
     if layout not in LAYOUTS:
-        given = "no layout is given" if layout is None else f"layout {layout!r} is not known"
+        given = (
+            "no layout is given" if layout is None else f"layout {layout!r} is not known{suggestion(layout, LAYOUTS)}"
+        )
         raise ConfigError(
             f"{given}; the file does not tell which revision of the published code wrote it, so choose one of "
             f"{', '.join(LAYOUTS)}"

@@ -10,12 +10,12 @@ never repeats the text.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple, NoReturn
 
 from sasrec.core.errors import ConfigError
+from sasrec.core.suggestions import nearest
 from sasrec.core.tables import printable
 
 MAX_LENGTH = 1000  # characters, so there are never as many as 1,000 values
@@ -411,9 +411,8 @@ class _Parser:
 
     def _column(self, name: str, at: int) -> Part:
         if name not in self.columns:
-            folded = {known.casefold(): known for known in self.columns}
-            near = difflib.get_close_matches(name.casefold()[: 2 * MAX_NAME], folded, 1)
-            meant = f", perhaps {_shown(folded[near[0]])} is meant" if near else "; a text stands in single quotes"
+            near = nearest(name, self.columns)
+            meant = "; a text stands in single quotes" if near is None else f", perhaps {_shown(near)} is meant"
             self._fail(at, f"a column was expected, and none has this name{meant}")
         kind, is_list = self.columns[name]
         return Part(Column(name), kind, at, name if is_list else None)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from sasrec.core.errors import ConfigError, DataError
+from sasrec.core.suggestions import suggestion
 from sasrec.reading.notes import Notes
 from sasrec.reading.times import FIRST_DAY, OTHER_DATES, UNITS, is_calendar_day, numbers_of, unit_of
 
@@ -74,7 +75,10 @@ class Wanted:
             return
         for word in self.positions:
             if word != "-" and word not in POSITION_NAMES:
-                raise ConfigError(f"--columns has {word!r}; use {', '.join(POSITION_NAMES)} or - for each column")
+                meant = suggestion(word, POSITION_NAMES)
+                raise ConfigError(
+                    f"--columns has {word!r}{meant}; use {', '.join(POSITION_NAMES)} or - for each column"
+                )
         for role in POSITION_NAMES:
             n = self.positions.count(role)
             if n > 1 or (n == 0 and role in ("user", "item")):
@@ -222,7 +226,7 @@ def find_column(columns: Sequence[str], where: str, role: str, name: str | None)
     found = ", ".join(columns)
     if name is not None:
         if name not in columns:
-            raise DataError(f"{where} has no column {name!r}; its columns are: {found}")
+            raise DataError(f"{where} has no column {name!r}{suggestion(name, columns)}; its columns are: {found}")
         return name
     plain = by_plain_name(columns)
     for known in KNOWN_NAMES[role]:

@@ -23,6 +23,7 @@ from pathlib import Path
 import polars as pl
 
 from sasrec.core.errors import DataError
+from sasrec.core.suggestions import suggestion
 from sasrec.reading.columns import Wanted
 from sasrec.reading.downloads import OnBytes, download, extract, record, recorded, temporary_beside, verify
 from sasrec.reading.ids import canonical_ids
@@ -123,13 +124,18 @@ def load_dataset_log(
 ) -> tuple[pl.DataFrame, pl.DataFrame | None, Understanding]:
     """As `load_dataset`, with what was understood of the log's file."""
     if name not in DATASETS:
-        raise DataError(f"data set {name!r} is not known; there are: {', '.join(DATASETS)}")
+        raise DataError(unknown_dataset(name))
     folder = (cache or cache_folder()) / name
     fetch_dataset(name, folder, progress)
     dataset = DATASETS[name]
     log, understanding = read_log(_present(folder, dataset.log), Wanted())
     titles = None if dataset.titles is None else _read_titles(_present(folder, dataset.titles))
     return log, titles, understanding
+
+
+def unknown_dataset(name: str) -> str:
+    """What is said of a name that no data set has."""
+    return f"data set {name!r} is not known{suggestion(name, DATASETS)}; there are: {', '.join(DATASETS)}"
 
 
 def titles_file(name: str, cache: Path | None = None, progress: OnBytes | None = None) -> Path:

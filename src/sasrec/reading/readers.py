@@ -16,6 +16,7 @@ import polars as pl
 
 from sasrec.core.errors import ConfigError, DataError
 from sasrec.core.forks import needs_threads_of
+from sasrec.core.suggestions import suggestion
 from sasrec.reading.checks import MissingWords, check_guess, missing_words, note_odd_values
 from sasrec.reading.columnar import (
     FORMAT_OF_SUFFIX,
@@ -157,7 +158,7 @@ def _understood(
 def _known_format(name: str | None) -> str | None:
     form = OTHER_NAMES.get(str(name), name)
     if form is not None and form not in FORMATS:
-        raise ConfigError(f"format {form!r} is not known; use one of {', '.join(FORMATS)}")
+        raise ConfigError(f"format {form!r} is not known{suggestion(form, FORMATS)}; use one of {', '.join(FORMATS)}")
     return form
 
 
@@ -340,7 +341,8 @@ def _form_of_part(text: TextFile, first: TextFile, form: Form, choice: Choice, w
     names = wanted.named(names, text.name)
     missing = [column for column in needed if column not in names]
     if missing:
-        raise DataError(f"{text.name} has no column {missing[0]!r}, which the first file has: {', '.join(names)}")
+        lacks = f"{text.name} has no column {missing[0]!r}{suggestion(missing[0], names)}"
+        raise DataError(f"{lacks}, which the first file has: {', '.join(names)}")
     times = [name for name in names if name not in form.columns and plain_name(name) in KNOWN_NAMES["timestamp"]]
     if times and choice.timestamp is None:
         raise DataError(f"{text.name} has times in {times[0]!r}, and {first.name} has no such column; write them alike")

@@ -28,6 +28,7 @@ from polars.exceptions import PanicException
 
 from sasrec.core.errors import DataError
 from sasrec.core.files import boot, disk_errors
+from sasrec.core.suggestions import suggested_path
 from sasrec.reading import compression
 from sasrec.reading.compression import LAYERS, MAGIC_BYTES, PART_BYTES, decompress, is_compressed, parts_of
 
@@ -340,7 +341,7 @@ def _is_piped(path: Path) -> bool:
             raise DataError("'-' reads standard input, which is the terminal; pipe a file into it")
         return True
     if not path.exists():
-        raise DataError(f"there is no file {shown_path(path)}")
+        raise DataError(f"there is no file {shown_path(path)}{suggested_path(path)}")
     facts = path.stat()
     if stat.S_ISDIR(facts.st_mode):
         raise DataError(f"{path} is a folder; give a file")

@@ -27,6 +27,7 @@ from sasrec.core.config import EvalConfig, ModelConfig, TrainConfig, from_dict, 
 from sasrec.core.digests import BOOK, digest_of, forget_unplaced, is_as_written, note, noting, read_book
 from sasrec.core.errors import CheckpointError, ConfigError
 from sasrec.core.files import atomic_file, atomic_write, disk_errors
+from sasrec.core.suggestions import suggested_path
 from sasrec.data.prepared import (
     DATA_FILES,
     is_prepared,
@@ -166,7 +167,7 @@ class RunFolder:
         hint = f"; the run it was to replace is {old}, and comes back with the next training into {path}"
         hint = hint if old.is_dir() else ""
         if not path.is_dir():
-            raise CheckpointError(f"there is no run folder {path}{hint}")
+            raise CheckpointError(f"there is no run folder {path}{suggested_path(path)}{hint}")
         if not (path / "config.json").is_file():
             inside = next((found.parent for found in sorted(path.glob("*/config.json"))), None)
             hint = f"; it holds run folders: give one of them, such as {inside}" if inside else hint

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sasrec.core.errors import ConfigError, SASRecError
+from sasrec.core.suggestions import suggestion
 from sasrec.recommender import Recommender
 from sasrec.runs.folder import RunConfig
 from sasrec.runs.record import EpochLine
@@ -44,7 +45,9 @@ class Tracker:
 
     def __init__(self, kind: str, *, project: str = PROJECT, name: str | None = None) -> None:
         if kind not in BACKENDS:
-            raise ConfigError(f"tracker {kind!r} is not known; there are: {', '.join(BACKENDS)}")
+            raise ConfigError(
+                f"tracker {kind!r} is not known{suggestion(kind, BACKENDS)}; there are: {', '.join(BACKENDS)}"
+            )
         self.kind, self.project, self.name = kind, project, name
         self.run: Backend | None = None
 
