@@ -15,7 +15,8 @@ from sasrec.core.config import EvalConfig
 from sasrec.core.errors import ConfigError, DataError, UnknownItemError
 from sasrec.data.ragged import Ragged
 from sasrec.data.sequences import Sequences, build_sequences
-from sasrec.data.splits import Targets, hides_seen, split_leave_one_out, split_sequences, split_temporal
+from sasrec.data.splits import hides_seen, split_leave_one_out, split_sequences, split_temporal
+from sasrec.data.targets import Targets
 from sasrec.data.vocabulary import Vocabulary
 from sasrec.reading.readers import read_interactions
 

@@ -20,7 +20,8 @@ from sasrec.core.errors import ConfigError, DataError
 from sasrec.core.world import World
 from sasrec.data.item_features import ItemFeatures
 from sasrec.data.ragged import Ragged
-from sasrec.data.splits import Split, Targets, hides_seen
+from sasrec.data.splits import Split, hides_seen
+from sasrec.data.targets import Targets
 from sasrec.evaluation.candidates import check_candidates, draw_candidates, repeats_warning
 from sasrec.evaluation.intervals import FEW_USERS, Metrics, estimate
 from sasrec.evaluation.list_metrics import Background, build_background, list_metrics
