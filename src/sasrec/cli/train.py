@@ -284,7 +284,7 @@ def benchmark_(
     output: Output,
     presets: Annotated[str, typer.Option("--presets", help="names of presets, separated by commas")] = DEFAULT_PRESET,
     split_methods: Annotated[
-        str, typer.Option("--split-methods", help="leave_one_out, temporal or both, separated by commas")
+        str, typer.Option("--split-methods", help="leave_one_out, temporal, temporal_by_user, separated by commas")
     ] = "leave_one_out",
     protocols: Annotated[
         str, typer.Option("--protocols", help="full, sampled or both, separated by commas")

@@ -283,10 +283,11 @@ def split_temporal_by_user(
     may_validate = np.flatnonzero(trains & (last > starts))
     if not len(may_validate):
         raise DataError(f"no user has two events before the cut {cut:.15g}; there is nothing to train on")
-    if n_validating_users > len(may_validate) or n_validating_users >= np.count_nonzero(trains):
+    n_trains = np.count_nonzero(trains)
+    if n_validating_users > len(may_validate) or n_validating_users >= n_trains:
         raise ConfigError(
-            f"n_validating_users={n_validating_users} leaves no user to train on: {len(may_validate)} users have two "
-            "events or more before the cut; use fewer"
+            f"n_validating_users={n_validating_users} is too many: of {n_trains} users with two events before the cut, "
+            f"{len(may_validate)} can validate, and one has to train; use fewer"
         )
     rng = generator(seed, VALIDATING)
     validating = np.sort(rng.choice(may_validate, n_validating_users, replace=False))
