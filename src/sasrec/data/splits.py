@@ -134,6 +134,15 @@ class Split:
             return replace(self, valid=targets.take(rows), sampled_of=(valid or targets.n_users, test))
         return replace(self, test=targets.take(rows), sampled_of=(valid, test or targets.n_users))
 
+    def drawn_as(self, other: Split) -> Split:
+        """The same test targets beside what trains and validates in another split, where both have the same cut.
+
+        Then they differ in the users drawn to validate, who are those of the other.
+        """
+        if self.cut is None or self.cut != other.cut:
+            return self
+        return replace(self, train_ends=other.train_ends, valid=other.valid, sampled_of=other.sampled_of)
+
     def all_events(self) -> Split:
         """The same log with every event in train and nothing to predict: what --refit trains on."""
         nothing = Targets(np.zeros(0, np.int64), np.zeros(0, np.int64))

@@ -374,8 +374,6 @@ def check_unseen(trained: Split, measured: Split, part: str) -> None:
     Raises:
         ConfigError: targets of `measured` were trained on, or chose the epoch.
     """
-    if part == "test" and None is not trained.cut == measured.cut:
-        return  # only what is before the cut has trained or chosen, whichever users were drawn
     n_seen = int(np.maximum(trained.train_ends - measured.train_ends, 0).sum())
     chosen_by = np.isin(measured.test.positions, trained.valid.positions).any() if part == "test" else False
     if n_seen or chosen_by:
