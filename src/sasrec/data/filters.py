@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import polars as pl
@@ -10,6 +11,15 @@ from sasrec.core.errors import ConfigError, DataError
 from sasrec.core.forks import needs_threads_of
 
 Repeats = Literal["keep", "first", "last", "consecutive", "consecutive_again"]
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Which events stay."""
+
+    repeats: Repeats = "keep"
+    core: int = 0
+    iterated: bool = True
 
 
 def nothing_left(core: int, source: Any) -> DataError:

@@ -14,9 +14,9 @@ from sasrec.core.amounts import bytes_in
 from sasrec.core.errors import ConfigError
 from sasrec.data.bounded import Workplace, budget_of, find_within, fits, read_in_parts, too_little
 from sasrec.data.event_types import types_in_words
-from sasrec.data.filters import Repeats, filter_events, nothing_left
+from sasrec.data.filters import Filters, Repeats, filter_events, nothing_left
 from sasrec.data.items import describe
-from sasrec.data.partitioned import Alone, Filters
+from sasrec.data.partitioned import Alone
 from sasrec.data.prepared import is_prepared, load_sequences, load_vocabulary
 from sasrec.data.sequences import Sequences, build_sequences
 from sasrec.data.vocabulary import Vocabulary

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,7 +24,7 @@ from sasrec.core.errors import CheckpointError, DataError
 from sasrec.core.files import disk_errors, read_errors
 from sasrec.data.event_files import EventFile
 from sasrec.data.facts import Tally, fingerprint, order_by, order_by_user, pieces, row_slices
-from sasrec.data.filters import Repeats, nothing_left
+from sasrec.data.filters import Filters, Repeats, nothing_left
 from sasrec.data.ragged import Ragged, offsets_of
 from sasrec.data.sequences import TYPES, WEIGHTS, Sequences, facts_of, warn_of
 from sasrec.data.steps import Arrays, Steps
@@ -41,15 +41,6 @@ FILLING = "sorting events into ranges of users"
 ORDERING = "bringing events into order"
 Columns = dict[str, NDArray[Any]]
 Progress = Callable[[str, int, int], None]  # what is done, how much of it, of how much
-
-
-@dataclass(frozen=True)
-class Filters:
-    """Which events stay."""
-
-    repeats: Repeats = "keep"
-    core: int = 0
-    iterated: bool = True
 
 
 class Partition:
