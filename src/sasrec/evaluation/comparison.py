@@ -180,7 +180,8 @@ def _check_alike(first: Result, other: Result) -> None:
         raise ConfigError("a result that was read back has no figures per user; evaluate again to compare")
     if not np.array_equal(first.users, other.users):
         raise ConfigError(
-            "the results are of different users, so they cannot be paired; evaluate both with the same eval_seed"
+            "the results are of different users, so they cannot be paired; each eval_seed draws other users, so "
+            "evaluate both with the same one"
         )
 
 
