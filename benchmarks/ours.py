@@ -17,7 +17,8 @@ from sasrec.core.provenance import isa_of, versions
 from sasrec.core.threads import set_threads
 from sasrec.data.batches import TrainBatches
 from sasrec.data.logs import load_log
-from sasrec.data.splits import Split, Targets, split_sequences
+from sasrec.data.splits import Split, split_sequences
+from sasrec.data.targets import Targets
 from sasrec.engine.protocol import create_engine
 from sasrec.evaluation.protocols import evaluate
 from sasrec.export.all_users import PART_USERS, recommend_all

@@ -91,7 +91,7 @@ def test_published_figures_stand_in_the_column_of_their_protocol(tmp_path: Path)
     assert "| published: Kang & McAuley 2018, the paper |  |  | 0.5905 | 0.8245 |" in text
     assert "| published: gSASRec, gSASRec-pytorch | 0.1726 | 0.3003 |  |  |" in text
     assert "| published: HSTU" not in text
-    assert "0.2164 (ML-1M with 3,706 items and times as features)" in text
+    assert "0.2164 / 0.3642 (ML-1M with 3,706 items, with times and the target's time)" in text
     assert "no timestamps, so there is no temporal split" in text
 
 

@@ -81,8 +81,10 @@ def _on_own_log(model: Model, config: EvalConfig, request: Request) -> Result:
         )
     if model.sequences is None:
         raise CheckpointError("this run was saved without histories (--no-histories); give a log to measure it on")
-    split = split_sequences(model.sequences, config)
-    check_unseen(split_sequences(model.sequences, run.eval), split, request.part)
+    own, split = (split_sequences(model.sequences, settings) for settings in (run.eval, config))
+    if request.part == "test":
+        split = split.drawn_as(own)
+    check_unseen(own, split, request.part)
     scorer = ModelScorer(model.engine, run.model.max_seq_len, model.next_items.index)
     result = _evaluate(scorer, split, config, model.vocabulary, request)
     return replace(result, init_unchecked=is_unchecked(model))

@@ -113,6 +113,7 @@ def folder_of(frame: pl.DataFrame, path: Path, n_files: int = 4) -> Path:
         {"k_core": 3},
         {"k_core": 4, "one_pass": True},
         {"k_core": 3, "repeats": "first"},
+        {"k_core": 3, "repeats": "consecutive_again"},
     ],
     ids=str,
 )
@@ -255,7 +256,11 @@ def test_times_of_any_type_are_the_same_times(tmp_path: Path, kind: Any) -> None
         max_size=30,
     ),
     options=st.fixed_dictionaries(
-        {"repeats": st.sampled_from(["keep", "first", "last", "consecutive"]), "k_core": st.integers(0, 2)}
+        {
+            "repeats": st.sampled_from(["keep", "first", "last", "consecutive", "consecutive_again"]),
+            "k_core": st.integers(0, 3),
+            "one_pass": st.booleans(),
+        }
     ),
 )
 def test_any_log_is_the_same(tmp_path_factory: pytest.TempPathFactory, rows: Any, options: dict[str, Any]) -> None:

@@ -14,7 +14,8 @@ from sasrec.core.config import EvalConfig
 from sasrec.data.logs import Log
 from sasrec.data.seen import seen_events
 from sasrec.data.sequences import build_sequences
-from sasrec.data.splits import Split, Targets, split_sequences
+from sasrec.data.splits import Split, split_sequences
+from sasrec.data.targets import Targets
 
 
 def read(histories: dict[Any, list[Any]], times: dict[Any, list[int]] | None = None) -> Log:

@@ -304,7 +304,7 @@ def benchmark_(
         str,
         typer.Option(
             "--split-methods",
-            help="leave_one_out, temporal or both, separated by commas",
+            help="leave_one_out, temporal, temporal_by_user, separated by commas",
             autocompletion=names(get_args(SplitMethod)),
         ),
     ] = "leave_one_out",

@@ -26,7 +26,7 @@ Ties = Literal["expected", "strict", "pessimistic"]
 Exclude = Literal["train", "all"]
 Sampling = Literal["uniform", "popularity"]
 Schedule = Literal["constant", "cosine"]
-SplitMethod = Literal["leave_one_out", "temporal"]
+SplitMethod = Literal["leave_one_out", "temporal", "temporal_by_user"]
 TemporalTargets = Literal["first", "last", "all"]
 FilterSeen = Literal["auto", "yes", "no"]
 EngineName = Literal["auto", "torch", "native"]
@@ -260,17 +260,25 @@ class EvalConfig:
     )
     split_method: SplitMethod = setting(
         "leave_one_out",
-        "leave_one_out = a user's last event is test, the one before it valid; temporal = one cut in time for all",
+        "leave_one_out = a user's last event is test, the one before it valid; temporal = two cuts in time for all; "
+        "temporal_by_user = one cut in time, before which some users validate and the others train",
     )
     min_items: int = setting(3, "users with fewer events only train; 4 = as pmixer/SASRec.pytorch", low=3, high=MAX_INT)
     valid_fraction: float = setting(
         0.1, "temporal split: share of events between the valid cut and the test cut", low=0.0, high=0.9
     )
-    test_fraction: float = setting(0.1, "temporal split: share of events after the test cut", low=0.0, high=0.9)
+    test_fraction: float = setting(0.1, "temporal splits: share of events after the test cut", low=0.0, high=0.9)
     valid_cut: float = setting(0.0, "temporal split: time at which valid begins, in the log's unit; 0 = by fraction")
-    test_cut: float = setting(0.0, "temporal split: time at which test begins, in the log's unit; 0 = by fraction")
+    test_cut: float = setting(0.0, "temporal splits: time at which test begins, in the log's unit; 0 = by fraction")
     temporal_targets: TemporalTargets = setting(
-        "first", "temporal split: which of a user's events after a cut are targets"
+        "first", "temporal splits: which of a user's events after a cut are targets"
+    )
+    n_validating_users: int = setting(
+        1024,
+        "temporal_by_user: users that validate, drawn with eval_seed from those with two events before the cut; none "
+        "of their events trains",
+        low=1,
+        high=MAX_INT,
     )
     target_events: str = setting(
         "",
@@ -278,7 +286,10 @@ class EvalConfig:
         "train (unless event_weights says more) and count as seen; all events are history; empty = all types",
     )
     eval_seed: int = setting(
-        42, "seed of the sampled protocol's drawn negatives, and of samples of users", low=0, high=MAX_INT
+        42,
+        "seed of the sampled protocol's drawn negatives, of samples of users and of validating users",
+        low=0,
+        high=MAX_INT,
     )
     valid_users: int = setting(
         0,
@@ -407,8 +418,12 @@ def from_dict(cls: type[Config], values: Mapping[str, Any]) -> Config:
 def to_dict(config: ModelConfig | TrainConfig | EvalConfig | ServerConfig) -> dict[str, Any]:
     """A JSON-ready dict that `from_dict` reads back; settings that came LATER are told where they are used."""
     values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
-    told = {k: v for k, v in values.items() if k not in LATER or v}
+    told = {f.name: values[f.name] for f in dataclasses.fields(config) if _is_told(f, values[f.name])}
     return {k: list(v) if isinstance(v, tuple) else v for k, v in told.items()}
+
+
+def _is_told(field: dataclasses.Field[Any], value: Any) -> bool:
+    return field.name not in LATER or value != field.default
 
 
 def split_settings(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -430,7 +445,7 @@ def split_settings(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 LATER = {  # runs without are as before
     "n_features", "vector_dim", "feature_dropout", "event_weights", "target_events", "max_steps", "valid_users",
-    "eval_users",
+    "eval_users", "n_validating_users",
 }  # fmt: skip
 DERIVED = ("n_features", "vector_dim")  # settings of the model that its items decide
 CONFIGS: dict[str, type[Any]] = {"model": ModelConfig, "train": TrainConfig, "eval": EvalConfig}

@@ -11,7 +11,8 @@ import polars as pl
 
 from sasrec.core.amounts import resident_bytes, shown_bytes
 from sasrec.core.errors import ConfigError
-from sasrec.data.partitioned import Filters, Progress, Workers, changed, partitioned
+from sasrec.data.filters import Filters
+from sasrec.data.partitioned import Progress, Workers, changed, partitioned
 from sasrec.data.reading_record import ReadingRecord
 from sasrec.data.sequences import Sequences
 from sasrec.data.vocabulary import Vocabulary

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import polars as pl
@@ -10,7 +11,16 @@ from sasrec.core.errors import ConfigError, DataError
 from sasrec.core.forks import needs_threads_of
 from sasrec.core.suggestions import suggestion
 
-Repeats = Literal["keep", "first", "last", "consecutive"]
+Repeats = Literal["keep", "first", "last", "consecutive", "consecutive_again"]
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Which events stay."""
+
+    repeats: Repeats = "keep"
+    core: int = 0
+    iterated: bool = True
 
 
 def nothing_left(core: int, source: Any) -> DataError:
@@ -24,8 +34,9 @@ def filter_repeats(log: pl.DataFrame, repeats: Repeats) -> pl.DataFrame:
     Args:
         log: as `read_interactions` returns it.
         repeats: keep = all; first, last = one event per user and item, the earliest or latest (of equal times the first
-            or last in the input); consecutive = drop an event of the same item as the user's event before it. Where
-            events have types, an item's events of different types do not repeat each other.
+            or last in the input); consecutive = drop an event of the same item as the user's event before it;
+            consecutive_again = the same, for which `filter_events` comes back after the k-core filter. Where events
+            have types, an item's events of different types do not repeat each other.
 
     Raises:
         ConfigError: another word.
@@ -40,11 +51,11 @@ def filter_repeats(log: pl.DataFrame, repeats: Repeats) -> pl.DataFrame:
     if "timestamp" in log.columns:
         by_time = by_time.sort("timestamp", maintain_order=True)
     what = [name for name in ("item_id", "event") if name in log.columns]
-    if repeats == "consecutive":
+    if repeats.startswith("consecutive"):
         differs = [pl.col(name) != pl.col(name).shift().over("user_id") for name in what]
         kept = by_time.filter(pl.any_horizontal(differs).fill_null(True))
     else:
-        kept = by_time.unique(["user_id", *what], keep=repeats, maintain_order=True)
+        kept = by_time.unique(["user_id", *what], keep="first" if repeats == "first" else "last", maintain_order=True)
     return kept.sort("row").drop("row")
 
 
@@ -67,4 +78,33 @@ def filter_k_core(
         if not iterated or len(kept) == len(log):
             return kept
         log = kept
+    return log
+
+
+def filter_events(log: pl.DataFrame, repeats: Repeats, core: int, iterated: bool = True) -> pl.DataFrame:
+    """Drop repeats, then users and items with few events; rows stay in input order.
+
+    With consecutive_again, events that stand next to their like once others have gone are dropped, too, and rare users
+    and items again, until nothing more falls out.
+
+    Args:
+        log: as `read_interactions` returns it.
+        repeats: which repeats stay; see `filter_repeats`.
+        core: events that users and items need; 0 = any number.
+        iterated: see `filter_k_core`; False = repeats are dropped once more behind it.
+
+    Source of consecutive_again: core_filter in src/preprocess/filters.py of monkey0head/time-to-split 5a33f9f.
+
+    Raises:
+        ConfigError: another word for repeats.
+    """
+    log = filter_repeats(log, repeats)
+    while core:
+        cored = filter_k_core(log, core, core, iterated)
+        if repeats != "consecutive_again":
+            return cored
+        again = filter_repeats(cored, repeats)
+        if not iterated or len(again) == len(log):
+            return again
+        log = again
     return log

@@ -15,9 +15,9 @@ from sasrec.core.errors import ConfigError, DataError
 from sasrec.core.suggestions import suggestion
 from sasrec.data.bounded import Workplace, budget_of, find_within, fits, read_in_parts, too_little
 from sasrec.data.event_types import types_in_words
-from sasrec.data.filters import Repeats, filter_k_core, filter_repeats, nothing_left
+from sasrec.data.filters import Filters, Repeats, filter_events, nothing_left
 from sasrec.data.items import describe
-from sasrec.data.partitioned import Alone, Filters
+from sasrec.data.partitioned import Alone
 from sasrec.data.prepared import is_prepared, load_sequences, load_vocabulary
 from sasrec.data.sequences import Sequences, build_sequences
 from sasrec.data.vocabulary import Vocabulary
@@ -129,7 +129,8 @@ class Reading:
     )
     repeats: Repeats = _option(
         "keep",
-        "which events of the same user and item stay: all, the first, the last, or all but immediate repeats",
+        "which events of the same user and item stay: all, the first, the last, or all but immediate repeats; "
+        "consecutive_again = also those are dropped that --k-core makes immediate",
     )
     k_core: int = _option(0, "drop users and items with fewer events than this, again and again until none is left")
     one_pass: bool = _option(False, "with --k-core: count and drop only once, as the paper did")
@@ -312,10 +313,7 @@ def name_of(source: Any) -> str:
 
 
 def _filtered(events: pl.DataFrame, reading: Reading, source: Any) -> pl.DataFrame:
-    events, core = filter_repeats(events, reading.repeats), reading.k_core
-    if not core:
-        return events
-    events = filter_k_core(events, core, core, iterated=not reading.one_pass)
-    if not len(events):
-        raise nothing_left(core, source)
-    return events
+    kept = filter_events(events, reading.repeats, reading.k_core, iterated=not reading.one_pass)
+    if len(events) and not len(kept):
+        raise nothing_left(reading.k_core, source)
+    return kept

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,7 +24,7 @@ from sasrec.core.errors import CheckpointError, DataError
 from sasrec.core.files import disk_errors, read_errors
 from sasrec.data.event_files import EventFile
 from sasrec.data.facts import Tally, fingerprint, order_by, order_by_user, pieces, row_slices
-from sasrec.data.filters import Repeats, nothing_left
+from sasrec.data.filters import Filters, Repeats, nothing_left
 from sasrec.data.ragged import Ragged, offsets_of
 from sasrec.data.sequences import TYPES, WEIGHTS, Sequences, facts_of, warn_of
 from sasrec.data.steps import Arrays, Steps
@@ -41,15 +41,6 @@ FILLING = "sorting events into ranges of users"
 ORDERING = "bringing events into order"
 Columns = dict[str, NDArray[Any]]
 Progress = Callable[[str, int, int], None]  # what is done, how much of it, of how much
-
-
-@dataclass(frozen=True)
-class Filters:
-    """Which events stay."""
-
-    repeats: Repeats = "keep"
-    core: int = 0
-    iterated: bool = True
 
 
 class Partition:
@@ -181,7 +172,7 @@ class Partition:
     def count_kept(self, repeats: Repeats) -> None:
         """Count again where events were left out, once all ranges are in order."""
         if repeats != "keep":
-            self._count(None)
+            self._count(None, "keep")
         self._note_counts("order", at=len(self.ranges) - 1, start=0, lengths=self.lengths)
 
     def is_arranged(self) -> bool:
@@ -218,25 +209,24 @@ class Partition:
         self.user_counts, self.item_counts, self.type_counts = step["users"], step["items"], step["types"]
         return True
 
-    def _count(self, kept: tuple[Bool, Bool] | None) -> None:
+    def _count(self, kept: tuple[Bool, Bool] | None, repeats: Repeats) -> None:
         """Count the events of users, of items and of types again, of those that are kept; None = all are."""
+        names = [USERS, "items.npy", *([TYPES] if TYPES in self.files else [])]
         user_counts, item_counts = np.zeros_like(self.user_counts), np.zeros_like(self.item_counts)
         type_counts = np.zeros_like(self.type_counts)
         for at, rows in enumerate(self.ranges):
             begin, n = int(self.offsets[rows.start]), int(self.lengths[at])
-            users, items = self.files[USERS].read(begin, n), self.files["items.npy"].read(begin, n)
-            types = self.files[TYPES].read(begin, n) if TYPES in self.files else None
+            columns = {name: self.files[name].read(begin, n) for name in names}
             if kept is not None:
-                stay = kept[0][users] & kept[1][items - 1]
-                users, items, types = users[stay], items[stay], None if types is None else types[stay]
-            if types is not None:
-                type_counts += np.bincount(types, minlength=len(type_counts))
-            user_counts[rows] = np.bincount(users - rows.start, minlength=rows.stop - rows.start)
-            item_counts += np.bincount(items - 1, minlength=self.n_items)
+                columns = _of_core(columns, kept, repeats, self.n_items)
+            if TYPES in columns:
+                type_counts += np.bincount(columns[TYPES], minlength=len(type_counts))
+            user_counts[rows] = np.bincount(columns[USERS] - rows.start, minlength=rows.stop - rows.start)
+            item_counts += np.bincount(columns["items.npy"] - 1, minlength=self.n_items)
         self.user_counts, self.item_counts, self.type_counts = user_counts, item_counts, type_counts
 
     def keep_core(self, filters: Filters, progress: Progress) -> tuple[Bool, Bool]:
-        """Which users and items have enough events, as `filter_k_core` says it."""
+        """Which users and items have enough events, as `filter_events` says it."""
         rounds, begun = 0, self.steps.last("core") or {}
         if self._has_counts(begun):
             rounds = int(begun["rounds"])
@@ -245,7 +235,7 @@ class Partition:
         n_left = int(self.user_counts.sum())
         while True:
             kept = self.user_counts >= filters.core, self.item_counts >= filters.core
-            self._count(kept)
+            self._count(kept, filters.repeats)
             rounds, n_before, n_left = rounds + 1, n_left, int(self.user_counts.sum())
             progress(f"leaving out rare users and items, round {rounds}", rounds, rounds)
             done = not filters.iterated or n_left in (0, n_before)
@@ -254,7 +244,7 @@ class Partition:
             if done:
                 return kept
 
-    def finish(self, kept: tuple[Bool, Bool] | None, progress: Progress) -> tuple[Tally, Int64]:
+    def finish(self, kept: tuple[Bool, Bool] | None, repeats: Repeats, progress: Progress) -> tuple[Tally, Int64]:
         """Close the gaps, make item indices dense, count; the tally, and events of each type."""
         first, begun = self._gone_on("close")
         tally, end = (Tally(*begun["tally"].tolist()), int(begun["end"])) if begun else (Tally(), 0)
@@ -263,7 +253,7 @@ class Partition:
         dense_types = (np.cumsum(self.type_counts > 0) - 1).astype(np.uint8)
         for users, at, columns in self.parts(first):
             if kept is not None:
-                columns = _taken(columns, kept[0][columns[USERS]] & kept[1][columns["items.npy"] - 1])
+                columns = _of_core(columns, kept, repeats, self.n_items)
             if not is_dense:
                 columns["items.npy"] = dense[columns["items.npy"]]
             if TYPES in columns:
@@ -327,13 +317,19 @@ def _taken(columns: Columns, rows: Int64 | Bool) -> Columns:
     return {name: values[rows] for name, values in columns.items()}
 
 
+def _of_core(columns: Columns, kept: tuple[Bool, Bool], repeats: Repeats, n_items: int) -> Columns:
+    """The events, in order, of users and items that are kept; without those that repeat others only now, if asked."""
+    columns = _taken(columns, kept[0][columns[USERS]] & kept[1][columns["items.npy"] - 1])
+    return _taken(columns, _is_kept(columns, repeats, n_items)) if repeats == "consecutive_again" else columns
+
+
 def _is_kept(columns: Columns, repeats: Repeats, n_items: int) -> Bool:
     """(n,) which events of users, in order, are no repeats, as `filter_repeats` says it."""
     users, what = columns[USERS], columns["items.npy"].astype(np.int64)
     if TYPES in columns:
         what += columns[TYPES].astype(np.int64) * (n_items + 1)
     kept = np.ones(len(users), bool)
-    if repeats == "consecutive":
+    if repeats.startswith("consecutive"):
         kept[1:] = (what[1:] != what[:-1]) | (users[1:] != users[:-1])
         return kept
     order = np.lexsort((what, users))  # stable
@@ -421,7 +417,7 @@ def _put_together(partition: Partition, filters: Filters, source: Any, progress:
     kept = partition.keep_core(filters, progress) if filters.core else None
     if not partition.user_counts.any():
         raise nothing_left(filters.core, source)
-    tally, counts = partition.finish(kept, progress)
+    tally, counts = partition.finish(kept, filters.repeats, progress)
     users = found.ids["user"][0].filter(pl.Series(partition.user_counts > 0))
     names = found.ids["event"][0].filter(pl.Series(counts > 0)).to_list() if "event" in found.ids else []
     offsets = offsets_of(partition.user_counts[partition.user_counts > 0])

@@ -22,7 +22,8 @@ logger = logging.getLogger(__name__)
 
 Key = tuple[int, ...]  # a seed, and what its numbers are for: what `generator` takes
 
-WEIGHTS, SHUFFLE, NEGATIVES, DROPOUT, CANDIDATES, WINDOWS, ORDER, USERS = range(8)  # purposes of random numbers
+# purposes of random numbers
+WEIGHTS, SHUFFLE, NEGATIVES, DROPOUT, CANDIDATES, WINDOWS, ORDER, USERS, VALIDATING = range(9)
 ROUNDS = 32  # of drawing again; by then only rows that have nearly everything are left
 MANY_DRAWS = 4096  # from here on a table is faster than a search
 TABLE_CELLS = 2**20  # rows times items of a table, a byte each: it stays in the cache

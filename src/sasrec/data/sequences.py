@@ -50,7 +50,7 @@ class LogFacts:
     n_items: int
     repeat_share: float  # of events after a user's first, how many are of an item the user had before
     tied_share: float  # of events after a user's first, how many have the timestamp of the one before
-    n_short_users: int  # users with fewer than 3 events; they only train
+    n_short_users: int  # users with fewer than 3 events; leave-one-out measures none of them
     has_timestamps: bool
     fingerprint: str  # of users, items, times and their order, and of types and weights where there are any
     event_types: dict[str, int] = field(default_factory=dict)  # events of each type, in the order of type indices
@@ -381,11 +381,12 @@ def _fingerprint(events: _Events, users: pl.Series, ids: pl.Series, names: Seque
 
 
 def warn_of(facts: LogFacts) -> None:
-    """Warn of ties in time and of users who only train."""
+    """Warn of ties in time and of users with few events."""
     if facts.tied_share > 0:
         logger.warning(
             "%.1f %% of events share their timestamp with the event before; they keep their input order",
             100 * facts.tied_share,
         )
     if facts.n_short_users:
-        logger.warning("%d of %d users have fewer than 3 events; they only train", facts.n_short_users, facts.n_users)
+        told = "%d of %d users have fewer than 3 events; leave_one_out measures none of them"
+        logger.warning(told, facts.n_short_users, facts.n_users)

@@ -3,6 +3,7 @@
 Leave-one-out of a user with items 2 2 7: train [2], valid target 2, test target 7.
 Where only some types of events are targets, others are history, and nothing from the first target held out on trains.
 With purchases as targets, 5 9 5! 3 7! 8 is: train [5 9], valid target 5 after 5 9, test target 7 after 5 9 5 3.
+Temporal by user, with the cut in 4 6 | 2: train [4 6], test target 2; a validating user has valid target 6, no train.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from sasrec.core.arrays import Bool, Int32, Int64
+from sasrec.core.arrays import Bool, Int64
 from sasrec.core.config import EvalConfig, TemporalTargets
 from sasrec.core.errors import ConfigError, DataError
 from sasrec.core.presets import LogStatistics
@@ -21,55 +24,11 @@ from sasrec.core.suggestions import suggestion
 from sasrec.data.event_types import are_of_types, types_in_words
 from sasrec.data.facts import repeat_share
 from sasrec.data.ragged import Ragged, flat_index, offsets_of
-from sasrec.data.sampling import USERS, generator
+from sasrec.data.sampling import VALIDATING, generator
 from sasrec.data.sequences import LogFacts, Sequences
+from sasrec.data.targets import Targets, chosen_targets, last_before
 
 REPEAT_THRESHOLD = 0.05  # above this share of next events that repeat an item, seen items are not hidden
-
-
-@dataclass(frozen=True)
-class Targets:
-    """Events to predict: event `positions[i]` of Sequences.items belongs to user row `users[i]`."""
-
-    users: Int64  # (n,) rows, ascending
-    positions: Int64  # (n,)
-
-    def __len__(self) -> int:
-        return len(self.users)
-
-    def take(self, rows: Int64) -> Targets:
-        """Some of them, in ascending order."""
-        return Targets(self.users[rows], self.positions[rows])
-
-    def without(self, events: Int64) -> Targets:
-        """All but these events."""
-        kept = ~np.isin(self.positions, events)
-        return Targets(self.users[kept], self.positions[kept])
-
-    @cached_property
-    def n_users(self) -> int:
-        """How many users have a target."""
-        return int(np.count_nonzero(np.diff(self.users))) + 1 if len(self) else 0
-
-    def sample(self, n_users: int, seed: int) -> Int64:
-        """Rows of the targets of so many users, drawn with a seed, in their order; all rows if there are no more."""
-        starts = np.flatnonzero(np.diff(self.users, prepend=-1))  # of each user's targets
-        if len(starts) <= n_users:
-            return np.arange(len(self))
-        drawn = np.sort(generator(seed, USERS).choice(len(starts), n_users, replace=False))
-        ends = np.append(starts[1:], len(self))
-        return flat_index(starts[drawn], offsets_of(ends[drawn] - starts[drawn]))
-
-    def items(self, sequences: Sequences) -> Int32:
-        """(n,) the item indices to predict."""
-        return np.asarray(sequences.items[self.positions])
-
-    def histories(self, sequences: Sequences, last: int | None = None) -> Ragged:
-        """What each user had before the target, oldest first; only the last few when `last` is given."""
-        starts = sequences.offsets[self.users]
-        if last is not None:
-            starts = np.maximum(starts, self.positions - last)
-        return Ragged.cut(sequences.items, starts, self.positions)
 
 
 @dataclass(frozen=True)
@@ -88,6 +47,8 @@ class Split:
     )  # targets of valid and test left out: the model that training began from knows them
 
     sampled_of: tuple[int, int] = (0, 0)  # users with targets of valid and test, where those here are a sample
+    cut: float | None = None  # temporal_by_user: the time, in the log's unit, from which events are test; else None
+    temporal_targets: TemporalTargets = "first"  # which events after a cut are targets; "first" also without a cut
 
     def part(self, name: str) -> Targets:
         """The targets of "valid" or "test".
@@ -171,8 +132,17 @@ class Split:
         rows = targets.sample(n_users, config.eval_seed)
         valid, test = self.sampled_of
         if part == "valid":
-            return replace(self, valid=targets.take(rows), sampled_of=(targets.n_users, test))
-        return replace(self, test=targets.take(rows), sampled_of=(valid, targets.n_users))
+            return replace(self, valid=targets.take(rows), sampled_of=(valid or targets.n_users, test))
+        return replace(self, test=targets.take(rows), sampled_of=(valid, test or targets.n_users))
+
+    def drawn_as(self, other: Split) -> Split:
+        """The same test targets beside what trains and validates in another split, where both have the same cut.
+
+        Then they differ in the users drawn to validate, who are those of the other.
+        """
+        if self.cut is None or self.cut != other.cut:
+            return self
+        return replace(self, train_ends=other.train_ends, valid=other.valid, sampled_of=other.sampled_of)
 
     def all_events(self) -> Split:
         """The same log with every event in train and nothing to predict: what --refit trains on."""
@@ -256,14 +226,13 @@ def split_temporal(
         DataError: the log has no timestamps, or a part would be empty.
         ConfigError: the log has no such types of events.
     """
-    if sequences.timestamps is None:
-        raise DataError("a temporal split needs timestamps, and this log has none; use split_method=leave_one_out")
+    all_times = _times_of(sequences)
     is_target = are_of_types(sequences, target_types)
     before = np.zeros(len(sequences), np.int64)
     found: list[tuple[Int64, Int64]] = []
     for users in sequences.parts():
         events = slice(sequences.offsets[users.start], sequences.offsets[users.stop])
-        times = sequences.timestamps[events]
+        times = all_times[events]
         in_train = np.append(0, np.cumsum(times < valid_cut))
         cuts = sequences.offsets[users.start : users.stop + 1] - events.start
         before[users] = np.diff(in_train[cuts])
@@ -274,10 +243,11 @@ def split_temporal(
     split = Split(
         sequences,
         sequences.offsets[:-1] + before,
-        _temporal_targets(valid, sequences.offsets, targets),
-        _temporal_targets(test, sequences.offsets, targets),
+        chosen_targets(valid, sequences.offsets, targets),
+        chosen_targets(test, sequences.offsets, targets),
         "temporal",
         target_types,
+        temporal_targets=targets,
     )
     if not before.any():
         raise DataError(f"no event is before the valid cut {valid_cut:g}; there is nothing to train on")
@@ -287,17 +257,103 @@ def split_temporal(
     return split
 
 
-def _temporal_targets(events: Int64, offsets: Int64, targets: TemporalTargets) -> Targets:
-    owners = np.searchsorted(offsets, events, side="right") - 1
-    change = np.diff(owners) != 0
-    if targets == "first":
-        keep = np.concatenate([[True], change])[: len(events)]
-    elif targets == "last":
-        keep = np.concatenate([change, [True]])[-len(events) :] if len(events) else change
-    else:
-        keep = np.ones(len(events), bool)
-    keep &= events > offsets[owners]
-    return Targets(owners[keep], events[keep])
+def split_temporal_by_user(
+    sequences: Sequences,
+    cut: float,
+    n_validating_users: int,
+    seed: int,
+    targets: TemporalTargets = "first",
+    target_types: tuple[str, ...] = (),
+) -> Split:
+    """One global cut in time; users drawn from those before it validate, and train on nothing.
+
+    Train has the events before the cut of users with two or more of them. Of a validating user, the last one is the
+    valid target. A user's events from the cut on are test targets (the first with anything before it, the last or all).
+
+    Args:
+        sequences: the log.
+        cut: the time from which events are test.
+        n_validating_users: how many users are drawn.
+        seed: of the draw.
+        targets: which events from the cut on are test targets.
+        target_types: only events of these are targets; () = all.
+
+    Source: GlobalTimeSplitter with validation_type="by_user" in src/splits.py of monkey0head/time-to-split 5a33f9f,
+    where it draws other users; SuccessivePredictionDataset in its src/datasets.py for first and all.
+
+    Raises:
+        DataError: the log has no timestamps, or a part would be empty.
+        ConfigError: the log has no such types of events, or no user would be left to train on.
+    """
+    is_target = are_of_types(sequences, target_types)
+    starts, ends = sequences.offsets[:-1], sequences.offsets[1:]
+    middles = starts + _counts_before(sequences, cut)
+    trains = middles - starts >= 2
+    last = last_before(middles, is_target)
+    may_validate = np.flatnonzero(trains & (last > starts))
+    if not len(may_validate):
+        raise DataError(f"no user has two events before the cut {cut:.15g}; there is nothing to train on")
+    n_trains = np.count_nonzero(trains)
+    if n_validating_users > len(may_validate) or n_validating_users >= n_trains:
+        raise ConfigError(
+            f"n_validating_users={n_validating_users} is too many: of {n_trains} users with two events before the cut, "
+            f"{len(may_validate)} can validate, and one has to train; use fewer"
+        )
+    rng = generator(seed, VALIDATING)
+    validating = np.sort(rng.choice(may_validate, n_validating_users, replace=False))
+    trains[validating] = False
+    held_out = flat_index(middles, offsets_of(ends - middles))
+    held_out = held_out[held_out > np.repeat(starts, ends - middles)]  # with anything before it
+    test = chosen_targets(held_out if is_target is None else held_out[is_target[held_out]], sequences.offsets, targets)
+    if not len(test):
+        raise DataError(f"the split leaves no test targets from the cut {cut:.15g} on; use an earlier cut")
+    return Split(
+        sequences,
+        np.where(trains, middles, starts),
+        Targets(validating, last[validating]),
+        test,
+        "temporal_by_user",
+        target_types,
+        sampled_of=(len(may_validate), 0),
+        cut=cut,
+        temporal_targets=targets,
+    )
+
+
+def _counts_before(sequences: Sequences, cut: float) -> Int64:
+    """(n_users,) how many events of each user are before a time."""
+    times, counts = _times_of(sequences), np.zeros(len(sequences), np.int64)
+    for users in sequences.parts():
+        offsets = sequences.offsets[users.start : users.stop + 1]
+        before = np.append(0, np.cumsum(times[offsets[0] : offsets[-1]] < cut))
+        counts[users] = np.diff(before[offsets - offsets[0]])
+    return counts
+
+
+def cut_after(sequences: Sequences, share: float) -> float:
+    """The first time above the quantile 1 - share of all events' times: events from it on are at most that share.
+
+    Events at the quantile itself are before the cut. Source: split_by_time in src/splits.py of
+    monkey0head/time-to-split 5a33f9f, whose quantile lies between two times and tells the same events apart.
+
+    Raises:
+        DataError: the log has no timestamps, or no event is later.
+    """
+    times = _times_of(sequences)
+    place = int((len(times) - 1) * (1 - share))
+    later = times[times > np.partition(times, place)[place]]
+    if not len(later):
+        raise DataError(
+            f"no event is later than the quantile {1 - share:g} of the times; use a larger test_fraction, or test_cut"
+        )
+    cut: float = later.min().item()  # in the log's own type: nanoseconds are no floats
+    return cut
+
+
+def _times_of(sequences: Sequences) -> NDArray[Any]:
+    if sequences.timestamps is None:
+        raise DataError("a temporal split needs timestamps, and this log has none; use split_method=leave_one_out")
+    return sequences.timestamps
 
 
 def split_sequences(sequences: Sequences, config: EvalConfig) -> Split:
@@ -314,10 +370,13 @@ def split_sequences(sequences: Sequences, config: EvalConfig) -> Split:
 def _split(sequences: Sequences, config: EvalConfig) -> Split:
     if config.split_method == "leave_one_out":
         return split_leave_one_out(sequences, config.min_items, config.target_types)
-    if sequences.timestamps is None:
-        raise DataError("a temporal split needs timestamps, and this log has none; use split_method=leave_one_out")
+    times = _times_of(sequences)
+    if config.split_method == "temporal_by_user":
+        cut = config.test_cut or cut_after(sequences, config.test_fraction)
+        n, seed = config.n_validating_users, config.eval_seed
+        return split_temporal_by_user(sequences, cut, n, seed, config.temporal_targets, config.target_types)
     held_out = [config.valid_fraction + config.test_fraction, config.test_fraction]
-    by_fraction = np.quantile(sequences.timestamps, 1 - np.array(held_out), method="higher")
+    by_fraction = np.quantile(times, 1 - np.array(held_out), method="higher")
     valid_cut = config.valid_cut or float(by_fraction[0])
     test_cut = config.test_cut or float(by_fraction[1])
     return split_temporal(sequences, valid_cut, test_cut, config.temporal_targets, config.target_types)

@@ -18,7 +18,8 @@ from sasrec.core.arrays import Int32
 from sasrec.core.config import Exclude
 from sasrec.core.errors import DataError
 from sasrec.data.sampling import CANDIDATES, ItemDrawer, draw_outside, generator
-from sasrec.data.splits import Split, Targets
+from sasrec.data.splits import Split
+from sasrec.data.targets import Targets
 from sasrec.data.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)

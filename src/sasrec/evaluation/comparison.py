@@ -24,7 +24,7 @@ Pairs = Literal["first", "all"]
 
 PROTOCOL_FIELDS = (
     "data", "split", "split_method", "protocol", "candidates", "excluded", "ties", "seed", "filter_seen",
-    "n_users", "sampled_users", "n_targets", "k", "target_events",
+    "n_users", "sampled_users", "n_targets", "k", "target_events", "cut", "temporal_targets",
 )  # fmt: skip
 
 
@@ -178,6 +178,11 @@ def _check_alike(first: Result, other: Result) -> None:
             )
     if not other.per_user:
         raise ConfigError("a result that was read back has no figures per user; evaluate again to compare")
+    if not np.array_equal(first.users, other.users):
+        raise ConfigError(
+            "the results are of different users, so they cannot be paired; each eval_seed draws other users, so "
+            "evaluate both with the same one"
+        )
 
 
 def _stack(side: Sequence[Result], name: str) -> Float64:

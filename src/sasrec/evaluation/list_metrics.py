@@ -19,7 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from sasrec.core.arrays import Bool, Float64, Int32, Int64
-from sasrec.data.splits import Split, Targets
+from sasrec.data.splits import Split
+from sasrec.data.targets import Targets
 from sasrec.evaluation.intervals import Metrics, estimate, without_interval
 
 CHUNK = 1 << 16  # events looked at at once: they stay in the cache

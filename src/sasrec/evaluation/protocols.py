@@ -20,7 +20,8 @@ from sasrec.core.errors import ConfigError, DataError
 from sasrec.core.world import World
 from sasrec.data.item_features import ItemFeatures
 from sasrec.data.ragged import Ragged
-from sasrec.data.splits import Split, Targets, hides_seen
+from sasrec.data.splits import Split, hides_seen
+from sasrec.data.targets import Targets
 from sasrec.evaluation.candidates import check_candidates, draw_candidates, repeats_warning
 from sasrec.evaluation.intervals import FEW_USERS, Metrics, estimate
 from sasrec.evaluation.list_metrics import Background, build_background, list_metrics
@@ -146,6 +147,8 @@ def evaluate(
         warnings=tuple(_warnings(task, candidates, n_users, n_cold)),
         groups=_groups(is_cold, task, per_user, {name: figures for name, (_, figures) in beside.items()}),
         target_events=split.target_types,
+        cut=split.cut,
+        temporal_targets="" if split.temporal_targets == "first" else split.temporal_targets,
         sampled_users=split.sampled_of[part == "test"],
         init_seen_targets=split.n_seen[part == "test"],
         per_user=per_user,

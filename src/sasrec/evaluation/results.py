@@ -10,7 +10,10 @@ import numpy as np
 from sasrec.core.arrays import Float64, Int64
 from sasrec.evaluation.intervals import Metrics
 
-TOLD_WHERE_SO = {"sampled_users", "init_seen_targets", "init_unchecked", "unknown_targets", "groups", "target_events"}
+TOLD_WHERE_SO = {
+    "sampled_users", "init_seen_targets", "init_unchecked", "unknown_targets", "groups", "target_events", "cut",
+    "temporal_targets",
+}  # fmt: skip
 
 
 class GroupResult(TypedDict):
@@ -45,6 +48,8 @@ class Result:
     # "warm" (the target occurs in train) and "cold" (it never does), as soon as there are cold targets
     groups: dict[str, GroupResult] = field(default_factory=dict)
     target_events: tuple[str, ...] = ()  # the types of events that are targets, and whose items count as seen; () = all
+    cut: int | float | None = None  # temporal_by_user: the time, in the log's unit, from which events are test
+    temporal_targets: str = ""  # of temporal splits "last" or "all"; "" = the first event after a cut, or no such split
     sampled_users: int = 0  # the measured users are a sample of so many; 0 = they are all that have targets
     init_seen_targets: int = 0  # targets left out: the model, or the one that it began from, was trained on them
     init_unchecked: bool = False  # that one has no histories, so such targets may be among those that are measured
@@ -56,7 +61,8 @@ class Result:
         """Everything except the figures per user, ready for JSON; what is only told of some models, where it is so."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.compare}
         values = {name: value for name, value in values.items() if value or name not in TOLD_WHERE_SO}
-        told = {"target_events": list(self.target_events)} if self.target_events else {}
+        told: dict[str, Any] = {} if self.cut is None else {"cut": self.cut}  # 0 is a time, too
+        told |= {"target_events": list(self.target_events)} if self.target_events else {}
         return values | {"k": list(self.k), "warnings": list(self.warnings)} | told
 
     def without_users(self) -> Result:

@@ -125,8 +125,12 @@ def result_lines(folder: Path) -> list[ResultLine]:
 
 
 def _targets(config: EvalConfig) -> dict[str, Any]:
-    """Which events are targets, where not all are."""
-    return {"target_events": config.target_events} if config.target_events else {}
+    """Which events are targets and how the log was cut, where that is not as usual."""
+    told: dict[str, Any] = {"target_events": config.target_events} if config.target_events else {}
+    if config.split_method == "temporal_by_user":
+        names = ("test_fraction", "test_cut", "temporal_targets", "n_validating_users", "eval_seed")
+        told |= {name: getattr(config, name) for name in names}
+    return told
 
 
 def _told(found: Sequence[Told]) -> Told | str:

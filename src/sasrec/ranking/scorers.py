@@ -15,7 +15,8 @@ from sasrec.core.config import Ties
 from sasrec.data.facts import PIECE, row_slices
 from sasrec.data.item_features import ItemFeatures
 from sasrec.data.ragged import Ragged, flat_index, offsets_of
-from sasrec.data.splits import Split, Targets
+from sasrec.data.splits import Split
+from sasrec.data.targets import Targets
 from sasrec.engine.protocol import Engine
 from sasrec.ranking.device_index import index_for
 from sasrec.ranking.index import (

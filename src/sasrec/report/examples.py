@@ -9,7 +9,8 @@ import numpy as np
 
 from sasrec.core.arrays import Float32, Int32
 from sasrec.data.ragged import Ragged
-from sasrec.data.splits import Split, Targets
+from sasrec.data.splits import Split
+from sasrec.data.targets import Targets
 from sasrec.data.vocabulary import Vocabulary
 
 N_EXAMPLES = 4  # users shown

@@ -103,7 +103,7 @@ def _of_users(log: Log) -> Iterator[Note]:
         )
     elif n_short:
         yield Note(
-            f"{n_short:,} of {n_users:,} users have fewer than 3 events; they train, and are not measured",
+            f"{n_short:,} of {n_users:,} users have fewer than 3 events; leave_one_out measures none of them",
             "none is needed; --k-core 3 leaves them out, and items with fewer than 3 events",
         )
     if n_short == n_users:

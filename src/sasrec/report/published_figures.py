@@ -8,18 +8,20 @@ from importlib.resources import files
 
 import msgspec
 
-from sasrec.core.config import Protocol
+from sasrec.core.config import Protocol, SplitMethod
 from sasrec.data.sequences import LogFacts
 from sasrec.evaluation.results import Result
 
 
 @dataclass(frozen=True)
 class PublishedFigure:
-    """What one source reports for a log: leave-one-out, on test."""
+    """What one source reports for a log, on test."""
 
     source: str
     protocol: Protocol
     metrics: dict[str, float]  # ndcg@10 and, where it is reported, hr@10
+    split_method: SplitMethod = "leave_one_out"
+    cut: float | None = None  # temporal_by_user: from which time on its events are test, and their last are targets
     differs: str = ""  # how the source's version of the log differs; such a figure stands beside none of ours
 
 
@@ -40,7 +42,8 @@ def known_logs() -> dict[str, KnownLog]:
     """The logs that figures are published for, by name.
 
     Repositories are pmixer/SASRec.pytorch (two runs in its README, three norms in Result_Norm.md),
-    asash/gSASRec-pytorch, antklen/sasrec-bert4rec-recsys23, blondered/transformer_benchmark and yueqirex/LRURec.
+    asash/gSASRec-pytorch, antklen/sasrec-bert4rec-recsys23, blondered/transformer_benchmark, yueqirex/LRURec and
+    monkey0head/time-to-split.
     """
     text = files("sasrec.report").joinpath("published_figures.json").read_bytes()
     return msgspec.json.decode(text, type=dict[str, KnownLog])
@@ -54,12 +57,18 @@ def published_figures(data: LogFacts) -> list[PublishedFigure]:
 
 
 def comparable(data: LogFacts, result: Result) -> list[PublishedFigure]:
-    """Published figures of the same protocol: test, leave-one-out, 100 sampled items or all but those seen."""
+    """Published figures of the same protocol: test, the same split, 100 sampled items or all but those seen."""
     same = {  # a result tells its number of candidates in words only
         "sampled": result.candidates.startswith("the target and 100 "),
         "full": result.filter_seen,
     }
-    usual = result.split == "test" and result.split_method == "leave_one_out" and not result.target_events
-    if not usual or not same[result.protocol]:
+    usual = result.split == "test" and not result.target_events
+    if not usual or not same[result.protocol] or result.temporal_targets != _targets_of(result.split_method):
         return []
-    return [figure for figure in published_figures(data) if figure.protocol == result.protocol]
+    mine = (result.split_method, result.cut, result.protocol)
+    return [figure for figure in published_figures(data) if (figure.split_method, figure.cut, figure.protocol) == mine]
+
+
+def _targets_of(split_method: str) -> str:
+    """Which targets published figures of a split have, as results tell it."""
+    return "last" if split_method == "temporal_by_user" else ""

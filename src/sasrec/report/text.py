@@ -88,10 +88,12 @@ def measured_in_words(result: Result) -> str:
     seed = "" if result.seed is None else f", seed {result.seed}"
     targets = "" if result.n_targets == result.n_users else f"{result.n_targets:,} targets of "
     types = f", targets are {' and '.join(result.target_events)} events" if result.target_events else ""
+    cut = "" if result.cut is None else f", cut at {result.cut:.15g}"
+    chosen = {"last": ", last events", "all": ", all events"}.get(result.temporal_targets, "")
     sample = f", a sample of {result.sampled_users:,}" if result.sampled_users else ""
     cold = f", {percent(result.cold_share)} of targets never in train" if result.n_cold else ""
     return (
-        f"{result.split} ({result.split_method.replace('_', ' ')}), {result.protocol} protocol: "
+        f"{result.split} ({result.split_method.replace('_', ' ')}{cut}{chosen}), {result.protocol} protocol: "
         f"{result.candidates}, excluding {result.excluded}; ties {result.ties}{seed}; "
         f"{targets}{result.n_users:,} users{sample}{cold}{types}{_of_another_log(result)}"
     )
