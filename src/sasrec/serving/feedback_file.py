@@ -83,14 +83,18 @@ def check_ours(connection: sqlite3.Connection) -> None:
     Raises:
         sqlite3.DatabaseError: it is a file of something else, or of a newer version.
     """
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
-    (n_tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    if application == APPLICATION_ID and n_tables:
+    if is_ours(connection):
         (found,) = connection.execute("SELECT value FROM facts WHERE name = 'format'").fetchone()
         if found > FORMAT:
             raise sqlite3.DatabaseError(f"it has format {found}, of a newer version of sasrec")
-    elif application or n_tables:
+    elif connection.execute("SELECT count(*) FROM sqlite_master").fetchone() != (0,):
         raise sqlite3.DatabaseError("it is an SQLite file of something else than feedback")
+
+
+def is_ours(connection: sqlite3.Connection) -> bool:
+    """Whether it is a file of feedback already, and not an empty one."""
+    found: tuple[int] = connection.execute("PRAGMA application_id").fetchone()
+    return found == (APPLICATION_ID,)
 
 
 def salt_of(connection: sqlite3.Connection) -> bytes:

@@ -11,7 +11,7 @@ from sasrec.core.errors import RequestError
 from sasrec.serving.decoding import Form, ItemId
 from sasrec.serving.schemas import INVALID, MAX_ID, Answer, Health, Query, check_length, either
 
-KIND = r"[a-z][a-z0-9_-]{0,31}"
+KIND = r"(?!any$)[a-z][a-z0-9_-]{0,31}"
 
 
 class OnlineQuery(Query, forbid_unknown_fields=True):
@@ -149,7 +149,8 @@ def check_feedback(one: Feedback, place: str = "") -> None:
         raise RequestError(INVALID, f"{place}item_id is longer than {MAX_ID} characters")
     if not re.fullmatch(KIND, one.kind):
         raise RequestError(
-            INVALID, f"{place}kind is no short word: at most 32 of a-z, 0-9, _ and -, the first of them a letter"
+            INVALID,
+            f"{place}kind is no short word: at most 32 of a-z, 0-9, _ and -, the first of them a letter; nor is any",
         )
 
 
