@@ -65,9 +65,9 @@ def invented_log(seed: int = 0) -> pl.DataFrame:
 
 
 @contextlib.contextmanager
-def serving(run: Path) -> Iterator[str]:
+def serving(run: Path, *flags: object) -> Iterator[str]:
     """A server of a run folder, on a port of its own; gives its address."""
-    command = [sys.executable, "-m", "sasrec", "serve", str(run), "--port", "0", "--no-access-log"]
+    command = [sys.executable, "-m", "sasrec", "serve", str(run), "--port", "0", "--no-access-log", *map(str, flags)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr is not None
         try:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
-from served import ask
+from served import ask, post
 
 from sasrec.core.config import ServerConfig
 from sasrec.recommender import Recommender
@@ -44,18 +44,43 @@ def test_the_description_tells_the_rule_for_unknown_ids_of_filters() -> None:
     assert "without any known id no item is left" in rules["allow"]
 
 
+def test_a_server_that_measures_describes_what_it_takes_and_gives_more() -> None:
+    described = openapi(
+        ServerConfig(max_requests=2, feedback="f.db", challenger="b:0.1"), with_key=True, with_events=False
+    )
+    schemas, paths = described["components"]["schemas"], described["paths"]
+    assert {"user_id", "shown"} < set(schemas["OnlineQuery"]["properties"])
+    assert "recommendation_id" in schemas["MeasuredAnswer"]["properties"]
+    assert schemas["Feedbacks"]["properties"]["feedback"]["maxItems"] == 2
+    assert paths["/v1/feedback"]["post"]["security"] == [{"key": []}]
+    assert paths["/v1/users/{user_id}/recommendations"]["get"]["parameters"][-1]["name"] == "shown"
+    assert "challenger_version" in schemas["TwoHealths"]["properties"]
+    plain = openapi(LIMITS, with_key=True, with_events=False)
+    assert not {"/v1/feedback", "/v1/online"} & set(plain["paths"])
+    assert "OnlineQuery" not in plain["components"]["schemas"]
+
+
 @pytest.mark.slow
-def test_the_description_is_valid_openapi_with_every_route(app: Application) -> None:
+@pytest.mark.parametrize("kind", ["plain", "measuring"])
+def test_the_description_is_valid_openapi_with_every_route(
+    kind: str, recommender: Recommender, runs: Path, tmp_path: Path
+) -> None:
+    app = create_app(recommender, settings_of(kind, runs, tmp_path))
     described = ask(app, "GET", "/openapi.json").json()
     templates = {endpoint.path.replace(":path", "") for endpoint in app.routes}
     assert set(described["paths"]) == templates - {"/", "/static/{name}", "/openapi.json"}
     schemathesis.openapi.from_dict(described).validate()
+    app.close()
 
 
-@pytest.fixture
-def fuzzed(recommender: Recommender, tmp_path: Path) -> Iterator[Any]:
-    config = ServerConfig(access_log=False, max_k=50, events=str(tmp_path / "e.db"))
-    made = create_app(recommender, config)
+def settings_of(kind: str, runs: Path, folder: Path) -> ServerConfig:
+    measuring = {"feedback": str(folder / "f.db"), "challenger": f"{runs / 'a'}:0.3"} if kind == "measuring" else {}
+    return ServerConfig(access_log=False, max_k=50, events=str(folder / "e.db"), **measuring)
+
+
+@pytest.fixture(params=["plain", "measuring"])
+def fuzzed(recommender: Recommender, runs: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
+    made = create_app(recommender, settings_of(request.param, runs, tmp_path))
     described = ask(made, "GET", "/openapi.json").json()
     yield schemathesis.openapi.from_dict(described), made
     made.close()
@@ -67,6 +92,18 @@ def say_expressions(part: Any) -> None:
         say_expressions(inner)
     if isinstance(part, dict) and isinstance(part.get("where"), str):
         part["where"] = f"count > {len(part['where'])} or genre = 'drama'"
+
+
+def name_a_list(part: Any, answer: Any) -> None:
+    """Let feedback be on a list that was given, and of few kinds: no description can say which those are."""
+    for inner in part.values() if isinstance(part, dict) else part if isinstance(part, list) else ():
+        name_a_list(inner, answer)
+    if isinstance(part, dict) and "recommendation_id" in part:
+        part["recommendation_id"] = answer["recommendation_id"]
+        part["item_id"] = answer["items"][len(part["kind"]) % 10]["item_id"]
+        part["kind"] = part["kind"][0]
+        if part["kind"] > "m":
+            part["kind"] = "other"
 
 
 @pytest.mark.slow
@@ -83,13 +120,14 @@ def test_whatever_fits_the_description_or_not_is_answered_as_described(fuzzed: t
         max_examples=-(-FUZZ_CASES // len(plans)), deadline=None, database=None, derandomize=True,
         phases=[Phase.generate], suppress_health_check=list(HealthCheck),
     )  # fmt: skip
-    n_cases = 0
+    n_cases, answer = 0, post(app, "/v1/recommend", {"history": [1]}).json()
 
     def check(case: Any) -> None:
         nonlocal n_cases
         n_cases += 1
         if case.meta.generation.mode.is_positive:
             say_expressions(case.body)
+            name_a_list(case.body, answer)
             say_expressions(case.query)
         reply = case.call(app=app)
         assert reply.status_code < 500 or reply.status_code == 503, case.as_curl_command()

@@ -699,3 +699,52 @@ def test_diversity_is_a_slider_and_in_the_address(goods: str, open_page: Open) -
     expect(results(page)).to_have_text(expected)
     assert page.evaluate("location.hash") == "#h=10&v=0.9"
     expect(results(open_page(goods, "#h=10&v=0.9"))).to_have_text(expected)
+
+
+@pytest.fixture(scope="module")
+def measuring(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server that measures two models, with some lists and feedback."""
+    file = tmp_path_factory.mktemp("measuring") / "f.db"
+    with serving(run, "--feedback", file, "--challenger", f"{run}:0.5") as address:
+        requests = [{"history": [7], "user_id": user} for user in range(60)]
+        for place, answer in enumerate(api(address, "recommend", {"requests": requests})["results"]):
+            for kind in ["click"] * (place % 2) + ["buy"] * (place % 4 == 0):
+                item = answer["items"][0]["item_id"]
+                api(
+                    address,
+                    "feedback",
+                    {"kind": kind, "item_id": item, "recommendation_id": answer["recommendation_id"]},
+                )
+        yield address
+
+
+def test_hit_rates_and_coverage_are_shown_as_the_api_tells_them(measuring: str, open_page: Open) -> None:
+    page = open_page(measuring, "#h=7,6&i=5")
+    expect(results(page)).to_have_text(recommended(measuring, [7, 6], shown=False))
+    page.locator("#sheet-close").click()
+    page.get_by_text("What came of the lists").click()
+    told = {version["arm"]: version for version in api(measuring, "online")["versions"]}
+    expect(page.locator("#online thead th")).to_have_text(
+        ["Version", "Arm", "Lists", "Catalogue shown", "any", "buy", "click"]
+    )
+    for arm, version in told.items():
+        row = page.locator("#online tbody tr", has_text=f"{arm}, now")
+        expect(row.locator("td").nth(1)).to_have_text(str(version["exposures"]))
+        expect(row.locator("td").nth(2)).to_have_text(f"{100 * version['coverage']:.1f} %")
+        expect(row.locator("td").nth(3)).to_have_text(f"{100 * version['any']['hit_rate']:.1f} %")
+    assert sum(version["exposures"] for version in told.values()) == 60  # none of this page's own
+    page.get_by_text("Model and data").click()
+    expect(page.locator("#model")).to_contain_text(f"{told['challenger']['model_version']}, for 50 % of the users")
+    assert_accessible(page)
+
+
+def test_the_figures_fit_a_phone_and_a_server_that_does_not_measure_has_none(
+    measuring: str, server: str, open_page: Open
+) -> None:
+    page = open_page(measuring, **PHONE)
+    page.get_by_text("What came of the lists").click()
+    expect(page.locator("#online tbody tr")).to_have_count(2)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    plain = open_page(server)
+    expect(results(plain)).to_have_count(10)
+    expect(plain.locator("#online-box")).to_be_hidden()

@@ -22,6 +22,6 @@ def test_the_models_age_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sasrec.serving.telemetry.time.time", lambda: now)
     metrics = Metrics()
     assert b"sasrec_model_age_seconds 0.0" in metrics.exposition().splitlines()
-    metrics.model_changed("abc")
+    metrics.of_model.changed("abc")
     now += 60
     assert b"sasrec_model_age_seconds 60.0" in metrics.exposition().splitlines()

@@ -14,7 +14,7 @@ import typer
 from polars.exceptions import PanicException
 
 from sasrec import __version__
-from sasrec.cli import console, deploy, measure, recommend, train, tune
+from sasrec.cli import console, deploy, measure, online, recommend, train, tune
 from sasrec.cli.help import Command, Group, IdCommand, examples
 from sasrec.core.errors import ConfigError, SASRecError
 from sasrec.core.tables import printable
@@ -34,6 +34,7 @@ COMMANDS: dict[str, Callable[..., None]] = {  # in the order of --help
     "explain": recommend.explain,
     "add-items": deploy.add_items,
     "serve": deploy.serve,
+    "online-report": online.online_report,
     "convert": deploy.convert_,
     "export": deploy.export,
     "push": deploy.push,

@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar
 
 from sasrec.core.errors import ConfigError
 from sasrec.core.event_types import types_in, types_text, weights_in, weights_text
+from sasrec.core.run_share import read_run_share
 from sasrec.core.settings import setting, validate
 from sasrec.core.suggestions import suggestion
 
@@ -376,6 +377,22 @@ class ServerConfig:
     )
     max_events: int = setting(1_000_000, "most events kept in that file", low=1, high=2**53)
     max_user_events: int = setting(1000, "newest events kept per user", low=1, high=1_000_000)
+    feedback: str = setting(
+        "",
+        "SQLite file of what was shown and what came of it (POST /v1/feedback); answers then have a "
+        "recommendation_id; empty = off",
+    )
+    max_exposures: int = setting(
+        1_000_000, "most lists kept in that file; the oldest go first, with their feedback", low=1, high=2**53
+    )
+    max_feedback_bytes: int = setting(
+        2**30, "most bytes that this file holds; the oldest lists go first", low=2**18, high=2**53
+    )
+    challenger: str = setting(
+        "",
+        "RUN2:SHARE, such as runs/new:0.1: another run that answers this share of the users, always the same ones; "
+        "needs feedback; empty = off",
+    )
 
     def __post_init__(self) -> None:
         validate(self)
@@ -384,6 +401,12 @@ class ServerConfig:
                 f"max_requests={self.max_requests} is more than queue_size={self.queue_size}, so such a body could "
                 "never be answered; use a longer queue"
             )
+        if self.challenger:
+            read_run_share(self.challenger)
+            if not self.feedback:
+                raise ConfigError("challenger needs feedback, a file that keeps who gets which model; give --feedback")
+        if self.feedback and self.feedback == self.events:
+            raise ConfigError(f"events and feedback are both {self.events}; give two files")
 
 
 def parse_metric(name: str) -> tuple[str, int]:

@@ -25,9 +25,12 @@ from sasrec.serving.budget import HELD_PER_BYTE, Budget
 from sasrec.serving.decoding import ItemId
 from sasrec.serving.endpoints import ANY_METHOD, READ, Call, Endpoint, Handler, Receive, Reply, Scope, Send, problem
 from sasrec.serving.events import EventStore
+from sasrec.serving.exposures import Arm
 from sasrec.serving.item_search import told_apart
 from sasrec.serving.keys import Keys
 from sasrec.serving.log_lines import AccessLog
+from sasrec.serving.online import Online
+from sasrec.serving.online_schemas import FeedbackReader, OnlineQueries, OnlineQuery, TwoHealths, check_online
 from sasrec.serving.openapi import openapi
 from sasrec.serving.origins import FOREIGN_SITE, AllowedHosts, is_cross_site
 from sasrec.serving.schemas import INVALID, Health, Query, Reader, Stored, encode
@@ -55,18 +58,27 @@ class Application:
         log: where requests are written.
         keys: that admit to /v1/.
         events: of users since training; None where the config has no file for them.
+        online: measures what comes of answers; None where the config has no file for it.
     """
 
     def __init__(
-        self, config: ServerConfig, service: Service, log: AccessLog, keys: Keys, events: EventStore | None
+        self,
+        config: ServerConfig,
+        service: Service,
+        log: AccessLog,
+        keys: Keys,
+        events: EventStore | None,
+        online: Online | None,
     ) -> None:
         self.config, self.service, self.log, self.keys, self.events = config, service, log, keys, events
+        self.online = online
         self.metrics = service.metrics
         self.is_draining = False
         self.has_failed = False  # something that watches over the server has ended
         self.in_flight = 0
         self.hosts = AllowedHosts(config.allowed_hosts)
-        self.reader = Reader(config)
+        self.reader = Reader(config) if online is None else Reader(config, OnlineQuery, OnlineQueries, check_online)
+        self.feedback_reader = FeedbackReader(config)
         self.budget = Budget(max(config.max_held_bytes, HELD_PER_BYTE * config.max_body_bytes))
         self.batcher: Batcher[Job, bytes] = Batcher(
             service.answer,
@@ -107,6 +119,9 @@ class Application:
         ]
         if self.config.events:
             routes.append(route(post, "/v1/events", self.add_events))
+        if self.online is not None:
+            routes.append(route(post, "/v1/feedback", self.add_feedback))
+            routes.append(route(READ, "/v1/online", self.online.figures))
         return routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -133,7 +148,7 @@ class Application:
                 "bytes": 0 if reply is None else len(reply.body),
                 "client": client[0] if client else None,
                 "request_id": call.request_id.decode(),
-                "model_version": model.version if model else None,
+                "model_version": call.model_version or (model.version if model else None),
             }
         )
 
@@ -141,28 +156,37 @@ class Application:
         """POST /v1/recommend."""
         found = await self._read(call, self.reader.queries)
         if isinstance(found, Query):
-            return Reply(200, b"".join(await self._recommended(call, [Row(found)])))
-        answers = await self._recommended(call, [Row(query) for query in found])
+            return Reply(200, b"".join(await self._recommended(call, [self._row(found)])))
+        answers = await self._recommended(call, [self._row(query) for query in found])
         pieces = [piece for answer in answers for piece in (b",", answer)][1:]
         return Reply(200, b"".join([b'{"results":[', *pieces, b"]}"]))
+
+    def _row(self, query: Query) -> Row:
+        """A query of POST /v1/recommend."""
+        if self.online is None or not isinstance(query, OnlineQuery):
+            return Row(query)
+        return self.online.of_user(Row(query), query.user_id, is_shown=query.shown)
 
     async def _recommended(self, call: Call, rows: list[Row]) -> list[bytes]:
         """The encoded answers of rows, those of a part in one piece."""
         for place, row in enumerate(rows):
             if row.query.where is not None:
-                await self._learn(row.query.where, f"requests[{place}]." if len(rows) > 1 else "")
+                await self._learn(row.query.where, f"requests[{place}]." if len(rows) > 1 else "", row.arm)
         if not rows:
             return []
+        shown = None if self.online is None else self.online.begin(call, rows)
         if sum(map(weight, rows)) <= SMALL_WEIGHT:
-            return [await self.batcher.submit(RecommendJob(rows), len(rows))]
-        parts = list(parted(rows))
-        call.hold(sum(row.query.k for row in rows) * ITEM_BYTES)
-        model = self.service.model  # for all parts the same
-        return await self.batcher.submit_large([RecommendJob(part, model) for part in parts], len(rows))
+            pieces = [await self.batcher.submit(RecommendJob(rows, shown=shown), len(rows))]
+        else:
+            call.hold(sum(row.query.k for row in rows) * ITEM_BYTES)
+            models = self.service.model, self.service.of_arm("challenger")  # for all parts the same
+            parts = [RecommendJob(part, *models, shown) for part in parted(rows)]
+            pieces = await self.batcher.submit_large(parts, len(rows))
+        return pieces if self.online is None or shown is None else await self.online.kept(shown, pieces)
 
-    async def _learn(self, where: str, place: str = "") -> None:
+    async def _learn(self, where: str, place: str = "", arm: Arm = "run") -> None:
         """Let the model make the mask of an expression that it does not know yet, in parts, as a large request."""
-        model = self.service.model
+        model = self.service.of_arm(arm)
         if model is None or model.masks.knows(where):
             return
         steps, done = model.masks.steps(where), b""
@@ -189,7 +213,8 @@ class Application:
 
     async def recommend_user(self, call: Call) -> Reply:
         """GET /v1/users/{user_id}/recommendations."""
-        given = call.parameters("k", "allow", "deny", "keep_seen", "where", "diversity")
+        more = () if self.online is None else ("shown",)
+        given = call.parameters("k", "allow", "deny", "keep_seen", "where", "diversity", *more)
         query = Query(
             [],
             given.integer("k", self.reader.default_k, self.config.max_k),
@@ -202,6 +227,8 @@ class Application:
         self.reader.check(query)
         user, model = call.in_path("user_id"), self.service.model
         row = Row(query, user, model.n_events_of(user) if model else 0)
+        if self.online is not None:
+            row = self.online.of_user(row, user, is_shown=given.flag("shown") is not False)
         return Reply(200, b"".join(await self._recommended(call, [row])))
 
     async def similar(self, call: Call) -> Reply:
@@ -232,6 +259,8 @@ class Application:
         config = self.config
         limits = {name: getattr(config, name) for name in ("max_k", "max_history", "max_filter", "max_requests")}
         more = {"limits": limits, "accepts_events": bool(config.events), "reload_error": self.service.reload_error}
+        if self.online is not None:
+            more |= self.online.facts()
         return await self._ask(lambda model: {**model.facts(), **more})
 
     async def _ask(self, question: Callable[[ServedModel], Any], rows: int = 1) -> Reply:
@@ -260,6 +289,13 @@ class Application:
         unknown = [event.item_id for event in events if not model.vocabulary.index_of(event.item_id)]
         return Reply(200, encode(Stored(len(events), unknown)))
 
+    async def add_feedback(self, call: Call) -> Reply:
+        """POST /v1/feedback."""
+        assert self.online is not None
+        if is_cross_site(call.scope["headers"]):
+            raise RequestError(403, FOREIGN_SITE)
+        return await self.online.add(await self._read(call, self.feedback_reader.feedback))
+
     async def live(self, call: Call) -> Reply:
         """GET /health/live."""
         call.parameters()
@@ -268,20 +304,26 @@ class Application:
     async def ready(self, call: Call) -> Reply:
         """GET /health/ready: 503 until a model is warm, while draining, and when a part of the server has ended."""
         call.parameters()
-        status = "draining" if self.is_draining else "ready" if self.service.model else "loading"
-        if self.has_failed or self.batcher.has_failed or (self.events is not None and self.events.batcher.has_failed):
+        has_models = self.service.model and (self.service.challenger is None or self.service.of_arm("challenger"))
+        status = "draining" if self.is_draining else "ready" if has_models else "loading"
+        stores = [self.events, None if self.online is None else self.online.store]
+        if self.has_failed or self.batcher.has_failed or any(store and store.batcher.has_failed for store in stores):
             status = "failed"
         return Reply(200 if status == "ready" else 503, encode(self._health(status)))
 
     def _health(self, status: str) -> Health:
-        model = self.service.model
-        return Health(status, model.version if model else None, self.service.reload_error)
+        model, challenger = self.service.model, self.service.challenger
+        own = status, model.version if model else None, self.service.reload_error
+        if challenger is None:
+            return Health(*own)
+        return TwoHealths(*own, challenger.model.version if challenger.model else None, challenger.reload_error)
 
     async def exposition(self, call: Call) -> Reply:
         """GET /metrics."""
         call.parameters()
         self.observe(less=1)  # this request itself
-        return Reply(200, self.metrics.exposition(), CONTENT_TYPE.encode())
+        more = b"" if self.online is None else await self.online.exposition()
+        return Reply(200, self.metrics.exposition() + more, CONTENT_TYPE.encode())
 
     def observe(self, less: int = 0) -> None:
         """Tell the metrics how busy the server is at this moment; `less` requests do not count."""
@@ -316,6 +358,8 @@ class Application:
         self.batcher.close()
         if self.events is not None:
             self.events.close()
+        if self.online is not None:
+            self.online.store.close()
         self.log.close()
 
 
@@ -338,13 +382,16 @@ def create_app(
 
     Raises:
         SASRecError: the model cannot answer.
-        CheckpointError: the event file cannot be opened.
+        CheckpointError: the file of events or of feedback cannot be opened.
     """
     config = config or ServerConfig()
     service = service or Service(Metrics())
     service.events = store = EventStore.open(config, service.metrics) if config.events else None
+    online = Online.open(config, service) if config.feedback else None
     file = (log_file or sys.stdout.buffer) if config.access_log else None
     log = AccessLog(file, service.metrics.dropped_lines.inc)
     if recommender is not None:
         service.use(recommender)
-    return Application(config, service, log, Keys(keys), store)
+        if service.challenger is not None:
+            service.challenger.load()
+    return Application(config, service, log, Keys(keys), store, online)

@@ -58,12 +58,13 @@ class Call:
         receive: of ASGI.
     """
 
-    __slots__ = ("exchange", "key", "receive", "request_id", "scope")
+    __slots__ = ("exchange", "key", "model_version", "receive", "request_id", "scope")
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self.scope, self.receive = scope, receive
         self.exchange: Exchange | None = scope.get("state", {}).get(EXCHANGE)  # None: not by a connection of ours
         self.key: bytes | None = None  # the API key that came with it
+        self.model_version: str | None = None  # that answers, where it is not the one that usually does
         self.request_id = b""  # the client's own if it is plain, else a new one
         for name, value in scope["headers"]:
             if name == b"x-request-id":

@@ -7,12 +7,11 @@ refused. Several processes may use the file at once.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from sasrec.core.config import ServerConfig
@@ -20,13 +19,13 @@ from sasrec.core.errors import CheckpointError, RequestError
 from sasrec.serving.batching import Batcher
 from sasrec.serving.decoding import ItemId
 from sasrec.serving.schemas import MAX_ID
+from sasrec.serving.sqlite_file import BUSY_SECONDS, SQLiteFile, transaction
 from sasrec.serving.telemetry import Metrics
 
 logger = logging.getLogger(__name__)
 
 Pairs = Sequence[tuple[ItemId, ItemId]]
 
-BUSY_SECONDS = 5.0  # another process may hold the file
 TOGETHER = 1024  # events of one transaction
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS events (
@@ -44,32 +43,8 @@ DELETE FROM events WHERE user_id = ? AND id <=
 """
 
 
-class _File:
-    """A connection that is made again when the file is no longer the one that was opened."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._connection: sqlite3.Connection | None = None
-        self._inode = 0
-
-    def connection(self) -> sqlite3.Connection:
-        """Raises sqlite3.Error or OSError when the file cannot be used."""
-        if self._connection is not None and (not self.path.exists() or self.path.stat().st_ino != self._inode):
-            self.close()  # what is written to a file that was removed is not stored
-        if self._connection is None:
-            connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
-            connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
-            self._connection, self._inode = connection, self.path.stat().st_ino
-        return self._connection
-
-    def close(self) -> None:
-        """Close it; the next use opens it again."""
-        if self._connection is not None:
-            with contextlib.suppress(sqlite3.Error):
-                self._connection.close()
-            self._connection = None
+def _prepare(connection: sqlite3.Connection) -> None:
+    connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
 
 
 class EventStore:
@@ -83,7 +58,7 @@ class EventStore:
 
     def __init__(self, path: Path, config: ServerConfig, metrics: Metrics) -> None:
         self._max_events, self._max_user_events, self._metrics = config.max_events, config.max_user_events, metrics
-        self._writer, self._reader = _File(path), _File(path)
+        self._writer, self._reader = SQLiteFile(path, _prepare), SQLiteFile(path, _prepare)
         self._reading = threading.Lock()
         self.batcher: Batcher[Pairs, None] = Batcher(
             self._write,
@@ -134,7 +109,7 @@ class EventStore:
         """Store the events of each job in one transaction; those that would pass the limit are left out."""
         results: list[Exception | None] = []
         try:
-            with _transaction(self._writer.connection()) as connection:
+            with transaction(self._writer.connection()) as connection:
                 (left,) = connection.execute("SELECT ? - n FROM total", (self._max_events,)).fetchone()
                 for events in jobs:
                     fits = len(events) <= left
@@ -165,15 +140,3 @@ class EventStore:
 
 def _full(most: int) -> RequestError:
     return RequestError(503, f"the event file holds its most, {most} events; train on them and start a new file")
-
-
-@contextlib.contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield connection
-    except BaseException:
-        with contextlib.suppress(sqlite3.Error):
-            connection.execute("ROLLBACK")
-        raise
-    connection.execute("COMMIT")

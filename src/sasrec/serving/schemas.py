@@ -7,7 +7,7 @@ An error never repeats text of the request.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
@@ -179,16 +179,23 @@ class Reader:
 
     Args:
         limits: of what is taken.
+        query: what a query is, and `queries` several.
+        check_more: what a query has beside the usual; raises RequestError.
     """
 
-    def __init__(self, limits: ServerConfig) -> None:
-        self.limits = limits
+    def __init__(
+        self,
+        limits: ServerConfig,
+        query: type[Query] = Query,
+        queries: type[Any] = Queries,
+        check_more: Callable[[Any, str], None] | None = None,
+    ) -> None:
+        self.limits, self._check_more = limits, check_more
         self.default_k = min(DEFAULT_K, limits.max_k)
-        query, queries = Query, Queries
         if self.default_k != DEFAULT_K:
-            query = msgspec.defstruct("Query", [("k", int, self.default_k)], bases=(Query,), forbid_unknown_fields=True)  # type: ignore[assignment]
+            query = msgspec.defstruct("Query", [("k", int, self.default_k)], bases=(query,), forbid_unknown_fields=True)  # type: ignore[assignment]
             several = [("requests", list[query])]  # type: ignore[valid-type]
-            queries = msgspec.defstruct("Queries", several, bases=(Queries,), forbid_unknown_fields=True)  # type: ignore[assignment]
+            queries = msgspec.defstruct("Queries", several, bases=(queries,), forbid_unknown_fields=True)
         self._query, self._queries = Form(query, self.check), Form(queries, self._check_queries)
         self._explain = Form(ExplainQuery, self._check_explain)
         self._event, self._events = Form(Event, _check_event), Form(Events, self._check_events)
@@ -199,8 +206,11 @@ class Reader:
         Raises:
             RequestError: 422.
         """
-        found = _either(body, self._query, self._queries, b'"requests"')
-        return found if isinstance(found, Query) else found.requests
+        found = either(body, self._query, self._queries, b'"requests"')
+        if isinstance(found, Query):
+            return found
+        several: list[Query] = found.requests
+        return several
 
     def explain(self, body: bytes) -> ExplainQuery:
         """The body of POST /v1/explain.
@@ -216,7 +226,7 @@ class Reader:
         Raises:
             RequestError: 422.
         """
-        found = _either(body, self._event, self._events, b'"events"')
+        found = either(body, self._event, self._events, b'"events"')
         return [found] if isinstance(found, Event) else found.events
 
     def check(self, query: Query, place: str = "") -> None:
@@ -226,33 +236,40 @@ class Reader:
             RequestError: 422.
         """
         limits = self.limits
-        _check_length(query.history, limits.max_history, f"{place}history")
+        check_length(query.history, limits.max_history, f"{place}history")
         if query.allow is not None:
-            _check_length(query.allow, limits.max_filter, f"{place}allow")
+            check_length(query.allow, limits.max_filter, f"{place}allow")
         if query.deny is not None:
-            _check_length(query.deny, limits.max_filter, f"{place}deny")
+            check_length(query.deny, limits.max_filter, f"{place}deny")
         if query.where is not None:
             check_where(query.where, place)
         if not 1 <= query.k <= limits.max_k:
             raise RequestError(INVALID, f"{place}k is not a number of items from 1 to {limits.max_k}")
         if not 0 <= query.diversity <= 1:
             raise RequestError(INVALID, f"{place}diversity is not a number from 0 (off) to 1")
+        if self._check_more is not None:
+            self._check_more(query, place)
 
     def _check_queries(self, queries: Queries) -> None:
-        _check_length(queries.requests, self.limits.max_requests, "requests")
+        check_length(queries.requests, self.limits.max_requests, "requests")
         for position, query in enumerate(queries.requests):
             self.check(query, f"requests[{position}].")
 
     def _check_explain(self, query: ExplainQuery) -> None:
-        _check_length(query.history, self.limits.max_history, "history")
+        check_length(query.history, self.limits.max_history, "history")
 
     def _check_events(self, events: Events) -> None:
-        _check_length(events.events, self.limits.max_requests, "events")
+        check_length(events.events, self.limits.max_requests, "events")
         for position, event in enumerate(events.events):
             _check_event(event, f"events[{position}].")
 
 
-def _check_length(values: Sequence[object], most: int, name: str) -> None:
+def check_length(values: Sequence[object], most: int, name: str) -> None:
+    """The length of a list that is called by this name.
+
+    Raises:
+        RequestError: 422.
+    """
     if len(values) > most:
         raise RequestError(INVALID, f"{name} has {len(values)} elements, and at most {most} are taken; send fewer")
 
@@ -273,7 +290,7 @@ def _check_event(event: Event, where: str = "") -> None:
             raise RequestError(INVALID, f"{where}{name} is longer than {MAX_ID} characters")
 
 
-def _either(body: bytes, single: Form[Single], several: Form[Several], mark: bytes) -> Single | Several:
+def either(body: bytes, single: Form[Single], several: Form[Several], mark: bytes) -> Single | Several:
     """The body as the single kind, or, if that does not fit and the mark of the other occurs, as several."""
     try:
         return single.decode(body)
@@ -293,10 +310,18 @@ def _decoded(body: bytes, form: Form[Body]) -> Body:
 def _described(text: str, kind: Any) -> str:
     """The decoder's words, but for the names of unknown fields, which are the client's own text."""
     if "unknown field" in text:
-        fields = Query if "$.requests" in text else Event if "$.events" in text else kind
+        fields = next((inner for name, inner in _elements(kind) if f"$.{name}[" in text), kind)
         return f"it has a field that is not one of {', '.join(fields.__struct_fields__)}"
     text = text.replace("`", "")
     return text if text[:2].isupper() else text[0].lower() + text[1:]
+
+
+def _elements(kind: Any) -> Iterator[tuple[str, Any]]:
+    """The fields of a body that are lists of bodies of their own, and what those are."""
+    for field in msgspec.structs.fields(kind):
+        inner = getattr(field.type, "__args__", (None,))[0]
+        if isinstance(inner, type) and issubclass(inner, Struct):
+            yield field.name, inner
 
 
 class Parameters:

@@ -18,6 +18,7 @@ from sasrec.ranking.item_filter import ItemFilter
 from sasrec.ranking.next_items import ALL_ROWS, Group, Mask
 from sasrec.recommender import Recommender
 from sasrec.serving.decoding import ItemId
+from sasrec.serving.exposures import Arm
 from sasrec.serving.item_details import ItemDetails
 from sasrec.serving.item_search import ItemSearch
 from sasrec.serving.schemas import (
@@ -44,6 +45,9 @@ class Row(NamedTuple):
     query: Query
     user: ItemId | None = None
     n_events: int = 0  # of the user, as far as it is known before the row is answered
+    arm: Arm = "run"  # whose model answers
+    hashed_user: bytes | None = None  # who will see the list, where that is measured
+    is_shown: bool = True  # somebody will
 
 
 class EventReader(Protocol):

@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from msgspec.structs import replace
 
 from sasrec.core.errors import CheckpointError, RequestError, SASRecError
 from sasrec.ranking.diversity import n_candidates
 from sasrec.recommender import Recommender, load
+from sasrec.serving.exposures import Arm, Shown, measured
 from sasrec.serving.schemas import Answer, encode, sentence
 from sasrec.serving.served_model import EventReader, Row, ServedModel
-from sasrec.serving.telemetry import Metrics
+from sasrec.serving.telemetry import Metrics, ModelMetrics
 
 logger = logging.getLogger(__name__)
 PART_WEIGHT = 16  # of what is computed of a large request before others have their turn
@@ -28,12 +30,18 @@ KEPT_SHARE = 0.5  # of the items: a new model that knows less of them is of anot
 
 
 class RecommendJob(NamedTuple):
-    """Rows to recommend for; the answer is theirs, separated by commas. `model`: None = the one that answers then."""
+    """Rows to recommend for; the answer is theirs, separated by commas. `model`: None = the one that answers then.
+
+    `challenger`: the same for rows of that arm. `shown`: takes the lists of a server that measures.
+    """
 
     rows: list[Row]
     model: ServedModel | None = None
+    challenger: ServedModel | None = None
+    shown: Shown | None = None
 
 
+Models = dict[Arm, ServedModel | None]
 Job = RecommendJob | Callable[[ServedModel], Any]  # the latter: any other question to the model
 
 
@@ -45,13 +53,23 @@ class Service:
         events: of users since training, or None.
         path: the run folder, or a link to one, to load from; None = only what is given to `use`.
         threads: of the engine.
+        told: about this model; None = what the metrics tell of the first one.
     """
 
+    kind = "model"  # what messages call it
+
     def __init__(
-        self, metrics: Metrics, events: EventReader | None = None, path: Path | None = None, threads: int = 1
+        self,
+        metrics: Metrics,
+        events: EventReader | None = None,
+        path: Path | None = None,
+        threads: int = 1,
+        told: ModelMetrics | None = None,
     ) -> None:
         self.model: ServedModel | None = None
+        self.challenger: Service | None = None  # the service of a second model, for rows of that arm
         self.reload_error: str | None = None
+        self.told = told or metrics.of_model
         self.metrics, self.events, self.path, self.threads = metrics, events, path, threads
         self._loading = threading.Lock()
         self._loaded_from: tuple[str, int, int] | None = None
@@ -65,7 +83,7 @@ class Service:
         model = ServedModel(recommender, self.events)
         model.warm_up()
         self.model = model
-        self.metrics.model_changed(model.version)
+        self.told.changed(model.version)
 
     def load(self) -> None:
         """Load the run folder for the first time.
@@ -77,11 +95,15 @@ class Service:
         self._loaded_from = self._place()
         with _one_sentence(self.path):
             self.use(load(self.path, threads=self.threads))
+        if self.challenger is not None:
+            self.challenger.load()
 
     def reload(self) -> bool:
         """Load the run folder again and say whether it answers now; if not, `reload_error` has the reason."""
         if self.path is None or self.model is None:
             return False
+        if self.challenger is not None:
+            self.challenger.reload()
         with self._loading:
             self._loaded_from = self._place()
             try:
@@ -93,16 +115,18 @@ class Service:
             except SASRecError as failure:  # whatever it is, the old model goes on
                 error = sentence(str(failure))
             if error is not None:
-                logger.error("the model could not be reloaded, and the one before it answers: %s", error)
+                logger.error("the %s could not be reloaded, and the one before it answers: %s", self.kind, error)
             self.reload_error = error
-            self.metrics.reloads.labels("failed" if error else "done").inc()
-            self.metrics.reload_ok.set(0 if error else 1)
+            self.told.reloads.labels("failed" if error else "done").inc()
+            self.told.reload_ok.set(0 if error else 1)
             if error is None:
-                logger.info("model %s answers now", self.model.version)
+                logger.info("%s %s answers now", self.kind, self.model.version)
         return error is None
 
     def has_moved(self) -> bool:
         """Whether the path leads to another folder than the one loaded last, or tried last."""
+        if self.challenger is not None and self.challenger.has_moved():
+            return True
         return self.path is not None and self._place() not in (None, self._loaded_from)
 
     def _place(self) -> tuple[str, int, int] | None:
@@ -128,20 +152,32 @@ class Service:
     def answer(self, jobs: Sequence[Job]) -> list[bytes | Exception]:
         """The encoded answers of jobs, all by the same model: that of the first job, if it names one."""
         first = jobs[0]
-        model = self.model if callable(first) or first.model is None else first.model
+        named = RecommendJob([]) if callable(first) else first
+        models: Models = {"run": named.model or self.model, "challenger": named.challenger or self.of_arm("challenger")}
+        model = models["run"]
         if model is None:
             return [RequestError(503, "the model is being loaded; try again in a second")] * len(jobs)
-        answers = iter(model.answer([row for job in jobs if not callable(job) for row in job.rows]))
-        return [_called(job, model) if callable(job) else self._encoded(job, answers) for job in jobs]
+        rows = [row for job in jobs if not callable(job) for row in job.rows]
+        answers = iter(model.answer(rows) if self.challenger is None else _answered_by_arm(rows, models))
+        return [_called(job, model) if callable(job) else self._encoded(job, answers, models) for job in jobs]
 
-    def _encoded(self, job: RecommendJob, answers: Iterator[Answer | RequestError]) -> bytes | Exception:
+    def of_arm(self, arm: Arm) -> ServedModel | None:
+        """The model that answers an arm now."""
+        service = self.challenger if arm == "challenger" else self
+        return None if service is None else service.model
+
+    def _encoded(
+        self, job: RecommendJob, answers: Iterator[Answer | RequestError], models: Models
+    ) -> bytes | Exception:
         found = []
         for answer in [next(answers) for _ in job.rows]:
             if isinstance(answer, RequestError):
                 return answer
             found.append(answer)
         self._count(job, found)
-        return b",".join(map(encode, found))
+        if job.shown is None:
+            return b",".join(map(encode, found))
+        return b",".join(_measured(job.shown, *pair, models) for pair in zip(job.rows, found, strict=True))
 
     def _count(self, job: RecommendJob, answers: Sequence[Answer]) -> None:
         metrics = self.metrics
@@ -153,6 +189,43 @@ class Service:
         fallbacks = sum(answer.fallback for answer in answers)
         if fallbacks:
             metrics.fallbacks.inc(fallbacks)
+
+
+def _answered_by_arm(rows: Sequence[Row], models: Models) -> list[Answer | RequestError]:
+    """The answers to rows, each by the model of its arm."""
+    answers: dict[int, Answer | RequestError] = {}
+    for arm, model in models.items():
+        places = [place for place, row in enumerate(rows) if row.arm == arm]
+        asked = [rows[place] for place in places]
+        if model is None:
+            found: Sequence[Answer | RequestError] = [RequestError(503, "the challenger is being loaded")] * len(asked)
+        elif arm == "run":
+            found = model.answer(asked)
+        else:
+            found = _with_histories(asked, model, models["run"])
+        answers.update(zip(places, found, strict=True))
+    return [answers[place] for place in range(len(rows))]
+
+
+def _with_histories(rows: Sequence[Row], model: ServedModel, run: ServedModel | None) -> list[Answer | RequestError]:
+    """A model's answers, where users' histories are those that another one knows."""
+    assert run is not None
+    told: list[Row | RequestError] = []
+    for row in rows:
+        try:
+            history = row.query.history if row.user is None else run.history_of(row.user)
+            told.append(row._replace(query=replace(row.query, history=history), user=None))
+        except RequestError as error:
+            told.append(error)
+    answers = iter(model.answer([row for row in told if not isinstance(row, RequestError)]))
+    return [row if isinstance(row, RequestError) else next(answers) for row in told]
+
+
+def _measured(shown: Shown, row: Row, answer: Answer, models: Models) -> bytes:
+    model = models[row.arm]
+    if not row.is_shown or model is None:
+        return measured(answer, row.arm, None)
+    return shown.encoded(answer, row.arm, row.hashed_user, len(model.vocabulary))
 
 
 @contextlib.contextmanager

@@ -30,11 +30,13 @@ from prometheus_client.multiprocess import mark_process_dead
 
 from sasrec.core.config import ServerConfig, to_dict
 from sasrec.core.errors import CheckpointError, ConfigError
+from sasrec.core.run_share import read_run_share
 from sasrec.runs.folder import RunFolder
 from sasrec.serving.connections import LINGER_SECONDS, let_no_more_begin
+from sasrec.serving.feedback import FeedbackStore
 from sasrec.serving.keys import read_keys
 from sasrec.serving.log_lines import messages_never_wait
-from sasrec.serving.telemetry import SHARED_FOLDER
+from sasrec.serving.telemetry import SHARED_FOLDER, Metrics
 from sasrec.serving.worker import run_worker
 
 logger = logging.getLogger(__name__)
@@ -54,10 +56,14 @@ def serve(run: Path, config: ServerConfig) -> None:
     """Serve a run folder until SIGTERM or SIGINT.
 
     Raises:
-        CheckpointError: the run folder cannot be served.
+        CheckpointError: a run folder cannot be served, or the feedback file cannot be used.
         ConfigError: the port or a file of the config cannot be used.
     """
     RunFolder.open(run).load_config()
+    if config.challenger:
+        RunFolder.open(Path(read_run_share(config.challenger)[0])).load_config()
+    if config.feedback:
+        FeedbackStore.open(config, Metrics()).close()  # made once, before workers come
     read_keys(config)
     with _listen(config) as listener:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until somebody heeds it: the run folder is yet to be loaded

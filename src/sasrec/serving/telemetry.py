@@ -24,6 +24,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 SECONDS = (0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+INFOS = (b"sasrec_model_info{", b"sasrec_challenger_model_info{")
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -32,16 +33,11 @@ class Metrics:
 
     def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # they would double what is told
+        counter, gauge = self.counter, self.gauge
         registry = self.registry = CollectorRegistry()
         self.is_shared = SHARED_FOLDER in os.environ
         if not self.is_shared:
             ProcessCollector(registry=registry)
-
-        def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(f"sasrec_{name}", text, labels, registry=registry)
-
-        def gauge(name: str, text: str, mode: Any, *labels: str) -> Gauge:
-            return Gauge(f"sasrec_{name}", text, labels, multiprocess_mode=mode, registry=registry)
 
         def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
             return Histogram(f"sasrec_{name}", text, labels, buckets=buckets, registry=registry)
@@ -60,15 +56,22 @@ class Metrics:
         self.event_failures = counter("event_failures_total", "reads and writes of the event file that failed")
         self.dropped_lines = counter("log_lines_dropped_total", "lines of logs that nobody has read in time")
         self.refused = counter("connections_refused_total", "connections closed, by reason", "reason")
-        self.model = gauge("model_info", "1 for the model that answers", "livemax", "version")
-        self.loaded = gauge("model_loaded_timestamp_seconds", "when the model was loaded", "livemin")
-        self.age = gauge("model_age_seconds", "seconds since the model was loaded", "livemax")
-        self.reloads = counter("reloads_total", "attempts to load another model, by outcome", "outcome")
-        self.reload_ok = gauge("last_reload_ok", "0 when the last attempt to load another model failed", "livemin")
-        self.reload_ok.set(1)
-        self._version = ""
-        self._loaded_at = time.time()
         self._of_request: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
+        self.of_model = ModelMetrics(self)
+        self._models = [self.of_model]
+
+    def counter(self, name: str, text: str, *labels: str) -> Counter:
+        """A new counter."""
+        return Counter(f"sasrec_{name}", text, labels, registry=self.registry)
+
+    def gauge(self, name: str, text: str, mode: Any, *labels: str) -> Gauge:
+        """A new gauge; `mode`: how the values of several workers are put together."""
+        return Gauge(f"sasrec_{name}", text, labels, multiprocess_mode=mode, registry=self.registry)
+
+    def of_challenger(self) -> ModelMetrics:
+        """What is told of a second model."""
+        self._models.append(ModelMetrics(self, "challenger_"))
+        return self._models[-1]
 
     def request(self, route: str, code: int, seconds: float) -> None:
         """Count an answered request."""
@@ -79,7 +82,43 @@ class Metrics:
         pair[0].inc()
         pair[1].observe(seconds)
 
-    def model_changed(self, version: str) -> None:
+    def exposition(self) -> bytes:
+        """All metrics in Prometheus' text format."""
+        for model in self._models:
+            model.tell_age()
+        registry = self.registry
+        if self.is_shared:
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        lines = generate_latest(registry).splitlines(keepends=True)
+        return b"".join(line for line in lines if not (line.startswith(INFOS) and _is_zero(line)))
+
+
+class ModelMetrics:
+    """What is told of a model that is loaded again and again.
+
+    Args:
+        metrics: whose registry counts.
+        prefix: of the names.
+    """
+
+    def __init__(self, metrics: Metrics, prefix: str = "") -> None:
+        gauge = metrics.gauge
+        which = "challenger" if prefix else "model"
+        self.model = gauge(f"{prefix}model_info", f"1 for the {which} that answers", "livemax", "version")
+        self.loaded = gauge(f"{prefix}model_loaded_timestamp_seconds", f"when the {which} was loaded", "livemin")
+        self.age = gauge(f"{prefix}model_age_seconds", f"seconds since the {which} was loaded", "livemax")
+        self.reloads = metrics.counter(
+            f"{prefix}reloads_total", f"attempts to load another {which}, by outcome", "outcome"
+        )
+        self.reload_ok = gauge(
+            f"{prefix}last_reload_ok", f"0 when the last attempt to load another {which} failed", "livemin"
+        )
+        self.reload_ok.set(1)
+        self._version = ""
+        self._loaded_at = time.time()
+
+    def changed(self, version: str) -> None:
         """The model of this version answers from now on."""
         if self._version:
             self.model.labels(self._version).set(0)
@@ -87,15 +126,9 @@ class Metrics:
         self._version, self._loaded_at = version, time.time()
         self.loaded.set(self._loaded_at)
 
-    def exposition(self) -> bytes:
-        """All metrics in Prometheus' text format."""
+    def tell_age(self) -> None:
+        """Set the age."""
         self.age.set(time.time() - self._loaded_at if self._version else 0)
-        registry = self.registry
-        if self.is_shared:
-            registry = CollectorRegistry()
-            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-        lines = generate_latest(registry).splitlines(keepends=True)
-        return b"".join(line for line in lines if not (line.startswith(b"sasrec_model_info{") and _is_zero(line)))
 
 
 def _is_zero(line: bytes) -> bool:

@@ -23,6 +23,7 @@ import uvloop
 from sasrec.core.config import ServerConfig, from_dict
 from sasrec.core.errors import ConfigError, SASRecError
 from sasrec.serving.app import Application, create_app
+from sasrec.serving.challenger import Challenger
 from sasrec.serving.connections import Server
 from sasrec.serving.keys import Keys, read_keys
 from sasrec.serving.log_lines import messages_never_wait
@@ -120,6 +121,10 @@ def _tell_ready(service: Service, listener: socket.socket) -> None:
         return  # it has been told to end meanwhile
     address, port = listener.getsockname()[:2]
     where = f"[{address}]" if ":" in address else address
+    challenger = service.challenger
+    if isinstance(challenger, Challenger) and challenger.model is not None:
+        told = challenger.path, challenger.model.version, 100 * challenger.share
+        logger.info("challenger %s (model %s) answers %g %% of the users", *told)
     logger.info("serving %s (model %s) at http://%s:%d", service.path, service.model.version, where, port)
     _tell_systemd(b"READY=1")
 

@@ -6,6 +6,7 @@ import { Combobox } from "./combobox.js";
 import { announce, arrowsMove, at, count, h, iconButton, nameButton, showRows, sliding } from "./dom.js";
 import { Calls, showCurl, showModel } from "./facts.js";
 import { ItemSheet } from "./item.js";
+import { Online } from "./online.js";
 import { Results } from "./results.js";
 import { Store } from "./state.js";
 
@@ -17,6 +18,7 @@ const api = new Api(askKey, (call) => calls.add(call), showWait);
 const catalogue = new Catalogue(api, takeModel, renderNames);
 const store = new Store(changed);
 const sheet = new ItemSheet({ catalogue, store });
+const online = new Online(api);
 const openItem = (id) => sheet.open(id);
 const results = new Results({ catalogue, store, openItem, onAnswer: () => render(store.state), onMisfit: showMisfit });
 
@@ -181,7 +183,7 @@ function showWait(seconds, message) {
 }
 
 function showNotice(problem) {
-  const reload = catalogue.facts?.reload_error;
+  const reload = catalogue.facts?.reload_error ?? catalogue.facts?.challenger?.reload_error;
   const text = problem?.message ?? (reload ? `The newest model was not taken, and the one before it answers: ${reload}` : "");
   at("notice").hidden = !text;
   if (at("notice").textContent !== text) at("notice").textContent = text;
@@ -189,6 +191,7 @@ function showNotice(problem) {
 
 function takeModel(facts, isOther) {
   showModel(facts);
+  online.show(facts.accepts_feedback === true);
   at("k").max = facts.limits.max_k;
   const columns = Object.entries(facts.columns).map(([name, kind]) => `${name} (${kind})`);
   at("where-hint").textContent = `By ${columns.slice(0, SHOWN_COLUMNS).join(", ")}${columns.length > SHOWN_COLUMNS ? ", ..." : ""}; for example count > 100.`;

@@ -79,13 +79,18 @@ export class Catalogue {
     };
   }
 
+  /** What a server that measures is told of the lists of this page: they are looked at, not shown to anybody. */
+  get #unseen() {
+    return this.facts?.accepts_feedback ? { shown: false } : {};
+  }
+
   /** What to recommend in a state: {items, unknown_items, fallback, ms, serverMs}. */
   async recommend(state, signal) {
     const { history, ...filters } = this.body(state);
     const { data, ms, serverMs } =
       state.mode === "user"
-        ? await this.api.get(`v1/users/${encodeURIComponent(state.user)}/recommendations`, filters, signal)
-        : await this.api.post("v1/recommend", { history, ...filters }, signal);
+        ? await this.api.get(`v1/users/${encodeURIComponent(state.user)}/recommendations`, { ...filters, ...this.#unseen }, signal)
+        : await this.api.post("v1/recommend", { history, ...filters, ...this.#unseen }, signal);
     return { ...this.#learn(data), ms, serverMs };
   }
 
@@ -125,7 +130,7 @@ export class Catalogue {
     const requests = [];
     for (let i = 0; i < missing.length && requests.length < max_requests; i += size) {
       const some = missing.slice(i, i + size);
-      requests.push({ history: some, allow: some, keep_seen: true, k: some.length });
+      requests.push({ history: some, allow: some, keep_seen: true, k: some.length, ...this.#unseen });
     }
     const { data } = await this.api.post("v1/recommend", { requests });
     for (const answer of data.results) this.#learn(answer);

@@ -28,6 +28,7 @@ function rows(facts) {
     ["Titles", facts.has_titles ? "yes" : "no, ids only"],
     ["Known of items", facts.attributes.join(", ")],
     ["Model version", facts.model_version],
+    ["Challenger", facts.challenger && `${facts.challenger.model_version}, for ${+(100 * facts.challenger.share).toPrecision(3)} % of the users`],
     ["In service since", new Date(1000 * facts.loaded_at).toLocaleString()],
     ["Block", `${facts.block}, ${plural(facts.n_blocks, "block")}, ${plural(facts.n_heads, "head")}, ${facts.embedding_dim} dimensions`],
     ["Reads", `the newest ${plural(facts.max_seq_len, "item")}`],
