@@ -74,9 +74,9 @@ def read_interactions(
     """Read a log of events.
 
     Args:
-        source: a path, a folder, a pattern such as logs/*.csv, "-" (standard input) or a list of these; a Polars frame,
-            a pandas frame or anything with `__arrow_c_stream__`. Files: text, CSV, TSV, RecBole .inter, JSON lines,
-            Parquet, Arrow; text may be compressed with gzip, bzip2, xz, zstd or zip.
+        source: a path, a folder, a pattern such as `logs/*.csv`, "-" (standard input) or a list of these; a Polars
+            frame, a pandas frame or anything with `__arrow_c_stream__`. Files: text, CSV, TSV, RecBole .inter, JSON
+            lines, Parquet, Arrow; text may be compressed with gzip, bzip2, xz, zstd or zip.
         format: one of FORMATS; None = told by the name and the first 1,000 lines.
         user_column: name of the user column; None = the usual names are recognised.
         item_column: name of the item column, likewise.
