@@ -37,6 +37,7 @@ from sasrec.ranking.masks import ItemMasks
 from sasrec.ranking.next_items import Mask, NextItems
 from sasrec.ranking.order import check_k
 from sasrec.report.examples import build_examples
+from sasrec.report.notebook import model_html
 from sasrec.report.pages import write_report
 from sasrec.report.run_facts import RunFacts
 from sasrec.runs.digests import version_of
@@ -84,6 +85,11 @@ class Recommender:
     def __repr__(self) -> str:
         model, n_items = self.config.model, len(self.vocabulary)
         return f"Recommender({self.config.data_name}, {n_items} items; block {model.block}, D={model.embedding_dim})"
+
+    def _repr_html_(self) -> str:
+        users = None if self.sequences is None else len(self.sequences)
+        course = None if self.train_result is None else self.train_result.course
+        return model_html(self.config, len(self.vocabulary), users, self.results, course)
 
     @cached_property
     def model_version(self) -> str:
@@ -147,7 +153,7 @@ class Recommender:
             logger.warning("%d items of the histories are unknown and were skipped", n_unknown)
         fallback = (known.lengths == 0).tolist()
         frame = to_pandas(frame) if as_pandas else frame
-        return Recommendations(frame, unknown, fallback, items.unknown_allow, items.unknown_deny)
+        return Recommendations(frame, unknown, fallback, items.unknown_allow, items.unknown_deny, self.vocabulary)
 
     def item_filter(self, allow: Ids | None, deny: Ids | None, where: str | None = None) -> ItemFilter:
         """Which items lists of ids and an expression leave; unknown ids are skipped with a warning.
@@ -405,19 +411,11 @@ class Recommender:
         shows = with_users and not self.config.refit_epochs
         examples = build_examples(self.split(), self.vocabulary, self.top_indices) if shows else []
         facts = RunFacts(
-            config=self.config,
-            lengths=np.diff(sequences.offsets),
-            item_counts=self.vocabulary.counts,
-            history=result.history,
-            results=self.results,
-            examples=examples,
-            environment=environment(),
-            best_epoch=result.best_epoch,
-            seconds=result.seconds,
-            stopped=result.stopped,
-            understanding=sequences.understanding,
-            vocabulary=self.vocabulary,
-        )
+            config=self.config, lengths=np.diff(sequences.offsets), item_counts=self.vocabulary.counts,
+            history=result.history, results=self.results, examples=examples, environment=environment(),
+            best_epoch=result.best_epoch, seconds=result.seconds, stopped=result.stopped,
+            understanding=sequences.understanding, vocabulary=self.vocabulary,
+        )  # fmt: skip
         write_report(folder, facts if with_users else facts.without_users)
 
 
