@@ -18,7 +18,7 @@ CHROMIUM = $(or $(shell command -v chromium),$(shell command -v chromium-browser
 AS_ROOT = $(if $(filter-out 0,$(shell id -u)),sudo -n)
 ARM = $(and $(shell command -v aarch64-linux-gnu-g++),$(shell command -v qemu-aarch64))
 
-.PHONY: demo check test test-all lint types browser docs site native-test sanitize wheel clean
+.PHONY: demo check test test-all lint types browser docs notebooks site native-test sanitize wheel clean
 
 demo: $(or $(wildcard $(EVERYTHING)),$(VENV)/.light)  # what has everything is not made less
 	$(BIN)/sasrec demo --preset fast --output runs/ml-100k --overwrite
@@ -48,6 +48,9 @@ browser:
 
 docs: $(EVERYTHING)  # the generated pages: docs/cli.md and docs/config.md
 	$(BIN)/python tools/generate_docs.py
+
+notebooks: $(EVERYTHING)  # run, for their outputs on the site
+	$(BIN)/python tools/run_notebooks.py
 
 site: $(or $(wildcard $(EVERYTHING)),$(VENV)/.site)  # the documents as a web site, in build/site/html
 	$(BIN)/python tools/build_site.py

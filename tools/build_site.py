@@ -2,7 +2,8 @@
 
 The repository's own pages are gathered as they are, so that their links lead to the same places. Pages of the API are
 made of `sasrec.__all__`: a new public name appears by itself. A page in docs/ that site/index.md does not name stands
-at the end. Any warning is an error. Nothing is fetched.
+at the end. Notebooks are shown as their sources; with their outputs where run_notebooks.py has run them before. Any
+warning is an error. Nothing is fetched.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from notebook_pages import page_of as notebook_page
 from sphinx.cmd.build import build_main
 
 import sasrec
@@ -105,8 +107,12 @@ def build(folder: Path) -> int:
     """Gather, and build; the exit code of Sphinx."""
     source = folder / "source"
     gather(source)
+    for path in sorted((source / "examples" / "notebooks").glob("*.py")):
+        path.with_suffix(".md").write_text(notebook_page(path, ROOT / "build" / "notebooks" / f"{path.stem}.ipynb"))
+    for path in source.glob("*.md"):
+        path.write_text(re.sub(r"\]\((examples/notebooks/\w+)\.py\)", r"](\1.md)", path.read_text()))
     pages = {str(path.relative_to(source).with_suffix("")) for path in source.rglob("*.md")}
-    (source / "index.md").write_text(index_page({page for page in pages if not page.startswith("examples/")}))
+    (source / "index.md").write_text(index_page(pages))
     (source / "api").mkdir()
     for name, text in api_pages().items():
         (source / "api" / f"{name}.rst").write_text(text)

@@ -62,8 +62,8 @@ def test_recommendations_show_titles_and_ids_as_text(model: sasrec.Recommender) 
     found = model.recommend_detailed([[known, "<b>unknown"], ["<b>unknown"]], k=3)
     html = found._repr_html_()
     assert html.count("&lt;script&gt;alert(") == 6
-    assert "2 items of the histories are unknown" in html
-    assert "1 histories have no known item" in html
+    assert "which were skipped: 2." in html
+    assert "which got popular items: 1." in html
     assert not {"script", "b"} & set(tags(html))
 
 

@@ -31,7 +31,9 @@ def test_pipe_gets_a_line_for_the_first_epoch_and_every_tenth(capsys: pytest.Cap
             bar(replace(FIRST, epoch=epoch))
     said = capsys.readouterr()
     assert said.out == ""
-    assert [line.partition("  ")[0] for line in said.err.splitlines()] == ["epoch 1/20", "epoch 10/20", "epoch 20/20"]
+    *lines, last = said.err.splitlines()
+    assert [line.partition("  ")[0] for line in lines] == ["epoch 1/20", "epoch 10/20", "epoch 20/20"]
+    assert last == "best epoch 1 of 20, 2.0 s of training"
 
 
 def test_terminal_gets_one_line_that_is_written_over(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,8 +45,8 @@ def test_terminal_gets_one_line_that_is_written_over(monkeypatch: pytest.MonkeyP
     assert text.count("\n") == 1
     assert text.endswith("\n")
     lines = text.rstrip("\n").split("\r")
-    assert lines[-1].rstrip() == "measuring test, full: 10 of 200 rankings"
-    assert len(lines[-1]) >= len(lines[-2])  # nothing of the longer line stays
+    assert lines[-2].rstrip() == "measuring test, full: 10 of 200 rankings"
+    assert len(lines[-2]) >= len(lines[-3])  # nothing of the longer line stays
 
 
 def test_notebook_gets_one_output_that_changes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,8 +68,20 @@ def test_notebook_gets_one_output_that_changes(monkeypatch: pytest.MonkeyPatch) 
         bar(FIRST)
         bar(replace(FIRST, epoch=20))
     assert len(n_outputs) == 1
-    assert '<progress value="100" max="100"' in shown[-1]["text/html"]
-    assert shown[-1]["text/plain"].startswith("epoch 20/20")
+    assert '<progress value="100" max="100"' in shown[-2]["text/html"]
+    assert shown[-2]["text/plain"].startswith("epoch 20/20")
+    assert shown[-1]["text/plain"] == "best epoch 1 of 20, 2.0 s of training"
+
+
+def test_training_that_failed_says_no_end(capsys: pytest.CaptureFixture[str]) -> None:
+    def failing() -> None:
+        with Bar() as bar:
+            bar(FIRST)
+            raise ValueError("no number")
+
+    with pytest.raises(ValueError, match="no number"):
+        failing()
+    assert "of training" not in capsys.readouterr().err
 
 
 def test_text_of_a_bar_is_text() -> None:

@@ -24,7 +24,7 @@ from sasrec.runs.record import Course
 
 MOST_ROWS = 50  # of a table; what is left out is counted
 COLOURS = "--ink: currentColor; --soft: #808a94; --line: #80808040; --accent: #3b82d6; --warm: #d0743c"  # of charts
-NUMBER = ' style="text-align: right; font-variant-numeric: tabular-nums"'
+NUMBER = ' style="text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums"'
 
 
 def table(rows: Sequence[Sequence[object]], n_left_out: int = 0) -> str:
@@ -91,9 +91,9 @@ def recommendations_html(found: Recommendations) -> str:
     n_left_out = len(columns["item_id"]) - len(rows)
     told = []
     if n_unknown := sum(map(len, found.unknown_items)):
-        told.append(_paragraph(f"{n_unknown:,} items of the histories are unknown and were skipped."))
+        told.append(_paragraph(f"Unknown items of the histories, which were skipped: {n_unknown:,}."))
     if n_popular := sum(found.fallback):
-        told.append(_paragraph(f"{n_popular:,} histories have no known item and got popular items."))
+        told.append(_paragraph(f"Histories without a known item, which got popular items: {n_popular:,}."))
     return _box("Recommendations", table([names, *rows], n_left_out), *told)
 
 
@@ -151,7 +151,8 @@ def _course(course: Course, metric: str) -> str:
     why = STOPPED.get(course.stopped, course.stopped)
     told = f"Best epoch {course.best_epoch} of {len(course.history)}; training ended because {why}."
     drawn = charts.svg(charts.both_curves(curve, f"valid {metric_title(metric)}"), "Learning curve", told)
-    return f'{_paragraph(told)}<div style="max-width: 48rem">{drawn}</div>'
+    fitting = drawn.replace("<svg ", '<svg style="width: 100%; height: auto" ', 1)
+    return f'{_paragraph(told)}<div style="max-width: 48rem">{fitting}</div>'
 
 
 def _series(points: Sequence[tuple[int, float]]) -> charts.Series:

@@ -10,7 +10,7 @@ from importlib import import_module
 from types import TracebackType
 from typing import Any, Self
 
-from sasrec.training.progress import Progress, in_words
+from sasrec.training.progress import Progress, duration, in_words
 
 PLAIN_SECONDS = 10.0  # how often a line is written inside long epochs where lines stay
 
@@ -19,13 +19,14 @@ class Bar:
     """Shows a training: pass it as `progress`, inside `with`.
 
     A notebook shows one output, which changes; a terminal one line, which is written over; a file or a pipe gets a line
-    for the first epoch, for every tenth, and every ten seconds.
+    for the first epoch, for every tenth, every ten seconds, and at the end.
     """
 
     def __init__(self) -> None:
         self.output = _notebook_output()
         self.width = 0  # of the line on the terminal
         self.last_line = time.monotonic()
+        self.last: Progress | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -33,18 +34,23 @@ class Bar:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self.last is not None and error is None:
+            self._show(1, 1, ended(self.last), is_due=True)
         if self.output is None and self.width:
             print(file=sys.stderr, flush=True)
 
     def __call__(self, p: Progress) -> None:
         """Show where the training stands."""
-        done, total, text = stands(p)
+        self.last = p
+        self._show(*stands(p), is_due=self._is_due(p))
+
+    def _show(self, done: int, total: int, text: str, *, is_due: bool) -> None:
         if self.output is not None:
             self.output({"text/plain": text, "text/html": bar_html(done, total, text)})
         elif sys.stderr.isatty():
             print("\r" + text.ljust(self.width), end="", file=sys.stderr, flush=True)
             self.width = len(text)
-        elif self._is_due(p):
+        elif is_due:
             self.last_line = time.monotonic()
             print(text, file=sys.stderr, flush=True)
 
@@ -60,6 +66,11 @@ def stands(p: Progress) -> tuple[int, int, str]:
         what, done, total = p.measured
         return done, total, f"measuring {what}: {done:,} of {total:,} rankings"
     return (p.epoch - 1) * p.steps_per_epoch + p.step, p.max_epochs * p.steps_per_epoch, in_words(p)
+
+
+def ended(p: Progress) -> str:
+    """How a training ended, by the last that it told."""
+    return f"best epoch {p.best_epoch} of {p.epoch}, {duration(p.seconds)} of training"
 
 
 def bar_html(done: int, total: int, text: str) -> str:
