@@ -83,9 +83,13 @@ $(EVERYTHING): $(BUILT_FROM)
 	$(INSTALL) --config-settings=cmake.define.CMAKE_COMPILE_WARNING_AS_ERROR=ON --editable ".[test]"
 	touch $@
 
-$(VENV)/.site: $(VENV)/.light
+# The site shows names and docstrings: neither the core nor torch is needed. What a demo has installed stays.
+$(VENV)/.site: $(BUILT_FROM)
+	@echo "installing into $(VENV) what the site needs, a minute"
+	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -c '$(PRINT_SITE)' > $(VENV)/requirements-site.txt
 	@$(INSTALL) --requirement $(VENV)/requirements-site.txt
+	@[ -e $(VENV)/.light ] || SASREC_NATIVE=0 $(BIN)/pip install --quiet --constraint constraints.txt --editable .
 	@touch $@
 
 # The core without Python: each variant that this CPU runs, and aarch64 where a compiler and an emulator are installed.

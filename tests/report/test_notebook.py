@@ -1,6 +1,7 @@
 """What notebooks show: figures with their protocol, titles beside ids, foreign text as text, and no user's history."""
 
 import math
+import pickle
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from pathlib import Path
@@ -78,6 +79,14 @@ def test_recommendations_without_titles_show_the_frame(model: sasrec.Recommender
     html = Recommendations(frame, [[]], [False])._repr_html_()
     assert "title" not in html
     assert "0.5000" in html
+
+
+def test_stored_recommendations_leave_the_catalogue_behind(model: sasrec.Recommender) -> None:
+    found = model.recommend_detailed([[model.vocabulary.item_ids[0]]], k=3)
+    again = pickle.loads(pickle.dumps(found))
+    assert again.vocabulary is None
+    assert again.frame.equals(found.frame)
+    assert "Recommendations" in again._repr_html_()
 
 
 def test_long_lists_are_cut_and_the_rest_is_counted(model: sasrec.Recommender) -> None:

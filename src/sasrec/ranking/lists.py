@@ -28,6 +28,9 @@ class Recommendations:
     def _repr_html_(self) -> str:
         return html_of(self)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "vocabulary": None}  # lists that are stored or sent do not bring all items along
+
 
 def list_frame(vocabulary: Vocabulary, indices: Int32, scores: Float32, user_ids: pl.Series | None) -> pl.DataFrame:
     """Rows as user_id, item_id, score, rank; index 0 marks the end of a short row; None = users by position."""
