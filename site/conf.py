@@ -27,8 +27,8 @@ python_use_unqualified_type_names = True
 add_module_names = False
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
-# Types of other packages, and types that are no public names, are text: there is nothing to link to.
 default_role = "code"  # names in single backquotes, as in docstrings
+# Types of other packages, and types that are no public names, are text: there is nothing to link to.
 nitpick_ignore_regex = [(r"py:.*", r".*")]
 
 html_theme = "furo"
@@ -42,7 +42,7 @@ html_theme_options = {"navigation_with_keys": True}
 
 def shorter(app: Any, what: str, name: str, obj: Any, options: Any, signature: str | None, returns: str | None) -> Any:
     """A signature without fields, which are told elsewhere."""
-    if signature and name in ("sasrec.ModelConfig", "sasrec.TrainConfig", "sasrec.EvalConfig"):
+    if signature and isinstance(obj, type) and obj.__module__ == "sasrec.core.config":
         return "(**settings)", None
     if signature and dataclasses.is_dataclass(obj):
         return "", None  # its fields are listed, and only the package makes one

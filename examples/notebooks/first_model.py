@@ -82,7 +82,7 @@ recommender
 
 # %%
 result = recommender.evaluate("test", protocol="full")
-assert result.metrics["ndcg@10"]["value"] > result.baselines["last_item"]["ndcg@10"]["value"]
+assert result.metrics["ndcg@10"]["value"] > result.baselines["popularity"]["ndcg@10"]["value"]
 result
 
 # %% [markdown]

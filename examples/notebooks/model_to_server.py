@@ -127,7 +127,7 @@ tuesday = sasrec.fit(log, titles=titles, output=folder / "tuesday", max_epochs=2
 (folder / "next").symlink_to("tuesday")
 (folder / "next").rename(current)
 versions = [recommender.model_version]
-while versions[-1] != tuesday.model_version and len(versions) < 300:
+while versions[-1] != tuesday.model_version and len(versions) < 600:
     time.sleep(0.1)
     versions.append(ask("/v1/recommend", {"history": [1], "k": 1})["model_version"])
 print(f"{len(versions) - 1} requests were answered, by: {list(dict.fromkeys(versions))}")

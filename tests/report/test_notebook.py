@@ -72,6 +72,15 @@ def test_recommendations_of_a_pandas_frame_look_the_same(model: sasrec.Recommend
     found = model.recommend_detailed([[model.vocabulary.item_ids[0]]], k=3)
     as_pandas = replace(found, frame=pd.DataFrame(found.frame.to_dict(as_series=False)))
     assert as_pandas._repr_html_() == found._repr_html_()
+    single = replace(found, frame=pd.DataFrame(found.frame.to_dict(as_series=False)).astype({"score": "float32"}))
+    assert single._repr_html_() == found._repr_html_()
+
+
+def test_recommendations_of_a_pyarrow_table_look_the_same(model: sasrec.Recommender) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    found = model.recommend_detailed([[model.vocabulary.item_ids[0]]], k=3)
+    as_table = replace(found, frame=pyarrow.table(found.frame.to_dict(as_series=False)))
+    assert as_table._repr_html_() == found._repr_html_()
 
 
 def test_recommendations_without_titles_show_the_frame(model: sasrec.Recommender) -> None:

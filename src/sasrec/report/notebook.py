@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 from math import isfinite
-from typing import Any
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any
 
 from sasrec.core.displays import html_of
 from sasrec.core.tables import printable
@@ -21,6 +22,9 @@ from sasrec.report.run_facts import STOPPED, model_in_words, refit_note, shown
 from sasrec.report.text import cell, group_rows, headline_metrics, metric_title, protocol_in_words, scorers_of
 from sasrec.runs.folder import RunConfig
 from sasrec.runs.record import Course
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MOST_ROWS = 50  # of a table; what is left out is counted
 COLOURS = "--ink: currentColor; --soft: #808a94; --line: #80808040; --accent: #3b82d6; --warm: #d0743c"  # of charts
@@ -42,7 +46,8 @@ def _line(tag: str, cells: Sequence[str], marks: Sequence[str]) -> str:
 
 
 def _text(value: object) -> str:
-    return escape(printable(shown(f"{value:.4f}" if isinstance(value, float) else value)))
+    has_places = isinstance(value, Real) and not isinstance(value, Integral)
+    return escape(printable(shown(f"{value:.4f}" if has_places else value)))
 
 
 def _is_number(text: str) -> bool:
@@ -81,8 +86,8 @@ def comparison_html(comparison: Comparison) -> str:
 @html_of.register
 def recommendations_html(found: Recommendations) -> str:
     """Lists with titles, and which histories had unknown items, or none that is known."""
-    columns = {name: _values(found.frame[name]) for name in found.frame.columns}
-    names = list(columns)
+    names = list(getattr(found.frame, "column_names", None) or found.frame.columns)  # PyArrow's columns are no names
+    columns = {name: _values(found.frame[name]) for name in names}
     if found.vocabulary is not None and found.vocabulary.titles is not None:
         shown_ids = columns["item_id"][:MOST_ROWS]
         columns["title"] = found.vocabulary.titles_of(found.vocabulary.known_indices(shown_ids))
@@ -150,9 +155,16 @@ def _course(course: Course, metric: str) -> str:
     )
     why = STOPPED.get(course.stopped, course.stopped)
     told = f"Best epoch {course.best_epoch} of {len(course.history)}; training ended because {why}."
-    drawn = charts.svg(charts.both_curves(curve, f"valid {metric_title(metric)}"), "Learning curve", told)
-    fitting = drawn.replace("<svg ", '<svg style="width: 100%; height: auto" ', 1)
-    return f'{_paragraph(told)}<div style="max-width: 48rem">{fitting}</div>'
+    drawn = _chart(charts.loss_chart(curve), "Training loss", told)
+    drawn += _chart(charts.valid_chart(curve), f"Valid {metric_title(metric)}", told)
+    side_by_side = "display: grid; grid-template-columns: repeat(auto-fit, minmax(min(18rem, 100%), 1fr)); gap: 1rem"
+    return f'{_paragraph(told)}<div style="max-width: 48rem; {side_by_side}">{drawn}</div>'
+
+
+def _chart(figure: Figure, title: str, told: str) -> str:
+    """A chart, as wide as there is room for, under its title."""
+    drawn = charts.svg(figure, title, told).replace("<svg ", '<svg style="width: 100%; height: auto" ', 1)
+    return f"<div><div>{escape(title)}</div>{drawn}</div>"
 
 
 def _series(points: Sequence[tuple[int, float]]) -> charts.Series:
