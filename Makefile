@@ -8,7 +8,7 @@ EVERYTHING = $(VENV)/.everything
 HEADERS = $(shell $(PYTHON) -c 'import glob, sysconfig; print(*glob.glob(sysconfig.get_path("include") + "/Python.h"))')
 NATIVE := $(or $(SASREC_NATIVE),$(if $(and $(shell command -v $(CXX)),$(HEADERS)),1,0))
 PYTEST = $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
-SOURCES = src tests benchmarks examples tools
+SOURCES = src tests benchmarks examples tools site
 comma = ,
 
 # The core's own tests, in a build folder, with further settings of CMake.
@@ -18,7 +18,7 @@ CHROMIUM = $(or $(shell command -v chromium),$(shell command -v chromium-browser
 AS_ROOT = $(if $(filter-out 0,$(shell id -u)),sudo -n)
 ARM = $(and $(shell command -v aarch64-linux-gnu-g++),$(shell command -v qemu-aarch64))
 
-.PHONY: demo check test test-all lint types browser docs native-test sanitize wheel dist clean
+.PHONY: demo check test test-all lint types browser docs notebooks site native-test sanitize wheel dist clean
 
 demo: $(or $(wildcard $(EVERYTHING)),$(VENV)/.light)  # what has everything is not made less
 	$(BIN)/sasrec demo --preset fast --output runs/ml-100k --overwrite
@@ -49,10 +49,17 @@ browser:
 docs: $(EVERYTHING)  # the generated pages: docs/cli.md and docs/config.md
 	$(BIN)/python tools/generate_docs.py
 
+notebooks: $(EVERYTHING)  # run, for their outputs on the site
+	$(BIN)/python tools/run_notebooks.py
+
+site: $(or $(wildcard $(EVERYTHING)),$(VENV)/.site)  # the documents as a web site, in build/site/html
+	$(BIN)/python tools/build_site.py
+
 INSTALL = SASREC_NATIVE=$(NATIVE) $(BIN)/pip install --quiet --constraint constraints.txt
 BUILT_FROM = pyproject.toml constraints.txt CMakeLists.txt $(wildcard native/*.*)
 NO_CORE = (no $(CXX), no Python.h, or SASREC_NATIVE=0)
 WITH_CORE := $(filter-out 0,$(NATIVE))
+PRINT_SITE = import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")
 PRINT_DEPENDENCIES = import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")
 
 # Packages are fetched while the core is compiled; Python compiles those modules that are used, when they are.
@@ -75,6 +82,15 @@ $(EVERYTHING): $(BUILT_FROM)
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) --config-settings=cmake.define.CMAKE_COMPILE_WARNING_AS_ERROR=ON --editable ".[test]"
 	touch $@
+
+# The site shows names and docstrings: neither the core nor torch is needed. What a demo has installed stays.
+$(VENV)/.site: $(BUILT_FROM)
+	@echo "installing into $(VENV) what the site needs, a minute"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -c '$(PRINT_SITE)' > $(VENV)/requirements-site.txt
+	@$(INSTALL) --requirement $(VENV)/requirements-site.txt
+	@[ -e $(VENV)/.light ] || SASREC_NATIVE=0 $(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
 
 # The core without Python: each variant that this CPU runs, and aarch64 where a compiler and an emulator are installed.
 native-test:

@@ -45,6 +45,19 @@ def test_the_demo_takes_what_has_everything_as_it_is(tmp_path: Path) -> None:
     assert "sasrec demo" in commands
 
 
+def test_the_site_needs_neither_the_core_nor_torch(tmp_path: Path) -> None:
+    commands = plan("site", tmp_path, "NATIVE=1")
+    assert "SASREC_NATIVE=0" in commands
+    assert "[test]" not in commands
+    assert "[torch]" not in commands
+    assert commands.index("pip install") < commands.index("tools/build_site.py")
+
+
+def test_the_site_takes_what_has_everything_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / ".everything").touch()
+    assert "pip install" not in plan("site", tmp_path)
+
+
 def test_what_ci_runs_runs_each_test_once(tmp_path: Path) -> None:
     (tmp_path / ".everything").touch()
     targets = re.findall(r"^make (\S+)$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)

@@ -38,6 +38,7 @@ from sasrec.recommender import Recommender
 from sasrec.runs.folder import FORMAT, RunConfig, RunFolder, check_resumable, resumed_config
 from sasrec.runs.memory import seen_by
 from sasrec.runs.spool import spool
+from sasrec.training.bar import Bar
 from sasrec.training.callbacks import Callbacks
 from sasrec.training.interrupts import StoppedError, interruptible
 from sasrec.training.progress import Progress
@@ -87,7 +88,7 @@ def fit(
     overwrite: bool = False,
     refit: bool = False,
     init: Path | str | Recommender | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[Progress], None] | bool | None = None,
     callbacks: Sequence[Any] = (),
     event_column: str | None = None,
     weight_column: str | None = None,
@@ -110,7 +111,7 @@ def fit(
         overwrite: replace the run in `output`.
         refit: afterwards train again on all events, for the number of epochs that valid chose: the model to serve.
         init: the run, or its folder, to begin from: its weights and settings of the model, for this log's items.
-        progress: called about twice a second with a `Progress`.
+        progress: called about twice a second with a `Progress`; True = show it: a bar in a notebook, a line elsewhere.
         callbacks: objects with any of `on_start(config)`, `on_epoch(line)`, which ends the training by True,
             `on_end(result)` and `on_error(error)`; see `sasrec.training.callbacks`.
         event_column: name of the log's column of types of events, which target_events and event_weights speak of.
@@ -134,7 +135,8 @@ def fit(
     with contextlib.ExitStack() as stack:
         place = None if folder is None else Workplace(stack.enter_context(spool(folder)).folder)
         described = load_log(log, reading, place).with_titles(titles).with_items(items, item_features, item_vectors)
-        return fit_log(described, options, settings, progress)
+        told = stack.enter_context(Bar()) if progress is True else progress or None
+        return fit_log(described, options, settings, told)
 
 
 def fit_log(

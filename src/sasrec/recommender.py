@@ -38,6 +38,7 @@ from sasrec.ranking.masks import ItemMasks
 from sasrec.ranking.next_items import Mask, NextItems
 from sasrec.ranking.order import check_k
 from sasrec.reading.frame_kinds import like
+from sasrec.report.notebook import model_html
 from sasrec.reporting import write_pages
 from sasrec.runs.digests import version_of
 from sasrec.runs.folder import RunConfig, RunFolder
@@ -84,6 +85,9 @@ class Recommender:
     def __repr__(self) -> str:
         model, n_items = self.config.model, len(self.vocabulary)
         return f"Recommender({self.config.data_name}, {n_items} items; block {model.block}, D={model.embedding_dim})"
+
+    def _repr_html_(self) -> str:
+        return model_html(self.config, self.vocabulary, self.sequences, self.results, self.train_result)
 
     @cached_property
     def model_version(self) -> str:
@@ -146,7 +150,8 @@ class Recommender:
         if n_unknown:
             logger.warning("%d items of the histories are unknown and were skipped", n_unknown)
         fallback = (known.lengths == 0).tolist()
-        return Recommendations(like(histories, frame), unknown, fallback, items.unknown_allow, items.unknown_deny)
+        frame = like(histories, frame)
+        return Recommendations(frame, unknown, fallback, items.unknown_allow, items.unknown_deny, self.vocabulary)
 
     def item_filter(self, allow: Ids | None, deny: Ids | None, where: str | None = None) -> ItemFilter:
         """Which items lists of ids and an expression leave; unknown ids are skipped with a warning.
@@ -379,13 +384,13 @@ class Recommender:
         """
         with RunFolder.claim(Path(path), overwrite=overwrite) as run:
             run.save_data(self.vocabulary, self.sequences if histories else None)
-            for line in self.train_result.history if self.train_result else []:
+            trained = self.train_result
+            for line in trained.history if trained else []:
                 run.append_history(line)
             run.save_metrics(self.results, self.training_facts())
             run.save_config(self.config)
-            epoch = self.train_result.best_epoch if self.train_result else 0
-            run.save_weights(self.engine.state()[0], epoch)
-            if self.train_result is not None:
+            run.save_weights(self.engine.state()[0], trained.best_epoch if trained else 0)
+            if trained:
                 self.write_report(run.path)
 
     def write_report(self, folder: Path, *, with_users: bool = True) -> None:
@@ -414,9 +419,7 @@ class Recommender:
             The address of this very model: hf://user/model@commit.
 
         Raises:
-            ConfigError: no such name; huggingface_hub is missing; it is public, and private was asked for; or there are
-                no histories, and they were asked for.
-            CheckpointError: the Hub refuses it or cannot be reached.
+            ConfigError, CheckpointError: as `publishing.push`.
         """
         return push_model(self, repo, private=private, with_histories=with_histories, **card)
 
@@ -438,12 +441,10 @@ def load(path: Path | str, *, device: str | None = None, threads: int | None = N
     return _made_again(train, weights, vocabulary, config, run.load_sequences(), run.load_metrics())
 
 
-def _made_again(
-    train: TrainConfig, weights: Weights, vocabulary: Vocabulary, config: RunConfig, *more: Any
-) -> Recommender:
-    engine = create_engine(config.model, len(vocabulary), train, weights, features=vocabulary.features)
+def _made_again(train: TrainConfig, weights: Weights, items: Vocabulary, config: RunConfig, *more: Any) -> Recommender:
+    engine = create_engine(config.model, len(items), train, weights, features=items.features)
     set_threads(engine.threads)
-    return Recommender(engine, vocabulary, config, *more)
+    return Recommender(engine, items, config, *more)
 
 
 def _copied(train: TrainConfig, *own: Any) -> Recommender:

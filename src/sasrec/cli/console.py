@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
 from sasrec.core.tables import printable
 from sasrec.training.progress import Progress as TrainingProgress
+from sasrec.training.progress import duration, in_words
 
 PLAIN_SECONDS = 10.0  # how often a plain line is written inside long epochs
 LONG_RUN_SECONDS = 60.0  # above this, the time a run will take is said before it starts in earnest
@@ -63,16 +64,6 @@ def silenced(*names: str) -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them: "45 s", "3 min 20 s", "2 h 5 min"."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{seconds:.1f} s" if seconds < 9.95 else f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 class _Display:
@@ -127,7 +118,7 @@ class TrainingDisplay(_Display):
             return
         self._estimate(p)
         done = (p.epoch - 1) * p.steps_per_epoch + p.step
-        self.show(done, p.max_epochs * p.steps_per_epoch, self.title + _describe(p), is_due=self._due(p))
+        self.show(done, p.max_epochs * p.steps_per_epoch, self.title + in_words(p), is_due=self._due(p))
 
     def _due(self, p: TrainingProgress) -> bool:
         """Whether a plain line is due: the first epoch, every tenth, or some seconds since the last."""
@@ -203,22 +194,3 @@ def _bar() -> Progress:
         console=stderr,
         transient=True,
     )
-
-
-def _describe(p: TrainingProgress) -> str:
-    parts = [f"epoch {p.epoch}/{p.max_epochs}"]
-    if p.validated is not None:
-        done, total = p.validated
-        parts.append(f"validating {done:,} of {total:,} targets")
-    elif p.step < p.steps_per_epoch:
-        parts.append(f"step {p.step}/{p.steps_per_epoch}")
-    parts.append(f"loss {p.train_loss:.4f}")
-    parts.append(f"{p.users_per_second:,.0f} users/s")
-    if p.valid:
-        parts += [f"valid {name} {value:.4f}" for name, value in p.valid.items() if name.startswith(("ndcg", "hr"))]
-    if p.best_epoch:
-        parts.append(f"best epoch {p.best_epoch}")
-    parts.append(f"{duration(p.seconds)} spent")
-    if p.seconds_left is not None:
-        parts.append(f"at most {duration(max(p.seconds_left, 0))} left")
-    return "  ".join(parts)

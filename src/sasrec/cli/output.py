@@ -9,7 +9,6 @@ from typing import Any
 import polars as pl
 import typer
 
-from sasrec.cli.console import duration
 from sasrec.core.amounts import shown_bytes
 from sasrec.core.tables import COMMANDS, plain_table, printable
 from sasrec.data.event_types import types_in_words
@@ -17,6 +16,7 @@ from sasrec.data.sequences import Sequences
 from sasrec.data.vocabulary import Vocabulary
 from sasrec.estimating import Estimate
 from sasrec.export.all_users import write_frame
+from sasrec.training.progress import duration
 
 
 def print_facts(sequences: Sequences, json_: bool) -> None:

@@ -53,6 +53,7 @@ from sasrec.runs.folder import RunFolder
 from sasrec.runs.spool import spool
 from sasrec.tracking.backends import BACKENDS
 from sasrec.tracking.tracker import trackers
+from sasrec.training.progress import duration
 from sasrec.training.result import TrainResult
 
 TOLD_BY_INSPECT = ("sasrec.reading.notes", "sasrec.data.logs", "sasrec.data.sequences")  # loggers whose words it prints
@@ -254,7 +255,7 @@ def _tell(result: Ended | TrainResult, results: Sequence[Result], output: Path, 
     print_text(metrics_table(results))
     typer.echo(
         f"\nbest epoch {result.best_epoch} of {result.epochs} ({result.stopped}), "
-        f"{console.duration(result.seconds)} of training; report: {output / 'report.html'}"
+        f"{duration(result.seconds)} of training; report: {output / 'report.html'}"
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal, TypedDict
 import numpy as np
 
 from sasrec.core.arrays import Float64, Int64
+from sasrec.core.displays import html_of
 from sasrec.core.errors import ConfigError
 from sasrec.core.tables import plain_table
 from sasrec.evaluation.intervals import FEW_USERS, Z95, estimate
@@ -64,20 +65,31 @@ class Comparison:
 
     def to_text(self, name_a: str | None = None, name_b: str | None = None) -> str:
         """A table for people."""
-        sides = ((name_a or self.name_a, self.n_runs_a), (name_b or self.name_b, self.n_runs_b))
+        lines = self.compared(name_a or self.name_a, name_b or self.name_b)
+        return "\n".join([*lines, plain_table(self.rows()), *(f"warning: {w}" for w in self.warnings)])
+
+    def compared(self, name_a: str, name_b: str) -> list[str]:
+        """What is compared and how, in words."""
+        sides = ((name_a, self.n_runs_a), (name_b, self.n_runs_b))
         named = [name if n == 1 else f"{name} (mean of {n} runs)" for name, n in sides]
-        lines = [
+        return [
             f"a = {named[0]}",
             f"b = {named[1]}",
             f"{self.split}, protocol {self.protocol}, {self.n_users} users, paired; b - a with its 95 % interval over "
             "users; d = difference in standard deviations",
         ]
+
+    def rows(self) -> list[list[str]]:
+        """A header, then a row a metric."""
         rows = [["", "a", "b", "b - a", "relative", "interval", "d", "p"], *map(_cells, self.metrics.items())]
         if any(d["p_holm"] is not None for d in self.metrics.values()):
             _add_column(rows, "p (Holm)", [_p(d["p_holm"]) for d in self.metrics.values()])
         if any(d["seeds_stderr"] is not None for d in self.metrics.values()):
             _add_column(rows, "± of seeds", [_text(d["seeds_stderr"], ".4f") for d in self.metrics.values()])
-        return "\n".join([*lines, plain_table(rows), *(f"warning: {w}" for w in self.warnings)])
+        return rows
+
+    def _repr_html_(self) -> str:
+        return html_of(self)
 
 
 def _cells(item: tuple[str, Difference]) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any, TypedDict
 import numpy as np
 
 from sasrec.core.arrays import Float64, Int64
+from sasrec.core.displays import html_of
 from sasrec.evaluation.intervals import Metrics
 
 TOLD_WHERE_SO = {
@@ -68,3 +69,6 @@ class Result:
     def without_users(self) -> Result:
         """The same without the figures per user, as a run folder keeps it."""
         return replace(self, per_user={}, users=np.zeros(0, np.int64))
+
+    def _repr_html_(self) -> str:
+        return html_of(self)

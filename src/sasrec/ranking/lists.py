@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from sasrec.core.arrays import Float32, Int32
+from sasrec.core.displays import html_of
 from sasrec.data.vocabulary import Vocabulary
 from sasrec.ranking.next_items import Reasons
 
@@ -22,6 +23,13 @@ class Recommendations:
     fallback: list[bool]  # per history: True = no known item, so popular items were given
     unknown_allow: list[Any] = field(default_factory=list)  # ids of `allow` that the model does not know; skipped
     unknown_deny: list[Any] = field(default_factory=list)  # of `deny`
+    vocabulary: Vocabulary | None = field(default=None, repr=False, compare=False)  # of the items, for their titles
+
+    def _repr_html_(self) -> str:
+        return html_of(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "vocabulary": None}  # lists that are stored or sent do not bring all items along
 
 
 def list_frame(vocabulary: Vocabulary, indices: Int32, scores: Float32, user_ids: pl.Series | None) -> pl.DataFrame:

@@ -75,7 +75,7 @@ def read_interactions(
     """Read a log of events.
 
     Args:
-        source: a path, a folder, a pattern such as logs/*.csv, "-" (standard input) or a list of these; a frame of
+        source: a path, a folder, a pattern such as `logs/*.csv`, "-" (standard input) or a list of these; a frame of
             Polars, pandas, PyArrow, DuckDB or narwhals, a cursor, or anything with `__arrow_c_stream__`. Files: text,
             CSV, TSV, RecBole .inter, JSON lines, Parquet, Arrow; text may be compressed with gzip, bzip2, xz, zstd or
             zip.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
@@ -60,6 +61,14 @@ class InitFacts:
     new: int  # items that only the new log has
     gone: int  # items that only its log has
     unchecked: bool = False  # it has no histories, so it may have been trained on targets
+
+
+class Course(NamedTuple):
+    """How a training went, epoch by epoch, for those who draw it."""
+
+    history: Sequence[EpochLine]
+    best_epoch: int  # from 1; 0 = nothing was trained
+    stopped: str  # as TrainResult's
 
 
 @dataclass(frozen=True)

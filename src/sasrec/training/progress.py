@@ -50,3 +50,33 @@ def seconds_left(
         n_left = -(-config.max_epochs // config.valid_every) - state.epoch // config.valid_every
         left += state.valid_seconds / state.n_validations * n_left
     return min(left, 60 * config.max_minutes - before - spent) if config.max_minutes else left
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: "45 s", "3 min 20 s", "2 h 5 min"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def in_words(p: Progress) -> str:
+    """Where a training stands, in one line."""
+    parts = [f"epoch {p.epoch}/{p.max_epochs}"]
+    if p.validated is not None:
+        done, total = p.validated
+        parts.append(f"validating {done:,} of {total:,} targets")
+    elif p.step < p.steps_per_epoch:
+        parts.append(f"step {p.step}/{p.steps_per_epoch}")
+    parts.append(f"loss {p.train_loss:.4f}")
+    parts.append(f"{p.users_per_second:,.0f} users/s")
+    if p.valid:
+        parts += [f"valid {name} {value:.4f}" for name, value in p.valid.items() if name.startswith(("ndcg", "hr"))]
+    if p.best_epoch:
+        parts.append(f"best epoch {p.best_epoch}")
+    parts.append(f"{duration(p.seconds)} spent")
+    if p.seconds_left is not None:
+        parts.append(f"at most {duration(max(p.seconds_left, 0))} left")
+    return "  ".join(parts)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from sasrec.core.displays import html_of
 from sasrec.core.provenance import commit, isa_of, machine, versions
 from sasrec.engine.protocol import Engine
 from sasrec.model.weights import Weights
-from sasrec.runs.record import EpochLine, TrainingFacts
+from sasrec.runs.record import Course, EpochLine, TrainingFacts
 from sasrec.training.progress import Progress
 
 
@@ -23,6 +24,14 @@ class TrainResult:
     seconds: float
     stopped: str  # "max_epochs", "max_steps", "patience", "max_minutes", "callback", "interrupted", "measuring"
     history: list[EpochLine]
+
+    @property
+    def course(self) -> Course:
+        """How it went, epoch by epoch."""
+        return Course(self.history, self.best_epoch, self.stopped)
+
+    def _repr_html_(self) -> str:
+        return html_of(self.course)
 
     def measuring(self, what: str, done: int, total: int) -> Progress:
         """How it stands while the trained model is measured."""
