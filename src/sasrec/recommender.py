@@ -149,9 +149,8 @@ class Recommender:
         n_unknown = sum(map(len, unknown))
         if n_unknown:
             logger.warning("%d items of the histories are unknown and were skipped", n_unknown)
-        fallback = (known.lengths == 0).tolist()
-        frame = like(histories, frame)
-        return Recommendations(frame, unknown, fallback, items.unknown_allow, items.unknown_deny, self.vocabulary)
+        answer, fallback = like(histories, frame), (known.lengths == 0).tolist()
+        return Recommendations(answer, unknown, fallback, items.unknown_allow, items.unknown_deny, self.vocabulary)
 
     def item_filter(self, allow: Ids | None, deny: Ids | None, where: str | None = None) -> ItemFilter:
         """Which items lists of ids and an expression leave; unknown ids are skipped with a warning.
