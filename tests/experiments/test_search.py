@@ -202,7 +202,7 @@ def test_max_minutes_bounds_trials_and_keeps_time_for_the_end(tmp_path: Path, ca
     [
         (
             {"embeding_dim": [4, 8]},
-            "'embeding_dim' of the space is not known .did you mean 'embedding_dim'.*; there are: activation, ",
+            "'embeding_dim' of the space is not known (did you mean 'embedding_dim'?); there are: activation, ",
         ),
         ({"seed": [1, 2]}, "setting 'seed' of the space is not searched: it does not say what is learned"),
         ({"valid_metric": ["ndcg@10", "hr@10"]}, "'valid_metric' of the space is not searched"),

@@ -181,10 +181,7 @@ class TrainConfig:
     valid_protocol: Protocol = setting("full", "protocol of the valid metric: full or sampled")
     log_test: bool = setting(False, "also write test metrics to history.jsonl; they never choose the epoch")
     save_every_minutes: float = setting(
-        2.0,
-        "inside an epoch, a state to resume from is saved when the last is older than this; 0 = only between epochs",
-        low=0.0,
-        high=1e6,
+        2.0, "minutes between saved states to resume from, inside an epoch; 0 = only between epochs", low=0.0, high=1e6
     )
     seed: int = setting(0, "seed of initial weights, shuffling, negatives and dropout", low=0, high=MAX_INT)
     engine: EngineName = setting(
@@ -431,9 +428,8 @@ def from_dict(cls: type[Config], values: Mapping[str, Any]) -> Config:
     names = [f.name for f in dataclasses.fields(cls)]
     unknown = sorted(set(values) - set(names), key=str)
     if unknown:
-        raise ConfigError(
-            f"unknown setting {unknown[0]!r}{suggestion(unknown[0], names)}; {cls.__name__} has: {', '.join(names)}"
-        )
+        meant = suggestion(unknown[0], names)
+        raise ConfigError(f"unknown setting {unknown[0]!r}{meant}; {cls.__name__} has: {', '.join(names)}")
     given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     return cls(**given)
 
@@ -459,9 +455,8 @@ def split_settings(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     parts: dict[str, dict[str, Any]] = {part: {} for part in CONFIGS}
     for key, value in values.items():
         if key not in owners:
-            raise ConfigError(
-                f"unknown setting {key!r}{suggestion(key, owners)}; known settings: {', '.join(sorted(owners))}"
-            )
+            meant = suggestion(key, owners)
+            raise ConfigError(f"unknown setting {key!r}{meant}; known settings: {', '.join(sorted(owners))}")
         parts[owners[key]][key] = value
     return parts
 
