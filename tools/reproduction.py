@@ -87,9 +87,9 @@ dropout 0.5), the second is our preset on the same events:
 sasrec benchmark Beauty-5core.raw.tsv --presets paper --split-methods temporal_by_user --temporal-targets last \\
   --embedding-dim 256 --n-blocks 1 --n-heads 2 --dropout 0.5 --max-seq-len 128 --loss cross_entropy --batch-size 256 \\
   --adam-beta2 0.999 --max-epochs 300 --patience 10 --valid-protocol full --protocols full --seeds 3 \\
-  --output runs/time-to-split --results benchmarks/results/beauty-by-user.jsonl
+  --output runs/time-to-split --results benchmarks/results/Beauty-5core.jsonl
 sasrec benchmark Beauty-5core.raw.tsv --presets best --split-methods temporal_by_user --temporal-targets last \\
-  --protocols full --seeds 3 --output runs/by-user-best --results benchmarks/results/beauty-by-user.jsonl
+  --protocols full --seeds 3 --output runs/by-user-best --results benchmarks/results/Beauty-5core.jsonl
 ```
 
 Two things differ from its code: other users validate, because they are drawn by another generator, and a target that
