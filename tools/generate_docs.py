@@ -14,15 +14,11 @@ from typing import Any, get_args, get_type_hints
 from reproduction import reproduction_page
 from typer.testing import CliRunner
 
-from sasrec.cli.main import app
+from sasrec.cli.main import COMMANDS, app
 from sasrec.core.config import CONFIGS, MAX_INT, ServerConfig
 from sasrec.core.presets import PRESETS, LogStatistics
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-COMMANDS = [
-    "prepare", "inspect", "train", "benchmark", "evaluate", "compare", "recommend", "score", "similar", "explain",
-    "serve", "convert", "export", "datasets", "info", "demo",
-]  # fmt: skip
 TERMINAL = {"COLUMNS": "110", "NO_COLOR": "1", "TERM": "dumb"}
 CLI_TEXT = """\
 Every command with all of its options, as `sasrec COMMAND --help` shows them. For example:
