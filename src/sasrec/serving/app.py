@@ -228,7 +228,8 @@ class Application:
         user, model = call.in_path("user_id"), self.service.model
         row = Row(query, user, model.n_events_of(user) if model else 0)
         if self.online is not None:
-            row = self.online.of_user(row, user, is_shown=given.flag("shown") is not False)
+            is_shown = given.flag("shown") is not False and call.scope["method"] != "HEAD"
+            row = self.online.of_user(row, user, is_shown=is_shown)
         return Reply(200, b"".join(await self._recommended(call, [row])))
 
     async def similar(self, call: Call) -> Reply:

@@ -85,7 +85,7 @@ class FeedbackStore:
                 async with asyncio.timeout(KEEP_SECONDS):
                     await self.batcher.submit(exposures, len(exposures))
                 return True
-            except (TimeoutError, RequestError):
+            except Exception:  # whatever it is, the answer goes on
                 self._pause_until = time.monotonic() + PAUSE_SECONDS
         self.metrics.lost.inc(len(exposures))
         return False

@@ -69,6 +69,8 @@ def prepare(connection: sqlite3.Connection) -> None:
     check_ours(connection)
     connection.execute("PRAGMA temp_store = MEMORY")
     connection.execute("CREATE TEMP TABLE IF NOT EXISTS gone (id BLOB PRIMARY KEY) WITHOUT ROWID")
+    if is_ours(connection):
+        return
     with transaction(connection):
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         for statement in SCHEMA.split(";"):

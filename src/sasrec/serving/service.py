@@ -99,11 +99,12 @@ class Service:
             self.challenger.load()
 
     def reload(self) -> bool:
-        """Load the run folder again and say whether it answers now; if not, `reload_error` has the reason."""
+        """Load the run folder again and say whether it answers now; if not, `reload_error` has the reason.
+
+        The same for the challenger, which tells of itself.
+        """
         if self.path is None or self.model is None:
             return False
-        if self.challenger is not None:
-            self.challenger.reload()
         with self._loading:
             self._loaded_from = self._place()
             try:
@@ -121,6 +122,8 @@ class Service:
             self.told.reload_ok.set(0 if error else 1)
             if error is None:
                 logger.info("%s %s answers now", self.kind, self.model.version)
+        if self.challenger is not None:
+            self.challenger.reload()
         return error is None
 
     def has_moved(self) -> bool:
