@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import polars as pl
 
-from sasrec.core.config import ServerConfig
+from sasrec.core.server_config import ServerConfig
 from sasrec.data.vocabulary import Vocabulary
 from sasrec.recommender import Recommender
 from sasrec.serving.app import Application, create_app

@@ -20,8 +20,10 @@ from reproduction import reproduction_page
 from typer.testing import CliRunner
 
 from sasrec.cli.main import COMMANDS, app
-from sasrec.core.config import CONFIGS, MAX_INT, ServerConfig
+from sasrec.core.config import CONFIGS
 from sasrec.core.presets import PRESETS, LogStatistics
+from sasrec.core.server_config import ServerConfig
+from sasrec.core.settings import MAX_INT
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 TERMINAL = {"COLUMNS": "110", "NO_COLOR": "1", "TERM": "dumb"}

@@ -87,7 +87,8 @@ class Recommender:
         return f"Recommender({self.config.data_name}, {n_items} items; block {model.block}, D={model.embedding_dim})"
 
     def _repr_html_(self) -> str:
-        return model_html(self.config, self.vocabulary, self.sequences, self.results, self.train_result)
+        course = self.train_result.course if self.train_result else None
+        return model_html(self.config, self.vocabulary, self.sequences, self.results, course)
 
     @cached_property
     def model_version(self) -> str:
@@ -142,8 +143,7 @@ class Recommender:
     ) -> Recommendations:
         """As `recommend`, with the unknown items and fallbacks of each history."""
         rows, user_ids = read_histories(histories)
-        known, unknown = known_histories(self.vocabulary, rows)
-        items = self.item_filter(allow, deny, where)
+        (known, unknown), items = known_histories(self.vocabulary, rows), self.item_filter(allow, deny, where)
         options = {"allowed": items.mask(), "keep_seen": keep_seen, "diversity": diversity}
         frame = self._recommend(known, user_ids, k, **options)
         n_unknown = sum(map(len, unknown))

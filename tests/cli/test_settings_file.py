@@ -14,8 +14,9 @@ from typer.testing import CliRunner
 from sasrec.cli import main as cli
 from sasrec.cli.flags import ConfigFile, settings_of, with_flags
 from sasrec.cli.settings_file import MOST_BYTES, read_settings
-from sasrec.core.config import CONFIGS, DERIVED, ServerConfig, from_dict
+from sasrec.core.config import CONFIGS, DERIVED, from_dict
 from sasrec.core.errors import ConfigError
+from sasrec.core.server_config import ServerConfig
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "config.md"
 CLASSES: dict[str, Any] = {**CONFIGS, "server": ServerConfig}

@@ -12,7 +12,6 @@ from sasrec.core.config import (
     EvalConfig,
     ModelConfig,
     Padding,
-    ServerConfig,
     TrainConfig,
     from_dict,
     parse_metric,
@@ -21,6 +20,7 @@ from sasrec.core.config import (
 )
 from sasrec.core.errors import ConfigError
 from sasrec.core.presets import PRESETS, LogStatistics, resolve
+from sasrec.core.server_config import ServerConfig
 
 LONG = LogStatistics(6040, 3416, 987_531, 163.5)
 SHORT = LogStatistics(31_013, 23_715, 225_305, 7.3)

@@ -12,7 +12,7 @@ import pytest
 from served import SMALL, ask, post, quiet_app, with_attributes
 
 import sasrec
-from sasrec.core.config import ServerConfig
+from sasrec.core.server_config import ServerConfig
 from sasrec.recommender import Recommender
 from sasrec.serving.app import SCAN_ROWS, Application, create_app
 from sasrec.serving.service import Service

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from served import ask, post, quiet_app
 
-from sasrec.core.config import ServerConfig
+from sasrec.core.server_config import ServerConfig
 from sasrec.recommender import Recommender
 from sasrec.serving.app import Application, create_app
 from sasrec.serving.keys import Keys

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from sasrec.core.config import ServerConfig
 from sasrec.core.errors import CheckpointError, RequestError
+from sasrec.core.server_config import ServerConfig
 from sasrec.serving.events import EventStore
 from sasrec.serving.telemetry import Metrics
 
@@ -87,7 +87,7 @@ def test_a_file_of_something_else_is_refused_at_the_start(tmp_path: Path) -> Non
 
 WRITER = """
 import asyncio, sys
-from sasrec.core.config import ServerConfig
+from sasrec.core.server_config import ServerConfig
 from sasrec.serving.events import EventStore
 from sasrec.serving.telemetry import Metrics
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from sasrec.core.config import ServerConfig
 from sasrec.core.errors import CheckpointError, ConfigError, RequestError
+from sasrec.core.server_config import ServerConfig
 from sasrec.serving import feedback_file
 from sasrec.serving.events import EventStore
 from sasrec.serving.exposures import Exposure, Shown, new_id, read_id, shown_id

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from sasrec.core.config import ServerConfig
 from sasrec.core.errors import ConfigError
+from sasrec.core.server_config import ServerConfig
 from sasrec.serving.keys import Keys, read_keys
 
 

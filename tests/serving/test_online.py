@@ -15,8 +15,8 @@ from conftest import make_markov_log
 from served import SMALL, TITLES, ask, point, post, quiet_app, save_plain, with_attributes
 
 import sasrec
-from sasrec.core.config import ServerConfig
 from sasrec.core.errors import CheckpointError, ConfigError
+from sasrec.core.server_config import ServerConfig
 from sasrec.recommender import Recommender
 from sasrec.serving.app import Application, create_app
 from sasrec.serving.feedback_file import pseudonym

@@ -13,8 +13,8 @@ import pytest
 from typer.testing import CliRunner
 
 from sasrec.cli.main import app as program
-from sasrec.core.config import ServerConfig
 from sasrec.core.errors import ConfigError, DataError
+from sasrec.core.server_config import ServerConfig
 from sasrec.serving.exposures import Exposure, new_id, shown_id
 from sasrec.serving.feedback import FeedbackStore
 from sasrec.serving.feedback_file import pseudonym, share_place

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sasrec.core.config import ServerConfig
 from sasrec.core.errors import RequestError
+from sasrec.core.server_config import ServerConfig
 from sasrec.serving.openapi import openapi
 from sasrec.serving.schemas import DEFAULT_K, Event, Parameters, Query, Reader, sentence
 

@@ -14,8 +14,8 @@ import pytest
 from hostile import Client, head, request
 from server_process import PATIENCE, READY, Load, ServerProcess, command, port_of, running, start_and_fail, until
 
-from sasrec.core.config import ServerConfig
 from sasrec.core.errors import CheckpointError, ConfigError
+from sasrec.core.server_config import ServerConfig
 from sasrec.serving.supervisor import serve
 
 

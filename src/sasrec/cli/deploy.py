@@ -17,9 +17,10 @@ from sasrec.cli.flags import (
 )
 from sasrec.cli.output import print_json
 from sasrec.converting import convert
-from sasrec.core.config import ServerConfig, from_dict
+from sasrec.core.config import from_dict
 from sasrec.core.errors import ConfigError
 from sasrec.core.files import atomic_write
+from sasrec.core.server_config import ServerConfig
 from sasrec.export.onnx import export_onnx
 from sasrec.export.vectors import export_embeddings
 from sasrec.model.folding import fold

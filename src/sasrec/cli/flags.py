@@ -15,8 +15,9 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 import typer
 
 from sasrec.cli.settings_file import read_settings
-from sasrec.core.config import CONFIGS, DERIVED, METRICS, ServerConfig
+from sasrec.core.config import CONFIGS, DERIVED, METRICS
 from sasrec.core.presets import PRESETS
+from sasrec.core.server_config import ServerConfig
 from sasrec.data.logs import Reading
 from sasrec.reading.datasets import DATASETS
 from sasrec.reading.readers import FORMATS

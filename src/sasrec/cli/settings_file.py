@@ -15,8 +15,9 @@ from typing import Any, get_args, get_type_hints
 
 import yaml
 
-from sasrec.core.config import CONFIGS, ServerConfig
+from sasrec.core.config import CONFIGS
 from sasrec.core.errors import ConfigError
+from sasrec.core.server_config import ServerConfig
 
 MOST_BYTES = 2**20
 MOST_DIGITS = 30  # of a whole number; more than any setting has

@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sasrec.core.config import MAX_INT, EvalConfig, ModelConfig, TrainConfig, from_dict, split_settings
+from sasrec.core.config import EvalConfig, ModelConfig, TrainConfig, from_dict, split_settings
 from sasrec.core.errors import ConfigError
+from sasrec.core.settings import MAX_INT
 from sasrec.core.suggestions import suggestion
 
 MANY_USERS = 10_000  # from here on an epoch has steps enough to count in epochs

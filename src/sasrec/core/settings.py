@@ -15,6 +15,8 @@ from sasrec.core.errors import ConfigError
 from sasrec.core.scalars import is_integer, plain
 from sasrec.core.suggestions import suggestion
 
+MAX_INT = 2**31 - 1  # of settings that the compiled core takes as an int
+
 
 def setting(default: Any, text: str, *, low: float | None = None, high: float | None = None) -> Any:
     """A field with its help text and, for numbers, its inclusive range."""

@@ -24,7 +24,6 @@ from sasrec.report.run_facts import STOPPED, model_in_words, refit_note, shown
 from sasrec.report.text import cell, group_rows, headline_metrics, metric_title, protocol_in_words, scorers_of
 from sasrec.runs.folder import RunConfig
 from sasrec.runs.record import Course
-from sasrec.training.result import TrainResult
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -115,7 +114,7 @@ def model_html(
     vocabulary: Vocabulary,
     sequences: Sequences | None,
     results: Sequence[Result],
-    trained: TrainResult | None,
+    course: Course | None,
 ) -> str:
     """What a model is, how its training went, and its figures on test.
 
@@ -124,12 +123,12 @@ def model_html(
         vocabulary: the items that it knows.
         sequences: the users' histories; None = it has none.
         results: evaluations so far.
-        trained: how training went; None for a loaded model.
+        course: of its training; None for a loaded model.
     """
     users = "no histories" if sequences is None else f"histories of {len(sequences):,} users"
     parts = [_paragraph(f"{len(vocabulary):,} items, {users}. {model_in_words(config)}")]
-    if trained is not None:
-        parts.append(_course(trained.course, config.train.valid_metric))
+    if course is not None:
+        parts.append(_course(course, config.train.valid_metric))
     if config.refit_epochs:
         parts.append(_paragraph(refit_note(config)))
     parts += [_headline(result) for result in results if result.split == "test"]

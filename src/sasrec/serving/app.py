@@ -17,8 +17,8 @@ from typing import IO, Any, TypeVar
 import msgspec
 from starlette.routing import Route, Router
 
-from sasrec.core.config import ServerConfig
 from sasrec.core.errors import RequestError
+from sasrec.core.server_config import ServerConfig
 from sasrec.recommender import Recommender
 from sasrec.serving.batching import Batcher
 from sasrec.serving.budget import HELD_PER_BYTE, Budget

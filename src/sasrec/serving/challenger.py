@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from sasrec.core.config import ServerConfig
 from sasrec.core.errors import CheckpointError
 from sasrec.core.run_share import read_run_share
+from sasrec.core.server_config import ServerConfig
 from sasrec.recommender import Recommender
 from sasrec.serving.service import KEPT_SHARE, Service
 

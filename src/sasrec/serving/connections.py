@@ -19,7 +19,7 @@ from typing import Any
 
 import uvicorn
 
-from sasrec.core.config import ServerConfig
+from sasrec.core.server_config import ServerConfig
 from sasrec.serving.app import Application
 from sasrec.serving.flow import Turns
 from sasrec.serving.wire import Connection

@@ -15,8 +15,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from sasrec.core.config import ServerConfig
 from sasrec.core.errors import CheckpointError, RequestError
+from sasrec.core.server_config import ServerConfig
 from sasrec.serving import feedback_file
 from sasrec.serving.batching import Batcher
 from sasrec.serving.exposures import Exposure

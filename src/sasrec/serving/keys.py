@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from sasrec.core.config import ServerConfig
 from sasrec.core.errors import ConfigError
+from sasrec.core.server_config import ServerConfig
 
 COMMENT = re.compile(r"(^|\s)#.*")  # a whole line, or behind a key and a space
 KEY_VARIABLE = "SASREC_API_KEY"

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from sasrec.core.config import ServerConfig
+from sasrec.core.server_config import ServerConfig
 from sasrec.serving.challenger import Challenger
 from sasrec.serving.decoding import ItemId
 from sasrec.serving.endpoints import Call, Reply

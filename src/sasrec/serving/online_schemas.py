@@ -6,8 +6,8 @@ import re
 
 from msgspec import Struct
 
-from sasrec.core.config import ServerConfig
 from sasrec.core.errors import RequestError
+from sasrec.core.server_config import ServerConfig
 from sasrec.serving.decoding import Form, ItemId
 from sasrec.serving.schemas import INVALID, MAX_ID, Answer, Health, Query, check_length, either
 

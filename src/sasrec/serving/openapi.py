@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from sasrec import __version__
-from sasrec.core.config import ServerConfig
+from sasrec.core.server_config import ServerConfig
 from sasrec.ranking.where import MAX_LENGTH
 from sasrec.serving.online_schemas import (
     KIND,

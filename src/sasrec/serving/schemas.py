@@ -14,8 +14,8 @@ from urllib.parse import parse_qsl
 import msgspec
 from msgspec import Struct
 
-from sasrec.core.config import ServerConfig
 from sasrec.core.errors import RequestError
+from sasrec.core.server_config import ServerConfig
 from sasrec.ranking.where import MAX_LENGTH
 from sasrec.serving.decoding import Form, ItemId
 

@@ -15,7 +15,7 @@ import uvicorn
 from prometheus_client import Counter
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from sasrec.core.config import ServerConfig
+from sasrec.core.server_config import ServerConfig
 from sasrec.serving.budget import Budget
 from sasrec.serving.flow import Flow, Joined, Turns
 

@@ -20,8 +20,9 @@ from pathlib import Path
 
 import uvloop
 
-from sasrec.core.config import ServerConfig, from_dict
+from sasrec.core.config import from_dict
 from sasrec.core.errors import ConfigError, SASRecError
+from sasrec.core.server_config import ServerConfig
 from sasrec.serving.app import Application, create_app
 from sasrec.serving.challenger import Challenger
 from sasrec.serving.connections import Server
