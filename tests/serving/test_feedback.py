@@ -1,6 +1,7 @@
 """The feedback file: what is answered is there, each once, within bounds, and nobody is named in it."""
 
 import asyncio
+import json
 import sqlite3
 import time
 from pathlib import Path
@@ -10,13 +11,16 @@ import pytest
 
 from sasrec.core.errors import CheckpointError, ConfigError, RequestError
 from sasrec.core.server_config import ServerConfig
+from sasrec.recommender import Recommender
 from sasrec.serving import feedback_file
 from sasrec.serving.events import EventStore
 from sasrec.serving.exposures import Exposure, Shown, new_id, read_id, shown_id
 from sasrec.serving.feedback import FeedbackStore
 from sasrec.serving.feedback_file import MAX_KINDS, pseudonym, share_place, used_bytes
 from sasrec.serving.online_schemas import Feedback, Kept
-from sasrec.serving.schemas import Answer, Recommendation
+from sasrec.serving.schemas import Answer, Query, Recommendation
+from sasrec.serving.served_model import Row
+from sasrec.serving.service import RecommendJob, Service
 from sasrec.serving.telemetry import Metrics
 
 
@@ -250,13 +254,27 @@ def test_while_another_holds_the_file_an_answer_waits_a_second_and_the_next_ones
 
 
 def test_answers_whose_lists_could_not_be_kept_lose_their_ids_and_nothing_else() -> None:
-    shown = Shown()
+    shown, row = Shown(), Row(Query([]))
     answer = Answer([Recommendation(3, 0.5, 1)], [], False, "v1")
-    pieces = [b",".join(shown.encoded(answer, "run", None, 10) for _ in range(2)), shown.encoded(answer, "run", b"", 1)]
+    pieces = [shown.encoded(rows, [answer] * len(rows), {"run": 10}) for rows in ([row, row], [row])]
     bare = b'{"items":[{"item_id":3,"score":0.5,"rank":1}],"unknown_items":[],"fallback":false,"model_version":"v1"'
     bare += b',"arm":"run","recommendation_id":null}'
     assert pieces[1].count(b"null") == 0
+    assert len(shown.exposures) == 3
     assert shown.without_ids(pieces) == [bare + b"," + bare, bare]
+
+
+def test_a_request_that_is_computed_again_as_others_failed_is_kept_once(recommender: Recommender) -> None:
+    service = Service(Metrics())
+    service.use(recommender)
+    job = RecommendJob([Row(Query([1])), Row(Query([2]), is_shown=False)], shown=Shown())
+    for _ in range(2):
+        [encoded] = service.answer([job])
+    assert job.shown is not None
+    [kept] = job.shown.exposures
+    assert isinstance(encoded, bytes)
+    assert [one["recommendation_id"] for one in json.loads(b"[" + encoded + b"]")] == [shown_id(kept.id), None]
+    assert kept.n_items == 30
 
 
 def test_files_of_something_else_or_of_a_newer_version_are_refused_and_left_alone(tmp_path: Path) -> None:

@@ -173,7 +173,7 @@ def test_what_cannot_be_measured_is_refused_at_the_start_in_one_sentence(runs: P
     for flags, sentence in [
         (("--feedback", tmp_path / "f.db"), "cannot be used: file is not a database"),
         (("--challenger", f"{runs / 'b'}:0.1"), "challenger needs feedback"),
-        (("--feedback", tmp_path / "g.db", "--challenger", f"{tmp_path}:0.1"), "there is no run folder"),
+        (("--feedback", tmp_path / "g.db", "--challenger", f"{tmp_path}:0.1"), "is not a run folder"),
         (("--feedback", tmp_path / "g.db", "--challenger", f"{runs / 'b'}:0.1", "--workers", 2), "have no column"),
     ]:
         done = start_and_fail(runs / "a", *flags)

@@ -11,7 +11,7 @@ from sasrec.core.settings import MAX_INT, setting, validate
 
 @dataclass(frozen=True)
 class ServerConfig:
-    """How a model is served: addresses, limits and times. Nothing here changes an answer."""
+    """How a model is served: addresses, limits and times. Only `challenger` changes an answer."""
 
     host: str = setting("127.0.0.1", "address to listen on; 0.0.0.0 = all addresses of this machine")
     port: int = setting(8000, "port to listen on; 0 = any free port, which the log names", low=0, high=65535)

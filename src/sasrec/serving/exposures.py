@@ -6,8 +6,8 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple, Protocol
 
 from sasrec.serving.decoding import ItemId
 from sasrec.serving.online_schemas import MeasuredAnswer
@@ -52,6 +52,22 @@ def read_id(text: str) -> bytes | None:
     return bytes.fromhex(text.replace("-", "")) if ID.fullmatch(text) else None
 
 
+class Seen(Protocol):
+    """What has to be known of a row: whose model answers, who will see the list, and whether somebody will."""
+
+    @property
+    def arm(self) -> Arm:
+        """Whose model answers."""
+
+    @property
+    def hashed_user(self) -> bytes | None:
+        """Who will see it; None = nobody is named."""
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether somebody will."""
+
+
 class Shown:
     """The lists of one request that somebody will see.
 
@@ -59,15 +75,33 @@ class Shown:
     """
 
     def __init__(self) -> None:
-        self.exposures: list[Exposure] = []
+        self._parts: dict[int, list[Exposure]] = {}  # of the request
 
-    def encoded(self, answer: Answer, arm: Arm, user: bytes | None, n_items: int) -> bytes:
-        """An answer with its id."""
-        exposure = Exposure(
-            new_id(), user, answer.model_version, arm, n_items, time.time(), tuple(i.item_id for i in answer.items)
-        )
-        self.exposures.append(exposure)
-        return measured(answer, arm, shown_id(exposure.id))
+    @property
+    def exposures(self) -> list[Exposure]:
+        """What is to be kept."""
+        return [exposure for part in self._parts.values() for exposure in part]
+
+    def encoded(self, rows: Sequence[Seen], answers: Sequence[Answer], n_items: Mapping[Arm, int]) -> bytes:
+        """The answers of a part of the request, separated by commas, with their ids.
+
+        Args:
+            rows: of the part. Where they are answered again, as after a failure of others, the last answers count.
+            answers: to them.
+            n_items: of the catalogue of each arm's model.
+        """
+        now, exposures, pieces = time.time(), [], []
+        for row, answer in zip(rows, answers, strict=True):
+            name = None
+            if row.is_shown:
+                items = tuple(item.item_id for item in answer.items)
+                about = row.hashed_user, answer.model_version, row.arm, n_items[row.arm], now, items
+                exposures.append(Exposure(new_id(), *about))
+                name = shown_id(exposures[-1].id)
+            rest = answer.items, answer.unknown_items, answer.fallback, answer.model_version
+            pieces.append(encode(MeasuredAnswer(*rest, row.arm, name)))
+        self._parts[id(rows)] = exposures
+        return b",".join(pieces)
 
     def without_ids(self, pieces: Sequence[bytes]) -> list[bytes]:
         """The same answers for the case that the lists could not be kept."""
@@ -78,9 +112,3 @@ class Shown:
                 piece = piece.replace(name, b"null", 1)
             found.append(piece)
         return found
-
-
-def measured(answer: Answer, arm: Arm, recommendation_id: str | None) -> bytes:
-    """An answer that says by which arm it is; without an id nothing is kept of it."""
-    rest = answer.items, answer.unknown_items, answer.fallback, answer.model_version
-    return encode(MeasuredAnswer(*rest, arm, recommendation_id))

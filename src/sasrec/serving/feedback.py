@@ -27,6 +27,7 @@ from sasrec.serving.telemetry import Metrics
 
 logger = logging.getLogger(__name__)
 TOGETHER = 1024  # lists and feedback of one transaction
+QUEUES = 4  # as many lists and feedback may wait as this times what waits to be computed
 KEEP_SECONDS = 1.0  # that an answer waits for its list to be kept
 PAUSE_SECONDS = 1.0  # without ids after that, so that not every answer waits
 
@@ -54,7 +55,7 @@ class FeedbackStore:
             self._write,
             name="feedback",
             max_rows=TOGETHER,
-            max_queued=max(config.queue_size, config.max_requests),
+            max_queued=QUEUES * config.queue_size,
             timeout=config.request_timeout + BUSY_SECONDS,
         )
 

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from sasrec.core.errors import CheckpointError, RequestError, SASRecError
 from sasrec.ranking.diversity import n_candidates
 from sasrec.recommender import Recommender, load
-from sasrec.serving.exposures import Arm, Shown, measured
+from sasrec.serving.exposures import Arm, Shown
 from sasrec.serving.schemas import Answer, encode, sentence
 from sasrec.serving.served_model import EventReader, Row, ServedModel
 from sasrec.serving.telemetry import Metrics, ModelMetrics
@@ -180,7 +180,8 @@ class Service:
         self._count(job, found)
         if job.shown is None:
             return b",".join(map(encode, found))
-        return b",".join(_measured(job.shown, *pair, models) for pair in zip(job.rows, found, strict=True))
+        n_items = {arm: len(model.vocabulary) for arm, model in models.items() if model is not None}
+        return job.shown.encoded(job.rows, found, n_items)
 
     def _count(self, job: RecommendJob, answers: Sequence[Answer]) -> None:
         metrics = self.metrics
@@ -222,13 +223,6 @@ def _with_histories(rows: Sequence[Row], model: ServedModel, run: ServedModel | 
             told.append(error)
     answers = iter(model.answer([row for row in told if not isinstance(row, RequestError)]))
     return [row if isinstance(row, RequestError) else next(answers) for row in told]
-
-
-def _measured(shown: Shown, row: Row, answer: Answer, models: Models) -> bytes:
-    model = models[row.arm]
-    if not row.is_shown or model is None:
-        return measured(answer, row.arm, None)
-    return shown.encoded(answer, row.arm, row.hashed_user, len(model.vocabulary))
 
 
 @contextlib.contextmanager
