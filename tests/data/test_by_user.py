@@ -1,5 +1,6 @@
 """temporal_by_user: one cut in time, before which some users validate; beside a plain reading of what it says."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from sasrec.core.config import EvalConfig, ModelConfig, TemporalTargets, TrainCo
 from sasrec.core.errors import ConfigError, DataError
 from sasrec.data import sequences as sequences_module
 from sasrec.data.batches import TrainBatches
+from sasrec.data.logs import Reading, load_log
 from sasrec.data.sequences import Sequences, build_sequences
 from sasrec.data.splits import Split, cut_after, split_sequences, split_temporal_by_user
 
@@ -233,6 +235,17 @@ def test_a_log_without_times_is_refused() -> None:
     sequences, _ = build_sequences(pl.DataFrame({"user_id": [1, 1, 1], "item_id": [1, 2, 3]}))
     with pytest.raises(DataError, match="needs timestamps"):
         split_sequences(sequences, EvalConfig(split_method="temporal_by_user"))
+
+
+@pytest.mark.parametrize(("targets", "n_targets"), [("last", 6110), ("first", 6110), ("all", 19235)])
+def test_beauty_is_cut_as_time_to_split_cuts_it(shared: Path, targets: TemporalTargets, n_targets: int) -> None:
+    """Its published hit rates are whole numbers of hits among so many targets."""
+    log = load_log(shared / "data" / "Beauty-5core.raw.tsv", Reading(repeats="consecutive_again", k_core=5))
+    assert log.sequences.facts.n_events == 198_502  # it is 5-core and has no repeats
+    split = split_sequences(log.sequences, EvalConfig(split_method="temporal_by_user", temporal_targets=targets))
+    assert (split.cut, len(split.test), len(split.valid)) == (1400025600, n_targets, 1024)
+    published = {"last": 0.0633387888707037, "first": 0.0662847790507365, "all": 0.0979464517806082}[targets]
+    assert published * n_targets == pytest.approx(round(published * n_targets), abs=1e-6)
 
 
 def test_settings_tell_validating_users_where_they_are_set_only() -> None:
