@@ -251,7 +251,7 @@ def running_hub() -> Iterator[FakeHub]:
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         hub.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        server = uvicorn.Server(uvicorn.Config(answer, log_level="error", lifespan="off"))
+        server = uvicorn.Server(uvicorn.Config(answer, log_config=None, lifespan="off", access_log=False))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         deadline = time.monotonic() + 30

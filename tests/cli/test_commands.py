@@ -48,7 +48,7 @@ def trained(training: tuple[Path, Outcome]) -> Path:
 @pytest.fixture
 def without_reports(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes most of the time of such small runs."""
-    monkeypatch.setattr("sasrec.recommender.write_report", lambda folder, facts: None)
+    monkeypatch.setattr("sasrec.recommender.write_pages", lambda model, folder, **options: None)
 
 
 def test_train_writes_the_whole_run_folder(trained: Path) -> None:

@@ -33,7 +33,7 @@ def words_offered(*words: str) -> list[str]:
         (["train", "--preset", "=", "f"], ["fast"]),
         (["train", "--preset=f"], ["--preset=fast"]),
         (["train", "--loss", "b"], ["bce"]),
-        (["train", "--overwrite", "--split-method", "t"], ["temporal"]),
+        (["train", "--overwrite", "--split-method", "t"], ["temporal", "temporal_by_user"]),
         (["train", "--track", "mlflow,w"], ["mlflow,wandb"]),
         (["benchmark", "log", "--presets", "paper,b"], ["paper,best"]),
         (["datasets", "--fetch", ""], list(DATASETS)),

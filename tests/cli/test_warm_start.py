@@ -18,7 +18,7 @@ FRAME = make_markov_log(60)
 @pytest.fixture
 def logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with yesterday's log and today's, and no reports, which take most of the time."""
-    monkeypatch.setattr("sasrec.recommender.write_report", lambda folder, facts: None)
+    monkeypatch.setattr("sasrec.recommender.write_pages", lambda model, folder, **options: None)
     FRAME.group_by("user_id", maintain_order=True).head(9).write_csv(tmp_path / "old.csv")
     FRAME.write_csv(tmp_path / "new.csv")
     FRAME.with_columns(pl.format("sku-{}", "item_id").alias("item_id")).write_csv(tmp_path / "other.csv")
