@@ -241,13 +241,13 @@ def running_hub() -> Iterator[FakeHub]:
     hub = FakeHub()
     app = Starlette(routes=Endpoints(hub).routes())
 
-    async def answer(scope: dict, receive: object, send: object) -> None:  # type: ignore[type-arg]
+    async def answer(scope: dict, receive: object, send: object) -> None:
         if scope["type"] == "http":
             hub.asked.append(f"{scope['method']} {scope['path']}")
             if hub.broken:
-                await _error(hub.broken, "", "out of order")(scope, receive, send)  # type: ignore[arg-type]
+                await _error(hub.broken, "", "out of order")(scope, receive, send)
                 return
-        await app(scope, receive, send)  # type: ignore[arg-type]
+        await app(scope, receive, send)
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         hub.url = f"http://127.0.0.1:{listener.getsockname()[1]}"

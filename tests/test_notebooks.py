@@ -1,13 +1,10 @@
 """The notebooks run from top to bottom, show what they make, and tell nothing that they should not."""
 
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 from run_notebooks import SOURCES, run
 
 pytestmark = pytest.mark.slow

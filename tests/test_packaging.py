@@ -8,14 +8,13 @@ import sys
 import zipfile
 from pathlib import Path
 
+import build_wheel
 import pytest
 
 from sasrec.core.isa import load_native
 from sasrec.reading import datasets
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tools"))
-import build_wheel  # noqa: E402
 
 pytestmark = [pytest.mark.slow, pytest.mark.outside]  # each builds or installs
 

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import release
+import release_notes
 import yaml
+from release_notes import ReleaseError
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tools"))
-import release  # noqa: E402
-import release_notes  # noqa: E402
-from release_notes import ReleaseError  # noqa: E402
 
 CHANGELOG = "# Changelog\n\n## 1.2.0 (2026-01-02)\n\n- New.\n- Newer.\n\n## 1.1.0\n\n- Old.\n"
 

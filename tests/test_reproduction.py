@@ -6,15 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
 from made import make_line
+from reproduction import reproduction_page
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-@pytest.fixture(autouse=True)
-def _tools(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "tools"))
 
 
 def line(**changes: Any) -> dict[str, Any]:
@@ -30,8 +25,6 @@ def line(**changes: Any) -> dict[str, Any]:
 
 
 def page(folder: Path, *lines: dict[str, Any]) -> str:
-    from reproduction import reproduction_page
-
     (folder / "made.jsonl").write_text("".join(json.dumps(told) + "\n" for told in lines))
     return reproduction_page(folder)
 
@@ -41,8 +34,6 @@ def section(text: str, title: str) -> str:
 
 
 def test_the_committed_page_is_what_the_committed_results_say() -> None:
-    from reproduction import reproduction_page
-
     assert (ROOT / "docs" / "reproduction.md").read_text().endswith(reproduction_page())
 
 

@@ -94,7 +94,7 @@ def _page(title: str, names: list[str]) -> str:
 def fields_of(cls: type) -> list[tuple[str, str]]:
     """The fields of a dataclass, and what the comments beside them say."""
     lines = re.findall(r"^    (\w+): (.+)$", inspect.getsource(cls), re.MULTILINE)
-    names = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    names = {field.name for field in dataclasses.fields(cls)}
     told = [(name, text.partition("  # ")[2] or f"``{text}``") for name, text in lines if name in names]
     return [(name, re.sub(r"([*|_])(?=\s|$)", r"\\\1", text)) for name, text in told]
 

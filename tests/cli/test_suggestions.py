@@ -86,7 +86,7 @@ def test_misspelt_data_set_to_fetch_is_refused_with_the_nearest(run: Run) -> Non
         (lambda log: sasrec.fit(log, embeding_dim=8), "'embeding_dim' (did you mean 'embedding_dim'?)"),
         (lambda log: sasrec.fit(log, preset="papr"), "'papr' is not known (did you mean 'paper'?)"),
         (lambda log: load_log(log, Reading(user_column="usr")), "'usr' (did you mean 'user'?)"),
-        (lambda log: load_log(log, Reading(repeats="frist")), "'frist' is not one of"),  # type: ignore[arg-type]
+        (lambda log: load_log(log, Reading(repeats="frist")), "'frist' is not one of"),
         (lambda log: sasrec.load_dataset("ml-1n"), "(did you mean 'ml-1m'?)"),
         (lambda log: parse_metric("ndcg"), "(did you mean 'ndcg@10'?)"),
         (lambda log: Grid(("paper",), ("temporl",), ("full",), (0,)), "(did you mean 'temporal'?)"),

@@ -64,4 +64,4 @@ def test_without_a_core_again_is_once() -> None:
 def test_an_unknown_word_is_refused_with_those_there_are() -> None:
     told = "repeats='again' is not one of keep, first, last, consecutive, consecutive_again"
     with pytest.raises(ConfigError, match=told):
-        filter_repeats(frame([(1, 5)]), "again")  # type: ignore[arg-type]
+        filter_repeats(frame([(1, 5)]), "again")

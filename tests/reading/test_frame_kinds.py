@@ -133,7 +133,7 @@ def test_a_lazy_frame_keeps_the_order_of_its_rows(engine: str) -> None:
         expected.setdefault(user, []).append(item)
     rows = [(user, item) for user, items in expected.items() for item in items]
     with pl.Config() as config:
-        config.set_engine_affinity(engine)  # type: ignore[arg-type]
+        config.set_engine_affinity(engine)
         assert read_interactions(lazy).rows() == rows
         assert read_interactions(nw.from_native(lazy)).rows() == rows
 

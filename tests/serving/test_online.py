@@ -91,7 +91,7 @@ def test_every_list_has_an_id_and_is_the_same_as_without(alone: Application, app
     assert of_user == ask(app, "GET", "/v1/users/17/recommendations?k=2").json()
     kept = exposures(alone)
     assert len(kept) == 5
-    salt = alone.online.store.salt  # type: ignore[union-attr]
+    salt = alone.online.store.salt
     items = {user: json.loads(items) for user, _, items in kept}
     assert items.keys() == {pseudonym(salt, "u"), None, pseudonym(salt, 17)}
     assert items[pseudonym(salt, "u")] == [item["item_id"] for item in results[0]["items"]]
@@ -224,7 +224,7 @@ def test_a_user_of_the_log_gets_one_arm_by_either_route_and_both_arms_know_the_s
         model = recommender if answer["arm"] == "run" else rival
         expected = model.recommend_users([user], k=4)["item_id"].to_list()
         assert [item["item_id"] for item in answer["items"]] == expected
-    assert two.service.challenger.model.sequences is None  # type: ignore[union-attr]
+    assert two.service.challenger.model.sequences is None
     assert {ask(two, "GET", f"/v1/users/nobody-{i}/recommendations").status_code for i in range(20)} == {404}
 
 

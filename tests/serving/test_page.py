@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import sys
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -16,11 +15,9 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 from served import save_plain, with_attributes
+from take_screenshot import serving
 
 import sasrec
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
-from take_screenshot import serving
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [

@@ -41,7 +41,7 @@ def test_terminal_gets_one_line_that_is_written_over(monkeypatch: pytest.MonkeyP
     with Bar() as bar:
         bar(FIRST)
         bar(replace(FIRST, measured=("test, full", 10, 200)))
-    text = sys.stderr.getvalue()  # type: ignore[attr-defined]
+    text = sys.stderr.getvalue()
     assert text.count("\n") == 1
     assert text.endswith("\n")
     lines = text.rstrip("\n").split("\r")

@@ -15,10 +15,9 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
 from sasrec.core.tables import printable
+from sasrec.training.progress import PLAIN_SECONDS, duration, is_due, stands
 from sasrec.training.progress import Progress as TrainingProgress
-from sasrec.training.progress import duration, in_words
 
-PLAIN_SECONDS = 10.0  # how often a plain line is written inside long epochs
 LONG_RUN_SECONDS = 60.0  # above this, the time a run will take is said before it starts in earnest
 
 stderr = Console(stderr=True, highlight=False)
@@ -111,20 +110,10 @@ class TrainingDisplay(_Display):
         """Show where the run stands."""
         if self.quiet:
             return
-        if p.measured is not None:
-            what, ranked, in_all = p.measured
-            text = f"{self.title}measuring {what}: {ranked:,} of {in_all:,} rankings"
-            self.show(ranked, in_all, text, is_due=self._due(p))
-            return
-        self._estimate(p)
-        done = (p.epoch - 1) * p.steps_per_epoch + p.step
-        self.show(done, p.max_epochs * p.steps_per_epoch, self.title + in_words(p), is_due=self._due(p))
-
-    def _due(self, p: TrainingProgress) -> bool:
-        """Whether a plain line is due: the first epoch, every tenth, or some seconds since the last."""
-        since = time.monotonic() - self.last_line
-        ended = p.step == p.steps_per_epoch and p.validated is None and p.measured is None
-        return since > PLAIN_SECONDS or (ended and (p.epoch == 1 or p.epoch % 10 == 0 or p.epoch == p.max_epochs))
+        if p.measured is None:
+            self._estimate(p)
+        done, total, text = stands(p)
+        self.show(done, total, self.title + text, is_due=is_due(p, time.monotonic() - self.last_line))
 
     def _estimate(self, p: TrainingProgress) -> None:
         if self.estimated or p.seconds_left is None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sasrec import __version__
-from sasrec.core.errors import ConfigError, TrainingError
+from sasrec.core.errors import ConfigError, TrainingError, first_line
 from sasrec.core.extras import require
 from sasrec.core.threads import usable_cpus
 
@@ -126,11 +126,6 @@ def _in_folder(folder: str, work: Callable[..., Any], *given: Any) -> Any:
 
 def _sees(place: str) -> tuple[str, bool]:
     return __version__, Path(place).is_dir()
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text, which may be a page."""
-    return str(error).strip().partition("\n")[0]
 
 
 def _close_to_others() -> None:

@@ -17,10 +17,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sasrec.cluster.connection import LOOK_SECONDS, RETRIES, Cluster, first_line
+from sasrec.cluster.connection import LOOK_SECONDS, RETRIES, Cluster
 from sasrec.cluster.messages import Board, repeat, told_to
 from sasrec.core import errors
-from sasrec.core.errors import SASRecError, TrainingError
+from sasrec.core.errors import SASRecError, TrainingError, first_line
 from sasrec.core.extras import require
 from sasrec.core.files import atomic_write, disk_errors
 from sasrec.core.world import LostProcessError, OtherFailedError, World, together

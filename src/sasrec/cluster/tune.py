@@ -100,8 +100,10 @@ class ClusterTrainers:
                     busy[worker.train.remote(replace(job, settings=settings))] = job.number, worker
                 if not busy:
                     return
-                done = ray.wait(list(busy), num_returns=1, timeout=LOOK_SECONDS)[0]
-                self._hear(conductor, board)
+                done: list[Any] = []
+                while not done and not asked.is_set():
+                    done = ray.wait(list(busy), num_returns=1, timeout=LOOK_SECONDS)[0]
+                    self._hear(conductor, board)
                 for reference in done:
                     free.append(busy.pop(reference)[1])
                     conductor.on_end(cluster.result(reference))

@@ -347,13 +347,9 @@ def from_dict(cls: type[Config], values: Mapping[str, Any]) -> Config:
 
 def to_dict(config: ModelConfig | TrainConfig | EvalConfig | ServerConfig) -> dict[str, Any]:
     """A JSON-ready dict that `from_dict` reads back; settings that came LATER are told where they are used."""
-    values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
-    told = {f.name: values[f.name] for f in dataclasses.fields(config) if _is_told(f, values[f.name])}
+    values = [(f, getattr(config, f.name)) for f in dataclasses.fields(config)]
+    told = {f.name: value for f, value in values if f.name not in LATER or value != f.default}
     return {k: list(v) if isinstance(v, tuple) else v for k, v in told.items()}
-
-
-def _is_told(field: dataclasses.Field[Any], value: Any) -> bool:
-    return field.name not in LATER or value != field.default
 
 
 def split_settings(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

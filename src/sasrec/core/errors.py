@@ -60,3 +60,8 @@ class RequestError(SASRecError):
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, which may be a page; its class where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

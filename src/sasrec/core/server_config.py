@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from sasrec.core.errors import ConfigError
-from sasrec.core.run_share import read_run_share
 from sasrec.core.settings import MAX_INT, setting, validate
 
 
@@ -95,3 +95,19 @@ class ServerConfig:
                 raise ConfigError("challenger needs feedback, a file that keeps who gets which model; give --feedback")
         if self.feedback and self.feedback == self.events:
             raise ConfigError(f"events and feedback are both {self.events}; give two files")
+
+
+def read_run_share(text: str) -> tuple[str, float]:
+    """Split "runs/new:0.1" into path and share.
+
+    Raises:
+        ConfigError: there is no path, or no share between 0 and 1.
+    """
+    path, _, share = text.rpartition(":")
+    try:
+        found = float(share)
+    except ValueError:
+        found = math.nan
+    if not path or not 0 < found < 1:
+        raise ConfigError(f"challenger={text!r} is no run folder with a share between 0 and 1, such as runs/new:0.1")
+    return path, found

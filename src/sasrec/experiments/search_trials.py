@@ -128,9 +128,12 @@ class Search:
     @property
     def trials(self) -> list[Trial]:
         """Those that have ended, the untouched preset first, then in the order in which they began."""
+        return [trial_of(trial, number) for number, trial in enumerate(self._ended(), 1)]
+
+    def _ended(self) -> list[Any]:
+        """The same as Optuna has them."""
         ended = [trial for trial in self.study.get_trials(deepcopy=False) if has_ended(trial)]
-        ended.sort(key=lambda trial: (PRESET not in trial.user_attrs, trial.number))
-        return [trial_of(trial, number) for number, trial in enumerate(ended, 1)]
+        return sorted(ended, key=lambda trial: (PRESET not in trial.user_attrs, trial.number))
 
     @property
     def complete(self) -> list[Trial]:
@@ -140,8 +143,9 @@ class Search:
     @property
     def untouched(self) -> Trial | None:
         """The preset itself, once it was trained to its end."""
-        known = any(PRESET in trial.user_attrs for trial in self.study.get_trials(deepcopy=False) if has_ended(trial))
-        return self.trials[0] if known and self.trials[0].state == "complete" else None
+        first = next(iter(self._ended()), None)
+        is_preset = first is not None and PRESET in first.user_attrs
+        return found if is_preset and (found := trial_of(first, 1)).state == "complete" else None
 
     @property
     def best(self) -> Trial:
@@ -169,10 +173,10 @@ class Search:
         return not self.is_interrupted
 
     def next_job(self) -> TrialJob | None:
-        left, begun = self.left(), len(self.trials) + len(self.running)
+        begun = len(self._ended()) + len(self.running)
         if self.is_interrupted or begun >= self.plan.trials:
             return None
-        untouched = self.untouched
+        left, untouched = self.left(), self.untouched
         if left is not None and left <= (0 if untouched is None else untouched.seconds / 4):
             if not self.is_said:
                 logger.info("the time for trials is used up after %d of %d", begun, self.plan.trials)

@@ -12,7 +12,6 @@ import queue
 import signal
 import sys
 import threading
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
@@ -22,15 +21,13 @@ from sasrec.data.logs import load_log
 from sasrec.experiments.trial_workers import TrialJob, train_trial
 from sasrec.training.progress import Progress
 
-SHOW_SECONDS = 0.5  # between words of progress
-
 
 class _Parent:
     """The search, at the other end of two pipes."""
 
     def __init__(self, heard: IO[str], told: IO[str]) -> None:
         self.lines: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self.told, self.heard, self.shown = told, heard, 0.0
+        self.told, self.heard = told, heard
         threading.Thread(target=self._listen, daemon=True).start()
 
     def _listen(self) -> None:
@@ -47,9 +44,7 @@ class _Parent:
         return bool(self.lines.get())
 
     def show(self, progress: Progress) -> None:
-        if time.monotonic() - self.shown >= SHOW_SECONDS:
-            self.shown = time.monotonic()
-            self.tell(progress=asdict(progress))
+        self.tell(progress=asdict(progress))
 
 
 def main() -> None:

@@ -197,7 +197,9 @@ class SideBySide:
             pool = _Pool(path, metric)
             try:
                 while not asked.is_set() and (self._begin(pool, conductor) or pool.busy):
-                    pool.hear(conductor)
+                    n_busy = len(pool.busy)
+                    while len(pool.busy) == n_busy and not asked.is_set():  # only an end makes room
+                        pool.hear(conductor)
                 for number in list(pool.busy.values()) if asked.is_set() else []:
                     conductor.on_end(TrialEnd(number, stopped="interrupted"))
             finally:

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 from polars.exceptions import SchemaError
 
-from sasrec.core.errors import DataError
+from sasrec.core.errors import DataError, first_line
 from sasrec.reading.frame_kinds import home_of, is_cursor, is_frame, is_narwhals, is_pandas
 
 ARROW_READERS = ("to_arrow_reader", "fetch_record_batch")  # of DuckDB's connections, from version 2 on and before
@@ -54,8 +54,7 @@ def _errors_of(source: Any) -> Iterator[None]:
         if not isinstance(error, OSError | ImportError) and not own & set(map(home_of, type(error).__mro__)):
             raise
         kind = "lazy frame" if isinstance(source, pl.LazyFrame) else type(source).__name__
-        told = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise DataError(f"cannot read the {kind}: {told}") from error
+        raise DataError(f"cannot read the {kind}: {first_line(error)}") from error
 
 
 def _read(source: Any) -> pl.DataFrame:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sasrec.core.digests import BOOK, is_as_written, read_book
-from sasrec.core.errors import CheckpointError, ConfigError
+from sasrec.core.errors import CheckpointError, ConfigError, first_line
 from sasrec.core.extras import require
 
 logger = logging.getLogger(__name__)
@@ -152,7 +152,7 @@ def _sentence(error: Exception, address: Address, name: str) -> CheckpointError 
     if isinstance(inner, errors.HfHubHTTPError) or (isinstance(error, RuntimeError) and isinstance(inner, Exception)):
         cause = inner  # why an upload failed, or why the cache was looked at
     if isinstance(cause, errors.HFValidationError):
-        return ConfigError(f"{address.repo!r} is no name of a repository: {_first_line(cause)}")
+        return ConfigError(f"{address.repo!r} is no name of a repository: {first_line(cause)}")
     if isinstance(cause, errors.GatedRepoError):
         return CheckpointError(f"{address} is gated: ask for access at {place}/{address.repo}, and {LOG_IN}")
     if isinstance(cause, errors.RepositoryNotFoundError):
@@ -176,13 +176,9 @@ def _sentence(error: Exception, address: Address, name: str) -> CheckpointError 
             f"{address} ({name}) is not in the cache of huggingface_hub, and {place} cannot be reached or is not to be "
             "asked (HF_HUB_OFFLINE); load it once with a network"
         )
-    return CheckpointError(f"cannot reach {place} for {address}: {_first_line(cause)}")
+    return CheckpointError(f"cannot reach {place} for {address}: {first_line(cause)}")
 
 
 def _words_of(error: Exception) -> str:
     """The Hub's own words, without a point at the end."""
-    return str(getattr(error, "server_message", None) or _first_line(error)).strip().splitlines()[0].rstrip(".")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return str(getattr(error, "server_message", None) or first_line(error)).strip().splitlines()[0].rstrip(".")

@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from sasrec.core.errors import CheckpointError
-from sasrec.core.run_share import read_run_share
-from sasrec.core.server_config import ServerConfig
+from sasrec.core.server_config import ServerConfig, read_run_share
 from sasrec.recommender import Recommender
 from sasrec.serving.service import KEPT_SHARE, Service
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from sasrec.core.errors import CheckpointError, RequestError
+from sasrec.core.errors import RequestError
 from sasrec.core.server_config import ServerConfig
 from sasrec.serving.batching import Batcher
 from sasrec.serving.decoding import ItemId
@@ -76,10 +76,7 @@ class EventStore:
             CheckpointError: the file cannot be used.
         """
         store = cls(Path(config.events), config, metrics)
-        try:
-            store._writer.connection()
-        except (sqlite3.Error, OSError) as error:
-            raise CheckpointError(f"the event file {config.events} cannot be used: {error}") from error
+        store._writer.check("event file")
         return store
 
     async def add(self, events: Pairs) -> None:

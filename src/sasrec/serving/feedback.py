@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from sasrec.core.errors import CheckpointError, RequestError
+from sasrec.core.errors import RequestError
 from sasrec.core.server_config import ServerConfig
 from sasrec.serving import feedback_file
 from sasrec.serving.batching import Batcher
@@ -71,10 +71,7 @@ class FeedbackStore:
             CheckpointError: the file cannot be used.
         """
         store = cls(Path(config.feedback), config, metrics)
-        try:
-            store._writer.connection()
-        except (sqlite3.Error, OSError) as error:
-            raise CheckpointError(f"the feedback file {config.feedback} cannot be used: {error}") from error
+        store._writer.check("feedback file")
         return store
 
     async def keep(self, exposures: Sequence[Exposure]) -> bool:

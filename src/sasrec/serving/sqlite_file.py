@@ -8,6 +8,8 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from sasrec.core.errors import CheckpointError
+
 BUSY_SECONDS = 5.0  # another process may hold the file
 
 
@@ -42,6 +44,17 @@ class SQLiteFile:
                 raise
             self._connection, self._inode = connection, self.path.stat().st_ino
         return self._connection
+
+    def check(self, what: str) -> None:
+        """Open it now.
+
+        Raises:
+            CheckpointError: it cannot be used; `what`: the file in words.
+        """
+        try:
+            self.connection()
+        except (sqlite3.Error, OSError) as error:
+            raise CheckpointError(f"the {what} {self.path} cannot be used: {error}") from error
 
     def close(self) -> None:
         """Close it; the next use opens it again."""

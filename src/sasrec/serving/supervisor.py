@@ -30,8 +30,7 @@ from prometheus_client.multiprocess import mark_process_dead
 
 from sasrec.core.config import to_dict
 from sasrec.core.errors import CheckpointError, ConfigError
-from sasrec.core.run_share import read_run_share
-from sasrec.core.server_config import ServerConfig
+from sasrec.core.server_config import ServerConfig, read_run_share
 from sasrec.runs.folder import RunFolder
 from sasrec.serving.connections import LINGER_SECONDS, let_no_more_begin
 from sasrec.serving.feedback import FeedbackStore

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from sasrec.core.errors import ConfigError, SASRecError
+from sasrec.core.errors import ConfigError, SASRecError, first_line
 from sasrec.core.suggestions import suggestion
 from sasrec.recommender import Recommender
 from sasrec.runs.folder import RunConfig
@@ -60,8 +60,7 @@ class Tracker:
             except SASRecError:
                 raise
             except Exception as error:  # of any of their classes
-                text = str(error).strip().partition("\n")[0]
-                raise ConfigError(f"{self.kind} cannot begin a run: {text or type(error).__name__}") from error
+                raise ConfigError(f"{self.kind} cannot begin a run: {first_line(error)}") from error
 
     def on_epoch(self, line: EpochLine) -> None:
         """Add a point to the curves."""

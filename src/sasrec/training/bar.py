@@ -10,9 +10,7 @@ from importlib import import_module
 from types import TracebackType
 from typing import Any, Self
 
-from sasrec.training.progress import Progress, duration, in_words
-
-PLAIN_SECONDS = 10.0  # how often a line is written inside long epochs where lines stay
+from sasrec.training.progress import Progress, duration, is_due, stands
 
 
 class Bar:
@@ -42,7 +40,7 @@ class Bar:
     def __call__(self, p: Progress) -> None:
         """Show where the training stands."""
         self.last = p
-        self._show(*stands(p), is_due=self._is_due(p))
+        self._show(*stands(p), is_due=is_due(p, time.monotonic() - self.last_line))
 
     def _show(self, done: int, total: int, text: str, *, is_due: bool) -> None:
         if self.output is not None:
@@ -53,19 +51,6 @@ class Bar:
         elif is_due:
             self.last_line = time.monotonic()
             print(text, file=sys.stderr, flush=True)
-
-    def _is_due(self, p: Progress) -> bool:
-        ended = p.step == p.steps_per_epoch and p.validated is None and p.measured is None
-        is_told = ended and (p.epoch in (1, p.max_epochs) or p.epoch % 10 == 0)
-        return is_told or time.monotonic() - self.last_line > PLAIN_SECONDS
-
-
-def stands(p: Progress) -> tuple[int, int, str]:
-    """What is done, of how much, and in words: epochs and steps, or rankings once the trained model is measured."""
-    if p.measured is not None:
-        what, done, total = p.measured
-        return done, total, f"measuring {what}: {done:,} of {total:,} rankings"
-    return (p.epoch - 1) * p.steps_per_epoch + p.step, p.max_epochs * p.steps_per_epoch, in_words(p)
 
 
 def ended(p: Progress) -> str:

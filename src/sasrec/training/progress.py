@@ -8,6 +8,7 @@ from sasrec.core.config import TrainConfig
 from sasrec.runs.record import State
 
 ESTIMATE_SECONDS = 2.0  # how long to train before the time that is left is estimated
+PLAIN_SECONDS = 10.0  # how often a plain line is written inside long epochs, where lines stay
 
 
 @dataclass(frozen=True)
@@ -80,3 +81,17 @@ def in_words(p: Progress) -> str:
     if p.seconds_left is not None:
         parts.append(f"at most {duration(max(p.seconds_left, 0))} left")
     return "  ".join(parts)
+
+
+def stands(p: Progress) -> tuple[int, int, str]:
+    """What is done, of how much, and in words: epochs and steps, or rankings once the trained model is measured."""
+    if p.measured is not None:
+        what, done, total = p.measured
+        return done, total, f"measuring {what}: {done:,} of {total:,} rankings"
+    return (p.epoch - 1) * p.steps_per_epoch + p.step, p.max_epochs * p.steps_per_epoch, in_words(p)
+
+
+def is_due(p: Progress, since: float) -> bool:
+    """Whether a plain line is due: for the first epoch, every tenth and the last, or so many seconds since one."""
+    has_ended = p.step == p.steps_per_epoch and p.validated is None and p.measured is None
+    return since > PLAIN_SECONDS or (has_ended and (p.epoch in (1, p.max_epochs) or p.epoch % 10 == 0))
