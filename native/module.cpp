@@ -15,6 +15,7 @@
 
 #include "draws.h"
 #include "engine.h"
+#include "ids.h"
 #include "json.h"
 #include "levels.h"
 #include "named.h"
@@ -194,6 +195,67 @@ NB_MODULE(SASREC_MODULE, m) {
   m.attr("lanes") = kLanes;
   m.attr("bf16") = kDepth > 1;
   m.def("available", &available, "Whether the operating system lets this process use the variant.");
+
+  nb::class_<IdTable>(m, "IdTable")
+      .def(nb::init<>())
+      .def("__len__", &IdTable::size)
+      .def_prop_ro("nbytes", &IdTable::nbytes)
+      .def(
+          "count",
+          [](IdTable& table, nb::handle given_ids, nb::handle given_counts) {
+            const auto ids = in<std::int64_t>("ids", given_ids);
+            const auto counts = in<std::int64_t>("counts", given_counts);
+            check(counts.size() == 0 || counts.size() == ids.size(), "one count for each id, or none");
+            for (std::size_t i = 0; i < counts.size(); ++i) check(counts.data()[i] > 0, "counts must be positive");
+            Released released;
+            table.count(ids.data(), counts.size() ? counts.data() : nullptr, static_cast<std::int64_t>(ids.size()));
+          },
+          "ids"_a, "counts"_a, "Add counts of ids; no counts = 1 each.")
+      .def(
+          "number",
+          [](IdTable& table, nb::handle given_ids) {
+            const auto ids = in<std::int64_t>("ids", given_ids);
+            check(ids.size() <= kMostItems, "there are too many ids");
+            Released released;
+            table.number(ids.data(), static_cast<std::int64_t>(ids.size()));
+          },
+          "ids"_a, "Give different ids their places among them.")
+      .def(
+          "places",
+          [](const IdTable& table, nb::handle given_ids, nb::handle given_places) {
+            const auto ids = in<std::int64_t>("ids", given_ids);
+            const auto places = out<std::int32_t>("places", given_places);
+            check(places.size() == ids.size(), "one place for each id");
+            Released released;
+            return table.places(ids.data(), static_cast<std::int64_t>(ids.size()), places.data());
+          },
+          "ids"_a, "places"_a, "Where numbered ids stand, -1 = nowhere; returns whether all stand somewhere.")
+      .def(
+          "take",
+          [](IdTable& table, nb::handle given_ids, nb::handle given_numbers) {
+            const auto ids = out<std::int64_t>("ids", given_ids);
+            const auto numbers = out<std::int64_t>("numbers", given_numbers);
+            check(numbers.size() == ids.size(), "one number for each id");
+            Released released;
+            table.take(ids.data(), numbers.data(), static_cast<std::int64_t>(ids.size()));
+          },
+          "ids"_a, "numbers"_a, "All ids in ascending order, and their numbers; the table is empty afterwards.");
+
+  m.def(
+      "order_of",
+      [](nb::handle given_keys, nb::handle given_order, nb::handle given_counts) {
+        const auto keys = in<std::int32_t>("keys", given_keys);
+        const auto order = out<std::int64_t>("order", given_order);
+        const auto counts = out<std::int64_t>("counts", given_counts);
+        const auto n = static_cast<std::int64_t>(keys.size()), n_keys = static_cast<std::int64_t>(counts.size());
+        check(order.size() == keys.size(), "one place for each key");
+        Released released;
+        bool fit = true;
+        for (std::int64_t i = 0; i < n; ++i) fit = fit && 0 <= keys.data()[i] && keys.data()[i] < n_keys;
+        check(fit, "keys must be in 0..len(counts) - 1");
+        order_of(keys.data(), n, n_keys, order.data(), counts.data());
+      },
+      "keys"_a, "order"_a, "counts"_a, "The stable order of keys from 0, and how many there are of each.");
 
   m.def(
       "draw_unseen",

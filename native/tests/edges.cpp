@@ -1,5 +1,10 @@
 // What must end in an exception and leave everything usable, and what several threads do at once: the pool, calls on
 // one engine, indices of tables and levels that hold what is not a number.
+#include <map>
+#include <numeric>
+#include <random>
+
+#include "../ids.h"
 #include "../levels.h"
 #include "../named.h"
 #include "reference.h"
@@ -199,6 +204,70 @@ void test_ranking_what_is_not_finite() {
     }
 }
 
+// Ids drawn around few and many values, among them the smallest and the largest, against an ordered map.
+void test_ids() {
+  std::mt19937_64 rng(3);
+  for (const int bits : {3, 12, 40, 64}) {
+    std::map<std::int64_t, std::int64_t> expected;
+    std::vector<std::int64_t> ids{INT64_MIN, INT64_MAX, 0, -1}, counts;
+    for (int i = 0; i < 5000; ++i) ids.push_back(static_cast<std::int64_t>(rng() >> (64 - bits)) * (i % 2 ? 1 : -1));
+    for (const std::int64_t id : ids) ++expected[id], counts.push_back(1 + (id & 3)), expected[id] += counts.back();
+    IdTable table;
+    table.count(ids.data(), nullptr, static_cast<std::int64_t>(ids.size()));
+    table.count(ids.data(), counts.data(), static_cast<std::int64_t>(ids.size()));
+    const std::int64_t n = table.size();
+    expect(n == static_cast<std::int64_t>(expected.size()), "ids are counted once");
+    expect(16 * n < table.nbytes() && table.nbytes() <= 16 * std::max<std::int64_t>(1024, 3 * n + 96),
+           "a table has some room");
+    std::vector<std::int64_t> different(n), numbers(n);
+    const std::string refusal =
+        message_of<std::invalid_argument>([&] { table.take(different.data(), numbers.data(), n - 1); });
+    expect(refusal == "there must be room for all ids and no more", "what does not fit is not written");
+    table.take(different.data(), numbers.data(), n);
+    expect(std::equal(expected.begin(), expected.end(), different.begin(),
+                      [](const auto& pair, std::int64_t id) { return pair.first == id; }) &&
+               std::equal(expected.begin(), expected.end(), numbers.begin(),
+                          [](const auto& pair, std::int64_t number) { return pair.second == number; }),
+           "ids come in ascending order with their counts");
+    expect(table.size() == 0 && table.nbytes() == 0, "a table is empty after that");
+
+    std::vector<std::int32_t> places(ids.size());
+    expect(!table.places(ids.data(), 1, places.data()) && places[0] == -1, "an empty table has no places");
+    table.number(different.data(), n);
+    expect(table.places(ids.data(), static_cast<std::int64_t>(ids.size()), places.data()), "all ids have places");
+    for (std::size_t i = 0; i < ids.size(); ++i) expect(different[places[i]] == ids[i], "places are those of ids");
+    const std::int64_t strange[] = {ids[7], 1234567890123456789, ids[8]};
+    expect(!table.places(strange, 3, places.data()) && places[1] == -1 && different[places[2]] == ids[8],
+           "an unknown id has no place");
+    const auto refused = [&](IdTable& to) {
+      return message_of<std::invalid_argument>([&] { to.number(std::data({5L, 6L, 5L}), 3); });
+    };
+    IdTable other;
+    expect(refused(table) == "the table has ids already" && refused(other) == "ids must be different",
+           "numbers are of one column");
+  }
+}
+
+void test_ids_from_several_threads() {
+  IdTable table;
+  std::vector<std::int64_t> ids(20000);
+  std::iota(ids.begin(), ids.end(), -1000);
+  const auto count = [&] { table.count(ids.data(), nullptr, static_cast<std::int64_t>(ids.size())); };
+  std::thread other(count);
+  count(), other.join();
+  std::vector<std::int64_t> found(ids.size()), counts(ids.size());
+  table.take(found.data(), counts.data(), static_cast<std::int64_t>(ids.size()));
+  expect(found == ids && counts == std::vector<std::int64_t>(ids.size(), 2), "calls at once count everything");
+}
+
+void test_the_order_of_few_keys() {
+  const std::vector<std::int32_t> keys{2, 0, 2, 1, 0, 4};
+  std::vector<std::int64_t> order(6), counts(6);
+  order_of(keys.data(), 6, 6, order.data(), counts.data());
+  expect(order == std::vector<std::int64_t>{1, 4, 3, 0, 2, 5}, "keys stay as they were among equal ones");
+  expect(counts == std::vector<std::int64_t>{2, 1, 2, 0, 1, 0}, "keys are counted");
+}
+
 void test_levels_that_are_not_finite() {
   Random random(9);
   Array<float> levels = random_floats(2001, random);
@@ -227,6 +296,9 @@ void test_edges() {
   test_calls_at_once();
   test_ranking_what_is_not_finite();
   test_levels_that_are_not_finite();
+  test_ids();
+  test_ids_from_several_threads();
+  test_the_order_of_few_keys();
 }
 
 }  // namespace sasrec::test

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from sasrec.core.isa import Native
 from sasrec.data import facts
 from sasrec.data.facts import Tally, fingerprint, n_repeats, order_by, order_by_user, pieces, row_slices
 from sasrec.data.ragged import Ragged, offsets_of
@@ -35,6 +36,16 @@ def test_events_are_ordered_by_user_then_time_and_ties_as_they_were(
     assert order_by_user(users[order], offsets, times[order]) is None
     assert order_by_user(users, offsets, None).tolist() == np.argsort(users, kind="stable").tolist()
     assert order_by(users[:0]).tolist() == []
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_few_keys_are_ordered_and_counted(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = np.random.default_rng(seed).integers(0, 7, 500).astype(np.int32)
+    by_core = facts.order_and_counts(keys, 9)
+    monkeypatch.setattr(facts, "load_native", lambda: Native("", None, ""))
+    for order, counts in (by_core, facts.order_and_counts(keys, 9)):
+        assert order.tolist() == np.argsort(keys, kind="stable").tolist()
+        assert counts.tolist() == np.bincount(keys, minlength=9).tolist()
 
 
 def test_rows_come_in_slices_of_few_values_or_one_row() -> None:

@@ -362,3 +362,38 @@ else:
 assert done and status == 0, "the child hangs"
 engine.encode(histories)
 """)
+
+
+def test_ids_that_are_no_ids_are_refused() -> None:
+    table, ids, none = load_native().module.IdTable(), np.array([3, 5, 9]), np.zeros(0, np.int64)
+    with pytest.raises(TypeError, match="ids must be an array of int64"):
+        table.count(ids.astype(np.int32), none)
+    with pytest.raises(ValueError, match="one count for each id, or none"):
+        table.count(ids, ids[:2])
+    with pytest.raises(ValueError, match="counts must be positive"):
+        table.count(ids, np.array([1, 0, 1]))
+    table.count(ids, none)
+    with pytest.raises(ValueError, match="one place for each id"):
+        table.places(ids, np.zeros(2, np.int32))
+    with pytest.raises(TypeError, match="places must be a writable array of int32"):
+        table.places(ids, np.zeros(3, np.int64))
+    with pytest.raises(ValueError, match="there must be room for all ids and no more"):
+        table.take(np.zeros(2, np.int64), np.zeros(2, np.int64))
+    with pytest.raises(ValueError, match="one number for each id"):
+        table.take(np.zeros(3, np.int64), np.zeros(2, np.int64))
+    with pytest.raises(ValueError, match="the table has ids already"):
+        table.number(ids)
+    with pytest.raises(ValueError, match="ids must be different"):
+        load_native().module.IdTable().number(np.array([4, 4]))
+    found = np.zeros(3, np.int64), np.zeros(3, np.int64)
+    table.take(*found)
+    assert [array.tolist() for array in found] == [[3, 5, 9], [1, 1, 1]]
+
+
+@pytest.mark.parametrize("keys", [[0, 3], [-1, 0], [2**31 - 1, 0]])
+def test_keys_beyond_their_number_are_refused(keys: list[int]) -> None:
+    given = np.array(keys, np.int32)
+    with pytest.raises(ValueError, match=r"keys must be in 0\.\.len\(counts\) - 1"):
+        load_native().module.order_of(given, np.zeros(2, np.int64), np.zeros(3, np.int64))
+    with pytest.raises(ValueError, match="one place for each key"):
+        load_native().module.order_of(np.zeros(3, np.int32), np.zeros(2, np.int64), np.zeros(3, np.int64))

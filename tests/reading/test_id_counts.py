@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
 import pytest
 
+from sasrec.core.isa import load_native
 from sasrec.reading import id_counts
 from sasrec.reading.id_counts import IdCounts, IdIndex
 
@@ -21,6 +23,16 @@ PIECES: dict[str, list[Sequence[int | str]]] = {
 }
 
 
+@pytest.fixture(params=["core", "sorting"])
+def _way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the compiled core's tables and without."""
+    if request.param == "sorting":
+        monkeypatch.setattr(id_counts, "id_table", lambda: None)
+    elif load_native().module is None:
+        pytest.skip(load_native().why)
+
+
+@pytest.mark.usefixtures("_way")
 @pytest.mark.parametrize("pieces", PIECES.values(), ids=PIECES)
 @pytest.mark.parametrize("late", [0, 2**18])
 def test_ids_in_pieces_are_counted_as_in_one(
@@ -42,6 +54,30 @@ def test_ids_in_pieces_are_counted_as_in_one(
     assert IdIndex(ids).places_of(whole).tolist() == [ids.to_list().index(one) for one in whole]
 
 
+@pytest.mark.usefixtures("_way")
+@pytest.mark.parametrize("pieces", PIECES.values(), ids=PIECES)
+def test_counts_of_two_processes_are_joined(pieces: list[Sequence[int | str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(id_counts, "FREE_PLACES", 16)
+    whole, shares = IdCounts(), [IdCounts(), IdCounts()]
+    for at, piece in enumerate(pieces):
+        whole.add(pl.Series(piece))
+        shares[at > 0].add(pl.Series(piece))
+    first, second = (pickle.loads(pickle.dumps(share)) for share in shares)
+    first.join(second)
+    (ids, n), (expected, n_expected) = first.result(), whole.result()
+    assert (first.as_text, first.seen) == (whole.as_text, whole.seen)
+    assert (ids.to_list(), n.tolist()) == (expected.to_list(), n_expected.tolist())
+
+
+@pytest.mark.usefixtures("_way")
+@pytest.mark.parametrize(("ids", "other"), [([1, 10**12, 10**13], 10**14), (["a", "b"], "c")])
+def test_an_id_that_is_not_there_is_an_error(ids: list[int | str], other: int | str) -> None:
+    index = IdIndex(pl.Series(ids))
+    with pytest.raises(IndexError, match="an id is not among those that there are"):
+        index.places_of(pl.Series([ids[0], other]))
+
+
+@pytest.mark.usefixtures("_way")
 def test_texts_with_one_hash_get_another_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     hashed = pl.Series.hash
     monkeypatch.setattr(pl.Series, "hash", lambda self, seed: hashed(self, seed) % (4 if seed < 3 else 2**63))

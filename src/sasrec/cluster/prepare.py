@@ -20,24 +20,15 @@ from sasrec.cluster.connection import Cluster
 from sasrec.core.arrays import Int32, Int64
 from sasrec.core.errors import DataError
 from sasrec.core.files import disk_errors
+from sasrec.data.event_columns import Columns, by_range, in_order, numbers_of
 from sasrec.data.event_files import EventFile
 from sasrec.data.filters import Repeats
-from sasrec.data.partitioned import (
-    FILLING,
-    ORDERING,
-    Columns,
-    Partition,
-    Progress,
-    by_range,
-    changed,
-    in_order,
-    numbers_of,
-)
+from sasrec.data.partitioned import FILLING, ORDERING, Partition, Progress, changed
 from sasrec.reading.chunks import Chunks
 from sasrec.reading.columns import Wanted
 from sasrec.reading.id_counts import IdIndex
 from sasrec.reading.notes import Notes
-from sasrec.reading.survey import Events, OtherTypesError, Survey, Surveyed, Types, surveyed_by
+from sasrec.reading.survey import Events, OtherTypesError, Place, Survey, Surveyed, Types, surveyed_by
 from sasrec.reading.survey import Progress as Look
 
 SHARES = 4  # of the log for each worker: the slower ones take fewer
@@ -149,7 +140,7 @@ def _fill(
     own = _folder_in(folder)
     with contextlib.ExitStack() as stack:
         files = {name: stack.enter_context(EventFile(own / name, kind)) for name, kind in kinds.items()}
-        for frame in events.frames(lambda done, total: None):
+        for frame, _ in events.frames_after(Place()):
             try:
                 columns, n = by_range(numbers_of(frame, indices), range_of, n_ranges)
             except (IndexError, TypeError) as error:

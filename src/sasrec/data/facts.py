@@ -13,6 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from sasrec.core.arrays import Int32, Int64
+from sasrec.core.isa import load_native
 from sasrec.data.ragged import Ragged
 
 PIECE = 2**22  # events, or ids, that are looked at together
@@ -36,6 +37,16 @@ def pieces(array: NDArray[Any], n: int = PIECE) -> Iterator[NDArray[Any]]:
 def order_by(index: Int32) -> Int64:
     """The stable order of indices from 0, such as the users of events."""
     return _order_of(index.astype(np.int64))
+
+
+def order_and_counts(keys: Int32, n: int) -> tuple[Int64, Int64]:
+    """The stable order of keys from 0 to n - 1, of which there are few, and how often each occurs."""
+    module = load_native().module
+    if module is None:
+        return order_by(keys), np.bincount(keys, minlength=n)
+    order, counts = np.empty(len(keys), np.int64), np.empty(n, np.int64)
+    module.order_of(keys, order, counts)
+    return order, counts
 
 
 def _order_of(keys: Int64) -> Int64:

@@ -17,13 +17,14 @@ from typing import Any, Protocol
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
+from sasrec.core.ahead import made_ahead
 from sasrec.core.arrays import Bool, Int32, Int64
 from sasrec.core.errors import CheckpointError, DataError
 from sasrec.core.files import disk_errors, read_errors
+from sasrec.data.event_columns import USERS, Columns, by_range, in_order, numbers_of, of_core
 from sasrec.data.event_files import EventFile
-from sasrec.data.facts import Tally, fingerprint, order_by, order_by_user, pieces, row_slices
+from sasrec.data.facts import Tally, fingerprint, pieces, row_slices
 from sasrec.data.filters import Filters, Repeats, nothing_left
 from sasrec.data.ragged import Ragged, offsets_of
 from sasrec.data.sequences import TYPES, WEIGHTS, Sequences, facts_of, warn_of
@@ -36,10 +37,8 @@ from sasrec.reading.notes import Notes
 from sasrec.reading.survey import Place, Surveyed, survey
 from sasrec.reading.survey import Progress as Look
 
-USERS = "users.npy"  # whose events they are; removed at the end
 FILLING = "sorting events into ranges of users"
 ORDERING = "bringing events into order"
-Columns = dict[str, NDArray[Any]]
 Progress = Callable[[str, int, int], None]  # what is done, how much of it, of how much
 
 
@@ -116,17 +115,16 @@ class Partition:
         """Write the events behind a place; `free` is where the next one of each range goes."""
         place = begin
         indices = {role: IdIndex(ids) for role, (ids, _) in self.found.ids.items()}
-        range_of = self.range_of
+        range_of, size = self.range_of, self.found.events.chunks.size
 
-        def show(done: int, total: int) -> None:
-            progress(FILLING, done, total)
-
-        for frame, place in self.found.events.frames_after(begin, show):
+        def events_of(found: tuple[pl.DataFrame, Place]) -> Columns:
             try:
-                columns = numbers_of(frame, indices)
+                return numbers_of(found[0], indices)
             except (IndexError, TypeError) as error:  # ids that were not there, or of another type
                 raise changed(self.found.events.chunks.where) from error
-            columns, counts = by_range(columns, range_of, len(self.ranges))
+
+        for (_, place), read in made_ahead(self.found.events.frames_after(begin), events_of, 1):
+            columns, counts = by_range(read, range_of, len(self.ranges))
             used = np.flatnonzero(counts)
             for name, values in columns.items():
                 for at, piece in zip(used, np.split(values, np.cumsum(counts[used])[:-1]), strict=True):
@@ -134,6 +132,7 @@ class Partition:
             free += counts
             if self.steps.is_due():
                 self._note_filled(place, free)
+            progress(FILLING, min(place.done, size), size)
         self._note_filled(place, free)
 
     def begin_anew(self) -> None:
@@ -157,8 +156,11 @@ class Partition:
         """Sort each range by user and time, and leave out events that repeat others."""
         first, begun = self._gone_on("order")
         self.lengths = begun.get("lengths", self.lengths)
-        for users, at, columns in self.parts(first):
-            ordered = in_order(columns, users, self.offsets, repeats, self.n_items)
+
+        def order(part: tuple[slice, int, Columns]) -> Columns:
+            return in_order(part[2], part[0], self.offsets, repeats, self.n_items)
+
+        for (_, at, columns), ordered in made_ahead(self.parts(first), order, 1):
             self.put(at, ordered, is_new=ordered is not columns)
             progress(ORDERING, at + 1, len(self.ranges))
         self.count_kept(repeats)
@@ -218,7 +220,7 @@ class Partition:
             begin, n = int(self.offsets[rows.start]), int(self.lengths[at])
             columns = {name: self.files[name].read(begin, n) for name in names}
             if kept is not None:
-                columns = _of_core(columns, kept, repeats, self.n_items)
+                columns = of_core(columns, kept, repeats, self.n_items)
             if TYPES in columns:
                 type_counts += np.bincount(columns[TYPES], minlength=len(type_counts))
             user_counts[rows] = np.bincount(columns[USERS] - rows.start, minlength=rows.stop - rows.start)
@@ -251,13 +253,16 @@ class Partition:
         dense = np.concatenate([[0], np.cumsum(self.item_counts > 0)]).astype(np.int32)
         is_dense = bool((self.item_counts > 0).all())
         dense_types = (np.cumsum(self.type_counts > 0) - 1).astype(np.uint8)
-        for users, at, columns in self.parts(first):
-            if kept is not None:
-                columns = _of_core(columns, kept, repeats, self.n_items)
+
+        def close(part: tuple[slice, int, Columns]) -> Columns:
+            columns = part[2] if kept is None else of_core(part[2], kept, repeats, self.n_items)
             if not is_dense:
                 columns["items.npy"] = dense[columns["items.npy"]]
             if TYPES in columns:
                 columns[TYPES] = dense_types[columns[TYPES]]
+            return columns
+
+        for (users, at, _), columns in made_ahead(self.parts(first), close, 1):
             start, end = end, end + len(columns[USERS])
             lengths = self.user_counts[users]
             events = Ragged(columns["items.npy"], offsets_of(lengths[lengths > 0]))
@@ -273,69 +278,6 @@ class Partition:
 def changed(where: str) -> DataError:
     """The error for a log of which the second look finds other events."""
     return DataError(f"{where} changed while it was read; run the command again")
-
-
-def numbers_of(frame: pl.DataFrame, indices: dict[str, IdIndex]) -> Columns:
-    """The events of a chunk as they are written."""
-    columns: Columns = {
-        USERS: indices["user"].places_of(frame["user_id"]),
-        "items.npy": indices["item"].places_of(frame["item_id"]) + np.int32(1),
-    }
-    if "timestamp" in frame.columns:
-        columns["timestamps.npy"] = frame["timestamp"].to_numpy()
-    if "event" in frame.columns:
-        columns[TYPES] = indices["event"].places_of(frame["event"]).astype(np.uint8)
-    if "weight" in frame.columns:
-        columns[WEIGHTS] = frame["weight"].to_numpy()
-    return columns
-
-
-def by_range(columns: Columns, range_of: Int32, n_ranges: int) -> tuple[Columns, Int64]:
-    """Events by the range of their user, those of a range in their order; and how many each range has."""
-    ranges = range_of[columns[USERS]]
-    return _taken(columns, order_by(ranges)), np.bincount(ranges, minlength=n_ranges)
-
-
-def in_order(columns: Columns, users: slice, offsets: Int64, repeats: Repeats, n_items: int) -> Columns:
-    """The events of a range by user and time, without those that repeat others; as they are where that is so already.
-
-    Args:
-        columns: in input order.
-        users: of the range.
-        offsets: (n_users + 1,) of all users.
-        repeats: which stay.
-        n_items: that there are.
-    """
-    begins = offsets[users.start : users.stop + 1] - offsets[users.start]
-    order = order_by_user(columns[USERS] - users.start, begins, columns.get("timestamps.npy"))
-    if order is not None:
-        columns = _taken(columns, order)
-    return columns if repeats == "keep" else _taken(columns, _is_kept(columns, repeats, n_items))
-
-
-def _taken(columns: Columns, rows: Int64 | Bool) -> Columns:
-    return {name: values[rows] for name, values in columns.items()}
-
-
-def _of_core(columns: Columns, kept: tuple[Bool, Bool], repeats: Repeats, n_items: int) -> Columns:
-    """The events, in order, of users and items that are kept; without those that repeat others only now, if asked."""
-    columns = _taken(columns, kept[0][columns[USERS]] & kept[1][columns["items.npy"] - 1])
-    return _taken(columns, _is_kept(columns, repeats, n_items)) if repeats == "consecutive_again" else columns
-
-
-def _is_kept(columns: Columns, repeats: Repeats, n_items: int) -> Bool:
-    """(n,) which events of users, in order, are no repeats, as `filter_repeats` says it."""
-    users, what = columns[USERS], columns["items.npy"].astype(np.int64)
-    if TYPES in columns:
-        what += columns[TYPES].astype(np.int64) * (n_items + 1)
-    kept = np.ones(len(users), bool)
-    if repeats.startswith("consecutive"):
-        kept[1:] = (what[1:] != what[:-1]) | (users[1:] != users[:-1])
-        return kept
-    order = np.lexsort((what, users))  # stable
-    same = (what[order][1:] == what[order][:-1]) & (users[order][1:] == users[order][:-1])
-    kept[order[1:][same] if repeats == "first" else order[:-1][same]] = False
-    return kept
 
 
 class Workers(Protocol):

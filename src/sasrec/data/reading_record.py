@@ -20,8 +20,8 @@ from sasrec import __version__
 from sasrec.core.digests import BOOK, is_as_written, noting
 from sasrec.core.errors import CheckpointError
 from sasrec.core.files import DAMAGES, atomic_file, atomic_write, boot
+from sasrec.data.event_columns import USERS
 from sasrec.data.filters import Filters
-from sasrec.data.partitioned import USERS
 from sasrec.data.sequences import FILES
 from sasrec.data.steps import Steps
 from sasrec.reading.chunks import Chunks, ChunkSizes

@@ -29,6 +29,7 @@ from sasrec.core.forks import needs_threads_of
 from sasrec.data.facts import PIECE, Tally, fingerprint, order_by_user, pieces, row_slices
 from sasrec.data.ragged import Ragged, offsets_of
 from sasrec.data.vocabulary import Vocabulary
+from sasrec.reading.id_counts import IdIndex
 from sasrec.reading.ids import canonical_id
 from sasrec.reading.understanding import LOG, Understanding, load_understanding, save_understanding
 
@@ -313,12 +314,7 @@ def _dense(ids: pl.Series) -> tuple[pl.Series, Int32]:
     """Unique ids in ascending order, and each element's position among them."""
     unique = ids.unique().sort()
     if ids.dtype == pl.Int64:
-        low, high = int(unique[0]), int(unique[-1])
-        if high - low < 4 * len(ids) + 1024:  # a look-up table is cheaper than a search
-            table = np.zeros(high - low + 1, np.int32)
-            table[unique.to_numpy() - low] = np.arange(len(unique), dtype=np.int32)
-            return unique, table[ids.to_numpy() - low]
-        return unique, np.searchsorted(unique.to_numpy(), ids.to_numpy()).astype(np.int32)
+        return unique, IdIndex(unique).places_of(ids)
     positions = pl.DataFrame({"id": unique, "index": np.arange(len(unique), dtype=np.int32)})
     joined = ids.to_frame("id").join(positions, on="id", how="left", maintain_order="left")
     return unique, joined["index"].to_numpy().copy()

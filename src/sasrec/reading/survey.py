@@ -66,18 +66,17 @@ class Events:
     def __init__(self, chunks: Chunks, wanted: Wanted, types: Types) -> None:
         self.chunks, self.wanted, self.types = chunks, wanted, types
 
-    def frames(self, progress: Progress) -> Iterator[pl.DataFrame]:
-        """user_id, item_id[, timestamp][, event][, weight], in input order."""
-        return (frame for frame, _ in self.frames_after(Place(), progress))
+    def frames_after(self, place: Place) -> Iterator[tuple[pl.DataFrame, Place]]:
+        """user_id, item_id[, timestamp][, event][, weight], in input order, each with the place behind it.
 
-    def frames_after(self, place: Place, progress: Progress) -> Iterator[tuple[pl.DataFrame, Place]]:
-        """The frames that follow a place, which chunks of the same sizes have told, each with the place behind it."""
+        Args:
+            place: behind which they begin; chunks of the same sizes have told it.
+        """
         for table, size in one_ahead(self.chunks.tables(None, place.n_chunks)):
             place = Place(place.n_chunks + 1, place.done + size)
             whole = complete(table, self.chunks.choice, self.wanted)
             if len(whole.frame):
                 yield self.frame_of(whole), place
-            progress(min(place.done, self.chunks.size), self.chunks.size)
 
     def frame_of(self, table: SourceTable) -> pl.DataFrame:
         """The events of a chunk, which has some."""
