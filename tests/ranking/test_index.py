@@ -148,7 +148,7 @@ def test_top_k_is_the_plain_one(isa: str, n_items: int, dim: int, n_rows: int, s
 
 
 def edge_masks(n_items: int) -> list[NDArray[np.bool_]]:
-    """All items, none, the first, the last, those beside borders of 8 and of 64, and ranges at both ends and between."""
+    """All items, none, the first, the last, those beside borders of 8 and of 64, and ranges of few and of many."""
     item = np.arange(n_items + 1)
     few = n_items // 32  # up to so many are scored one by one
     masks = [item > 0, item < 0, item == 1, item == n_items, item % 64 == 0, item % 64 == 1, item % 8 == 1]
