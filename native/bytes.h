@@ -49,13 +49,32 @@ class ByteTable {
 
   int n_groups() const { return n_groups_; }
 
+  // Features in steps, pairs of 16-bit steps in words of 32 bits.
+  struct Query {
+    float step, norm;
+    std::vector<std::int32_t> steps;
+  };
+
+  Query round(const float* features, int dim) const {
+    double norm = 0;
+    for (int k = 0; k < dim; ++k) norm += static_cast<double>(features[k]) * features[k];
+    const float step = largest_magnitude(features, dim) / kQuerySteps;
+    Query query{step, static_cast<float>(std::sqrt(norm)), std::vector<std::int32_t>(pairs_)};
+    for (int k = 0; k < dim; k += 2) {
+      const auto round = [&](int j) {
+        return j < dim && step > 0 ? static_cast<std::int32_t>(std::nearbyint(features[j] / step)) : 0;
+      };
+      query.steps[k / 2] =
+          (round(k) & 0xffff) | static_cast<std::int32_t>(static_cast<std::uint32_t>(round(k + 1)) << 16);
+    }
+    return query;
+  }
+
   // Calls visit(group, low, high) with bounds of the scores of kLanes items, for the groups in a range.
   template <typename Visit>
-  void scan(const float* features, int dim, int first, int last, Visit&& visit) const {
-    std::vector<std::int32_t> steps(pairs_);
-    const Query query = round_features(features, dim, steps.data());
+  [[gnu::always_inline]] void scan(const Query& query, int first, int last, Visit&& visit) const {
     for (int group = first; group < last; ++group) {
-      const Ints product = multiply(group, steps.data());
+      const Ints product = multiply(group, query.steps.data());
       const std::size_t i = static_cast<std::size_t>(group) * kLanes;
       const Floats middle = __builtin_convertvector(product, Floats) * (load(&scale_[i]) * query.step);
       const Floats error = load(&error_[i]) * query.norm;
@@ -64,10 +83,6 @@ class ByteTable {
   }
 
  private:
-  struct Query {
-    float step, norm;
-  };
-
   void pack_item(int i, const float* item, int dim) {
     const float scale = largest_magnitude(item, dim) / kByteSteps;
     std::int8_t* bytes = &bytes_[static_cast<std::size_t>(i / kLanes) * pairs_ * 2 * kLanes];
@@ -82,20 +97,6 @@ class ByteTable {
         std::sqrt(lost) + std::sqrt(dim) / (2 * kQuerySteps) * std::sqrt(kept) + sum_margin(dim) * std::sqrt(norm);
     scale_[i] = scale;
     error_[i] = static_cast<float>(error * 1.0001);  // for the roundings of the bound itself
-  }
-
-  // Pairs of 16-bit steps in words of 32 bits.
-  static Query round_features(const float* features, int dim, std::int32_t* steps) {
-    double norm = 0;
-    for (int k = 0; k < dim; ++k) norm += static_cast<double>(features[k]) * features[k];
-    const float step = largest_magnitude(features, dim) / kQuerySteps;
-    for (int k = 0; k < dim; k += 2) {
-      const auto round = [&](int j) {
-        return j < dim && step > 0 ? static_cast<std::int32_t>(std::nearbyint(features[j] / step)) : 0;
-      };
-      steps[k / 2] = (round(k) & 0xffff) | static_cast<std::int32_t>(static_cast<std::uint32_t>(round(k + 1)) << 16);
-    }
-    return {step, static_cast<float>(std::sqrt(norm))};
   }
 
   // Sums of products of bytes and steps: 127 * 2047 * dim stays below 2^31 up to 8,192 dimensions.
@@ -116,6 +117,7 @@ class ByteTable {
     return reinterpret_cast<Ints>(_mm512_add_epi32(even, odd));
 #elif defined(__AVX2__)
     __m256i total = _mm256_setzero_si256();
+#pragma GCC unroll 4
     for (int p = 0; p < pairs_; ++p) {
       const __m256i items = _mm256_cvtepi8_epi16(_mm_load_si128(reinterpret_cast<const __m128i*>(bytes + 16 * p)));
       total = _mm256_add_epi32(total, _mm256_madd_epi16(items, _mm256_set1_epi32(steps[p])));

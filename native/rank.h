@@ -34,9 +34,10 @@ namespace sasrec {
 inline constexpr int kRankRows = kLanes == 4 ? 4 : 6;        // accumulators: 24 of 32, 12 of 16, 8 of 16 registers
 inline constexpr int kScoredVectors = kLanes == 16 ? 4 : 2;  // of a panel, scored together
 inline constexpr int kScoredItems = kScoredVectors * kLanes;
-inline constexpr int kRankBlock = 96;         // rows that stay in L2 while panels stream by
-inline constexpr int kFewRows = 6;            // up to this many wait for memory, not for arithmetic
-inline constexpr int kManyItems = 4096;       // from here on the copy in bytes pays
+inline constexpr int kRankBlock = 96;    // rows that stay in L2 while panels stream by
+inline constexpr int kFewRows = 6;       // up to this many wait for memory, not for arithmetic
+inline constexpr int kItemsAhead = 8;    // rows of scattered items are asked for this many items before they are read
+inline constexpr int kManyItems = 4096;  // from here on the copy in bytes pays
 inline constexpr int kThreadItems = 1 << 18;  // fewer are not worth waking a thread for
 
 // Scores (Rows, kPanelItems) of rows of features with the items of a panel. A function of its own keeps all sums in
@@ -107,12 +108,32 @@ inline std::uint64_t eight_of(const bool* values) {
   return eight;
 }
 
-// How many of so many values are true.
-inline std::int64_t count_true(const bool* values, std::int64_t n) {
+// Whether more than `most` of so many values are true; it looks no further than that takes.
+inline bool are_more_true(const bool* values, std::int64_t n, std::int64_t most) {
   std::int64_t count = 0, i = 0;
-  for (; i + 8 <= n; i += 8) count += std::popcount(eight_of(values + i));
+  for (; i + 64 <= n && count <= most; i += 64)
+    for (int eight = 0; eight < 64; eight += 8) count += std::popcount(eight_of(values + i + eight));
+  if (count > most) return true;
   for (; i < n; ++i) count += values[i];
-  return count;
+  return count > most;
+}
+
+// Whether any of a panel's values is true.
+inline bool is_any_true(const bool* values) {
+  std::uint64_t any = 0;
+  for (int i = 0; i < kPanelItems; i += 8) any |= eight_of(values + i);
+  return any;
+}
+
+// A bit for each of kLanes values that is true: the product brings those of eight bytes together in the highest.
+[[gnu::always_inline]] inline std::uint32_t true_lanes(const bool* values) {
+  std::uint32_t bits = 0;
+  for (int first = 0; first < kLanes; first += 8) {
+    std::uint64_t bytes = 0;
+    std::memcpy(&bytes, values + first, std::min(kLanes, 8));
+    bits |= static_cast<std::uint32_t>(bytes * 0x0102040810204080 >> 56) << first;
+  }
+  return bits;
 }
 
 struct Scored {
@@ -289,7 +310,6 @@ class ItemIndex {
   bool top_k(const float* features, std::int64_t n, int k, HiddenView hidden, const bool* allowed,
              std::int32_t* indices, float* scores) {
     std::lock_guard lock(mutex_);
-    const std::int64_t n_allowed = allowed ? count_true(allowed + 1, n_items_) : n_items_;
     const auto write = [&](std::int64_t row, TopList& list) {
       std::int64_t place = row * k;
       for (const Scored& entry : list.sorted()) indices[place] = entry.item, scores[place++] = entry.score;
@@ -300,7 +320,8 @@ class ItemIndex {
                           bytes_are_safe(features, n);
     // An item that is packed anew takes as long as 8 of the panels, and as 32 of the copy in bytes.
     const int as_long = by_bytes && n <= kFewRows ? 32 : 8;
-    if (n_allowed <= n_items_ / as_long) return top_of_allowed(features, n, k, hidden, allowed, write);
+    if (allowed && !are_more_true(allowed + 1, n_items_, n_items_ / as_long))
+      return top_of_allowed(features, n, k, hidden, allowed, write);
     if (by_bytes) {
       if (n <= kFewRows) return top_of_few(features, n, k, hidden, allowed, write);
 #if defined(__AVX512F__)
@@ -354,6 +375,12 @@ class ItemIndex {
       float* column = panel + static_cast<std::ptrdiff_t>(c / kScoredItems) * dim_ * kScoredItems + c % kScoredItems;
       for (int k = 0; k < dim_; ++k) column[k * kScoredItems] = item ? item[k] : 0.0f;
     }
+  }
+
+  // Rows that lie apart wait for memory one after another, unless it is asked for them earlier.
+  void prefetch_item(std::int32_t item) const {
+    const float* row = table_ + static_cast<std::ptrdiff_t>(item) * dim_;
+    for (int k = 0; k < dim_; k += 16) __builtin_prefetch(row + k);
   }
 
   void pack_panels() {
@@ -478,7 +505,11 @@ class ItemIndex {
     FiniteCheck finite;
     for (std::size_t start = 0; start < items.size(); start += kPanelItems) {
       const int count = static_cast<int>(std::min<std::size_t>(kPanelItems, items.size() - start));
-      pack_panel(count, [&](int c) { return items[start + c]; }, panel.data());
+      const auto item_of = [&](int c) {
+        if (start + c + kItemsAhead < items.size()) prefetch_item(items[start + c + kItemsAhead]);
+        return items[start + c];
+      };
+      pack_panel(count, item_of, panel.data());
       for (int row = 0; row < rows; ++row) {
         score_panel<1>(features + static_cast<std::ptrdiff_t>(row) * dim_, dim_, panel.data(), scores);
         finite.add_panel(scores);
@@ -564,19 +595,49 @@ class ItemIndex {
     return offer_shortlist(features, found[0], list);
   }
 
+  // A mask is read once, in order, for panels without an allowed item, and then where a score reaches the bar.
   void collect(const float* features, int first, int last, const ItemSet& gone, const bool* allowed,
                Shortlist& found) const {
-    bytes_.scan(features, dim_, first, last, [&](int group, Floats low, Floats high) __attribute__((always_inline)) {
-      std::uint32_t bits = lanes_reaching(high, splat(found.bar()));
-      if (!bits) return;
+    const ByteTable::Query query = bytes_.round(features, dim_);
+    const auto add = [&](int group, std::uint32_t bits, Floats low, Floats high) __attribute__((always_inline)) {
       float lows[kLanes], highs[kLanes];
       store(lows, low), store(highs, high);
       for (; bits; bits &= bits - 1) {
         const int lane = std::countr_zero(bits), item = group * kLanes + lane + 1;
-        if (item > n_items_ || (allowed && !allowed[item]) || gone.holds(item)) continue;
-        found.add({lows[lane], highs[lane], item});
+        if (item <= n_items_ && !gone.holds(item)) found.add({lows[lane], highs[lane], item});
       }
-    });
+    };
+    if (!allowed) {
+      bytes_.scan(query, first, last, [&](int group, Floats low, Floats high) __attribute__((always_inline)) {
+        if (const std::uint32_t bits = lanes_reaching(high, splat(found.bar()))) add(group, bits, low, high);
+      });
+      return;
+    }
+    for (int begin = first, end; begin < last; begin = end) {
+      end = std::min(round_down(begin, kPanelVectors) + kPanelVectors, last);
+      if (!holds_allowed(begin / kPanelVectors, allowed)) continue;
+      bytes_.scan(query, begin, end, [&](int group, Floats low, Floats high) __attribute__((always_inline)) {
+        std::uint32_t bits = lanes_reaching(high, splat(found.bar()));
+        if (!bits) return;
+        bits &= allowed_lanes(group, allowed);
+        if (bits) add(group, bits, low, high);
+      });
+    }
+  }
+
+  // Whether an item of a panel is allowed; of the last panel, which may have fewer items, this is not asked.
+  bool holds_allowed(int panel, const bool* allowed) const {
+    const int first = panel * kPanelItems + 1;
+    return first + kPanelItems - 1 > n_items_ || is_any_true(allowed + first);
+  }
+
+  // A bit for each item of a group that is allowed.
+  std::uint32_t allowed_lanes(int group, const bool* allowed) const {
+    const int first = group * kLanes + 1;
+    if (first + kLanes - 1 <= n_items_) return true_lanes(allowed + first);
+    std::uint32_t bits = 0;
+    for (int item = first; item <= n_items_; ++item) bits |= std::uint32_t{allowed[item]} << (item - first);
+    return bits;
   }
 
 #if defined(__AVX512F__)

@@ -268,6 +268,39 @@ void test_the_order_of_few_keys() {
   expect(counts == std::vector<std::int64_t>{2, 1, 2, 0, 1, 0}, "keys are counted");
 }
 
+// A row alone looks at a mask where scores reach the bar, many rows look at it another way: both give the same lists.
+// Masks take as much memory as they need, so that a read beyond them is found.
+void test_masks_of_one_row_and_of_many() {
+  Random random(9);
+  constexpr int kDim = 3, kRows = 7, kBest = 10;
+  for (int n_items = kManyItems; n_items <= kManyItems + kPanelItems + 1; n_items += n_items % 4 == 3 ? 5 : 1) {
+    Array<float> table((n_items + 1) * kDim), features(kRows * kDim);
+    for (int i = 0; i < (n_items + 1) * kDim; ++i) table[i] = random.below(7) - 3.0f;  // many ties
+    for (int i = 0; i < kDim; ++i) features[i] = random.below(7) - 3.0f;
+    for (int i = kDim; i < kRows * kDim; ++i) features[i] = features[i - kDim];
+    ItemIndex index(table.data(), n_items, kDim, 1);
+    const auto check = [&](const char* what, auto&& is_allowed) {
+      const std::unique_ptr<bool[]> allowed(new bool[n_items + 1]{});
+      for (int item = 1; item <= n_items; ++item) allowed[item] = is_allowed(item);
+      std::int32_t items[kRows * kBest], of_one[kBest];
+      float scores[kRows * kBest], scores_of_one[kBest];
+      index.top_k(features.data(), kRows, kBest, {}, allowed.get(), items, scores);
+      index.top_k(features.data(), 1, kBest, {}, allowed.get(), of_one, scores_of_one);
+      expect(std::equal(of_one, of_one + kBest, items) && std::equal(scores_of_one, scores_of_one + kBest, scores),
+             what);
+      expect(std::all_of(of_one, of_one + kBest, [&](std::int32_t item) { return !item || allowed[item]; }), what);
+    };
+    check("all are allowed", [](int) { return true; });
+    check("none is allowed", [](int) { return false; });
+    check("half of them are allowed", [&](int) { return random.below(2) == 1; });
+    check("a tenth of them is allowed", [&](int) { return random.below(10) == 0; });
+    check("the first ones are allowed", [&](int item) { return item <= n_items / 8; });
+    check("the last ones are allowed", [&](int item) { return item > n_items - n_items / 8; });
+    check("few are allowed", [&](int) { return random.below(100) == 0; });
+    check("the last one is allowed", [&](int item) { return item == n_items; });
+  }
+}
+
 void test_levels_that_are_not_finite() {
   Random random(9);
   Array<float> levels = random_floats(2001, random);
@@ -295,6 +328,7 @@ void test_edges() {
   test_arrays_without_memory();
   test_calls_at_once();
   test_ranking_what_is_not_finite();
+  test_masks_of_one_row_and_of_many();
   test_levels_that_are_not_finite();
   test_ids();
   test_ids_from_several_threads();

@@ -147,6 +147,31 @@ def test_top_k_is_the_plain_one(isa: str, n_items: int, dim: int, n_rows: int, s
         assert close(got[1], scores, 1e-4, 1e-4)
 
 
+def edge_masks(n_items: int) -> list[NDArray[np.bool_]]:
+    """All items, none, the first, the last, those beside borders of 8 and of 64, and ranges of few and of many."""
+    item = np.arange(n_items + 1)
+    few = n_items // 32  # up to so many are scored one by one
+    masks = [item > 0, item < 0, item == 1, item == n_items, item % 64 == 0, item % 64 == 1, item % 8 == 1]
+    for n in (few, few + 1, n_items // 3):
+        masks += [item <= n, item > n_items - n, (item > n_items // 2) & (item <= n_items // 2 + n)]
+    for mask in masks:
+        mask[0] = False
+    return masks
+
+
+@pytest.mark.parametrize("n_items", [4096, 4097, 4103, 4104, 4159, 4160, 4161])
+def test_masks_of_any_form_give_the_plain_lists(isa: str, n_items: int) -> None:
+    case = Case(n_items, 5, 2)
+    index = case.native()
+    for allowed in edge_masks(n_items):
+        for rows in (slice(0, 1), slice(0, 2)):
+            arguments: dict[str, Any] = {"k": 10, "hidden": case.hidden.take(rows), "allowed": allowed}
+            lists, scores = case.plain.top_k(case.features[rows], **arguments)
+            got = index.top_k(case.features[rows], **arguments)
+            assert np.array_equal(got[0], lists)
+            assert np.array_equal(got[1], scores)  # sums of whole numbers, so exact
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     n_items=st.integers(1, 700),

@@ -20,6 +20,7 @@ from sasrec.core.arrays import Bool, Int32
 from sasrec.core.forks import needs_threads_of
 from sasrec.data.vocabulary import Vocabulary
 from sasrec.ranking.attributes import LARGEST, Attributes, Values
+from sasrec.ranking.item_filter import NOBODY, ItemFilter
 from sasrec.ranking.next_items import Mask
 from sasrec.ranking.where import (
     Arithmetic,
@@ -80,7 +81,7 @@ class ItemMasks:
     def __init__(self, vocabulary: Vocabulary, max_bytes: int = MASK_BYTES) -> None:
         self._vocabulary, self._max_bytes = vocabulary, max_bytes
         self._attributes: Attributes | None = None  # made for the first expression
-        self._masks: OrderedDict[str, Mask] = OrderedDict()  # by text, the last used last
+        self._filters: OrderedDict[str, ItemFilter] = OrderedDict()  # by text, the last used last
         self._lock = threading.Lock()
 
     @property
@@ -96,7 +97,7 @@ class ItemMasks:
 
     def knows(self, where: str) -> bool:
         """Whether the mask of an expression is kept."""
-        return where in self._masks
+        return where in self._filters
 
     def mask(self, where: str) -> Mask:
         """(V,) the items that fulfil an expression; not to be written to.
@@ -104,17 +105,27 @@ class ItemMasks:
         Raises:
             ConfigError: it is no expression over these columns.
         """
+        mask = self.filter(where).where
+        assert mask is not None
+        return mask
+
+    def filter(self, where: str) -> ItemFilter:
+        """The filter of an expression without lists, kept with its mask.
+
+        Raises:
+            ConfigError: it is no expression over these columns.
+        """
         with self._lock:
-            mask = self._masks.get(where) if isinstance(where, str) else None
-            if mask is not None:
-                self._masks.move_to_end(where)
-                return mask
+            known = self._filters.get(where) if isinstance(where, str) else None
+            if known is not None:
+                self._filters.move_to_end(where)
+                return known
         work = self._made(where)
         while True:
             try:
                 next(work)
             except StopIteration as end:
-                made: Mask = end.value
+                made: ItemFilter = end.value
                 return made
 
     def steps(self, where: str) -> Iterator[None]:
@@ -125,7 +136,7 @@ class ItemMasks:
         """
         yield from self._made(where)
 
-    def _made(self, where: str) -> Generator[None, None, Mask]:
+    def _made(self, where: str) -> Generator[None, None, ItemFilter]:
         columns = self._columns()
         node = parse(where, columns.types, hint="" if columns.has_own else NO_ATTRIBUTES)
         needs_threads_of("Polars")
@@ -133,15 +144,16 @@ class ItemMasks:
         mask = np.zeros(columns.n_items + 1, bool)
         mask[1:] = verdict.is_true
         mask.setflags(write=False)
-        self._keep(where, mask)
-        return mask
+        made = ItemFilter(columns.n_items, None, NOBODY, [], [], mask)
+        self._keep(where, made, mask.nbytes)
+        return made
 
-    def _keep(self, where: str, mask: Mask) -> None:
-        most = max(self._max_bytes // (mask.nbytes + TEXT_BYTES), 1)
+    def _keep(self, where: str, made: ItemFilter, n_bytes: int) -> None:
+        most = max(self._max_bytes // (n_bytes + TEXT_BYTES), 1)
         with self._lock:
-            self._masks[where] = mask
-            while len(self._masks) > most:
-                self._masks.popitem(last=False)
+            self._filters[where] = made
+            while len(self._filters) > most:
+                self._filters.popitem(last=False)
 
 
 class _Evaluation:

@@ -15,7 +15,7 @@ from sasrec.core.errors import ConfigError, RequestError
 from sasrec.data.ragged import Ragged
 from sasrec.data.sequences import Sequences
 from sasrec.ranking.item_filter import ItemFilter
-from sasrec.ranking.next_items import ALL_ROWS, Group, Mask
+from sasrec.ranking.next_items import ALL_ROWS, Group
 from sasrec.recommender import Recommender
 from sasrec.serving.decoding import ItemId
 from sasrec.serving.exposures import Arm
@@ -120,14 +120,14 @@ class ServedModel:
     def _wanted(self, row: Row) -> _Wanted:
         query = row.query
         history, unknown = self.vocabulary.split_known(query.history if row.user is None else self.history_of(row.user))
-        items = self._no_filter
-        if query.allow is not None or query.deny is not None or query.where is not None:
-            items = ItemFilter.of(self.vocabulary, query.allow, query.deny, self._mask(query.where))
+        items = self._no_filter if query.where is None else self._filter(query.where)
+        if query.allow is not None or query.deny is not None:
+            items = ItemFilter.of(self.vocabulary, query.allow, query.deny, items.where)
         return _Wanted(query, history, items, unknown + items.unknown_allow + items.unknown_deny)
 
-    def _mask(self, where: str | None) -> Mask | None:
+    def _filter(self, where: str) -> ItemFilter:
         try:
-            return None if where is None else self.masks.mask(where)
+            return self.masks.filter(where)
         except ConfigError as error:
             raise RequestError(422, str(error)) from None
 
@@ -240,7 +240,7 @@ class ServedModel:
             RequestError: 404, the item is not known; 422, `where` is no expression over the items' columns.
         """
         index = self._known(item)
-        indices, scores = self.next_items.similar(index, k, self._mask(where))
+        indices, scores = self.next_items.similar(index, k, None if where is None else self._filter(where).where)
         about = self._items([index])[0] if self._details.columns else None
         return SimilarItems(self._listed(indices.tolist(), scores.tolist(), k), self.version, about)
 
