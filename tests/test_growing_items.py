@@ -9,6 +9,7 @@ from test_add_items import SMALL, items_of, log_of
 
 from sasrec import fit
 from sasrec.core.errors import ConfigError, DataError
+from sasrec.core.presets import COLD_SCALE
 from sasrec.recommender import Recommender
 
 ITEMS = items_of(list(range(1, 31)))
@@ -73,3 +74,17 @@ def test_own_embeddings_are_left_out_at_times_where_items_have_features_unless_t
     assert fit(log_of(20), preset="paper", **features, **told).config.train.feature_dropout == 0.2
     assert fit(log_of(20), preset="paper", **features, **told, feature_dropout=0).config.train.feature_dropout == 0
     assert fit(log_of(20), preset="paper", items=ITEMS, **told).config.train.feature_dropout == 0
+
+
+def test_rows_of_cold_items_are_longer_where_items_have_features_unless_told_otherwise(yesterday: Recommender) -> None:
+    features = {"items": ITEMS, "item_features": ["kind", "price"]}
+    assert yesterday.config.model.cold_scale == COLD_SCALE
+    assert fit(log_of(20), preset="paper", **features, **SMALL, cold_scale=0).config.model.cold_scale == 0
+    assert fit(log_of(20), preset="paper", **{**SMALL, "feature_dropout": 0.0}).config.model.cold_scale == 0
+
+
+def test_how_much_longer_comes_along_from_the_earlier_model_and_may_be_told_anew(yesterday: Recommender) -> None:
+    given = {"preset": "paper", "items": ITEMS, "item_features": ["kind", "price"], **STILL}
+    other = fit(log_of(20), init=yesterday, cold_scale=1.3, **given)
+    assert other.config.model.cold_scale == 1.3
+    assert fit(log_of(20), init=other, **given).config.model.cold_scale == 1.3
