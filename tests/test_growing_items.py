@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import polars as pl
 import pytest
 from test_add_items import SMALL, items_of, log_of
 
-from sasrec import fit
+from sasrec import fit, load
 from sasrec.core.errors import ConfigError, DataError
 from sasrec.core.presets import COLD_SCALE
 from sasrec.recommender import Recommender
@@ -88,3 +90,13 @@ def test_how_much_longer_comes_along_from_the_earlier_model_and_may_be_told_anew
     other = fit(log_of(20), init=yesterday, cold_scale=1.3, **given)
     assert other.config.model.cold_scale == 1.3
     assert fit(log_of(20), init=other, **given).config.model.cold_scale == 1.3
+
+
+def test_a_run_that_was_begun_without_the_setting_goes_on_without_it(tmp_path: Path) -> None:
+    given = {"preset": "paper", "items": ITEMS, "item_features": ["kind", "price"], "output": tmp_path / "run"}
+    fit(log_of(20), **given, **SMALL, cold_scale=0)
+    more = {**SMALL, "max_epochs": 4, "resume": True}
+    assert fit(log_of(20), **given, **more).config.model.cold_scale == 0
+    assert load(tmp_path / "run").config.model.cold_scale == 0
+    with pytest.raises(ConfigError, match=r"cold_scale was 0\.0 and is now 1\.3; use the same settings"):
+        fit(log_of(20), **given, **more, cold_scale=1.3)

@@ -168,7 +168,7 @@ def _fit(
     split, config = configure(log, options.preset, settings, origin)
     config = replace(config, processes=1 if world is None else world.size)
     with _output(options) as run:
-        before = shared_config(world, on_first(world, lambda: _begin(run, log, options, config)))
+        before = shared_config(world, on_first(world, lambda: _begin(run, log, options, config, settings)))
         if before is not None:
             config = replace(resumed_config(before, config), format=FORMAT, refit_epochs=0)
         spent = 0.0 if options.began is None else time.monotonic() - options.began
@@ -361,7 +361,9 @@ def _output(options: FitOptions) -> Iterator[RunFolder | None]:
         yield on_first(options.world, lambda: stack.enter_context(claimed))
 
 
-def _begin(run: RunFolder | None, log: Log, options: FitOptions, config: RunConfig) -> RunConfig | None:
+def _begin(
+    run: RunFolder | None, log: Log, options: FitOptions, config: RunConfig, given: Mapping[str, Any]
+) -> RunConfig | None:
     """Write what training starts from; the settings of the run that is gone on with, or None for a new one.
 
     Settings come first, so a folder that a kill cut short before anything was trained is known for what it is.
@@ -372,7 +374,7 @@ def _begin(run: RunFolder | None, log: Log, options: FitOptions, config: RunConf
     if options.resume and not run.is_empty():
         saved = RunFolder.open(run.path).load_config()
         check_same_init(saved.init, config.init)
-        check_resumable(saved, config)
+        check_resumable(saved, config, given)
         if run.has_begun():
             check_same_items(run.load_vocabulary(), log.vocabulary)
         if saved.refit_epochs and saved.format == 1:
