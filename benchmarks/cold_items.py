@@ -5,8 +5,11 @@ user's last event of such an item that has an event of another item before it; t
 items only. Each target is ranked among all items that the user had not, and among the items without events alone.
 
 Lines: the model (mean over seeds, with the standard error over seeds), the items that share most features with the
-user's last item, popularity. Beside them, what the model does for the usual test targets, with the features and
-without.
+user's last item, popularity. Beside them, what the model does for the usual targets of valid and test, whose candidates
+are all items, too, and what a model without features does, which knows no cold item.
+
+Longer rows of cold items (`cold_scale`) find more cold targets and cost warm ones. So the model is measured with its
+own `cold_scale` and with 0, which leaves them as they are: the same weights, the same targets.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import json
 import statistics
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +29,14 @@ import polars as pl
 import sasrec
 from sasrec.core.arrays import Float64, Int32
 from sasrec.data.ragged import Ragged
+from sasrec.engine.protocol import create_engine
 from sasrec.evaluation.protocols import rank_metrics
 from sasrec.ranking.scorers import ModelScorer, Popularity, SharedFeatures
 from sasrec.recommender import Recommender
 
 SHARE = 10  # one item of so many is cold
 K = (10,)
+OF_FEATURES = ("feature_dropout", "cold_scale")  # settings of models with features
 
 
 @dataclass(frozen=True)
@@ -85,12 +90,20 @@ def _ranks(scorer: Any, histories: Ragged, targets: Int32, hidden: Ragged) -> Fl
     return ranks
 
 
-def scorers_of(recommender: Recommender) -> list[Any]:
-    """The model and what stands beside it."""
-    length = recommender.config.model.max_seq_len
-    counts = np.concatenate([[0], recommender.vocabulary.counts])
-    model = ModelScorer(recommender.engine, length, recommender.next_items.index)
-    return [model, SharedFeatures(recommender.vocabulary.features), Popularity(counts)]
+def scorers_of(recommender: Recommender, unscaled: Recommender) -> dict[str, Any]:
+    """The model, with its rows of cold items and as their features make them, and what stands beside it."""
+    models = {"model": recommender, "model, cold_scale=0": unscaled}
+    length, counts = recommender.config.model.max_seq_len, np.concatenate([[0], recommender.vocabulary.counts])
+    scorers = {name: ModelScorer(one.engine, length, one.next_items.index) for name, one in models.items()}
+    return scorers | {s.name: s for s in (SharedFeatures(recommender.vocabulary.features), Popularity(counts))}
+
+
+def with_scale(recommender: Recommender, cold_scale: float) -> Recommender:
+    """The same weights with other rows of cold items."""
+    items, before = recommender.vocabulary, recommender.engine
+    config = replace(recommender.config, model=replace(recommender.config.model, cold_scale=cold_scale))
+    engine = create_engine(config.model, len(items), before.train_config, before.weights(), features=items.features)
+    return Recommender(engine, items, config, recommender.sequences)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -116,22 +129,24 @@ def main(argv: Sequence[str] | None = None) -> None:
         index = recommender.vocabulary.indices_of
         histories, had = (Ragged.from_lists([index(ids) for ids in lists]) for lists in (cold.histories, cold.had))
         warm = np.setdiff1d(np.arange(1, len(recommender.vocabulary) + 1, dtype=np.int32), index(cold.items))
-        for scorer in scorers_of(recommender):
-            figures = measured(scorer, histories, index(cold.targets), had, warm)
-            found.setdefault(scorer.name, []).append(figures)
-            print(seed, scorer.name, json.dumps(figures), file=sys.stderr)
+        unscaled = with_scale(recommender, 0)
+        for name, scorer in scorers_of(recommender, unscaled).items():
+            found.setdefault(name, []).append(measured(scorer, histories, index(cold.targets), had, warm))
         without = sasrec.fit(
-            cold.log, preset=given.preset, seed=seed, **{n: v for n, v in settings.items() if n != "feature_dropout"}
+            cold.log, preset=given.preset, seed=seed, **{n: v for n, v in settings.items() if n not in OF_FEATURES}
         )
-        for name, of in (("test", recommender), ("test without features", without)):
-            found.setdefault(name, []).append(_test(of))
-            print(seed, name, found[name][-1], file=sys.stderr)
+        usual = {"": recommender, ", cold_scale=0": unscaled, ", without features": without}
+        for name, of in usual.items():
+            found.setdefault(f"usual targets{name}", []).append(_usual(of))
+        for name, of_seeds in found.items():
+            print(seed, name, json.dumps(of_seeds[-1]), file=sys.stderr)
     lines = [
         {
             "data": given.data,
             "preset": given.preset,
             "settings": settings,
             "scorer": name,
+            "cold_scale": recommender.config.model.cold_scale,
             "seeds": given.seeds,
             **{metric: _spread([one[metric] for one in figures]) for metric in figures[0]},
         }
@@ -143,10 +158,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         Path(given.output).write_text(text + "\n")
 
 
-def _test(recommender: Recommender) -> dict[str, float]:
-    """Of the usual test targets, which are all of items with events, but for those that valid or test have alone."""
-    result = next(r for r in recommender.results if (r.split, r.protocol) == ("test", "full"))
-    return {name: result.metrics[name]["value"] for name in ("ndcg@10", "hr@10")}
+def _usual(recommender: Recommender) -> dict[str, float]:
+    """Of the usual targets, which are all of items with events, but for those that valid or test have alone."""
+    results = {part: recommender.evaluate(part, protocol="full", baselines=False) for part in ("valid", "test")}
+    return {f"{m} {part}": r.metrics[m]["value"] for part, r in results.items() for m in ("ndcg@10", "hr@10")}
 
 
 def _spread(values: Sequence[float]) -> dict[str, float | None]:

@@ -358,11 +358,14 @@ class Engine {
     weights_changed();
   }
 
-  // Folds all rows of the tables, which can be read then; every item has its own embedding.
+  // Folds all rows of the tables for answers, which can be read then; every item has its own embedding.
   void fold_all() {
     if (!features_ || folded_) return;
     left_out_ = {};
-    for (Table& table : tables_) fold(table, every_item());
+    for (Table& table : tables_) {
+      fold(table, every_item());
+      features_.scale_cold(table.weight.data(), table.folded.data(), pool_);
+    }
     folded_ = true;
   }
 

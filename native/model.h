@@ -30,8 +30,9 @@ struct ModelShape {
   float eps = 1e-8f;
   bool relu = true;
   bool tied = true;
-  int n_features = 0;  // 0 = items have none
-  int vector_dim = 0;  // the same
+  int n_features = 0;    // 0 = items have none
+  int vector_dim = 0;    // the same
+  float cold_scale = 0;  // of rows of items without own embedding, where answers read them; 0 = they are left alone
 
   int head_dim() const { return dim / n_heads; }
   int head_width() const { return round_up(head_dim(), kWidth); }

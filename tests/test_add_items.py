@@ -16,6 +16,7 @@ from made import random_histories
 
 from sasrec import fit, load
 from sasrec.core.errors import ConfigError, DataError
+from sasrec.core.presets import COLD_SCALE
 from sasrec.data.ragged import Ragged
 from sasrec.recommender import Recommender
 
@@ -66,16 +67,21 @@ def test_what_the_model_says_of_its_own_items_stays(trained: Recommender) -> Non
     assert len(trained.vocabulary) == n
 
 
-def test_a_new_item_is_the_mean_of_its_features(trained: Recommender) -> None:
+def rows_of_new_items(recommender: Recommender) -> np.ndarray:
+    """Of the items behind the first 30, by the rule: the mean of its features, brought closer to the usual length."""
+    features, weights = recommender.vocabulary.features, recommender.engine.weights()
+    table, values = weights["feature_embedding.weight"], features.values
+    told = np.stack([table[values.row(item)].mean(axis=0) for item in range(1, features.n_items + 1)])
+    scale, usual = recommender.config.model.cold_scale, np.linalg.norm(told[:30], axis=1).mean()
+    return np.stack([row * (scale * (usual / np.linalg.norm(row)) ** 0.5 if scale else 1) for row in told[30:]])
+
+
+def test_a_new_item_is_the_mean_of_its_features_made_longer(trained: Recommender) -> None:
     more = trained.add_items(NEW)
-    features, weights = more.vocabulary.features, more.engine.weights()
-    table = weights["feature_embedding.weight"]
-    for item in (101, 102, 103):
-        index = more.vocabulary.index_of(item)
-        wanted = table[features.values.row(index)].mean(axis=0)
-        assert features.values.lengths[index] == 2
-        assert np.allclose(more.engine.item_table()[index], wanted, atol=1e-6)
-        assert more.vocabulary.counts[index - 1] == 0
+    assert more.config.model.cold_scale == COLD_SCALE
+    assert np.allclose(more.engine.item_table()[31:], rows_of_new_items(more), atol=1e-6)
+    assert all(len(more.vocabulary.features.values.row(index)) == 2 for index in (31, 32, 33))
+    assert not any(more.vocabulary.counts[30:])
 
 
 def test_new_items_are_recommended_explained_and_part_of_histories(trained: Recommender) -> None:
@@ -101,6 +107,31 @@ def test_a_folder_with_new_items_is_read_as_it_was_written(trained: Recommender,
     assert np.array_equal(again.engine.encode(histories), more.engine.encode(histories))
     twice = again.add_items(items_of([101, 104]))
     assert twice.vocabulary.ids[-4:] == [101, 102, 103, 104]
+
+
+def test_how_much_longer_is_a_setting_and_changes_nothing_but_new_items(tmp_path: Path) -> None:
+    given: dict[str, Any] = {"preset": "paper", "items": items_of(list(range(1, 31))), "item_features": ["kind"]}
+    one, other = (fit(log_of(), **given, **SMALL, cold_scale=scale).add_items(NEW) for scale in (1, 1.5))
+    mine, theirs = one.engine.weights(), other.engine.weights()
+    assert all(np.array_equal(mine[name], theirs[name]) for name in mine)
+    before, after = one.engine.item_table(), other.engine.item_table()
+    assert np.array_equal(before[:31], after[:31])
+    assert np.allclose(1.5 * before[31:], after[31:], rtol=1e-6)
+    assert np.allclose(after[31:], rows_of_new_items(other), atol=1e-6)
+    assert one.model_version != other.model_version
+    histories = [[1, 2, 3], [7], [30, 4]]
+    scores = [rec.score(histories, [101, 102, 103]) for rec in (one, other)]
+    assert np.allclose(1.5 * scores[0], scores[1], rtol=1e-4)
+
+
+def test_a_folder_that_says_nothing_of_it_answers_as_before_there_was_such_a_setting(tmp_path: Path) -> None:
+    given: dict[str, Any] = {"preset": "paper", "items": items_of(list(range(1, 31))), "item_features": ["kind"]}
+    fit(log_of(), **given, **SMALL, cold_scale=0).save(tmp_path / "old")
+    assert "cold_scale" not in (tmp_path / "old" / "config.json").read_text()
+    again = load(tmp_path / "old")
+    more = again.add_items(NEW)
+    assert again.config.model.cold_scale == more.config.model.cold_scale == 0
+    assert np.allclose(more.engine.item_table()[31:], rows_of_new_items(more), atol=1e-6)
 
 
 def test_items_that_are_known_stay_and_categories_that_are_not_are_no_features(
@@ -167,7 +198,7 @@ def test_the_command_writes_a_run_that_all_commands_take(tmp_path: Path) -> None
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in SMALL.items()]
     sasrec(
         "train", "log.csv", "--preset", "paper", "--item-file", "items.csv", "--item-features", "kind,price",
-        "--output", "run", *flags,
+        "--output", "run", *flags, "--cold-scale", "1.5",
     )  # fmt: skip
     told = sasrec("add-items", "run", "new.csv", "--output", "more")
     assert told.startswith("wrote more: model ")
@@ -176,6 +207,11 @@ def test_the_command_writes_a_run_that_all_commands_take(tmp_path: Path) -> None
     assert {101, 102, 103} <= {row["item_id"] for row in rows}
     sasrec("evaluate", "more")
     assert "exists and is not empty" in sasrec("add-items", "run", "new.csv", "--output", "more", fails=True)
-    assert load(tmp_path / "more").vocabulary.ids[-1] == 103
+    more = load(tmp_path / "more")
+    assert more.vocabulary.ids[-1] == 103
+    assert more.config.model.cold_scale == 1.5
+    assert np.allclose(more.engine.item_table()[31:], rows_of_new_items(more), atol=1e-6)
+    refused = sasrec("train", "log.csv", "--output", "none", "--cold-scale=-1", fails=True)
+    assert "cold_scale=-1.0 is too small; the least is 0" in refused
     assert "knows all 3 items already" in sasrec("add-items", "more", "new.csv", "--output", "third", fails=True)
     assert not (tmp_path / "third").exists()

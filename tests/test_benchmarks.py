@@ -316,15 +316,21 @@ def test_epochs_with_and_without_features_are_timed_in_turn(log, items):
 
 def test_items_without_events_are_measured_beside_what_knows_only_features_and_counts(log, items):
     flags = ["--data", str(log), "--items", str(items), "--seeds", "2", *TINY, "--set=max_epochs=2", "--set=threads=1"]
+    flags += ["--set=cold_scale=3"]
     command = [sys.executable, str(BENCHMARKS / "cold_items.py"), *flags]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     lines = {line["scorer"]: line for line in map(json.loads, done.stdout.splitlines())}
-    assert list(lines) == ["model", "shared_features", "popularity", "test", "test without features"]
+    models, usual = ["model", "model, cold_scale=0"], ["usual targets", "usual targets, cold_scale=0"]
+    assert list(lines) == [*models, "shared_features", "popularity", *usual, "usual targets, without features"]
     assert done.stderr.startswith("3 cold items, ")
     for name in ("model", "shared_features"):
         assert 0 <= lines[name]["ndcg@10 among all"]["mean"] <= lines[name]["ndcg@10 among cold"]["mean"] <= 1
     assert lines["popularity"]["ndcg@10 among all"]["mean"] == 0
     assert lines["model"]["ndcg@10 among cold"]["stderr"] > 0
+    found = {name: {metric: of["mean"] for metric, of in line.items() if "@" in metric} for name, line in lines.items()}
+    assert found["model"]["ndcg@10 among all"] > found["model, cold_scale=0"]["ndcg@10 among all"]
+    assert found["usual targets"].keys() == found["usual targets, cold_scale=0"].keys()
+    assert found["usual targets"]["ndcg@10 valid"] != found["usual targets, cold_scale=0"]["ndcg@10 valid"]
 
 
 GPU = [sys.executable, str(BENCHMARKS / "gpu.py")]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import polars as pl
 import pytest
 from test_add_items import SMALL, items_of, log_of
 
-from sasrec import fit
+from sasrec import fit, load
 from sasrec.core.errors import ConfigError, DataError
+from sasrec.core.presets import COLD_SCALE
 from sasrec.recommender import Recommender
 
 ITEMS = items_of(list(range(1, 31)))
@@ -73,3 +76,27 @@ def test_own_embeddings_are_left_out_at_times_where_items_have_features_unless_t
     assert fit(log_of(20), preset="paper", **features, **told).config.train.feature_dropout == 0.2
     assert fit(log_of(20), preset="paper", **features, **told, feature_dropout=0).config.train.feature_dropout == 0
     assert fit(log_of(20), preset="paper", items=ITEMS, **told).config.train.feature_dropout == 0
+
+
+def test_rows_of_cold_items_are_longer_where_items_have_features_unless_told_otherwise(yesterday: Recommender) -> None:
+    features = {"items": ITEMS, "item_features": ["kind", "price"]}
+    assert yesterday.config.model.cold_scale == COLD_SCALE
+    assert fit(log_of(20), preset="paper", **features, **SMALL, cold_scale=0).config.model.cold_scale == 0
+    assert fit(log_of(20), preset="paper", **{**SMALL, "feature_dropout": 0.0}).config.model.cold_scale == 0
+
+
+def test_how_much_longer_comes_along_from_the_earlier_model_and_may_be_told_anew(yesterday: Recommender) -> None:
+    given = {"preset": "paper", "items": ITEMS, "item_features": ["kind", "price"], **STILL}
+    other = fit(log_of(20), init=yesterday, cold_scale=1.3, **given)
+    assert other.config.model.cold_scale == 1.3
+    assert fit(log_of(20), init=other, **given).config.model.cold_scale == 1.3
+
+
+def test_a_run_that_was_begun_without_the_setting_goes_on_without_it(tmp_path: Path) -> None:
+    given = {"preset": "paper", "items": ITEMS, "item_features": ["kind", "price"], "output": tmp_path / "run"}
+    fit(log_of(20), **given, **SMALL, cold_scale=0)
+    more = {**SMALL, "max_epochs": 4, "resume": True}
+    assert fit(log_of(20), **given, **more).config.model.cold_scale == 0
+    assert load(tmp_path / "run").config.model.cold_scale == 0
+    with pytest.raises(ConfigError, match=r"cold_scale was 0\.0 and is now 1\.3; use the same settings"):
+        fit(log_of(20), **given, **more, cold_scale=1.3)

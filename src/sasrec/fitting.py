@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from sasrec import __version__
 from sasrec.core.config import DERIVED, EvalConfig, ModelConfig
 from sasrec.core.errors import CheckpointError, ConfigError
-from sasrec.core.presets import DEFAULT_PRESET, FEATURE_DROPOUT, LogStatistics, resolve
+from sasrec.core.presets import COLD_SCALE, DEFAULT_PRESET, FEATURE_DROPOUT, LogStatistics, resolve
 from sasrec.core.threads import set_threads
 from sasrec.core.world import Pulse, World, is_first, on_first
 from sasrec.data.bounded import Workplace
@@ -168,7 +168,7 @@ def _fit(
     split, config = configure(log, options.preset, settings, origin)
     config = replace(config, processes=1 if world is None else world.size)
     with _output(options) as run:
-        before = shared_config(world, on_first(world, lambda: _begin(run, log, options, config)))
+        before = shared_config(world, on_first(world, lambda: _begin(run, log, options, config, settings)))
         if before is not None:
             config = replace(resumed_config(before, config), format=FORMAT, refit_epochs=0)
         spent = 0.0 if options.began is None else time.monotonic() - options.began
@@ -304,6 +304,8 @@ def configure(
     model = _with_sizes(model, log.vocabulary.features)
     if model.has_features and "feature_dropout" not in settings:
         train_config = replace(train_config, feature_dropout=FEATURE_DROPOUT)
+    if model.has_features and origin is None and "cold_scale" not in settings:
+        model = replace(model, cold_scale=COLD_SCALE)
     eval_config = _bounded(eval_config, split, settings)
     event_weights(log.sequences, train_config.event_weights, split.target_types)  # refuses unknown types
     init = None if origin is None else origin.facts(log.vocabulary)
@@ -359,7 +361,9 @@ def _output(options: FitOptions) -> Iterator[RunFolder | None]:
         yield on_first(options.world, lambda: stack.enter_context(claimed))
 
 
-def _begin(run: RunFolder | None, log: Log, options: FitOptions, config: RunConfig) -> RunConfig | None:
+def _begin(
+    run: RunFolder | None, log: Log, options: FitOptions, config: RunConfig, given: Mapping[str, Any]
+) -> RunConfig | None:
     """Write what training starts from; the settings of the run that is gone on with, or None for a new one.
 
     Settings come first, so a folder that a kill cut short before anything was trained is known for what it is.
@@ -370,7 +374,7 @@ def _begin(run: RunFolder | None, log: Log, options: FitOptions, config: RunConf
     if options.resume and not run.is_empty():
         saved = RunFolder.open(run.path).load_config()
         check_same_init(saved.init, config.init)
-        check_resumable(saved, config)
+        check_resumable(saved, config, given)
         if run.has_begun():
             check_same_items(run.load_vocabulary(), log.vocabulary)
         if saved.refit_epochs and saved.format == 1:

@@ -60,6 +60,14 @@ class ModelConfig:
     )
     n_features: int = setting(0, "features of items; --item-features decides it; 0 = none", low=0, high=MAX_INT)
     vector_dim: int = setting(0, "width of items' vectors; --item-vectors decides it; 0 = none", low=0, high=65536)
+    cold_scale: float = setting(
+        0.0,
+        "how long rows of items without train events are in answers, beside what features tell of other items; each "
+        "goes half of the way; 0 = they stay as features make them; only where items have features, and there 1.11 if "
+        "not given",
+        low=0.0,
+        high=100.0,
+    )
 
     def __post_init__(self) -> None:
         validate(self)
@@ -370,7 +378,7 @@ def split_settings(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 LATER = {  # runs without are as before
     "n_features", "vector_dim", "feature_dropout", "event_weights", "target_events", "max_steps", "valid_users",
-    "eval_users", "n_validating_users",
+    "eval_users", "n_validating_users", "cold_scale",
 }  # fmt: skip
 DERIVED = ("n_features", "vector_dim")  # settings of the model that its items decide
 CONFIGS: dict[str, type[Any]] = {"model": ModelConfig, "train": TrainConfig, "eval": EvalConfig}

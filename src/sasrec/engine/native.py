@@ -47,6 +47,7 @@ SUPPORTED: dict[str, set[Any] | None] = {
     "padding": {"none"},
     "n_features": None,
     "vector_dim": None,
+    "cold_scale": None,
 }
 NO_ROWS = Ragged(np.zeros(0, np.int32), np.zeros(0, np.int64))  # tells the core that seen items are not left out
 NO_WEIGHTS = np.zeros(0, np.float32)  # tells it that every position counts 1
@@ -131,6 +132,7 @@ class NativeEngine:
             lazy_adam=train.lazy_adam,
             n_features=model.n_features,
             vector_dim=model.vector_dim,
+            cold_scale=model.cold_scale,
             **_arrays(features),
         )
         self._loss_sum, self._total_weight = 0.0, 0.0

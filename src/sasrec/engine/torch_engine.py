@@ -241,7 +241,7 @@ class TorchEngine:
         recent = histories.last(self.config.max_seq_len)
         features = np.empty((len(recent), self.config.embedding_dim), np.float32)
         with torch.inference_mode():
-            tables = self.model.tables()
+            tables = self.model.tables(cold_scale=self.config.cold_scale)
             for rows in chunks_of_rows(recent.lengths, full_length(self.config), self.way.encode_tokens):
                 layout = self._layout(recent.take(rows))
                 encoded = self.model(layout.items, layout.positions, layout.groups, layout.last, tables)
@@ -249,7 +249,7 @@ class TorchEngine:
         return features
 
     def item_table(self) -> Float32:
-        return self.model.tables().outputs.detach().cpu().numpy()
+        return self.model.tables(cold_scale=self.config.cold_scale).outputs.detach().cpu().numpy()
 
     def weights(self) -> Weights:
         return {name: p.detach().cpu().numpy().copy() for name, p in self.model.named_parameters()}

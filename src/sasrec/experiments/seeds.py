@@ -85,7 +85,7 @@ def run_study(
         folder = claimed.path
         config = configure(log, options.preset, {**settings, "seed": seeds[0]}, origin_of(options))[1]
         configs = {seed: replace(config, train=replace(config.train, seed=seed)) for seed in seeds}
-        _check_runs(folder, configs)
+        _check_runs(folder, configs, settings)
         told = {name: plain(value) for name, value in settings.items() if name not in TOLD_ELSEWHERE}
         _save_study(folder, Study(options.preset, told, [plain(seed) for seed in seeds], command))
         for number, seed in enumerate(seeds, 1):
@@ -153,12 +153,12 @@ def run_folders(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: (len(path.name), path.name)) or [folder]  # seed-9 before seed-10
 
 
-def _check_runs(folder: Path, configs: Mapping[int, RunConfig]) -> None:
+def _check_runs(folder: Path, configs: Mapping[int, RunConfig], given: Mapping[str, Any]) -> None:
     """Refuse other settings or another log before any run is touched; configs are by seed."""
     for seed, config in configs.items():
         path = folder / f"{SEED_FOLDER}{seed}"
         if _can_resume(path):
-            check_resumable(RunFolder.open(path).load_config(), config)
+            check_resumable(RunFolder.open(path).load_config(), config, given)
         elif path.exists():  # cut off before its settings were written
             shutil.rmtree(path)
 

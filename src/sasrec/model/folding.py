@@ -2,6 +2,13 @@
 
     row of an item = its own embedding + mean of its features' embeddings + projection of its vector
 
+An item that is never in train has an own embedding of 0, so its row is shorter than others. In answers it is brought
+half of the way, as ratios go, to a length of cold_scale times the mean of what features tell of all other items:
+
+    row of a cold item = told * cold_scale * sqrt(mean length of what is told of other items / length of told)
+
+No step reads such a row, so training does not see this. cold_scale = 0 leaves these rows alone.
+
 The two models give equal answers. All that does not train needs the folded tables only: ranking, serving, exports.
 Separate input and output tables have rows of their own and share features and projection.
 Shape legend: D embedding_dim, V n_items + 1, W vector_dim.
@@ -63,7 +70,21 @@ def fold(weights: Mapping[str, Float32], features: ItemFeatures | None, config: 
         return dict(weights)
     told = _features_part(weights, features)
     folded = {name: value for name, value in weights.items() if name not in (FEATURE_TABLE, PROJECTION)}
-    return folded | {name: folded[name] + told for name in (ITEM_TABLE, OUTPUT_TABLE) if name in folded}
+    tables = [name for name in (ITEM_TABLE, OUTPUT_TABLE) if name in folded]
+    return folded | {name: _rows(folded[name], told, config.cold_scale) for name in tables}
+
+
+def _rows(own: Float32, told: Float32, cold_scale: float) -> Float32:
+    """(V, D) own embeddings and what is told of the items, and cold items by what is told alone."""
+    rows = own + told
+    if not cold_scale:
+        return rows
+    lengths, cold = np.linalg.norm(told, axis=1), ~own.any(axis=1)
+    others = lengths[~cold & (lengths > 0)]
+    longer = cold & (lengths > 0)
+    if len(others):
+        rows[longer] *= (np.float32(cold_scale) * np.sqrt(others.mean() / lengths[longer]))[:, None]
+    return rows
 
 
 def _features_part(weights: Mapping[str, Float32], features: ItemFeatures) -> Float32:

@@ -311,11 +311,12 @@ class SASRec(nn.Module):
             for name, value in initial_weights(config, n_items, rng, trained).items():
                 parameters[name].copy_(torch.from_numpy(value))
 
-    def tables(self, ids_kept: Tensor | None = None) -> ItemTables:
+    def tables(self, ids_kept: Tensor | None = None, cold_scale: float = 0.0) -> ItemTables:
         """The item tables, features folded in.
 
         Args:
             ids_kept: (V,) bool, which items have their own embedding; None = all.
+            cold_scale: how long rows without own embedding are (see folding.py); 0 = as it comes, for training.
         """
         inputs, outputs = self.item_embedding.weight, self.output_embedding.weight
         if self.features_part is None:
@@ -324,7 +325,8 @@ class SASRec(nn.Module):
             told = self.features_part(self.feature_embedding, self.vector_projection)  # (V, D)
 
             def folded(ids: Tensor) -> Tensor:
-                return told + (ids if ids_kept is None else ids * ids_kept.unsqueeze(-1))
+                rows = told + (ids if ids_kept is None else ids * ids_kept.unsqueeze(-1))
+                return rows * _cold_factors(ids, told, cold_scale) if cold_scale else rows
 
             table = folded(inputs)
             return ItemTables(table, table if self.config.tied else folded(outputs))
@@ -370,3 +372,12 @@ class SASRec(nn.Module):
 
 def _zero_padding(x: Tensor, keep_mask: Tensor | None) -> Tensor:
     return x if keep_mask is None else x * keep_mask
+
+
+def _cold_factors(own: Tensor, told: Tensor, cold_scale: float) -> Tensor:
+    """(V, 1) what rows are multiplied with, as `folding` has it."""
+    lengths, cold = told.norm(dim=-1, keepdim=True), (own == 0).all(-1, keepdim=True)
+    others = lengths[~cold & (lengths > 0)]
+    if not len(others):
+        return torch.ones_like(lengths)
+    return torch.where(cold & (lengths > 0), cold_scale * (others.mean() / lengths).sqrt(), 1.0)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -58,6 +58,7 @@ MAY_CHANGE_ON_RESUME = {
     "max_epochs", "max_minutes", "max_steps", "patience", "threads", "engine", "device", "save_every_minutes",
     "log_test",
 }  # fmt: skip
+KEPT_ON_RESUME = {"cold_scale"}  # unless given anew: an earlier version's run has none, and now there is a default
 
 
 @dataclass(frozen=True)
@@ -393,8 +394,13 @@ def is_run_folder(path: Path) -> bool:
     return is_prepared(path) or any((path / name).is_file() for name in (CONFIG, BOOK))
 
 
-def check_resumable(saved: RunConfig, now: RunConfig) -> None:
+def check_resumable(saved: RunConfig, now: RunConfig, given: Collection[str] | None = None) -> None:
     """Refuse to resume another run than the one that was started.
+
+    Args:
+        saved: the run's settings.
+        now: those that it is to go on with.
+        given: names of the user's own among these; None = all.
 
     Raises:
         ConfigError: settings that shape the result have changed.
@@ -408,7 +414,8 @@ def check_resumable(saved: RunConfig, now: RunConfig) -> None:
     for part in ("model", "train", "eval"):
         before, after = asdict(getattr(saved, part)), asdict(getattr(now, part))
         fixed = {"max_epochs"} if before.get("schedule") == "cosine" else set()  # the learning rate is planned by it
-        changed = [k for k in before if before[k] != after[k] and k not in MAY_CHANGE_ON_RESUME - fixed]
+        free = MAY_CHANGE_ON_RESUME - fixed | (set() if given is None else KEPT_ON_RESUME - set(given))
+        changed = [k for k in before if before[k] != after[k] and k not in free]
         if changed:
             name = changed[0]
             raise ConfigError(

@@ -75,19 +75,20 @@ class Origin:
             given: the user's own.
 
         Raises:
-            ConfigError: a setting of the model is given, and is not that of the model.
+            ConfigError: a setting of the model is given, and is not that of the model. Only cold_scale, which is of
+                answers, may be another.
         """
         own = asdict(self.config.model)
         wanted = asdict(from_dict(ModelConfig, {**own, **split_settings(given)["model"]}))
         for name, value in own.items():
-            if wanted[name] != value:
+            if wanted[name] != value and name != "cold_scale":
                 raise ConfigError(
                     f"{name}={wanted[name]} does not fit {self.where}, whose model has {name}={value} and is what this "
                     "training begins from; leave it out, or train without --init"
                 )
         if "max_epochs" not in given:
             train = replace(train, max_epochs=math.ceil(EPOCHS_SHARE * train.max_epochs))
-        return self.config.model, train
+        return replace(self.config.model, cold_scale=wanted["cold_scale"]), train
 
 
 def with_features_of(origin: Origin, vocabulary: Vocabulary) -> Vocabulary:
