@@ -78,6 +78,13 @@ def test_own_embeddings_are_left_out_at_times_where_items_have_features_unless_t
     assert fit(log_of(20), preset="paper", items=ITEMS, **told).config.train.feature_dropout == 0
 
 
+@pytest.mark.parametrize("name", ["feature_dropout", "cold_scale"])
+def test_what_is_of_features_is_refused_where_items_have_none(name: str) -> None:
+    plain = {key: value for key, value in SMALL.items() if key != "feature_dropout"}
+    with pytest.raises(ConfigError, match=rf"^{name}=0.3 is for items with features, and these have none; give"):
+        fit(log_of(20), preset="paper", items=ITEMS, **plain, **{name: 0.3})
+
+
 def test_rows_of_cold_items_are_longer_where_items_have_features_unless_told_otherwise(yesterday: Recommender) -> None:
     features = {"items": ITEMS, "item_features": ["kind", "price"]}
     assert yesterday.config.model.cold_scale == COLD_SCALE

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from sasrec import __version__
 from sasrec.core.config import DERIVED, EvalConfig, ModelConfig
 from sasrec.core.errors import CheckpointError, ConfigError
-from sasrec.core.presets import COLD_SCALE, DEFAULT_PRESET, FEATURE_DROPOUT, LogStatistics, resolve
+from sasrec.core.presets import DEFAULT_PRESET, LogStatistics, resolve, with_feature_settings
 from sasrec.core.threads import set_threads
 from sasrec.core.world import Pulse, World, is_first, on_first
 from sasrec.data.bounded import Workplace
@@ -302,10 +302,8 @@ def configure(
     if origin is not None:
         model, train_config = origin.settings(train_config, settings)
     model = _with_sizes(model, log.vocabulary.features)
-    if model.has_features and "feature_dropout" not in settings:
-        train_config = replace(train_config, feature_dropout=FEATURE_DROPOUT)
-    if model.has_features and origin is None and "cold_scale" not in settings:
-        model = replace(model, cold_scale=COLD_SCALE)
+    kept = {} if origin is None else {"cold_scale": model.cold_scale}
+    model, train_config = with_feature_settings(model, train_config, {**kept, **settings})
     eval_config = _bounded(eval_config, split, settings)
     event_weights(log.sequences, train_config.event_weights, split.target_types)  # refuses unknown types
     init = None if origin is None else origin.facts(log.vocabulary)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sasrec.core.config import EvalConfig, ModelConfig, TrainConfig, from_dict, split_settings
@@ -177,3 +177,28 @@ def resolve(
         from_dict(TrainConfig, parts["train"]),
         from_dict(EvalConfig, parts["eval"]),
     )
+
+
+def with_feature_settings(
+    model: ModelConfig, train: TrainConfig, given: Mapping[str, Any]
+) -> tuple[ModelConfig, TrainConfig]:
+    """The settings with those that items with features have where they are not given.
+
+    Args:
+        model: with the sizes that items decide.
+        train: beside it.
+        given: the user's own settings, and what is to stay as it is in these.
+
+    Raises:
+        ConfigError: items have no features, and one is given that would do nothing.
+    """
+    if model.has_features:
+        train = train if "feature_dropout" in given else replace(train, feature_dropout=FEATURE_DROPOUT)
+        return model if "cold_scale" in given else replace(model, cold_scale=COLD_SCALE), train
+    for name in ("feature_dropout", "cold_scale"):
+        if given.get(name):
+            raise ConfigError(
+                f"{name}={given[name]} is for items with features, and these have none; give item_features or "
+                f"item_vectors, or leave {name} out"
+            )
+    return model, train
