@@ -135,7 +135,7 @@ def test_types_of_which_no_event_is_left_are_gone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_users_and_items_far_apart_are_counted_by_sorting(tmp_path: Path, seed: int) -> None:
+def test_users_and_items_far_apart_are_read_as_in_memory(tmp_path: Path, seed: int) -> None:
     frame = drawn(seed).with_columns(pl.col("user_id") * 10**15 - 7 * 10**15, pl.col("item_id") * -(10**12))
     same(folder_of(frame, tmp_path / "log"), tmp_path)
 
