@@ -76,9 +76,9 @@ class Features {
     if (shape_.vector_dim > 0) add_vectors(items, static_cast<int>(count), weights + projection_, folded);
   }
 
-  // Brings rows of items without own embedding, of which no step has learnt and which none reads, half of the way (as
-  // ratios go) to one length: cold_scale times the mean of what features tell of all other items. The sum goes by item,
-  // so that neither threads nor more such items change a bit of it.
+  // Brings rows of items without own embedding half of the way (as ratios go) to one length: cold_scale times the mean
+  // of what features tell of all other items. In steps such rows are as features make them. The sum goes by item, so
+  // that neither threads nor more such items change a bit of it.
   void scale_cold(const float* own, float* folded, ThreadPool& pool) {
     if (shape_.cold_scale == 0) return;
     lengths_.resize(shape_.n_items + 1);  // of what features tell; below 0 where there is nothing else

@@ -1,7 +1,7 @@
 // Ids of logs: how often each occurs, where each stands among all, and the order of events by small numbers.
 //
-// Sorting does the same (reading/id_counts.py, data/facts.py); a look into a table of many megabytes that is fetched
-// some ids ahead takes a small part of the time.
+// Sorting does the same (reading/id_counts.py, data/facts.py). A hash table takes a small part of the time, because the
+// slots of the next ids are fetched from memory while one is looked at.
 #pragma once
 
 #include <algorithm>
@@ -45,8 +45,8 @@ class IdTable {
   void number(const std::int64_t* ids, std::int64_t n) {
     const std::unique_lock writing(mutex_);
     if (n_ids_ != 0) throw std::invalid_argument("the table has ids already");
+    make_room(n);
     in_blocks(ids, n, [&](std::int64_t begin, std::int64_t end, const std::uint64_t* hashes) {
-      make_room(end - begin);
       for (std::int64_t i = begin; i < end; ++i) {
         Slot& slot = find(ids[i], hashes[i - begin] >> shift_);
         if (!is_free(slot)) throw std::invalid_argument("ids must be different");
@@ -120,10 +120,12 @@ class IdTable {
   Slot& find(std::int64_t id, std::size_t start) { return find_in(slots_, id, start); }
   const Slot& find(std::int64_t id, std::size_t start) const { return find_in(slots_, id, start); }
 
-  // Twice the slots where so many further ids might not find one.
+  // Twice the slots, or as often twice as many, where so many further ids might not find one.
   void make_room(std::int64_t n) {
-    if (3 * static_cast<std::size_t>(n_ids_ + n) <= 2 * slots_.size()) return;
-    const int bits = slots_.size() == 0 ? 10 : 64 - shift_ + 1;
+    const auto needed = 3 * static_cast<std::size_t>(n_ids_ + n);
+    if (needed <= 2 * slots_.size()) return;
+    int bits = slots_.size() == 0 ? 10 : 64 - shift_ + 1;
+    while (needed > std::size_t{2} << bits) ++bits;
     Array<Slot> larger(std::size_t{1} << bits);
     shift_ = 64 - bits;
     for (const Slot* slot = slots_.data(); slot != slots_.data() + slots_.size(); ++slot)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections.abc import Iterator
 
 import pytest
 
-from sasrec.core.ahead import made_ahead
+from sasrec.core.ahead import made_ahead, one_ahead
 
 
 def threads_ahead() -> int:
@@ -52,6 +53,19 @@ def test_what_goes_wrong_in_the_thread_is_raised_in_its_place(where: str) -> Non
     with pytest.raises(ValueError, match="no more"):
         next(items)
     assert threads_ahead() == 0
+
+
+def test_an_error_in_the_thread_ends_what_it_reads_from_ahead_itself() -> None:
+    def fails(n: int) -> int:
+        raise ValueError(f"{n} changed")
+
+    gc.disable()  # the threads end with the error, not when garbage is collected
+    try:
+        with pytest.raises(ValueError, match="0 changed"):
+            next(made_ahead(one_ahead(iter(range(1000))), fails, 1))
+        assert threads_ahead() == 0
+    finally:
+        gc.enable()
 
 
 def test_leaving_early_ends_the_thread() -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -19,18 +20,20 @@ def one_ahead(items: Iterator[Item]) -> Iterator[Item]:
 def made_ahead(items: Iterator[Item], make: Callable[[Item], Made], n: int) -> Iterator[tuple[Item, Made]]:
     """Each item with what is made of it, in order, by a thread that is at most n items ahead.
 
-    What `items` or `make` raises is raised here, in its place.
+    What `items` or `make` raises is raised here, in its place. A generator is closed when the thread ends, so that what
+    it has made ahead itself ends, too.
     """
     room, closed = threading.Semaphore(n), threading.Event()
     made: queue.SimpleQueue[tuple[Item, Made] | BaseException | None] = queue.SimpleQueue()
 
     def work() -> None:
         try:
-            for item in items:
-                made.put((item, make(item)))
-                room.acquire()
-                if closed.is_set():
-                    return
+            with contextlib.closing(items) if isinstance(items, Generator) else contextlib.nullcontext():
+                for item in items:
+                    made.put((item, make(item)))
+                    room.acquire()
+                    if closed.is_set():
+                        return
             made.put(None)
         except BaseException as error:
             made.put(error)
@@ -40,7 +43,10 @@ def made_ahead(items: Iterator[Item], make: Callable[[Item], Made], n: int) -> I
     try:
         while (found := made.get()) is not None:
             if isinstance(found, BaseException):
-                raise found
+                try:
+                    raise found
+                finally:
+                    del found  # else its traceback holds this frame, and that holds it
             yield found
             room.release()
     finally:

@@ -25,8 +25,8 @@ from sasrec.reading.sources import SourceFile, Store, find_files
 LEAST_FREE = 150 * 10**6  # bytes for a chunk and what Polars keeps
 BYTES_A_ROW = 600  # that reading takes for each row of a chunk
 BYTES_A_BYTE = 48  # likewise for each byte of text
-BYTES_AN_EVENT = 110  # that bringing a range of users into order takes
-BYTES_A_USER, BYTES_AN_ITEM = 64, 48  # offsets, counts, and where ids stand; beside the ids themselves
+BYTES_AN_EVENT = 150  # that bringing a range of users into order takes
+BYTES_A_USER, BYTES_AN_ITEM = 88, 72  # offsets, counts, and where ids stand; beside the ids themselves
 
 
 @dataclass(frozen=True)

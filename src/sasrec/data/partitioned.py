@@ -133,6 +133,8 @@ class Partition:
             if self.steps.is_due():
                 self._note_filled(place, free)
             progress(FILLING, min(place.done, size), size)
+        if place.done < size:  # what follows has no events
+            progress(FILLING, size, size)
         self._note_filled(place, free)
 
     def begin_anew(self) -> None:

@@ -7,7 +7,7 @@ half of the way, as ratios go, to a length of cold_scale times the mean of what 
 
     row of a cold item = told * cold_scale * sqrt(mean length of what is told of other items / length of told)
 
-No step reads such a row, so training does not see this. cold_scale = 0 leaves these rows alone.
+In training steps such rows are as features make them. cold_scale = 0 leaves them so in answers, too.
 
 The two models give equal answers. All that does not train needs the folded tables only: ranking, serving, exports.
 Separate input and output tables have rows of their own and share features and projection.

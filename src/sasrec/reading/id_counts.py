@@ -99,6 +99,7 @@ class IdCounts:
         if n > len(self._table):
             if n > FREE_PLACES and n > DENSE * (np.count_nonzero(self._table) + len(np.unique(ids))):
                 self._leave_table()
+                self._enter_core()
                 return False
             table = np.zeros(n, np.uint32)
             if len(self._table):
@@ -112,7 +113,6 @@ class IdCounts:
         places = np.flatnonzero(self._table)
         self._counted = pl.DataFrame({"id": places + self._low, "n": self._table[places]})
         self._table = None
-        self._enter_core()
 
     def _enter_core(self) -> None:
         """Count integers in the core from now on, if there is one."""
@@ -169,16 +169,16 @@ class IdIndex:
     def __init__(self, ids: pl.Series) -> None:
         self._seed, self._low = 0, 0
         self._table: Int32 | None = None
+        self._core = id_table()
         if ids.dtype == pl.String:
             keys, self._seed = _hashes(ids)
         else:
             keys = ids.to_numpy()
             n = int(keys[-1]) - int(keys[0]) + 1
-            if n <= max(FREE_PLACES, DENSE * len(ids)):
+            if n <= max(FREE_PLACES if self._core is None else 0, DENSE * len(ids)):
                 self._low, self._table = int(keys[0]), np.zeros(n, np.int32)
                 self._table[keys - self._low] = np.arange(len(keys), dtype=np.int32)
                 return
-        self._core = id_table()
         if self._core is not None:
             self._core.number(keys)
             return

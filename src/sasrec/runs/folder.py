@@ -415,6 +415,8 @@ def check_resumable(saved: RunConfig, now: RunConfig, given: Collection[str] | N
         before, after = asdict(getattr(saved, part)), asdict(getattr(now, part))
         fixed = {"max_epochs"} if before.get("schedule") == "cosine" else set()  # the learning rate is planned by it
         free = MAY_CHANGE_ON_RESUME - fixed | (set() if given is None else KEPT_ON_RESUME - set(given))
+        if not saved.model.has_features:
+            free |= {"feature_dropout"}  # earlier versions took it, and it did nothing
         changed = [k for k in before if before[k] != after[k] and k not in free]
         if changed:
             name = changed[0]
