@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -22,7 +23,7 @@ from sasrec.experiments import trial_workers
 from sasrec.experiments.search import BEST
 from sasrec.experiments.search_pages import SearchResult, Trial, in_words
 from sasrec.experiments.search_space import Range, default_space, read_space, told
-from sasrec.experiments.search_trials import DATABASE
+from sasrec.experiments.search_trials import DATABASE, Search, SearchPlan
 
 FRAME = make_markov_log(120, 30)
 FIXED = {name: value for name, value in SETTINGS.items() if name != "embedding_dim"} | {"valid_protocol": "full"}
@@ -186,6 +187,17 @@ except Exception:
 """
     found: list[Any] = json.loads(run_program(read, database))
     return found
+
+
+@pytest.mark.parametrize(("seconds", "at_end"), [(10, 72), (100, 300), (200, 480)])
+def test_the_runs_at_the_end_get_half_of_the_time_at_most_but_one_seed_in_any_case(
+    seconds: float, at_end: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = Search.__new__(Search)
+    found.plan, found.began = SearchPlan("fast", max_minutes=10), time.monotonic()
+    monkeypatch.setattr(Search, "untouched", SimpleNamespace(seconds=seconds))
+    monkeypatch.setattr(Search, "best", SimpleNamespace(seconds=seconds))
+    assert found.left() == pytest.approx(600 - at_end, abs=5)
 
 
 def test_max_minutes_bounds_trials_and_keeps_time_for_the_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

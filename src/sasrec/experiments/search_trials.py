@@ -153,14 +153,18 @@ class Search:
         return max(self.complete, key=lambda trial: (trial.value, -trial.number))
 
     def left(self) -> float | None:
-        """Seconds that trials may still take: of max_minutes, without what the runs at the end take."""
+        """Seconds that trials may still take: of max_minutes, without what the runs at the end take.
+
+        These get half of all at most, and one seed in any case; there may be fewer seeds then.
+        """
         if not self.plan.max_minutes:
             return None
         left = 60 * self.plan.max_minutes - (time.monotonic() - self.began)
         untouched = self.untouched
         if untouched is None:
             return left
-        return left - SAFETY * len(self.plan.seeds) * (untouched.seconds + self.best.seconds)
+        a_seed = SAFETY * (untouched.seconds + self.best.seconds)
+        return left - min(len(self.plan.seeds) * a_seed, max(30 * self.plan.max_minutes, a_seed))
 
     def run(self, trainers: Trainers) -> bool:
         """Try until the trials or the time are used up; False = interrupted."""
