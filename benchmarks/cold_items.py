@@ -28,6 +28,7 @@ import polars as pl
 
 import sasrec
 from sasrec.core.arrays import Float64, Int32
+from sasrec.core.presets import OF_FEATURES
 from sasrec.data.ragged import Ragged
 from sasrec.engine.protocol import create_engine
 from sasrec.evaluation.protocols import rank_metrics
@@ -36,7 +37,6 @@ from sasrec.recommender import Recommender
 
 SHARE = 10  # one item of so many is cold
 K = (10,)
-OF_FEATURES = ("feature_dropout", "cold_scale")  # settings of models with features
 
 
 @dataclass(frozen=True)

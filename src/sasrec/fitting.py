@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sasrec import __version__
-from sasrec.core.config import DERIVED, EvalConfig, ModelConfig
+from sasrec.core.config import DERIVED, OF_ANSWERS, EvalConfig, ModelConfig
 from sasrec.core.errors import CheckpointError, ConfigError
 from sasrec.core.presets import DEFAULT_PRESET, LogStatistics, resolve, with_feature_settings
 from sasrec.core.threads import set_threads
@@ -302,7 +302,7 @@ def configure(
     if origin is not None:
         model, train_config = origin.settings(train_config, settings)
     model = _with_sizes(model, log.vocabulary.features)
-    kept = {} if origin is None else {"cold_scale": model.cold_scale}
+    kept = {} if origin is None else {name: getattr(model, name) for name in OF_ANSWERS}
     model, train_config = with_feature_settings(model, train_config, {**kept, **settings})
     eval_config = _bounded(eval_config, split, settings)
     event_weights(log.sequences, train_config.event_weights, split.target_types)  # refuses unknown types

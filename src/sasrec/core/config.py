@@ -381,4 +381,5 @@ LATER = {  # runs without are as before
     "eval_users", "n_validating_users", "cold_scale",
 }  # fmt: skip
 DERIVED = ("n_features", "vector_dim")  # settings of the model that its items decide
+OF_ANSWERS = ("cold_scale",)  # settings of the model that no training step sees
 CONFIGS: dict[str, type[Any]] = {"model": ModelConfig, "train": TrainConfig, "eval": EvalConfig}

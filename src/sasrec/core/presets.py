@@ -19,6 +19,7 @@ MANY_USERS = 10_000  # from here on an epoch has steps enough to count in epochs
 LONG_TRAIN_LEN = 50  # from this mean on, presets take histories for long
 FEATURE_DROPOUT = 0.2  # where items have features: docs/experiments.md
 COLD_SCALE = 1.11  # the same
+OF_FEATURES = ("feature_dropout", "cold_scale")  # settings that do nothing elsewhere
 ENOUGH_ITEMS = 10  # for each drawn candidate: then one draw in twenty repeats another
 
 
@@ -195,7 +196,7 @@ def with_feature_settings(
     if model.has_features:
         train = train if "feature_dropout" in given else replace(train, feature_dropout=FEATURE_DROPOUT)
         return model if "cold_scale" in given else replace(model, cold_scale=COLD_SCALE), train
-    for name in ("feature_dropout", "cold_scale"):
+    for name in OF_FEATURES:
         if given.get(name):
             raise ConfigError(
                 f"{name}={given[name]} is for items with features, and these have none; give item_features or "

@@ -30,6 +30,7 @@ STARTUP = 5  # trials that are drawn at random, and that end before any is prune
 WARM_UP = 0.2  # of an epoch count: earlier epochs prune nothing
 QUEUED = "queued"  # those of an earlier start that wait to be tried again
 SAFETY = 1.2  # times the seconds that a run took
+END_SHARE = 0.5  # of max_minutes, that the runs at the end get at most where one seed needs no more
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ class Search:
         if untouched is None:
             return left
         a_seed = SAFETY * (untouched.seconds + self.best.seconds)
-        return left - min(len(self.plan.seeds) * a_seed, max(30 * self.plan.max_minutes, a_seed))
+        return left - min(len(self.plan.seeds) * a_seed, max(END_SHARE * 60 * self.plan.max_minutes, a_seed))
 
     def run(self, trainers: Trainers) -> bool:
         """Try until the trials or the time are used up; False = interrupted."""

@@ -20,7 +20,7 @@ from sasrec.core.arrays import Bool, Int32
 from sasrec.core.forks import needs_threads_of
 from sasrec.data.vocabulary import Vocabulary
 from sasrec.ranking.attributes import LARGEST, Attributes, Values
-from sasrec.ranking.item_filter import NOBODY, ItemFilter
+from sasrec.ranking.item_filter import ItemFilter
 from sasrec.ranking.next_items import Mask
 from sasrec.ranking.where import (
     Arithmetic,
@@ -144,7 +144,7 @@ class ItemMasks:
         mask = np.zeros(columns.n_items + 1, bool)
         mask[1:] = verdict.is_true
         mask.setflags(write=False)
-        made = ItemFilter(columns.n_items, None, NOBODY, [], [], mask)
+        made = ItemFilter.of(self._vocabulary, None, None, mask)
         self._keep(where, made, mask.nbytes)
         return made
 

@@ -23,7 +23,7 @@ from pathlib import Path
 import msgspec
 
 from sasrec.core.arrays import Float32
-from sasrec.core.config import EvalConfig, ModelConfig, TrainConfig, from_dict, to_dict
+from sasrec.core.config import OF_ANSWERS, EvalConfig, ModelConfig, TrainConfig, from_dict, to_dict
 from sasrec.core.digests import BOOK, digest_of, forget_unplaced, is_as_written, note, noting, read_book
 from sasrec.core.errors import CheckpointError, ConfigError
 from sasrec.core.files import atomic_file, atomic_write, disk_errors
@@ -58,7 +58,6 @@ MAY_CHANGE_ON_RESUME = {
     "max_epochs", "max_minutes", "max_steps", "patience", "threads", "engine", "device", "save_every_minutes",
     "log_test",
 }  # fmt: skip
-KEPT_ON_RESUME = {"cold_scale"}  # unless given anew: an earlier version's run has none, and now there is a default
 
 
 @dataclass(frozen=True)
@@ -414,7 +413,8 @@ def check_resumable(saved: RunConfig, now: RunConfig, given: Collection[str] | N
     for part in ("model", "train", "eval"):
         before, after = asdict(getattr(saved, part)), asdict(getattr(now, part))
         fixed = {"max_epochs"} if before.get("schedule") == "cosine" else set()  # the learning rate is planned by it
-        free = MAY_CHANGE_ON_RESUME - fixed | (set() if given is None else KEPT_ON_RESUME - set(given))
+        # A run of an earlier version has another default than the one that is now set where nothing is given.
+        free = MAY_CHANGE_ON_RESUME - fixed | (set() if given is None else set(OF_ANSWERS) - set(given))
         if not saved.model.has_features:
             free |= {"feature_dropout"}  # earlier versions took it, and it did nothing
         changed = [k for k in before if before[k] != after[k] and k not in free]

@@ -19,7 +19,7 @@ import numpy as np
 import polars as pl
 
 from sasrec.core.arrays import Float32, Float64, Int32
-from sasrec.core.config import ModelConfig, TrainConfig, from_dict, split_settings
+from sasrec.core.config import OF_ANSWERS, ModelConfig, TrainConfig, from_dict, split_settings
 from sasrec.core.errors import CheckpointError, ConfigError
 from sasrec.data.items import told_or_known
 from sasrec.data.ragged import Ragged
@@ -75,20 +75,20 @@ class Origin:
             given: the user's own.
 
         Raises:
-            ConfigError: a setting of the model is given, and is not that of the model. Only cold_scale, which is of
-                answers, may be another.
+            ConfigError: a setting of the model is given, and is not that of the model. Only those of answers may be
+                others.
         """
         own = asdict(self.config.model)
         wanted = asdict(from_dict(ModelConfig, {**own, **split_settings(given)["model"]}))
         for name, value in own.items():
-            if wanted[name] != value and name != "cold_scale":
+            if wanted[name] != value and name not in OF_ANSWERS:
                 raise ConfigError(
                     f"{name}={wanted[name]} does not fit {self.where}, whose model has {name}={value} and is what this "
                     "training begins from; leave it out, or train without --init"
                 )
         if "max_epochs" not in given:
             train = replace(train, max_epochs=math.ceil(EPOCHS_SHARE * train.max_epochs))
-        return replace(self.config.model, cold_scale=wanted["cold_scale"]), train
+        return replace(self.config.model, **{name: wanted[name] for name in OF_ANSWERS}), train
 
 
 def with_features_of(origin: Origin, vocabulary: Vocabulary) -> Vocabulary:
