@@ -116,6 +116,21 @@ def test_small_logs_are_measured_whole_and_their_settings_say_nothing(log: pl.Da
     assert not {"valid_users", "eval_users", "max_steps"} & {*settings["eval"], *settings["train"]}
 
 
+@pytest.mark.parametrize("method", ["leave_one_out", "temporal", "temporal_by_user"])
+def test_baselines_are_counted_once_for_all_that_is_measured_in_the_end(
+    log: pl.DataFrame, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    count = LastItem.__init__
+    monkeypatch.setattr(LastItem, "__init__", lambda self, *given: made.append(self) or count(self, *given))
+    timed = log.with_columns(timestamp=pl.int_range(pl.len()).shuffle(3))
+    split = {"split_method": method, "n_validating_users": 20} if method != "leave_one_out" else {}
+    recommender = fit(timed, valid_users=15, eval_users=60, **SETTINGS, **split)
+    assert len(made) == 1
+    apart = [recommender.evaluate(result.split, protocol=result.protocol) for result in recommender.results]
+    assert [result.to_dict() for result in apart] == [result.to_dict() for result in recommender.results]
+
+
 def test_where_there_are_many_items_as_many_users_are_measured_as_a_bound_allows(
     log: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,6 +141,7 @@ def test_where_there_are_many_items_as_many_users_are_measured_as_a_bound_allows
     again = sasrec.load(tmp_path / "run")
     assert again.evaluate("valid").to_dict() == recommender.results[0].to_dict()
     assert again.evaluate("test", eval_users=0).n_users == 120
+    assert again.evaluate("test").to_dict() == recommender.results[1].to_dict()
     everyone = fit(log, valid_users=0, eval_users=0, **SETTINGS)
     assert [r.n_users for r in everyone.results] == [120] * 3
     assert "60 users, a sample of 120" in (tmp_path / "run" / "report.html").read_text()

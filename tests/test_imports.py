@@ -136,11 +136,11 @@ def test_only_the_model_and_its_engine_import_torch(name: str) -> None:
         "assert len(split_leave_one_out(Sequences.load(Path())).test) == 1",
         "import polars as pl; from sasrec.data.sequences import build_sequences\n"
         "from sasrec.data.splits import split_leave_one_out\n"
-        "from sasrec.evaluation.protocols import evaluate; from sasrec.ranking.scorers import build_baselines\n"
+        "from sasrec.evaluation.protocols import evaluate; from sasrec.ranking.scorers import Baselines\n"
         "from sasrec.core.config import EvalConfig\n"
         "log = pl.DataFrame({'user_id': [1] * 4 + [2] * 4, 'item_id': [1, 2, 3, 4, 4, 3, 2, 1]})\n"
         "split = split_leave_one_out(build_sequences(log)[0])\n"
-        "evaluate(build_baselines(split)[0], split, 'test', EvalConfig())",
+        "evaluate(Baselines(split).scorers()[0], split, 'test', EvalConfig())",
     ],
 )
 def test_torch_is_not_loaded_before_a_model_is_used(program: str, tmp_path: Path) -> None:

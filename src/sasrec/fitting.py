@@ -34,6 +34,7 @@ from sasrec.evaluation.intervals import FEW_USERS
 from sasrec.evaluation.protocols import check_targets
 from sasrec.evaluation.results import Result
 from sasrec.measuring import Request, measure
+from sasrec.ranking.scorers import Baselines
 from sasrec.recommender import Recommender
 from sasrec.runs.folder import FORMAT, RunConfig, RunFolder, check_resumable, resumed_config
 from sasrec.runs.memory import seen_by
@@ -183,7 +184,7 @@ def _fit(
         try:
             pulse = Pulse(world)
             with interruptible() as pulse.asked:
-                recommender.results = final_results(recommender, pulse, progress)
+                recommender.results = final_results(recommender, split, pulse, progress)
         except (StoppedError, KeyboardInterrupt):
             recommender.train_result = replace(result, stopped="measuring")
             logger.warning("the model is not measured; the trained model is kept, and can be measured at any time")
@@ -390,6 +391,7 @@ def _begin(
 
 def final_results(
     recommender: Recommender,
+    split: Split,
     pulse: Pulse | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> list[Result]:
@@ -400,17 +402,18 @@ def final_results(
     """
     plan = [("valid", recommender.config.train.valid_protocol), ("test", "full"), ("test", "sampled")]
     result, pulse = recommender.train_result, pulse or Pulse()
-    results = []
-    for split, protocol in plan:
+    measured = [split.bounded(part, recommender.config.eval).part(part) for part in ("valid", "test")]
+    baselines, results = Baselines(split, recommender.vocabulary.features, measured), []
+    for part, protocol in plan:
 
-        def show(done: int, total: int, what: str = f"{split}, {protocol}") -> None:
+        def show(done: int, total: int, what: str = f"{part}, {protocol}") -> None:
             pulse.beat()
             if pulse.is_set():
                 raise StoppedError
             if progress is not None and result is not None:
                 progress(result.measuring(what, done, total))
 
-        request = Request(split, None, True, show, {"protocol": protocol}, world=pulse.world)
+        request = Request(part, None, baselines, show, {"protocol": protocol}, world=pulse.world, split=split)
         results.append(measure(recommender, request).without_users())
     return results
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -25,7 +24,7 @@ from sasrec.evaluation.protocols import check_unseen, evaluate
 from sasrec.evaluation.results import Result
 from sasrec.ranking.mapped_scorer import MappedScorer
 from sasrec.ranking.next_items import NextItems
-from sasrec.ranking.scorers import ModelScorer, Scorer
+from sasrec.ranking.scorers import Baselines, ModelScorer, Scorer
 from sasrec.runs.memory import Trained, is_unchecked, unseen_by
 
 
@@ -46,13 +45,14 @@ class Request:
     """What is asked for."""
 
     part: str  # "valid" or "test"
-    candidates: Path | None  # a file of the sampled protocol's
-    baselines: bool
+    candidates: Any  # of the sampled protocol, as `read_candidates` takes them; None = they are drawn
+    baselines: bool | Baselines
     progress: Callable[[int, int], None] | None
     settings: Mapping[str, Any]  # fields of EvalConfig that differ from the run's
     log: Any = None  # another log, anything `load_log` takes, or one that has been read; None = the model's own
     unseen_by: Sequence[Trained] = ()  # whose train events are no targets of that log either
     world: World | None = None  # processes that measure the same model together
+    split: Split | None = None  # the model's own log as it was cut for training; None = it is cut again
 
 
 def measure(model: Model, request: Request) -> Result:
@@ -81,13 +81,22 @@ def _on_own_log(model: Model, config: EvalConfig, request: Request) -> Result:
         )
     if model.sequences is None:
         raise CheckpointError("this run was saved without histories (--no-histories); give a log to measure it on")
-    own, split = (split_sequences(model.sequences, settings) for settings in (run.eval, config))
-    if request.part == "test":
-        split = split.drawn_as(own)
-    check_unseen(own, split, request.part)
+    own = request.split or split_sequences(model.sequences, run.eval)
+    split = own
+    if not _cut_alike(run.eval, config):
+        split = split_sequences(model.sequences, config)
+        if request.part == "test":
+            split = split.drawn_as(own)
+        check_unseen(own, split, request.part)
     scorer = ModelScorer(model.engine, run.model.max_seq_len, model.next_items.index)
     result = _evaluate(scorer, split, config, model.vocabulary, request)
     return replace(result, init_unchecked=is_unchecked(model))
+
+
+def _cut_alike(one: EvalConfig, other: EvalConfig) -> bool:
+    """Whether settings differ in nothing that the cut may depend on: of a large log a second one takes a gigabyte."""
+    alike = replace(one, protocol=other.protocol, k=other.k, ties=other.ties, n_candidates=other.n_candidates)
+    return alike == other
 
 
 def _on_log(model: Model, log: Log, config: EvalConfig, request: Request) -> Result:

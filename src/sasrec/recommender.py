@@ -309,7 +309,7 @@ class Recommender:
         *,
         log: Any = None,
         unseen_by: Iterable[Trained] = (),
-        candidates: Path | str | None = None,
+        candidates: Any = None,
         baselines: bool = True,
         progress: Callable[[int, int], None] | None = None,
         **settings: Any,
@@ -320,7 +320,7 @@ class Recommender:
             split: "valid" or "test".
             log: another log, anything `load_log` takes: all its items are ranked, those unknown to the model last.
             unseen_by: with `log`, leave out targets that these were trained on too, so that results can be compared.
-            candidates: a candidate file (.npz) for exact replication of the sampled protocol.
+            candidates: what the sampled protocol ranks among, as `read_candidates` takes it: a file, an array, a frame.
             baselines: also measure popularity and last-item co-occurrence.
             progress: called with (rankings done, rankings in all): one for each target, by the model and each baseline.
             settings: fields of EvalConfig that differ from the run's, such as protocol="sampled", ties="strict".
@@ -329,8 +329,7 @@ class Recommender:
             ConfigError: an unknown setting, or a model that has seen the targets (--refit, or another split).
             CheckpointError: the model was saved without histories.
         """
-        file = None if candidates is None else Path(candidates)
-        return measure(self, Request(split, file, baselines, progress, settings, log, tuple(unseen_by)))
+        return measure(self, Request(split, candidates, baselines, progress, settings, log, tuple(unseen_by)))
 
     def add_items(self, items: Any, item_vectors: Any = None) -> Recommender:
         """The same model with further items, recommended by their features; nothing is trained.

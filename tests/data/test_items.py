@@ -18,7 +18,7 @@ from sasrec.data.prepared import ITEM_FEATURES, load_sequences, load_vocabulary,
 from sasrec.data.splits import split_sequences
 from sasrec.data.vocabulary import Vocabulary
 from sasrec.evaluation.protocols import evaluate
-from sasrec.ranking.scorers import build_baselines
+from sasrec.ranking.scorers import Baselines
 
 EVENTS = pl.DataFrame({"user_id": [1, 1, 1, 1, 2, 2, 2, 2], "item_id": [10, 20, 30, 40, 40, 30, 20, 10]})
 ITEMS = pl.DataFrame(
@@ -69,7 +69,7 @@ def test_the_catalogue_is_the_vocabularys_wherever_items_are_counted(log: Log) -
     split = split_sequences(sequences, EvalConfig())
     assert (sequences.n_items, len(split.train_counts)) == (6, 7)
     assert split.statistics.n_items == 4  # presets look at what is trained on
-    popularity = build_baselines(split)[0]
+    popularity = Baselines(split).scorers()[0]
     result = evaluate(popularity, split, "test", EvalConfig(), baselines=False)
     assert result.candidates == "all 6 items"
     assert result.metrics["coverage@10"]["value"] <= 1.0

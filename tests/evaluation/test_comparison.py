@@ -14,7 +14,7 @@ from sasrec.evaluation.candidates import draw_candidates
 from sasrec.evaluation.comparison import compare, compare_all, holm
 from sasrec.evaluation.protocols import evaluate
 from sasrec.evaluation.results import Result
-from sasrec.ranking.scorers import build_baselines
+from sasrec.ranking.scorers import Baselines
 
 
 def result_of(hits: list[int], config: EvalConfig = EvalConfig(filter_seen="no")) -> Result:  # noqa: B008
@@ -66,7 +66,7 @@ def test_compare_wants_the_same_protocol() -> None:
     sampled = EvalConfig(protocol="sampled")
     split, _ = make_split(random_histories(0, 60, 40))
     drawn = [draw_candidates(split, "test", 5, "train", seed) for seed in (0, 1)]
-    popular = build_baselines(split)[0]
+    popular = Baselines(split).scorers()[0]
     results = [evaluate(popular, split, "test", sampled, candidates=c, baselines=False) for c in drawn]
     with pytest.raises(ConfigError, match="differ in candidates"):
         compare(*results)

@@ -24,10 +24,13 @@ from sasrec.data.item_features import ItemFeatures
 from sasrec.data.ragged import Ragged
 from sasrec.data.sequences import build_sequences
 from sasrec.data.splits import Split, split_leave_one_out, split_temporal
+from sasrec.data.targets import Targets
+from sasrec.data.vocabulary import Vocabulary
 from sasrec.evaluation.candidates import draw_candidates, read_candidates
 from sasrec.evaluation.protocols import evaluate, rank_metrics
 from sasrec.evaluation.results import Result
 from sasrec.ranking.scorers import (
+    Baselines,
     LastItem,
     ModelScorer,
     Popularity,
@@ -35,7 +38,6 @@ from sasrec.ranking.scorers import (
     Recency,
     Scorer,
     SharedFeatures,
-    build_baselines,
 )
 from sasrec.report.text import metrics_table
 
@@ -484,6 +486,70 @@ def test_candidate_files_that_do_not_fit_say_where(tmp_path: Path, test: Any, me
         read_candidates(write_candidates(tmp_path, test=np.array(test)), "test", split, vocabulary)
 
 
+def of_two_users() -> tuple[Split, Vocabulary]:
+    """Targets of test: user 7's item 40, user 9's item 10."""
+    sequences, vocabulary = build_sequences(
+        pl.DataFrame({"user_id": [7] * 4 + [9] * 3, "item_id": [30, 10, 20, 40, 40, 30, 10]})
+    )
+    return split_leave_one_out(sequences), vocabulary
+
+
+LISTED = pl.DataFrame({"user_id": [9, 7, 8, 9, 7, 7], "item_id": [20, 10, 10, 30, 40, 10]})
+
+
+@pytest.mark.parametrize("kind", ["polars", "lazy", "pandas", "arrow", "texts", "csv", "parquet"])
+def test_candidates_come_as_frames_in_any_order_of_users(tmp_path: Path, kind: str) -> None:
+    split, vocabulary = of_two_users()
+    path = tmp_path / f"candidates.{kind}"
+    if kind in ("csv", "parquet"):
+        getattr(LISTED, f"write_{kind}")(path)
+    given = {
+        "polars": LISTED, "lazy": LISTED.lazy(), "pandas": LISTED.to_pandas(), "arrow": LISTED.to_arrow(),
+        "texts": LISTED.cast(pl.String), "csv": path, "parquet": str(path),
+    }[kind]  # fmt: skip
+    assert read_candidates(given, "test", split, vocabulary).tolist() == [[4, 1, 1], [1, 2, 3]]
+
+
+def test_candidates_come_as_arrays_of_ids() -> None:
+    split, vocabulary = of_two_users()
+    rows = [[40, 10, 10], [10, 20, 30]]
+    for rows_given in (rows, np.array(rows), np.array(rows, object), {"test": rows}, {"test": np.array(rows)}):
+        assert read_candidates(rows_given, "test", split, vocabulary).tolist() == [[4, 1, 1], [1, 2, 3]]
+
+
+def test_a_frame_of_candidates_gives_each_target_of_a_user_the_others() -> None:
+    split, vocabulary = of_two_users()
+    both = replace(split, test=Targets(np.array([0, 0]), np.array([2, 3])))
+    listed = pl.DataFrame({"user_id": [7, 7, 7], "item_id": [10, 20, 40]})
+    assert read_candidates(listed, "test", both, vocabulary).tolist() == [[2, 1, 4], [4, 1, 2]]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (LISTED.filter(pl.col("user_id") != 9), "has 0 candidates beside the test target for user 9, and 2 for user 7"),
+        (LISTED[1:], "has 1 candidates beside the test target for user 9, and 2 for user 7; every user"),
+        (LISTED.with_columns(item_id=pl.col("item_id") + 1), "has the unknown item 21 for user 9"),
+        (LISTED.rename({"item_id": "label"}), "item"),
+        ({"valid": [[1, 2]]}, "the candidates have no 'test', but 'valid'"),
+        ([[40, 10], [10]], "candidates are no array of"),
+        ([[40, 10], [10, None]], r"unknown item None in row 1 \(user 9\)"),
+        ([[40, 10]], r"the array of candidates has shape \(1, 2\)"),
+    ],
+)
+def test_candidates_that_do_not_fit_are_refused(given: Any, message: str) -> None:
+    split, vocabulary = of_two_users()
+    with pytest.raises(DataError, match=message):
+        read_candidates(given, "test", split, vocabulary)
+
+
+def test_candidates_of_other_users_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    split, vocabulary = of_two_users()
+    with caplog.at_level(logging.INFO):
+        read_candidates(LISTED, "test", split, vocabulary)
+    assert "1 candidates are of users without a test target" in caplog.text
+
+
 @pytest.mark.parametrize("name", ["test.npy", "test"])
 def test_a_small_candidate_file_that_unpacks_to_gigabytes_is_refused_unread(tmp_path: Path, name: str) -> None:
     path = tmp_path / "bomb.npz"
@@ -575,7 +641,7 @@ def test_baselines_order_items_as_their_definitions_do(histories: list[list[int]
         for row in range(len(train_of(split)))
         for p in zip(train_of(split).row(row), train_of(split).row(row)[1:], strict=False)
     ]
-    popularity, last_item, recency = build_baselines(split, with_recency=True)
+    popularity, last_item, recency = Baselines(split).scorers(with_recency=True)
     for row in range(len(before)):
         history = before.row(row).tolist()
         items = range(1, split.sequences.n_items + 1)
@@ -600,7 +666,7 @@ def test_baselines_score_candidates_as_they_score_all_items(histories: list[list
     before = split.test.histories(split.sequences)
     shape = (len(before), 12)
     candidates = np.random.default_rng(seed).integers(1, split.sequences.n_items + 1, shape).astype(np.int32)
-    for baseline in build_baselines(split, with_recency=True):
+    for baseline in Baselines(split).scorers(with_recency=True):
         scores, chosen = baseline.scores(before), baseline.candidate_scores(before, candidates)
         assert scores.dtype == chosen.dtype == np.float32
         assert scores.shape == (len(before), split.sequences.n_items + 1)
@@ -675,7 +741,7 @@ def test_the_published_candidates_of_ml_1m_are_read(shared: Path, part: str, cap
     drawn_again = (candidates[:, 1:] == candidates[:, :1]).any(axis=1)
     if part == "test":
         assert drawn_again.sum() == 181
-    popularity, last_item = build_baselines(split)
+    popularity, last_item = Baselines(split).scorers()
     ranks = {}
     for ties in ("strict", "pessimistic"):
         config = EvalConfig(protocol="sampled", ties=ties)
@@ -697,7 +763,7 @@ def test_scorers_that_rank_on_their_own_give_what_their_scores_give(
             self.name, self.scores, self.candidate_scores = scorer.name, scorer.scores, scorer.candidate_scores
 
     config = EvalConfig(protocol=protocol, filter_seen=filter_seen)
-    for scorer in (model(SPLIT), *build_baselines(SPLIT, with_recency=True)):
+    for scorer in (model(SPLIT), *Baselines(SPLIT).scorers(with_recency=True)):
         assert isinstance(scorer, Ranker)
         assert not isinstance(OnlyScores(scorer), Ranker)
         own, by_scores = (evaluate(s, SPLIT, "test", config, baselines=False) for s in (scorer, OnlyScores(scorer)))

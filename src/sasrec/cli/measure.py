@@ -47,7 +47,8 @@ def evaluate(
     split: Split = "test",
     log: OtherLog = None,
     candidates: Annotated[
-        Path | None, typer.Option("--candidates", help="file (.npz) of items to rank among, instead of drawn ones")
+        Path | None,
+        typer.Option("--candidates", help="file of items to rank among, not drawn ones: .npz, or users and items"),
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="the same as --eval-seed")] = None,
     json_: Json = False,

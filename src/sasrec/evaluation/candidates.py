@@ -1,4 +1,4 @@
-"""The candidates of the sampled protocol: drawn as published, or read from a file.
+"""The candidates of the sampled protocol: drawn as published, or given in a file, an array or a frame.
 
 Shape legend: n targets of a part, C candidates (column 0 is the target).
 """
@@ -8,19 +8,24 @@ from __future__ import annotations
 import logging
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from sasrec.core.arrays import Int32
 from sasrec.core.config import Exclude
 from sasrec.core.errors import DataError
+from sasrec.data.ragged import Ragged, offsets_of
 from sasrec.data.sampling import CANDIDATES, ItemDrawer, draw_outside, generator
 from sasrec.data.splits import Split
 from sasrec.data.targets import Targets
 from sasrec.data.vocabulary import Vocabulary
+from sasrec.reading.frame_kinds import is_frame
+from sasrec.reading.readers import read_interactions
 
 logger = logging.getLogger(__name__)
 
@@ -81,24 +86,52 @@ def repeats_warning(drawn: Int32, n_items: int) -> str:
     )
 
 
-def read_candidates(path: Path, part: str, split: Split, vocabulary: Vocabulary) -> Int32:
-    """Read a candidate file: an .npz with arrays `valid` and / or `test` of item ids, column 0 the target.
+def read_candidates(source: Any, part: str, split: Split, vocabulary: Vocabulary) -> Int32:
+    """What to rank each target among, as somebody has given it.
 
     Args:
-        path: the file.
+        source: an .npz file with arrays `valid` and / or `test`, a dict of such arrays, or one of them: (n_targets, C)
+            item ids, a row per target in ascending order of user id, column 0 the target. Or a frame, or any other file
+            that `read_interactions` takes, with the columns user_id and item_id: a row per candidate, in any order, as
+            many for each user beside its target, which may be among them.
         part: "valid" or "test".
-        split: says which targets there are, one row each in ascending order of user id.
+        split: says which targets there are.
         vocabulary: turns ids into indices.
 
     Returns:
-        (n_targets, C) item indices.
+        (n_targets, C) item indices, column 0 the target.
 
     Raises:
-        DataError: the file cannot be read, lacks the part, has another shape, names an unknown item, or its first
-            column is not the targets.
+        DataError: the source cannot be read, lacks the part or a user, has another shape, names an unknown item, or its
+            first column is not the targets.
     """
-    ids, targets = _load_array(path, part), split.part(part)
-    where = f"array '{part}' of {path}"
+    if is_frame(source) or (isinstance(source, str | Path) and _is_log(Path(source))):
+        name = "the frame of candidates" if is_frame(source) else str(source)
+        return _of_users(read_interactions(source), name, part, split, vocabulary)
+    if isinstance(source, str | Path):
+        return _of_array(_load_array(Path(source), part), f"array '{part}' of {source}", part, split, vocabulary)
+    if isinstance(source, Mapping):
+        if part not in source:
+            raise DataError(f"the candidates have no {part!r}, but {', '.join(map(repr, source)) or 'nothing'}")
+        source = source[part]
+    return _of_array(_as_array(source), "the array of candidates", part, split, vocabulary)
+
+
+def _is_log(path: Path) -> bool:
+    return path.is_file() and path.suffix.lower() not in (".npz", ".npy")
+
+
+def _as_array(rows: Any) -> NDArray[Any]:
+    try:
+        found = np.asarray(rows)
+        return found.astype(str) if found.dtype == object else found
+    except ValueError as error:  # rows of different lengths
+        raise DataError(f"candidates are no array of (targets, 1 + n) item ids: {error}") from error
+
+
+def _of_array(ids: NDArray[Any], where: str, part: str, split: Split, vocabulary: Vocabulary) -> Int32:
+    """Item indices of an array of ids, whose rows and first column are the targets."""
+    targets = split.part(part)
     if ids.ndim != 2 or len(ids) != len(targets) or ids.shape[1] < 2:
         raise DataError(
             f"{where} has shape {ids.shape}; it needs ({len(targets)}, 1 + n): a row per evaluated user in ascending "
@@ -117,9 +150,37 @@ def read_candidates(path: Path, part: str, split: Split, vocabulary: Vocabulary)
         target = vocabulary.ids_of(targets.items(split.sequences)[row : row + 1])[0]
         raise DataError(
             f"{where} begins row {row} (user {user_ids[row]}) with item {ids[row, 0]}, but the target is {target}; "
-            "the file belongs to another log, split or order of users"
+            "it belongs to another log, split or order of users"
         )
     return candidates
+
+
+def _of_users(given: pl.DataFrame, name: str, part: str, split: Split, vocabulary: Vocabulary) -> Int32:
+    """Item indices of a frame user_id, item_id: each target, and its user's other candidates in the frame's order."""
+    targets, sequences = split.part(part), split.sequences
+    users, row_of = np.unique(targets.users, return_inverse=True)
+    user_ids = sequences.user_ids.gather(users)
+    rows = pl.DataFrame({"user_id": user_ids.cast(pl.String), "row": np.arange(len(users))})
+    listed = given.with_columns(pl.col("user_id").cast(pl.String))
+    listed = listed.join(rows, on="user_id", how="inner", maintain_order="left")
+    if n_others := given.height - listed.height:
+        logger.info("%s: %s candidates are of users without a %s target", name, f"{n_others:,}", part)
+    ids, place = np.unique(listed["item_id"].to_numpy(), return_inverse=True)
+    items = vocabulary.indices_of(ids.tolist())[place]
+    for at in np.flatnonzero(items == 0)[:1].tolist():
+        told = listed.row(at, named=True)
+        raise DataError(f"{name} has the unknown item {told['item_id']} for user {told['user_id']}")
+    order = np.argsort(listed["row"].to_numpy(), kind="stable")
+    of_users = Ragged(items[order], offsets_of(np.bincount(listed["row"].to_numpy(), minlength=len(users))))
+    of_targets, wanted = of_users.take(row_of.astype(np.int64)), targets.items(sequences)
+    others = of_targets.values != wanted[of_targets.row_of]
+    counts = np.bincount(of_targets.row_of[others], minlength=len(targets))
+    for row in np.flatnonzero((counts != counts[0]) | (counts == 0))[:1].tolist():
+        raise DataError(
+            f"{name} has {counts[row]} candidates beside the {part} target for user {user_ids[int(row_of[row])]}, and "
+            f"{counts[0]} for user {user_ids[int(row_of[0])]}; every user with a target needs as many, and one at least"
+        )
+    return np.column_stack([wanted, of_targets.values[others].reshape(len(targets), -1)]).astype(np.int32)
 
 
 def _load_array(path: Path, name: str) -> NDArray[Any]:

@@ -28,7 +28,7 @@ from sasrec.evaluation.list_metrics import Background, build_background, list_me
 from sasrec.evaluation.results import GroupResult, Result
 from sasrec.ranking.index import BLOCK_BYTES, ranks_and_lists
 from sasrec.ranking.order import ranks_sampled
-from sasrec.ranking.scorers import Ranker, Scorer, build_baselines, run_starts
+from sasrec.ranking.scorers import Baselines, Ranker, Scorer, run_starts
 
 MAX_ROWS = 4096  # targets ranked at once
 MOST_SCORES = 2**30  # that are computed before several processes tell each other of it
@@ -85,7 +85,7 @@ def evaluate(
     config: EvalConfig,
     *,
     candidates: Int32 | None = None,
-    baselines: bool | Sequence[Scorer] = True,
+    baselines: bool | Baselines | Sequence[Scorer] = True,
     features: ItemFeatures | None = None,
     lists: bool = True,
     batch_size: int | None = None,
@@ -100,7 +100,8 @@ def evaluate(
         part: "valid" or "test".
         config: protocol, cut-offs, ties, candidates, whether seen items are hidden.
         candidates: (n, C) item indices to rank among in the sampled protocol, column 0 the targets; None draws them.
-        baselines: also measure the usual baselines, or these.
+        baselines: also measure the usual baselines, or these. Those of several evaluations are best made once, as
+            `Baselines` of the same train part.
         features: of all items, for the baseline that knows cold items; None = there are none.
         lists: also measure what the top-k lists are like (see list_metrics.py); full protocol only.
         batch_size: at most so many targets are given to the scorer at once; None = 4,096.
@@ -116,10 +117,13 @@ def evaluate(
         candidates = _of_the_sample(split, part, config, candidates)
     split = split.bounded(part, config)
     task = _task(split, part, config, candidates, lists, batch_size, world)
-    if isinstance(baselines, bool):
+    if baselines is True:
+        baselines = Baselines(split, features, [task.targets])
+    if isinstance(baselines, Baselines):
         # Sampled negatives avoid train, so there a seen candidate can only be the target: recency would be an oracle.
         repeats = config.protocol == "full" and not task.filter_seen
-        baselines = build_baselines(split, repeats, features, task.targets) if baselines else []
+        baselines = baselines.scorers(repeats)
+    baselines = baselines or ()
     steps = _Steps(progress, len(task.targets) * (1 + len(baselines)))
     metrics, per_user = _measure(scorer, task, steps)
     beside = {baseline.name: _measure(baseline, task, steps) for baseline in baselines}

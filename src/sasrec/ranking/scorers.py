@@ -5,7 +5,8 @@ Shape legend: B histories, V n_items + 1 (column 0 is padding), D embedding_dim,
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -263,25 +264,52 @@ class SharedFeatures:
         return scores
 
 
-def build_baselines(
-    split: Split,
-    with_recency: bool = False,
-    features: ItemFeatures | None = None,
-    targets: Targets | None = None,
-) -> list[Scorer]:
+class Baselines:
     """Popularity and last-item co-occurrence, from train only; with recency where seen items stay candidates.
 
-    And with shared features where items have any: the only one that knows items without events. With `targets` the
-    baselines need to know of the histories before these only.
+    And with shared features where items have any: the only one that knows items without events. Each is made when it
+    is first asked for, and kept: of a large log, counting takes as long as ranking.
+
+    Args:
+        split: whose train part they know.
+        features: of all items; None = there are none.
+        targets: the baselines need to know of the histories before these only; None = of any.
     """
-    last = None if targets is None else _last_items(targets.histories(split.sequences, 1))
-    counts = split.train_counts
-    baselines: list[Scorer] = [Popularity(counts), LastItem(split.train_parts(), counts, last)]
-    if with_recency:
-        baselines.append(Recency(counts))
-    if features is not None and features.n_features:
-        baselines.append(SharedFeatures(features))
-    return baselines
+
+    def __init__(
+        self, split: Split, features: ItemFeatures | None = None, targets: Sequence[Targets] | None = None
+    ) -> None:
+        self._split, self._features, self._targets = split, features, targets
+
+    def scorers(self, with_recency: bool = False) -> list[Scorer]:
+        """All of them, those that are asked for again as they were."""
+        found: list[Scorer] = [self._popularity, self._last_item]
+        if with_recency:
+            found.append(self._recency)
+        if self._shared_features is not None:
+            found.append(self._shared_features)
+        return found
+
+    @cached_property
+    def _popularity(self) -> Popularity:
+        return Popularity(self._split.train_counts)
+
+    @cached_property
+    def _last_item(self) -> LastItem:
+        last = None
+        if self._targets is not None:
+            sequences = self._split.sequences
+            last = np.concatenate([_last_items(targets.histories(sequences, 1)) for targets in self._targets])
+        return LastItem(self._split.train_parts(), self._split.train_counts, last)
+
+    @cached_property
+    def _recency(self) -> Recency:
+        return Recency(self._split.train_counts)
+
+    @cached_property
+    def _shared_features(self) -> SharedFeatures | None:
+        features = self._features
+        return SharedFeatures(features) if features is not None and features.n_features else None
 
 
 def _levels(counts: Int64) -> Int64:
