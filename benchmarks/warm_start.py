@@ -17,6 +17,7 @@ import harness
 import numpy as np
 import polars as pl
 
+import sasrec
 from sasrec.data.logs import Log, load_log
 from sasrec.data.sequences import build_sequences
 from sasrec.fitting import FitOptions, fit_log
@@ -38,10 +39,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     flags.add_argument(
         "--set-warm", action="append", default=[], metavar="NAME=VALUE", help="a setting of the begun training alone"
     )
+    flags.add_argument("--items", type=Path, help="an item file")
+    flags.add_argument("--features", nargs="+", default=["attributes"], help="its columns that are features")
     arguments = flags.parse_args(argv)
     log, settings = load_log(arguments.data), dict(map(harness.setting, arguments.set))
+    earlier = _earlier(log, arguments.cut, arguments.share)
+    if arguments.items is not None:
+        log, earlier = (_described(one, arguments.items, arguments.features) for one in (log, earlier))
     folder, preset = arguments.output, arguments.preset
-    old = _train(_earlier(log, arguments.cut, arguments.share), preset, folder / "old", settings)
+    old = _train(earlier, preset, folder / "old", settings)
     anew = _train(unseen_by(log, [old]), preset, folder / "anew", settings)
     warm_settings = settings | dict(map(harness.setting, arguments.set_warm))
     warm = _train(log, preset, folder / "warm", warm_settings, folder / "old")
@@ -65,6 +71,13 @@ def _earlier(log: Log, cut: str, share: float) -> Log:
     if cut == "time":
         kept = pl.col("timestamp") < pl.col("timestamp").quantile(share)
     return Log(*build_sequences(frame.filter(kept)), f"{log.name}, the first {share:.0%}")
+
+
+def _described(log: Log, path: Path, features: Sequence[str]) -> Log:
+    """A log whose items have features; no items besides."""
+    items = sasrec.read_items(path)
+    known = pl.Series(log.vocabulary.indices_of(items["item_id"].to_list()) > 0)
+    return log.with_items(items.filter(known), features)
 
 
 def _train(log: Log, preset: str, output: Path, settings: Mapping[str, Any], init: Path | None = None) -> Recommender:
@@ -91,7 +104,8 @@ def _line(log: Log, old: Recommender, anew: Recommender, warm: Recommender, aske
         "left_out": warm.results[0].init_seen_targets,
         "test": {name: run.results[1].metrics["ndcg@10"] for name, run in (("anew", anew), ("warm", warm))},
         "curves": curves,
-        **{name: value for name, value in asked.items() if name not in ("data", "output")},
+        **{name: value for name, value in asked.items() if name not in ("data", "output", "items")},
+        "has_features": log.vocabulary.features is not None,
     }
 
 

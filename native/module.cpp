@@ -581,11 +581,12 @@ NB_MODULE(SASREC_MODULE, m) {
       .def(
           "rank",
           [](const LevelIndex& index, nb::handle given_items, nb::handle given_offsets, nb::handle given_scores,
-             nb::handle given_targets, nb::handle given_hidden, nb::handle given_hidden_offsets, nb::handle given_above,
-             nb::handle given_tied, nb::handle given_lists) {
+             nb::handle given_list_of, nb::handle given_targets, nb::handle given_hidden,
+             nb::handle given_hidden_offsets, nb::handle given_above, nb::handle given_tied, nb::handle given_lists) {
             const auto items = in<std::int32_t>("items", given_items);
             const auto offsets = in<std::int64_t>("offsets", given_offsets);
             const auto scores = in<float>("scores", given_scores);
+            const auto list_of = in<std::int64_t>("list_of", given_list_of);
             const auto targets = in<std::int32_t>("targets", given_targets);
             const auto hidden = in<std::int32_t>("hidden", given_hidden);
             const auto hidden_offsets = in<std::int64_t>("hidden_offsets", given_hidden_offsets);
@@ -593,17 +594,21 @@ NB_MODULE(SASREC_MODULE, m) {
             const auto n_tied = out<std::int64_t>("n_tied", given_tied);
             const auto lists = out<std::int32_t>("lists", given_lists);
             const RaggedView exceptions = ragged(items, offsets);
-            const auto rows = static_cast<std::size_t>(exceptions.rows);
+            const std::size_t rows = list_of.size();
+            check(std::all_of(list_of.data(), list_of.data() + rows,
+                              [&](std::int64_t list) { return list >= 0 && list < exceptions.rows; }),
+                  "list_of must name lists of exceptions");
             check(scores.size() == items.size(), "one score for each exception");
             check(targets.size() == rows && n_above.size() == rows && n_tied.size() == rows, "one target for each row");
             check(lists.ndim() == 2 && lists.shape(0) == rows, "lists must be (rows, k)");
             const int k = axis("lists", lists, 1);
-            const HiddenView gone = hidden_rows(hidden, hidden_offsets, exceptions.rows);
+            const auto n = static_cast<std::int64_t>(rows);
+            const HiddenView gone = hidden_rows(hidden, hidden_offsets, n);
             Released released;
-            return index.rank(exceptions.rows, {items.data(), scores.data(), offsets.data()}, targets.data(), gone, k,
-                              n_above.data(), n_tied.data(), lists.data());
+            return index.rank(n, {items.data(), scores.data(), offsets.data(), list_of.data()}, exceptions.rows,
+                              targets.data(), gone, k, n_above.data(), n_tied.data(), lists.data());
           },
-          "items"_a, "offsets"_a, "scores"_a, "targets"_a, "hidden"_a, "hidden_offsets"_a, "n_above"_a, "n_tied"_a,
-          "lists"_a,
+          "items"_a, "offsets"_a, "scores"_a, "list_of"_a, "targets"_a, "hidden"_a, "hidden_offsets"_a, "n_above"_a,
+          "n_tied"_a, "lists"_a,
           "Count items above each target and tied with it, and list the best; False = a score is not finite.");
 }

@@ -303,6 +303,15 @@ def items(tmp_path) -> Path:
     return path
 
 
+def test_a_warm_start_is_measured_with_features_too(log, items, tmp_path):
+    settings = ["max_seq_len=8", "embedding_dim=8", "n_blocks=1", "max_epochs=2", "threads=1", "batch_size=32"]
+    flags = [*(f"--set={one}" for one in settings), "--items", str(items), "--output", str(tmp_path / "runs")]
+    command = [sys.executable, str(BENCHMARKS / "warm_start.py"), "--data", str(log), *flags]
+    assert json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)["has_features"]
+    for run in ("old", "anew", "warm"):
+        assert json.loads((tmp_path / "runs" / run / "config.json").read_text())["model"]["n_features"] > 0
+
+
 TINY = ["--preset=fast", "--set=max_seq_len=8", "--set=embedding_dim=8", "--set=n_blocks=1"]
 
 

@@ -193,7 +193,7 @@ def test_weights_that_are_not_finite_are_told_where_items_are_ranked(bad: float)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_levels_that_are_not_finite_are_told(isa: str, bad: float) -> None:
     levels, targets = np.arange(2001, dtype=np.float32), np.array([7], np.int32)
-    own = Exceptions(Ragged.from_lists([[3]]), np.array([bad], np.float32))
+    own = Exceptions.of_rows(Ragged.from_lists([[3]]), np.array([bad], np.float32))
     with pytest.raises(DataError, match="finite"):
         NativeLevelIndex(levels, load_native().module).rank(own, targets, None, "expected", 20)
     levels[1::2] = bad

@@ -1,6 +1,7 @@
 """The compiled core's ranks and lists against the plain ones, and against loops, for every variant and any shape."""
 
 import functools
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from sasrec.core.config import Ties
 from sasrec.core.errors import ConfigError, DataError
 from sasrec.core.isa import load_native
-from sasrec.data.ragged import Ragged
+from sasrec.data.ragged import Ragged, flat_index
 from sasrec.ranking.index import (
     Exceptions,
     NativeIndex,
@@ -391,7 +392,7 @@ class LevelCase:
             return Ragged.from_lists([np.append(row, row[:2]).astype(np.int32) for row in lists])
 
         items = rows()
-        self.exceptions = Exceptions(items, rng.integers(-3, 12, len(items.values)).astype(np.float32))
+        self.exceptions = Exceptions.of_rows(items, rng.integers(-3, 12, len(items.values)).astype(np.float32))
         self.hidden = rows()
 
 
@@ -411,6 +412,29 @@ def test_ranks_by_levels_are_those_of_the_scores_in_full(isa: str, n_items: int,
         assert np.array_equal(index.rank(exceptions, case.targets, hidden, ties, 0)[0], expected[0])
 
 
+@pytest.mark.parametrize("n_items", [3, 60])
+@pytest.mark.parametrize("hide", [True, False])
+def test_rows_that_share_exceptions_rank_as_rows_with_their_own(isa: str, n_items: int, hide: bool) -> None:
+    case = LevelCase(n_items, 300)
+    hidden, k = case.hidden if hide else None, min(9, n_items)
+    list_of = np.repeat([7, 3, 299, 0, 3, 12], [100, 1, 31, 32, 96, 40])  # runs that are sorted and others
+    shared = Exceptions(case.exceptions.items, case.exceptions.scores, list_of)
+    starts = case.exceptions.items.offsets[list_of]
+    items = case.exceptions.items.take(list_of)
+    own = Exceptions.of_rows(items, case.exceptions.scores[flat_index(starts, items.offsets)])
+    expected = PlainLevelIndex(case.levels).rank(own, case.targets, hidden, "expected", k)
+    for index in (PlainLevelIndex(case.levels), create_level_index(case.levels)):
+        for exceptions in (shared, own):
+            ranks, lists = index.rank(exceptions, case.targets, hidden, "expected", k)
+            assert np.array_equal(ranks, expected[0])
+            assert np.array_equal(lists, expected[1])
+    for wrong in (-1, 300):
+        with pytest.raises(ValueError, match="list_of must name lists of exceptions"):
+            create_level_index(case.levels).rank(
+                replace(shared, list_of=np.full(300, wrong)), case.targets, hidden, "expected", k
+            )
+
+
 @pytest.mark.parametrize("block_bytes", [1, 4 * 41 * 3])
 def test_plain_ranks_by_levels_do_not_depend_on_the_block(block_bytes: int) -> None:
     case = LevelCase(40, 20)
@@ -423,7 +447,7 @@ def test_plain_ranks_by_levels_do_not_depend_on_the_block(block_bytes: int) -> N
 
 
 def test_of_an_exception_named_twice_the_higher_score_counts(isa: str) -> None:
-    exceptions = Exceptions(Ragged.from_lists([[2, 2, 2]]), np.array([1, 5, 3], np.float32))
+    exceptions = Exceptions.of_rows(Ragged.from_lists([[2, 2, 2]]), np.array([1, 5, 3], np.float32))
     levels, target = np.array([0, 4, 4, 4], np.float32), np.array([2], np.int32)
     for index in (create_level_index(levels), PlainLevelIndex(levels)):
         ranks, lists = index.rank(exceptions, target, None, "pessimistic", 3)

@@ -15,10 +15,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from sasrec.core.arrays import Bool, Float32, Float64, Int32
+from sasrec.core.arrays import Bool, Float32, Float64, Int32, Int64
 from sasrec.core.config import Ties
 from sasrec.core.isa import load_native
-from sasrec.data.ragged import Ragged
+from sasrec.data.ragged import Ragged, flat_index
 from sasrec.ranking.order import check_k, rank_of, ranks_full, ranks_sampled, top_k
 
 BLOCK_BYTES = 2**25  # of scores, or of candidates' embeddings, held at once
@@ -168,20 +168,31 @@ class NativeIndex:
 
 @dataclass(frozen=True)
 class Exceptions:
-    """Items that have a score of their own in a row; of an item named twice the higher score counts."""
+    """Items that have a score of their own in a row; of an item named twice the higher score counts.
 
-    items: Ragged  # B rows
-    scores: Float32  # (T,) of each of its values
+    Rows may share a list. It is cheapest where those that do follow each other.
+    """
+
+    items: Ragged  # lists of them
+    scores: Float32  # (T,) of each of their values
+    list_of: Int64  # (B,) the list of each row
+
+    @classmethod
+    def of_rows(cls, items: Ragged, scores: Float32) -> Exceptions:
+        """A list for each row."""
+        return cls(items, scores, np.arange(len(items)))
 
     @classmethod
     def none(cls, n_rows: int) -> Exceptions:
         """Rows without any."""
-        return cls(Ragged(np.zeros(0, np.int32), np.zeros(n_rows + 1, np.int64)), np.zeros(0, np.float32))
+        return cls(Ragged(np.zeros(0, np.int32), np.zeros(2, np.int64)), np.zeros(0, np.float32), np.zeros(n_rows, int))
+
+    def __len__(self) -> int:
+        return len(self.list_of)
 
     def take(self, rows: slice) -> Exceptions:
         """The exceptions of some consecutive rows."""
-        first, last = self.items.offsets[[rows.start, rows.stop]]
-        return Exceptions(self.items.take(rows), self.scores[first:last])
+        return Exceptions(self.items, self.scores, self.list_of[rows])
 
 
 class LevelIndex(Protocol):
@@ -217,10 +228,12 @@ class PlainLevelIndex:
 
     def scores(self, exceptions: Exceptions) -> Float32:
         """(B, V) the scores in full."""
-        scores = np.tile(self.levels, (len(exceptions.items), 1))
-        cells = exceptions.items.row_of, exceptions.items.values
+        scores = np.tile(self.levels, (len(exceptions), 1))
+        items = exceptions.items.take(exceptions.list_of)
+        own = exceptions.scores[flat_index(exceptions.items.offsets[exceptions.list_of], items.offsets)]
+        cells = items.row_of, items.values
         scores[cells] = -np.inf
-        np.maximum.at(scores, cells, exceptions.scores)
+        np.maximum.at(scores, cells, own)
         return scores
 
     def rank(
@@ -253,7 +266,16 @@ class NativeLevelIndex:
         lists = np.zeros((len(targets), k), np.int32)
         items, gone = exceptions.items, NOTHING if hidden is None else hidden
         if not self.core.rank(
-            items.values, items.offsets, exceptions.scores, targets, gone.values, gone.offsets, n_above, n_tied, lists
+            items.values,
+            items.offsets,
+            exceptions.scores,
+            exceptions.list_of,
+            targets,
+            gone.values,
+            gone.offsets,
+            n_above,
+            n_tied,
+            lists,
         ):  # the plain index finds the score that is not finite, and raises
             return PlainLevelIndex(self.levels).rank(exceptions, targets, hidden, ties, k)
         return rank_of(n_above, n_tied, ties), lists

@@ -165,13 +165,13 @@ class LastItem:
             self.places[mine] = _places(before, counts[mine], popularity[self.after[mine]], popularity.max() + 1)
 
     def scores(self, histories: Ragged) -> Float32:
-        return PlainLevelIndex(self.levels).scores(self._followers(histories))
+        last, list_of = np.unique(_last_items(histories), return_inverse=True)
+        return PlainLevelIndex(self.levels).scores(self._followers(last, list_of))
 
-    def _followers(self, histories: Ragged) -> Exceptions:
-        """The followers of each history's last item."""
-        last = _last_items(histories)
+    def _followers(self, last: Int32, list_of: Int64) -> Exceptions:
+        """The followers of some items, for rows that have one of these last."""
         items = Ragged.cut(self.after, self.starts[last], self.starts[last + 1])
-        return Exceptions(items, self.places[flat_index(self.starts[last], items.offsets)])
+        return Exceptions(items, self.places[flat_index(self.starts[last], items.offsets)], list_of)
 
     def candidate_scores(self, histories: Ragged, candidates: Int32) -> Float32:
         wanted = _last_items(histories)[:, None].astype(np.int64) * len(self.levels) + candidates
@@ -185,12 +185,15 @@ class LastItem:
         self, histories: Ragged, targets: Int32, hidden: Ragged | None, ties: Ties, k: int
     ) -> tuple[Float64, Int32]:
         ranks, lists = np.empty(len(targets)), np.zeros((len(targets), k), np.int32)
-        last = _last_items(histories)
+        last, list_of = np.unique(_last_items(histories), return_inverse=True)
+        rows = np.argsort(list_of, kind="stable")  # those with the same last item beside each other
+        ends = np.cumsum(np.bincount(list_of, minlength=len(last)))
         followers = offsets_of(self.starts[last + 1] - self.starts[last])
-        for rows in row_slices(followers, MOST_FOLLOWERS):  # what everybody has is followed by nearly everything
-            part = None if hidden is None else hidden.part(rows)
-            found = self._followers(histories.part(rows))
-            ranks[rows], lists[rows] = self._index.rank(found, targets[rows], part, ties, k)
+        for part in row_slices(followers, MOST_FOLLOWERS):  # what everybody has is followed by nearly everything
+            mine = rows[ends[part.start - 1] if part.start else 0 : ends[part.stop - 1]]
+            found = self._followers(last[part], list_of[mine] - part.start)
+            gone = None if hidden is None else hidden.take(mine)
+            ranks[mine], lists[mine] = self._index.rank(found, targets[mine], gone, ties, k)
         return ranks, lists
 
     def rank_among(self, histories: Ragged, candidates: Int32, ties: Ties) -> Float64:
@@ -207,7 +210,7 @@ class Recency:
         self._index = create_level_index(self.levels)
 
     def scores(self, histories: Ragged) -> Float32:
-        return PlainLevelIndex(self.levels).scores(Exceptions(histories, self._places(histories)))
+        return PlainLevelIndex(self.levels).scores(Exceptions.of_rows(histories, self._places(histories)))
 
     def candidate_scores(self, histories: Ragged, candidates: Int32) -> Float32:
         n_columns = len(self.levels)
@@ -221,7 +224,7 @@ class Recency:
     def rank(
         self, histories: Ragged, targets: Int32, hidden: Ragged | None, ties: Ties, k: int
     ) -> tuple[Float64, Int32]:
-        return self._index.rank(Exceptions(histories, self._places(histories)), targets, hidden, ties, k)
+        return self._index.rank(Exceptions.of_rows(histories, self._places(histories)), targets, hidden, ties, k)
 
     def rank_among(self, histories: Ragged, candidates: Int32, ties: Ties) -> Float64:
         return ranks_sampled(self.candidate_scores(histories, candidates), candidates, ties)
