@@ -21,6 +21,7 @@ from sasrec.cli.main import app
 from sasrec.core.config import EvalConfig, ModelConfig, TrainConfig
 from sasrec.core.errors import ConfigError, DataError
 from sasrec.data.logs import Log, load_log
+from sasrec.data.ragged import Ragged
 from sasrec.data.sequences import build_sequences
 from sasrec.data.splits import Split, split_leave_one_out, split_temporal
 from sasrec.data.vocabulary import Vocabulary
@@ -31,7 +32,7 @@ from sasrec.evaluation.protocols import evaluate
 from sasrec.evaluation.results import Result
 from sasrec.fitting import FitOptions, fit, fit_log
 from sasrec.measuring import Request, measure
-from sasrec.ranking.scorers import LastItem
+from sasrec.ranking.scorers import LastItem, ModelScorer
 from sasrec.recommender import Recommender
 from sasrec.report.text import measured_in_words
 from sasrec.runs.record import State
@@ -222,6 +223,26 @@ def test_a_part_of_the_minutes_is_kept_for_measuring(split: Split) -> None:
     assert loop._reserve == MEASURING * 4
     loop.state = replace(loop.state, valid_seconds=2000)
     assert loop._reserve == 400  # two thirds of them
+
+
+def test_where_a_validation_takes_long_a_few_targets_tell_how_long(
+    split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, config = ModelConfig(embedding_dim=8, n_blocks=1, max_seq_len=8), TrainConfig(max_minutes=10, threads=1)
+    engine, rank, asked = create_engine(model, split.sequences.n_items, config), ModelScorer.rank, []
+
+    def slow(self: ModelScorer, histories: Ragged, *given: Any) -> Any:
+        asked.append(len(histories))
+        time.sleep(0.1)
+        return rank(self, histories, *given)
+
+    monkeypatch.setattr(ModelScorer, "rank", slow)
+    monkeypatch.setattr("sasrec.training.trainer.LONG_SCORES", 0)
+    monkeypatch.setattr("sasrec.training.trainer.FEW_TARGETS", 10)
+    loop = _Loop(engine, split, model, config, EvalConfig(), None, None)
+    assert loop._reserve == loop._reserve > MEASURING * 0.1 * len(split.valid) / 10
+    assert asked == [1, 10]
+    assert loop._reserve < 400
 
 
 def test_the_time_that_reading_took_is_part_of_the_minutes(split: Split) -> None:
