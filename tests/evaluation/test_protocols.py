@@ -529,11 +529,15 @@ def test_a_frame_of_candidates_gives_each_target_of_a_user_the_others() -> None:
     [
         (LISTED.filter(pl.col("user_id") != 9), "has 0 candidates beside the test target for user 9, and 2 for user 7"),
         (LISTED[1:], "has 1 candidates beside the test target for user 9, and 2 for user 7; every user"),
+        (LISTED.filter(pl.col("user_id") != 7), "has 0 candidates beside the test target for user 7, and 2 for user 9"),
+        (LISTED.with_columns(item_id=pl.lit(40)), "has 0 candidates beside the test target for user 7, and 2 for us"),
+        (LISTED.with_columns(user_id=pl.lit(5)), "has 0 candidates beside the test target for user 7, and 0 for us"),
         (LISTED.with_columns(item_id=pl.col("item_id") + 1), "has the unknown item 21 for user 9"),
         (LISTED.rename({"item_id": "label"}), "item"),
         ({"valid": [[1, 2]]}, "the candidates have no 'test', but 'valid'"),
         ([[40, 10], [10]], "candidates are no array of"),
         ([[40, 10], [10, None]], r"unknown item None in row 1 \(user 9\)"),
+        ([[40, 10], [10, float("nan")]], r"unknown item nan in row 1"),
         ([[40, 10]], r"the array of candidates has shape \(1, 2\)"),
     ],
 )

@@ -175,10 +175,12 @@ def _of_users(given: pl.DataFrame, name: str, part: str, split: Split, vocabular
     of_targets, wanted = of_users.take(row_of.astype(np.int64)), targets.items(sequences)
     others = of_targets.values != wanted[of_targets.row_of]
     counts = np.bincount(of_targets.row_of[others], minlength=len(targets))
-    for row in np.flatnonzero((counts != counts[0]) | (counts == 0))[:1].tolist():
+    most = int(counts.argmax())
+    for row in np.flatnonzero((counts != counts[most]) | (counts == 0))[:1].tolist():
+        user, other = (user_ids[int(row_of[place])] for place in (row, most))
         raise DataError(
-            f"{name} has {counts[row]} candidates beside the {part} target for user {user_ids[int(row_of[row])]}, and "
-            f"{counts[0]} for user {user_ids[int(row_of[0])]}; every user with a target needs as many, and one at least"
+            f"{name} has {counts[row]} candidates beside the {part} target for user {user}, and {counts[most]} for user "
+            f"{other}; every user with a target needs as many, and one at least"
         )
     return np.column_stack([wanted, of_targets.values[others].reshape(len(targets), -1)]).astype(np.int32)
 

@@ -41,9 +41,7 @@ from sasrec.training.together import check_same_weights, share_state, with_run
 logger = logging.getLogger(__name__)
 
 REPORT_SECONDS = 0.5  # how often progress is reported inside an epoch
-MEASURING = (
-    6  # times a validation that measuring takes in the end: valid, test twice, baselines beside them, the report
-)
+MEASURING = 6  # times a validation that the end takes: valid, test twice, baselines beside them, the report
 MEASURED_SCORES = 5e8  # a second, where neither a validation nor a few targets have told the time
 LONG_SCORES = 1e9  # of a validation, from which on a few targets are asked
 FEW_TARGETS = 256
