@@ -179,8 +179,8 @@ def _of_users(given: pl.DataFrame, name: str, part: str, split: Split, vocabular
     for row in np.flatnonzero((counts != counts[most]) | (counts == 0))[:1].tolist():
         user, other = (user_ids[int(row_of[place])] for place in (row, most))
         raise DataError(
-            f"{name} has {counts[row]} candidates beside the {part} target for user {user}, and {counts[most]} for user "
-            f"{other}; every user with a target needs as many, and one at least"
+            f"{name} has {counts[row]} candidates beside the {part} target for user {user}, and {counts[most]} for "
+            f"user {other}; every user with a target needs as many, and one at least"
         )
     return np.column_stack([wanted, of_targets.values[others].reshape(len(targets), -1)]).astype(np.int32)
 
