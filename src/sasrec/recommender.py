@@ -320,7 +320,8 @@ class Recommender:
             split: "valid" or "test".
             log: another log, anything `load_log` takes: all its items are ranked, those unknown to the model last.
             unseen_by: with `log`, leave out targets that these were trained on too, so that results can be compared.
-            candidates: what the sampled protocol ranks among, as `read_candidates` takes it: a file, an array, a frame.
+            candidates: of the sampled protocol: an .npz file or an array, with rows of item ids, the target first, or a
+                frame or another file with user_id and item_id (docs/evaluation.md, "Protocols"); None = they are drawn.
             baselines: also measure popularity and last-item co-occurrence.
             progress: called with (rankings done, rankings in all): one for each target, by the model and each baseline.
             settings: fields of EvalConfig that differ from the run's, such as protocol="sampled", ties="strict".
