@@ -310,7 +310,8 @@ void test_levels_that_are_not_finite() {
   std::vector<std::int32_t> list(50);
   const auto rank = [&](float exception) {
     return LevelIndex(levels.data(), 2000)
-        .rank(1, {items.data(), &exception, offsets.data(), nullptr}, 1, targets.data(), {}, 50, &above, &tied, list.data());
+        .rank(1, {items.data(), &exception, offsets.data(), nullptr}, 1, targets.data(), {}, 50, &above, &tied,
+              list.data());
   };
   expect(rank(1), "finite levels are ranked");
   expect(!rank(NAN) && !rank(INFINITY), "an exception that is not finite is told");
