@@ -45,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     log, settings = load_log(arguments.data), dict(map(harness.setting, arguments.set))
     earlier = _earlier(log, arguments.cut, arguments.share)
     if arguments.items is not None:
-        log, earlier = (_described(one, arguments.items, arguments.features) for one in (log, earlier))
+        items = sasrec.read_items(arguments.items)
+        log, earlier = (_described(one, items, arguments.features) for one in (log, earlier))
     folder, preset = arguments.output, arguments.preset
     old = _train(earlier, preset, folder / "old", settings)
     anew = _train(unseen_by(log, [old]), preset, folder / "anew", settings)
@@ -73,9 +74,8 @@ def _earlier(log: Log, cut: str, share: float) -> Log:
     return Log(*build_sequences(frame.filter(kept)), f"{log.name}, the first {share:.0%}")
 
 
-def _described(log: Log, path: Path, features: Sequence[str]) -> Log:
+def _described(log: Log, items: pl.DataFrame, features: Sequence[str]) -> Log:
     """A log whose items have features; no items besides."""
-    items = sasrec.read_items(path)
     known = pl.Series(log.vocabulary.indices_of(items["item_id"].to_list()) > 0)
     return log.with_items(items.filter(known), features)
 

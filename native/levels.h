@@ -19,9 +19,7 @@ struct ExceptionView {
   const std::int32_t* values;
   const float* scores;
   const std::int64_t* offsets;
-  const std::int64_t* list_of;  // of each row; null = row i has list i
-
-  std::int64_t list(std::int64_t row) const { return list_of ? list_of[row] : row; }
+  const std::int64_t* list_of;  // of each row
 };
 
 class LevelIndex {
@@ -42,8 +40,8 @@ class LevelIndex {
     if (!finite_ || !all_finite(exceptions.scores, n_lists ? exceptions.offsets[n_lists] : 0)) return false;
     Row row{levels_, std::vector<bool>(levels_.size()), {}, {}, {}};
     for (std::int64_t first = 0, last; first < n; first = last) {  // rows first to last share a list
-      for (last = first + 1; last < n && exceptions.list(last) == exceptions.list(first);) ++last;
-      row.begin(exceptions, exceptions.list(first), n_items());
+      for (last = first + 1; last < n && exceptions.list_of[last] == exceptions.list_of[first];) ++last;
+      row.begin(exceptions, exceptions.list_of[first], n_items());
       if (last - first >= kSortedFor) row.sort(levels_);
       for (std::int64_t i = first; i < last; ++i) {
         if (targets[i] < 1 || targets[i] > n_items()) throw std::invalid_argument("a target is not an item");

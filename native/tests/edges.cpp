@@ -305,12 +305,12 @@ void test_levels_that_are_not_finite() {
   Random random(9);
   Array<float> levels = random_floats(2001, random);
   const std::vector<std::int32_t> targets{5}, items{3};
-  const std::vector<std::int64_t> offsets{0, 1};
+  const std::vector<std::int64_t> offsets{0, 1}, list_of{0};
   std::int64_t above, tied;
   std::vector<std::int32_t> list(50);
   const auto rank = [&](float exception) {
     return LevelIndex(levels.data(), 2000)
-        .rank(1, {items.data(), &exception, offsets.data(), nullptr}, 1, targets.data(), {}, 50, &above, &tied,
+        .rank(1, {items.data(), &exception, offsets.data(), list_of.data()}, 1, targets.data(), {}, 50, &above, &tied,
               list.data());
   };
   expect(rank(1), "finite levels are ranked");

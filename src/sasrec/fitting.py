@@ -402,8 +402,9 @@ def final_results(
     """
     plan = [("valid", recommender.config.train.valid_protocol), ("test", "full"), ("test", "sampled")]
     result, pulse = recommender.train_result, pulse or Pulse()
-    measured = [split.bounded(part, recommender.config.eval).part(part) for part in ("valid", "test")]
-    baselines, results = Baselines(split, recommender.vocabulary.features, measured), []
+    for part in ("valid", "test"):
+        split = split.bounded(part, recommender.config.eval)  # once for all that is measured
+    baselines, results = Baselines(split, recommender.vocabulary.features, [split.valid, split.test]), []
     for part, protocol in plan:
 
         def show(done: int, total: int, what: str = f"{part}, {protocol}") -> None:

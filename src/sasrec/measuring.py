@@ -16,7 +16,7 @@ from sasrec.core.config import EvalConfig, from_dict, to_dict
 from sasrec.core.errors import CheckpointError, ConfigError
 from sasrec.core.world import World
 from sasrec.data.logs import Log, load_log
-from sasrec.data.splits import Split, split_sequences
+from sasrec.data.splits import Split, cut_alike, split_sequences
 from sasrec.data.vocabulary import Vocabulary
 from sasrec.engine.protocol import Engine
 from sasrec.evaluation.candidates import read_candidates
@@ -83,7 +83,7 @@ def _on_own_log(model: Model, config: EvalConfig, request: Request) -> Result:
         raise CheckpointError("this run was saved without histories (--no-histories); give a log to measure it on")
     own = request.split or split_sequences(model.sequences, run.eval)
     split = own
-    if not _cut_alike(run.eval, config):
+    if not cut_alike(run.eval, config):
         split = split_sequences(model.sequences, config)
         if request.part == "test":
             split = split.drawn_as(own)
@@ -91,12 +91,6 @@ def _on_own_log(model: Model, config: EvalConfig, request: Request) -> Result:
     scorer = ModelScorer(model.engine, run.model.max_seq_len, model.next_items.index)
     result = _evaluate(scorer, split, config, model.vocabulary, request)
     return replace(result, init_unchecked=is_unchecked(model))
-
-
-def _cut_alike(one: EvalConfig, other: EvalConfig) -> bool:
-    """Whether settings differ in nothing that the cut may depend on: of a large log a second one takes a gigabyte."""
-    alike = replace(one, protocol=other.protocol, k=other.k, ties=other.ties, n_candidates=other.n_candidates)
-    return alike == other
 
 
 def _on_log(model: Model, log: Log, config: EvalConfig, request: Request) -> Result:

@@ -367,6 +367,12 @@ def split_sequences(sequences: Sequences, config: EvalConfig) -> Split:
     return replace(split, valid=valid, test=test, n_seen=n_seen)
 
 
+def cut_alike(one: EvalConfig, other: EvalConfig) -> bool:
+    """Whether settings differ in nothing that the cut may depend on: of a large log a second one takes a gigabyte."""
+    alike = replace(one, protocol=other.protocol, k=other.k, ties=other.ties, n_candidates=other.n_candidates)
+    return alike == other
+
+
 def _split(sequences: Sequences, config: EvalConfig) -> Split:
     if config.split_method == "leave_one_out":
         return split_leave_one_out(sequences, config.min_items, config.target_types)

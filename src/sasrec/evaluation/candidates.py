@@ -137,8 +137,7 @@ def _of_array(ids: NDArray[Any], where: str, part: str, split: Split, vocabulary
             f"{where} has shape {ids.shape}; it needs ({len(targets)}, 1 + n): a row per evaluated user in ascending "
             "order of user id, its target first (min_items decides which users are evaluated)"
         )
-    distinct, place = np.unique(ids, return_inverse=True)
-    candidates = vocabulary.indices_of(distinct.tolist())[place].reshape(ids.shape)
+    candidates = _indices(ids, vocabulary)
     user_ids = split.sequences.user_ids.gather(targets.users)
     unknown = np.argwhere(candidates == 0)
     if len(unknown):
@@ -155,6 +154,12 @@ def _of_array(ids: NDArray[Any], where: str, part: str, split: Split, vocabulary
     return candidates
 
 
+def _indices(ids: NDArray[Any], vocabulary: Vocabulary) -> Int32:
+    """The index of each id, looked up once however often it stands there; 0 where it is unknown."""
+    distinct, place = np.unique(ids, return_inverse=True)
+    return vocabulary.indices_of(distinct.tolist())[place].reshape(ids.shape)
+
+
 def _of_users(given: pl.DataFrame, name: str, part: str, split: Split, vocabulary: Vocabulary) -> Int32:
     """Item indices of a frame user_id, item_id: each target, and its user's other candidates in the frame's order."""
     targets, sequences = split.part(part), split.sequences
@@ -165,8 +170,7 @@ def _of_users(given: pl.DataFrame, name: str, part: str, split: Split, vocabular
     listed = listed.join(rows, on="user_id", how="inner", maintain_order="left")
     if n_others := given.height - listed.height:
         logger.info("%s: %s candidates are of users without a %s target", name, f"{n_others:,}", part)
-    ids, place = np.unique(listed["item_id"].to_numpy(), return_inverse=True)
-    items = vocabulary.indices_of(ids.tolist())[place]
+    items = _indices(listed["item_id"].to_numpy(), vocabulary)
     for at in np.flatnonzero(items == 0)[:1].tolist():
         told = listed.row(at, named=True)
         raise DataError(f"{name} has the unknown item {told['item_id']} for user {told['user_id']}")

@@ -165,8 +165,8 @@ class LastItem:
             self.places[mine] = _places(before, counts[mine], popularity[self.after[mine]], popularity.max() + 1)
 
     def scores(self, histories: Ragged) -> Float32:
-        last, list_of = np.unique(_last_items(histories), return_inverse=True)
-        return PlainLevelIndex(self.levels).scores(self._followers(last, list_of))
+        own = self._followers(_last_items(histories), np.arange(len(histories)))
+        return PlainLevelIndex(self.levels).scores(own)
 
     def _followers(self, last: Int32, list_of: Int64) -> Exceptions:
         """The followers of some items, for rows that have one of these last."""
