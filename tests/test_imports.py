@@ -126,7 +126,7 @@ def test_only_the_model_and_its_engine_import_torch(name: str) -> None:
 @pytest.mark.parametrize(
     "program",
     [
-        "import sasrec, sasrec.cli.main",
+        "import sasrec, sasrec.cli.main, typer; dict(typer.main.get_command(sasrec.cli.main.app).commands)",
         "import sasrec.engine.protocol, sasrec.model.published, sasrec.runs.folder, sasrec.fitting",
         "import sasrec; from pathlib import Path\n"
         "from sasrec.data.sequences import build_sequences, Sequences\n"
@@ -147,6 +147,19 @@ def test_torch_is_not_loaded_before_a_model_is_used(program: str, tmp_path: Path
     check = f"{program}\nimport sys; assert not {{'torch', 'pandas', 'matplotlib'}} & set(sys.modules)"
     environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
     subprocess.run([sys.executable, "-c", check], check=True, cwd=tmp_path, env=environment)
+
+
+@pytest.mark.parametrize("words", [["--version"], ["serve", "--help"], ["serve", "no/such/run"]])
+def test_a_server_starts_without_what_other_commands_need(words: list[str], tmp_path: Path) -> None:
+    program = (
+        "import atexit, sys; atexit.register(lambda: print(*sys.modules, file=sys.stderr));"
+        "from sasrec.__main__ import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, cwd=tmp_path)
+    loaded = set(done.stderr.split())
+    assert "sasrec.cli.main" in loaded
+    assert ("sasrec.cli.serve" in loaded) == (words[0] == "serve")
+    assert not loaded & {"sasrec.cli.train", "sasrec.cli.deploy", "sasrec.fitting", "sasrec.converting", "torch"}
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The commands that hand a model on: serve, add-items, convert, export and push."""
+"""The commands that hand a model on: add-items, convert, export and push."""
 
 from __future__ import annotations
 
@@ -7,20 +7,11 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from sasrec.cli.flags import (
-    ConfigFile,
-    Json,
-    Overwrite,
-    Run,
-    settings_of,
-    with_flags,
-)
+from sasrec.cli.flags import Json, Overwrite, Run
 from sasrec.cli.output import print_json
 from sasrec.converting import convert
-from sasrec.core.config import from_dict
 from sasrec.core.errors import ConfigError
 from sasrec.core.files import atomic_write
-from sasrec.core.server_config import ServerConfig
 from sasrec.export.onnx import export_onnx
 from sasrec.export.vectors import export_embeddings
 from sasrec.model.folding import fold
@@ -29,14 +20,6 @@ from sasrec.publishing import push as push_run
 from sasrec.recommender import load
 from sasrec.runs.folder import RunFolder
 from sasrec.runs.hub import is_address
-
-
-@with_flags("server")
-def serve(run: Run, config: ConfigFile = None, **given: Any) -> None:
-    """Answer requests for recommendations over HTTP, with a web page at /. See docs/serving.md."""
-    from sasrec.serving.supervisor import serve as serve_run_folder
-
-    serve_run_folder(run, from_dict(ServerConfig, settings_of(given, config)))
 
 
 def add_items(

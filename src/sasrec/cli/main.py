@@ -7,43 +7,78 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
-from typing import Annotated
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
 from polars.exceptions import PanicException
 
 from sasrec import __version__
-from sasrec.cli import console, deploy, measure, online, recommend, train, tune
+from sasrec.cli import console
 from sasrec.cli.help import Command, Group, IdCommand, examples
 from sasrec.core.errors import ConfigError, SASRecError
 from sasrec.core.tables import printable
-from sasrec.engine.distributed import end_in_world
 
-COMMANDS: dict[str, Callable[..., None]] = {  # in the order of --help
-    "prepare": train.prepare,
-    "inspect": train.inspect,
-    "train": train.train,
-    "benchmark": train.benchmark_,
-    "tune": tune.tune,
-    "evaluate": measure.evaluate,
-    "compare": measure.compare_,
-    "recommend": recommend.recommend,
-    "score": recommend.score,
-    "similar": recommend.similar,
-    "explain": recommend.explain,
-    "add-items": deploy.add_items,
-    "serve": deploy.serve,
-    "online-report": online.online_report,
-    "convert": deploy.convert_,
-    "export": deploy.export,
-    "push": deploy.push,
-    "datasets": train.datasets,
-    "info": measure.info,
-    "demo": train.demo,
+COMMANDS = {  # in the order of --help: the module of this package and its function
+    "prepare": ("train", "prepare"),
+    "inspect": ("train", "inspect"),
+    "train": ("train", "train"),
+    "benchmark": ("train", "benchmark_"),
+    "tune": ("tune", "tune"),
+    "evaluate": ("measure", "evaluate"),
+    "compare": ("measure", "compare_"),
+    "recommend": ("recommend", "recommend"),
+    "score": ("recommend", "score"),
+    "similar": ("recommend", "similar"),
+    "explain": ("recommend", "explain"),
+    "add-items": ("deploy", "add_items"),
+    "serve": ("serve", "serve"),
+    "online-report": ("online", "online_report"),
+    "convert": ("deploy", "convert_"),
+    "export": ("deploy", "export"),
+    "push": ("deploy", "push"),
+    "datasets": ("train", "datasets"),
+    "info": ("measure", "info"),
+    "demo": ("train", "demo"),
 }
 
-app = typer.Typer(cls=Group, no_args_is_help=True, pretty_exceptions_enable=False)
+
+class _Commands(Mapping[str, Any]):
+    """Typer's command of each name, loaded when it is asked for: no command waits for what others need."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._loaded:
+            module, function = COMMANDS[name]
+            alone = typer.Typer(add_completion=False)
+            kind = IdCommand if name == "similar" else Command
+            command = getattr(import_module(f"sasrec.cli.{module}"), function)
+            alone.command(name=name, cls=kind, epilog=examples(name))(command)
+            self._loaded[name] = typer.main.get_command(alone)
+        return self._loaded[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(COMMANDS)
+
+    def __len__(self) -> int:
+        return len(COMMANDS)
+
+
+class _Program(Group):
+    """The program itself."""
+
+    def __init__(self, **attrs: Any) -> None:
+        super().__init__(**{**attrs, "commands": _Commands()})
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Their names, in the order of --help."""
+        return list(self.commands)
+
+
+app = typer.Typer(cls=_Program, no_args_is_help=True, pretty_exceptions_enable=False)
 
 
 @app.callback(invoke_without_command=True)
@@ -61,17 +96,14 @@ def _main(
     context.obj = {"quiet": quiet}
 
 
-for _name, _command in COMMANDS.items():
-    _class = IdCommand if _name == "similar" else Command
-    app.command(name=_name, cls=_class, epilog=examples(_name))(_command)
-
-
 def main() -> None:
     """Run the command line: one sentence and an exit code for what goes wrong, a traceback only with --debug."""
     try:
         _run()
     except SystemExit as end:
-        if end.code:
+        if end.code and "torch" in sys.modules:
+            from sasrec.engine.distributed import end_in_world
+
             end_in_world(end.code)
         raise
 
