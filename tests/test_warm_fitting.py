@@ -21,6 +21,7 @@ from sasrec.data.logs import Log
 from sasrec.data.sequences import build_sequences
 from sasrec.experiments.seeds import run_study
 from sasrec.fitting import FitOptions, fit_log
+from sasrec.model.weights import ITEM_TABLE, OUTPUT_TABLE
 from sasrec.recommender import Recommender
 from sasrec.runs.folder import RunFolder
 
@@ -56,6 +57,26 @@ def test_without_a_step_a_training_ends_where_it_began(old: Path, engine: str, e
     standing = {**AGAIN, "learning_rate": 0.0, "engine": engine, "ema_decay": ema_decay}
     began, ended = sasrec.load(old), sasrec.fit(OLD, init=old, **standing)
     assert_same(began, ended)
+
+
+@pytest.mark.parametrize("engine", ["native", "torch"])
+def test_a_training_begins_from_shrunk_items_and_says_so_in_its_config(old: Path, tmp_path: Path, engine: str) -> None:
+    standing = {**AGAIN, "learning_rate": 0.0, "engine": engine, "init_scale": 0.5}
+    began, ended = weights_of(sasrec.load(old)), sasrec.fit(OLD, init=old, output=tmp_path / "new", **standing)
+    for name, value in weights_of(ended).items():
+        scale = 0.5 if name in (ITEM_TABLE, OUTPUT_TABLE) else 1.0
+        np.testing.assert_array_equal(value, began[name] * np.float32(scale), err_msg=name)
+    assert json.loads((tmp_path / "new" / "config.json").read_text())["train"]["init_scale"] == 0.5
+    assert "init_scale" not in json.loads((old / "config.json").read_text())["train"]
+    again = sasrec.fit(OLD, init=old, output=tmp_path / "new", resume=True, **standing)
+    assert_same(ended, again)
+    with pytest.raises(ConfigError, match=r"init_scale was 0\.5 and is now 1\.0"):
+        sasrec.fit(OLD, init=old, output=tmp_path / "new", resume=True, **{**standing, "init_scale": 1.0})
+
+
+def test_a_scale_of_what_nothing_begins_from_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"init_scale=0\.5 is for a training that begins from an earlier run"):
+        sasrec.fit(OLD, init_scale=0.5, **AGAIN)
 
 
 def test_a_folder_and_its_recommender_begin_the_same_training(old: Path) -> None:

@@ -49,6 +49,7 @@ from sasrec.training.warm_start import (
     Origin,
     check_same_init,
     read_origin,
+    refuse_without_origin,
     start_from,
     with_features_of,
     without_average,
@@ -244,7 +245,7 @@ def engine_for(
         trained = split.train_counts > 0
         engine = create_engine(config.model, n_items, settings, features=features, trained=trained)
     else:
-        weights, moments = start_from(origin, split, vocabulary)
+        weights, moments = start_from(origin, split, vocabulary, config.train.init_scale)
         engine = create_engine(config.model, n_items, settings, weights, features=features)
         engine.load_optimizer_state(moments)
     if world is not None:
@@ -300,7 +301,9 @@ def configure(
         logger.info("%.0f %% of events repeat one of the user's, so seen items stay", 100 * in_train.repeat_share)
     statistics = replace(split.statistics, hides_seen=hides_seen)
     model, train_config, eval_config = resolve(preset, statistics, settings)
-    if origin is not None:
+    if origin is None:
+        refuse_without_origin(train_config)
+    else:
         model, train_config = origin.settings(train_config, settings)
     model = _with_sizes(model, log.vocabulary.features)
     kept = {} if origin is None else {name: getattr(model, name) for name in OF_ANSWERS}

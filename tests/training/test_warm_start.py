@@ -110,6 +110,18 @@ def test_a_new_item_starts_at_zero_where_features_stand_for_it() -> None:
         assert weights[table][1:6].any(axis=1).all()
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_scale_shrinks_the_rows_of_items_and_nothing_else(tied: bool) -> None:
+    log, origin = read([[20, 99, 10, 30], [40, 50, 30, 10]]), origin_of(tied=tied)
+    split = split_sequences(log.sequences, EvalConfig())
+    (whole, moments), (shrunk, same) = (start_from(origin, split, log.vocabulary, scale) for scale in (1.0, 0.5))
+    assert {ITEM_TABLE} <= {name for name in whole if (whole[name] != shrunk[name]).any()} <= {ITEM_TABLE, OUTPUT_TABLE}
+    for table in {ITEM_TABLE, OUTPUT_TABLE} & set(whole):
+        np.testing.assert_array_equal(shrunk[table], whole[table] / 2)
+    for name, value in moments.items():
+        np.testing.assert_array_equal(same[name], value)
+
+
 def test_what_came_along_is_said_in_a_line(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     start(origin_of(), read([[20, 99, 10, 30], [10, 50, 30, 98]]))

@@ -164,13 +164,29 @@ def without_average(optimizer: Mapping[str, Float32]) -> Weights:
     return {name: optimizer[name] for name in optimizer if not name.startswith(AVERAGE)}
 
 
-def start_from(origin: Origin, split: Split, vocabulary: Vocabulary) -> tuple[Weights, Weights]:
+def refuse_without_origin(train: TrainConfig) -> None:
+    """Refuse settings of a training that begins from another model, for one that does not.
+
+    Raises:
+        ConfigError: init_scale is set.
+    """
+    if train.init_scale != 1.0:
+        raise ConfigError(
+            f"init_scale={train.init_scale} is for a training that begins from an earlier run; give init, or leave "
+            "init_scale out"
+        )
+
+
+def start_from(origin: Origin, split: Split, vocabulary: Vocabulary, scale: float = 1.0) -> tuple[Weights, Weights]:
     """Weights and moments for the items of another log; the log says what came along.
 
     Args:
         origin: the model.
         split: of the log that is trained on.
         vocabulary: of it.
+        scale: what items' own embeddings are multiplied by; 1 changes no bit of them. Less shrinks the scores that the
+            earlier log has made sure of, so that the loss has something to learn from again. Source: Ash & Adams 2020
+            (On Warm-Starting Neural Network Training), shrink and perturb, here for item tables and without noise.
     """
     own = np.concatenate([np.zeros(1, np.int32), origin.vocabulary.indices_of(vocabulary.ids)])  # (V,)
     model, n_near = origin.config.model, 0
@@ -182,6 +198,7 @@ def start_from(origin: Origin, split: Split, vocabulary: Vocabulary) -> tuple[We
             moments[moment] = _moved(moments[moment], own)
         if neighbours is not None:
             n_near = neighbours.fill(weights[table], own)
+        weights[table] *= np.float32(scale)
     _say(origin, origin.facts(vocabulary), n_near, neighbours is None)
     return weights, moments
 
