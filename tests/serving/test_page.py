@@ -7,6 +7,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
+from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 from typing import Any
 
@@ -715,6 +716,11 @@ def measuring(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
         yield address
 
 
+def percent(share: float) -> str:
+    """As a browser rounds it: half of a digit goes up, where Python's formats go to the even one."""
+    return f"{Decimal(100 * share).quantize(Decimal('0.1'), ROUND_HALF_UP)} %"
+
+
 def test_hit_rates_and_coverage_are_shown_as_the_api_tells_them(measuring: str, open_page: Open) -> None:
     page = open_page(measuring, "#h=7,6&i=5")
     expect(results(page)).to_have_text(recommended(measuring, [7, 6], shown=False))
@@ -727,8 +733,8 @@ def test_hit_rates_and_coverage_are_shown_as_the_api_tells_them(measuring: str, 
     for arm, version in told.items():
         row = page.locator("#online tbody tr", has_text=f"{arm}, now")
         expect(row.locator("td").nth(1)).to_have_text(str(version["exposures"]))
-        expect(row.locator("td").nth(2)).to_have_text(f"{100 * version['coverage']:.1f} %")
-        expect(row.locator("td").nth(3)).to_have_text(f"{100 * version['any']['hit_rate']:.1f} %")
+        expect(row.locator("td").nth(2)).to_have_text(percent(version["coverage"]))
+        expect(row.locator("td").nth(3)).to_have_text(percent(version["any"]["hit_rate"]))
     assert sum(version["exposures"] for version in told.values()) == 60  # none of this page's own
     page.get_by_text("Model and data").click()
     expect(page.locator("#model")).to_contain_text(f"{told['challenger']['model_version']}, for 50 % of the users")
