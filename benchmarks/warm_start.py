@@ -39,7 +39,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     flags.add_argument(
         "--set-warm", action="append", default=[], metavar="NAME=VALUE", help="a setting of the begun training alone"
     )
-    flags.add_argument("--refit", action="store_true", help="the earlier run is trained again on all its events")
     flags.add_argument("--items", type=Path, help="an item file")
     flags.add_argument("--features", nargs="+", default=["attributes"], help="its columns that are features")
     arguments = flags.parse_args(argv)
@@ -49,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         items = sasrec.read_items(arguments.items)
         log, earlier = (_described(one, items, arguments.features) for one in (log, earlier))
     folder, preset = arguments.output, arguments.preset
-    old = _train(earlier, preset, folder / "old", settings, refit=arguments.refit)
+    old = _train(earlier, preset, folder / "old", settings)
     anew = _train(unseen_by(log, [old]), preset, folder / "anew", settings)
     warm_settings = settings | dict(map(harness.setting, arguments.set_warm))
     warm = _train(log, preset, folder / "warm", warm_settings, folder / "old")
@@ -81,11 +80,9 @@ def _described(log: Log, items: pl.DataFrame, features: Sequence[str]) -> Log:
     return log.with_items(items.filter(known), features)
 
 
-def _train(
-    log: Log, preset: str, output: Path, settings: Mapping[str, Any], init: Path | None = None, refit: bool = False
-) -> Recommender:
+def _train(log: Log, preset: str, output: Path, settings: Mapping[str, Any], init: Path | None = None) -> Recommender:
     """A run, or what is there of it and the rest."""
-    options = FitOptions(preset, output, resume=output.is_dir(), report=False, init=init, refit=refit)
+    options = FitOptions(preset, output, resume=output.is_dir(), report=False, init=init)
     return fit_log(log, options, settings)
 
 

@@ -68,7 +68,7 @@ class _Commands(Mapping[str, Any]):
 
 
 class _Program(Group):
-    """The program itself."""
+    """The program, with commands that are loaded when they are asked for."""
 
     def __init__(self, **attrs: Any) -> None:
         super().__init__(**{**attrs, "commands": _Commands()})
@@ -101,7 +101,7 @@ def main() -> None:
     try:
         _run()
     except SystemExit as end:
-        if end.code and "torch" in sys.modules:
+        if end.code and "torch" in sys.modules:  # else there is no world, and what knows worlds need not be loaded
             from sasrec.engine.distributed import end_in_world
 
             end_in_world(end.code)
