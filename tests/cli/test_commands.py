@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -418,3 +419,36 @@ def test_unexpected_error_is_one_line_without_debug(
     assert outcome.code == 1
     assert f"unexpected {kind.__name__}: boom" in outcome.err
     assert "Traceback" not in outcome.err
+
+
+def test_ctrl_c_ends_a_command_with_one_word_and_the_code_of_a_failure(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pressed() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(measure, "environment", pressed)
+    outcome = run("info")
+    assert (outcome.code, outcome.out, outcome.err) == (1, "", "interrupted\n")
+
+
+@pytest.mark.usefixtures("without_reports")
+@pytest.mark.parametrize(
+    ("words", "where"),
+    [
+        (["train", "--seeds", 2], "seeds.fit_log"),
+        (["benchmark", "--seeds", 1], "grid.append_lines"),
+        (["tune", "--trials", 2], "search_trials.TrialJob"),
+    ],
+)
+def test_ctrl_c_between_two_trainings_says_how_to_go_on(
+    run: Run, log_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[Any], where: str
+) -> None:
+    def pressed(*arguments: Any, **named: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"sasrec.experiments.{where}", pressed)
+    outcome = run(words[0], log_file, "-o", tmp_path / "run", *words[1:], *SMALL)
+    assert outcome.code == 1
+    assert "stopped; all work so far is saved. To go on, run the same command with --resume" in outcome.err
+    assert "interrupted" not in outcome.err

@@ -52,6 +52,12 @@ def test_every_common_option_exists_in_its_panel() -> None:
     assert {(panel, name) for panel, names in COMMON.items() for name in names} <= there
 
 
+def test_flags_that_a_command_could_only_refuse_are_not_among_its_own() -> None:
+    assert "init_scale" in {param.name for param in params_of("train")}
+    for command, nowhere in (("tune", {"init_scale"}), ("benchmark", {"init_scale", "split_method", "protocol"})):
+        assert not nowhere & {param.name for param in params_of(command)}, command
+
+
 @pytest.mark.parametrize("line", [line for lines in EXAMPLES.values() for line in lines])
 def test_examples_of_the_help_are_commands_as_they_are_typed(line: str) -> None:
     program, name, *words = shlex.split(line)

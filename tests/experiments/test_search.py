@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +16,7 @@ from typing import Any
 import optuna
 import pytest
 from conftest import make_markov_log
-from made import SETTINGS, run_program, without
+from made import SETTINGS, make_shop_log, without
 
 import sasrec
 from sasrec.core.errors import ConfigError, TrainingError
@@ -175,18 +177,33 @@ def test_a_killed_or_interrupted_search_keeps_its_trials_and_ends_as_one_without
     assert found == expected
 
 
-def ended(database: Path) -> list[Any]:
-    read = """
-import json, sys, optuna
-optuna.logging.set_verbosity(optuna.logging.ERROR)
-try:
-    study = optuna.load_study(study_name="search", storage="sqlite:///" + sys.argv[1])
-    print(json.dumps([t.number for t in study.get_trials() if t.state.is_finished()]))
-except Exception:
-    print("[]")
-"""
-    found: list[Any] = json.loads(run_program(read, database))
-    return found
+def test_ctrl_c_between_two_trials_keeps_those_that_have_ended_and_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, next_job, calls = tuned(tmp_path / "whole"), Search.next_job, list[int]()
+
+    def pressed(self: Search) -> Any:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return next_job(self)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Search, "next_job", pressed)
+        with pytest.raises(KeyboardInterrupt):
+            tuned(tmp_path / "cut")
+    assert len(ended(tmp_path / "cut" / DATABASE)) == 2
+    assert numbers(tuned(tmp_path / "cut", resume=True)) == numbers(expected)
+
+
+def ended(database: Path) -> list[int]:
+    """Numbers of the trials that have ended. Optuna would make the tables while the search makes them, so not by it."""
+    with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as reader:
+        try:
+            found = reader.execute("SELECT number FROM trials WHERE state IN ('COMPLETE', 'PRUNED', 'FAIL')").fetchall()
+        except sqlite3.OperationalError:  # no tables yet, or the search is writing
+            return []
+    return [number for (number,) in found]
 
 
 @pytest.mark.parametrize(("seconds", "at_end"), [(10, 72), (100, 300), (200, 480)])
@@ -218,6 +235,7 @@ def test_max_minutes_bounds_trials_and_keeps_time_for_the_end(tmp_path: Path, ca
         ),
         ({"seed": [1, 2]}, "setting 'seed' of the space is not searched: it does not say what is learned"),
         ({"valid_metric": ["ndcg@10", "hr@10"]}, "'valid_metric' of the space is not searched"),
+        ({"init_scale": "0.4..1.0"}, "'init_scale' of the space is not searched"),  # no trial begins from a run
         ({"dropout": "0.5..0.1"}, "dropout='0.5..0.1' of the space is no range: it ends below where it begins"),
         ({"dropout": "0..0.5 log"}, "no range: an end of a range by logarithm is above 0"),
         ({"dropout": "low..high"}, "dropout='low..high' of the space is no range; write a range such as"),
@@ -237,6 +255,16 @@ def test_a_space_that_cannot_be_right_is_refused_in_one_sentence(space: dict[str
 def test_a_value_out_of_a_settings_range_is_refused_before_it_is_trained(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"embedding_dim=-\d is too small"):
         tuned(tmp_path / "search", trials=5, space={"embedding_dim": [-1, -2]})
+
+
+def test_a_setting_that_the_preset_leaves_at_its_default_is_searched(tmp_path: Path) -> None:
+    result = sasrec.tune(
+        make_shop_log(60, 20), output=tmp_path / "search", trials=2, seeds=1, event_column="event",
+        target_events="purchase", space={"event_weights": ["", "view=0.1"]}, **FIXED,
+    )  # fmt: skip
+    assert result is not None
+    assert result.trials[0].settings == {"event_weights": ""}
+    assert {trial.state for trial in result.trials} <= {"complete", "pruned"}
 
 
 def test_a_space_says_itself_again() -> None:

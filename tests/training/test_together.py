@@ -278,6 +278,8 @@ def test_processes_with_other_logs_or_settings_are_refused(tmp_path: Path) -> No
         in_world(2, lambda world: fitted(world, logs[world.rank], None))
     with pytest.raises(ConfigError, match="process 1 has seed=1, and process 0 has seed=0"):
         in_world(2, lambda world: fitted(world, logs[0], None, seed=world.rank))
+    with pytest.raises(ConfigError, match="process 1 has max_steps=7, and process 0 has max_steps=0"):
+        in_world(2, lambda world: fitted(world, logs[0], None, max_steps=7 * world.rank))
 
 
 def test_a_folder_that_is_taken_ends_all_and_is_left_alone(tmp_path: Path) -> None:

@@ -77,6 +77,14 @@ class _Program(Group):
         """Their names, in the order of --help."""
         return list(self.commands)
 
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; Ctrl-C says so, with the exit code of what failed, whatever version of Typer there is."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            console.stderr.print("interrupted")
+            raise typer.Exit(1) from None
+
 
 app = typer.Typer(cls=_Program, no_args_is_help=True, pretty_exceptions_enable=False)
 

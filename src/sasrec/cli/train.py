@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, get_args
@@ -266,6 +267,17 @@ def say_interrupted(where: str) -> NoReturn:
     raise typer.Exit(1)
 
 
+@contextlib.contextmanager
+def kept_when_interrupted(output: Path) -> Iterator[None]:
+    """Where something is trained again and again: Ctrl-C between two trainings is told as one that a training saw."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not output.is_dir():
+            raise
+        say_interrupted("stopped")
+
+
 def seeds_from(settings: Mapping[str, Any], n: int) -> list[int]:
     """The seed that is set, and the numbers after it."""
     first = TrainConfig(seed=settings.get("seed", TrainConfig().seed)).seed
@@ -278,7 +290,7 @@ def _train_seeds(
     """`train` for several seeds."""
     folder = options.output
     assert folder is not None
-    with console.TrainingDisplay(quiet=context.obj["quiet"]) as display:
+    with kept_when_interrupted(folder), console.TrainingDisplay(quiet=context.obj["quiet"]) as display:
         watch = Watch(display.begin, display.update)
         done = run_study(log, options, settings, seeds_from(settings, n), command_line("sasrec"), watch)
     if not done:
@@ -292,7 +304,7 @@ def _train_seeds(
     typer.echo(f"\nsummary: {folder / 'summary.md'}; each of {runs} in {folder} is a run folder of its own")
 
 
-@with_flags("model", "train", "eval", reading=True, without=("split_method", "protocol"))
+@with_flags("model", "train", "eval", reading=True, without=("split_method", "protocol", "init_scale"))
 def benchmark_(
     context: typer.Context,
     log: Logs,
@@ -348,7 +360,7 @@ def benchmark_(
     chosen, methods, kept = (tuple(names_of(text)) for text in (presets, split_methods, protocols))
     grid = Grid(chosen, methods, kept, tuple(seeds_from(settings, seeds)))
     options = FitOptions(output=output, resume=resume, overwrite=overwrite, histories=not no_histories)
-    with console.TrainingDisplay(quiet=context.obj["quiet"]) as display:
+    with kept_when_interrupted(output), console.TrainingDisplay(quiet=context.obj["quiet"]) as display:
         watch = Watch(display.begin, display.update)
         command = command_line("sasrec")
         done = run_benchmark(told, grid, options, settings, command=command, results=results, watch=watch)

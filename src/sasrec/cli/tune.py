@@ -25,7 +25,7 @@ from sasrec.cli.flags import (
 )
 from sasrec.cli.output import print_json, print_text
 from sasrec.cli.settings_file import read_settings
-from sasrec.cli.train import load_with_progress, say_interrupted, seeds_from
+from sasrec.cli.train import kept_when_interrupted, load_with_progress, say_interrupted, seeds_from
 from sasrec.cluster.connection import check_place, connected
 from sasrec.cluster.tune import ClusterTrainers
 from sasrec.core.presets import DEFAULT_PRESET
@@ -37,7 +37,7 @@ from sasrec.experiments.seeds import Watch
 from sasrec.fitting import FitOptions
 
 
-@with_flags("model", "train", "eval", reading=True, without=("max_minutes",))
+@with_flags("model", "train", "eval", reading=True, without=("max_minutes", "init_scale"))
 def tune(
     context: typer.Context,
     log: Logs,
@@ -99,7 +99,7 @@ def tune(
     options = FitOptions(
         output=output, resume=resume, overwrite=overwrite, histories=not no_histories, began=began
     )  # fmt: skip
-    with console.TrainingDisplay(quiet=context.obj["quiet"]) as display:
+    with kept_when_interrupted(output), console.TrainingDisplay(quiet=context.obj["quiet"]) as display:
         watch = Watch(display.begin, display.update)
         command = command_line("sasrec")
         result = search(read, plan, options, settings, command=command, watch=watch, trainers=trainers)

@@ -17,9 +17,9 @@ from sasrec.core.scalars import plain
 from sasrec.core.suggestions import suggestion
 
 Choice = str | int | float | bool
-NOT_SEARCHED = {  # they say how long, where and how is measured, not what is learned
+NOT_SEARCHED = {  # they say how long, where, how is measured and what is begun from, not what is learned
     "seed", "engine", "device", "threads", "max_minutes", "max_steps", "valid_every", "valid_metric", "valid_protocol",
-    "log_test", "save_every_minutes", *DERIVED,
+    "log_test", "save_every_minutes", "init_scale", *DERIVED,
 }  # fmt: skip
 KINDS = {
     field.name: get_type_hints(cls)[field.name]

@@ -8,11 +8,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sasrec.core.config import to_dict
 from sasrec.core.errors import ConfigError
 from sasrec.data.logs import Log
 from sasrec.experiments.search_pages import Trial
@@ -84,7 +83,7 @@ class Search:
         self.metric = config.train.valid_metric
         if not len(split.valid):
             raise ConfigError("a search chooses by valid targets, and this split has none; set valid_fraction")
-        self.preset: dict[str, Any] = {**to_dict(config.model), **to_dict(config.train)}
+        self.preset: dict[str, Any] = {**asdict(config.model), **asdict(config.train)}
         space, more = self._space(split.statistics.mean_train_len)
         self.space, self.fixed = space, self.fixed | more
         self.study = self._open()

@@ -12,7 +12,6 @@ import msgspec
 import numpy as np
 
 from sasrec import __version__
-from sasrec.core.config import to_dict
 from sasrec.core.errors import TrainingError
 from sasrec.core.provenance import isa_of
 from sasrec.core.world import World, check_same, on_first
@@ -30,7 +29,7 @@ def check_alike(world: World, config: RunConfig, engine: Engine) -> None:
     Raises:
         ConfigError: one has; the message says what.
     """
-    settings = {**to_dict(config.model), **to_dict(config.train), **to_dict(config.eval)}
+    settings = {**asdict(config.model), **asdict(config.train), **asdict(config.eval)}
     here = {"engine": engine.name, "instruction set": isa_of(engine), "threads": engine.threads}
     check_same(world, {"sasrec": __version__, "log fingerprint": config.data.fingerprint, **settings, **here})
 
