@@ -79,10 +79,9 @@ def test_the_winners_run_is_the_trial_again_and_its_file_trains_it(tmp_path: Pat
 
 
 def test_winner_and_preset_are_compared_on_test_over_the_same_seeds(tmp_path: Path) -> None:
-    result = tuned(tmp_path / "search", trials=6, seeds=2, learning_rate=1e-5, space={"embedding_dim": [4, 8, 16]})
-    if result.comparison is None:
-        assert result.best.number == 1
-        pytest.skip("the preset won")
+    faster = {"learning_rate": [0.02, 0.03]}  # the preset's 0.001 learns hardly anything in so few steps
+    result = tuned(tmp_path / "search", trials=3, seeds=2, max_epochs=2, space=faster)
+    assert result.comparison is not None
     assert (result.comparison.name_a, result.comparison.name_b) == ("preset", "winner")
     assert (result.comparison.n_runs_a, result.comparison.n_runs_b, result.comparison.split) == (2, 2, "test")
     for side in ("preset", "winner"):
