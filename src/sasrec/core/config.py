@@ -143,7 +143,7 @@ class TrainConfig:
     init_scale: float = setting(
         1.0,
         "what items' own embeddings are multiplied by when a training begins from an earlier run (--init); on sparse "
-        "logs less than 1, such as 0.6, lets it learn sooner what is new",
+        "logs less than 1, such as 0.2, lets it learn sooner what is new",
         low=0.0,
         high=1.0,
     )
