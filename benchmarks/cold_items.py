@@ -9,7 +9,8 @@ user's last item, popularity. Beside them, what the model does for the usual tar
 are all items, too, and what a model without features does, which knows no cold item.
 
 Longer rows of cold items (`cold_scale`) find more cold targets and cost warm ones. So the model is measured with its
-own `cold_scale` and with 0, which leaves them as they are: the same weights, the same targets.
+own `cold_scale` and with 0, which leaves them as they are: the same weights, the same targets. What warm targets would
+have without any cold rival, with rows of next to no length, is told as well.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from sasrec.ranking.scorers import ModelScorer, Popularity, SharedFeatures
 from sasrec.recommender import Recommender
 
 SHARE = 10  # one item of so many is cold
+NO_RIVAL = 1e-3  # a cold_scale that leaves cold items scores near 0, below what a trained model's lists hold
 K = (10,)
 
 
@@ -135,7 +137,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         without = sasrec.fit(
             cold.log, preset=given.preset, seed=seed, **{n: v for n, v in settings.items() if n not in OF_FEATURES}
         )
-        usual = {"": recommender, ", cold_scale=0": unscaled, ", without features": without}
+        usual = {
+            "": recommender, ", cold_scale=0": unscaled, ", no cold rivals": with_scale(recommender, NO_RIVAL),
+            ", without features": without,
+        }  # fmt: skip
         for name, of in usual.items():
             found.setdefault(f"usual targets{name}", []).append(_usual(of))
         for name, of_seeds in found.items():

@@ -329,8 +329,9 @@ def test_items_without_events_are_measured_beside_what_knows_only_features_and_c
     command = [sys.executable, str(BENCHMARKS / "cold_items.py"), *flags]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     lines = {line["scorer"]: line for line in map(json.loads, done.stdout.splitlines())}
-    models, usual = ["model", "model, cold_scale=0"], ["usual targets", "usual targets, cold_scale=0"]
-    assert list(lines) == [*models, "shared_features", "popularity", *usual, "usual targets, without features"]
+    models, other = ["model", "model, cold_scale=0"], ["", ", cold_scale=0", ", no cold rivals", ", without features"]
+    usual = [f"usual targets{what}" for what in other]
+    assert list(lines) == [*models, "shared_features", "popularity", *usual]
     assert done.stderr.startswith("3 cold items, ")
     for name in ("model", "shared_features"):
         assert 0 <= lines[name]["ndcg@10 among all"]["mean"] <= lines[name]["ndcg@10 among cold"]["mean"] <= 1
@@ -338,7 +339,8 @@ def test_items_without_events_are_measured_beside_what_knows_only_features_and_c
     assert lines["model"]["ndcg@10 among cold"]["stderr"] > 0
     found = {name: {metric: of["mean"] for metric, of in line.items() if "@" in metric} for name, line in lines.items()}
     assert found["model"]["ndcg@10 among all"] > found["model, cold_scale=0"]["ndcg@10 among all"]
-    assert found["usual targets"].keys() == found["usual targets, cold_scale=0"].keys()
+    assert all(found[name].keys() == found["usual targets"].keys() for name in usual)
+    assert found["usual targets, no cold rivals"] != found["usual targets, cold_scale=0"]
     assert found["usual targets"]["ndcg@10 valid"] != found["usual targets, cold_scale=0"]["ndcg@10 valid"]
 
 
