@@ -78,7 +78,7 @@ class _Program(Group):
         return list(self.commands)
 
     def invoke(self, ctx: Any) -> Any:
-        """Run a command; Ctrl-C says so, with the exit code of what failed, whatever version of Typer there is."""
+        """Run a command; Ctrl-C says so and is a failure. Typer, which would have it next, says nothing."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -125,9 +125,6 @@ def _run() -> None:
             raise
         console.stderr.print(f"error: {printable(str(error))}", markup=False, soft_wrap=True)
         sys.exit(2 if isinstance(error, ConfigError) else 1)
-    except KeyboardInterrupt:
-        console.stderr.print("interrupted")
-        sys.exit(1)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone; nothing more to say
         sys.exit(1)

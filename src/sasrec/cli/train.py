@@ -31,7 +31,7 @@ from sasrec.cli.output import estimate_lines, names_of, print_facts, print_frame
 from sasrec.cluster.connection import Cluster, check_place, connected
 from sasrec.cluster.prepare import ClusterWorkers
 from sasrec.cluster.train import Ended, TrainingJob, train_on
-from sasrec.core.config import Protocol, SplitMethod, TrainConfig
+from sasrec.core.config import OF_INIT, Protocol, SplitMethod, TrainConfig
 from sasrec.core.errors import ConfigError
 from sasrec.core.presets import DEFAULT_PRESET, PRESETS
 from sasrec.core.provenance import command_line
@@ -268,10 +268,11 @@ def say_interrupted(where: str) -> NoReturn:
 
 
 @contextlib.contextmanager
-def kept_when_interrupted(output: Path) -> Iterator[None]:
-    """Where something is trained again and again: Ctrl-C between two trainings is told as one that a training saw."""
+def watched(output: Path, *, quiet: bool) -> Iterator[Watch]:
+    """Shows one training after the other; Ctrl-C between two of them is told as one that a training saw."""
     try:
-        yield
+        with console.TrainingDisplay(quiet=quiet) as display:
+            yield Watch(display.begin, display.update)
     except KeyboardInterrupt:
         if not output.is_dir():
             raise
@@ -290,8 +291,7 @@ def _train_seeds(
     """`train` for several seeds."""
     folder = options.output
     assert folder is not None
-    with kept_when_interrupted(folder), console.TrainingDisplay(quiet=context.obj["quiet"]) as display:
-        watch = Watch(display.begin, display.update)
+    with watched(folder, quiet=context.obj["quiet"]) as watch:
         done = run_study(log, options, settings, seeds_from(settings, n), command_line("sasrec"), watch)
     if not done:
         say_interrupted("stopped")
@@ -304,7 +304,7 @@ def _train_seeds(
     typer.echo(f"\nsummary: {folder / 'summary.md'}; each of {runs} in {folder} is a run folder of its own")
 
 
-@with_flags("model", "train", "eval", reading=True, without=("split_method", "protocol", "init_scale"))
+@with_flags("model", "train", "eval", reading=True, without=("split_method", "protocol", *OF_INIT))
 def benchmark_(
     context: typer.Context,
     log: Logs,
@@ -360,8 +360,7 @@ def benchmark_(
     chosen, methods, kept = (tuple(names_of(text)) for text in (presets, split_methods, protocols))
     grid = Grid(chosen, methods, kept, tuple(seeds_from(settings, seeds)))
     options = FitOptions(output=output, resume=resume, overwrite=overwrite, histories=not no_histories)
-    with kept_when_interrupted(output), console.TrainingDisplay(quiet=context.obj["quiet"]) as display:
-        watch = Watch(display.begin, display.update)
+    with watched(output, quiet=context.obj["quiet"]) as watch:
         command = command_line("sasrec")
         done = run_benchmark(told, grid, options, settings, command=command, results=results, watch=watch)
     if not done:

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import typer
 
-from sasrec.cli import console
 from sasrec.cli.flags import (
     ConfigFile,
     Json,
@@ -25,19 +24,19 @@ from sasrec.cli.flags import (
 )
 from sasrec.cli.output import print_json, print_text
 from sasrec.cli.settings_file import read_settings
-from sasrec.cli.train import kept_when_interrupted, load_with_progress, say_interrupted, seeds_from
+from sasrec.cli.train import load_with_progress, say_interrupted, seeds_from, watched
 from sasrec.cluster.connection import check_place, connected
 from sasrec.cluster.tune import ClusterTrainers
+from sasrec.core.config import OF_INIT
 from sasrec.core.presets import DEFAULT_PRESET
 from sasrec.core.provenance import command_line
 from sasrec.experiments.search import beside, search
 from sasrec.experiments.search_pages import in_words
 from sasrec.experiments.search_trials import SearchPlan
-from sasrec.experiments.seeds import Watch
 from sasrec.fitting import FitOptions
 
 
-@with_flags("model", "train", "eval", reading=True, without=("max_minutes", "init_scale"))
+@with_flags("model", "train", "eval", reading=True, without=("max_minutes", *OF_INIT))
 def tune(
     context: typer.Context,
     log: Logs,
@@ -99,8 +98,7 @@ def tune(
     options = FitOptions(
         output=output, resume=resume, overwrite=overwrite, histories=not no_histories, began=began
     )  # fmt: skip
-    with kept_when_interrupted(output), console.TrainingDisplay(quiet=context.obj["quiet"]) as display:
-        watch = Watch(display.begin, display.update)
+    with watched(output, quiet=context.obj["quiet"]) as watch:
         command = command_line("sasrec")
         result = search(read, plan, options, settings, command=command, watch=watch, trainers=trainers)
     if result is None:

@@ -389,4 +389,5 @@ LATER = {  # runs without are as before
 }  # fmt: skip
 DERIVED = ("n_features", "vector_dim")  # settings of the model that its items decide
 OF_ANSWERS = ("cold_scale",)  # settings of the model that no training step sees
+OF_INIT = ("init_scale",)  # settings of a training that begins from an earlier run, and of no other
 CONFIGS: dict[str, type[Any]] = {"model": ModelConfig, "train": TrainConfig, "eval": EvalConfig}

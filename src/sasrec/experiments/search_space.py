@@ -11,15 +11,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, get_type_hints
 
-from sasrec.core.config import DERIVED, ModelConfig, TrainConfig
+from sasrec.core.config import DERIVED, OF_INIT, ModelConfig, TrainConfig
 from sasrec.core.errors import ConfigError
 from sasrec.core.scalars import plain
 from sasrec.core.suggestions import suggestion
 
 Choice = str | int | float | bool
-NOT_SEARCHED = {  # they say how long, where, how is measured and what is begun from, not what is learned
+NOT_SEARCHED = {  # they say how long, where and how is measured, not what is learned; and no trial begins from a run
     "seed", "engine", "device", "threads", "max_minutes", "max_steps", "valid_every", "valid_metric", "valid_protocol",
-    "log_test", "save_every_minutes", "init_scale", *DERIVED,
+    "log_test", "save_every_minutes", *OF_INIT, *DERIVED,
 }  # fmt: skip
 KINDS = {
     field.name: get_type_hints(cls)[field.name]
