@@ -143,6 +143,25 @@ def test_a_launcher_that_has_made_the_process_group_keeps_it() -> None:
     assert [json.loads(out) for _, out, _ in ends] == [{"size": 2, "kept": True}] * 2
 
 
+@pytest.mark.parametrize("launcher", ["", "dist.init_process_group('gloo')"])
+def test_no_thread_outlives_a_world_and_can_end_python_by_a_signal(launcher: str) -> None:
+    script = f"""
+        import os
+        import numpy as np
+        import torch.distributed as dist
+        from sasrec.engine.distributed import joined
+        {launcher}
+        tasks = lambda: set(os.listdir("/proc/self/task"))
+        before = tasks()
+        with joined() as world:
+            world.gather(np.zeros(1))
+        print(len(tasks() - before))
+    """
+    port = free_port()
+    ends = ends_of([start_process(rank, 2, port, ["-c", textwrap.dedent(script)]) for rank in range(2)])
+    assert [(code, out) for code, out, _ in ends] == [(0, "0\n")] * 2, ends
+
+
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     for name, value in zip(distributed.VARIABLES, ("1", "2", "localhost", "1234"), strict=True):

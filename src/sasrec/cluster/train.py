@@ -161,6 +161,7 @@ def _train(told: dict[str, Any]) -> None:
             if world.rank == 0:
                 stack.enter_context(told_to(board, world.asked))
             _fit(job, world, place, board)
+        world.leave()
     except LostProcessError:
         if not _failure_is_known(place, 0):
             raise

@@ -106,8 +106,7 @@ class TorchWorld:
         self.rank = self.size = -1
         self.asked = threading.Event()
         with self._talking():
-            self._owns = not dist.is_initialized()
-            self._group = self._join() if self._owns else self._beside()
+            self._group = self._beside() if dist.is_initialized() else self._join()
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         machines = self.gather_text(f"{socket.gethostname()} {boot()}")
         beside = [rank for rank, machine in enumerate(machines) if machine == machines[self.rank]]
@@ -135,9 +134,13 @@ class TorchWorld:
         return "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and self._dist.is_nccl_available() else "gloo"
 
     def leave(self) -> None:
-        """End the group, where it was made here."""
-        if self._owns:
-            self._dist.destroy_process_group()
+        """End this world's own group, and wait for its threads.
+
+        A thread that still lets go of a tensor while Python ends would end the process by SIGABRT. torch waits for
+        threads once nothing refers to the group any more.
+        """
+        self._dist.destroy_process_group(self._group)
+        self._group = None
 
     def gather(self, values: Float64) -> Float64:
         import torch

@@ -106,24 +106,29 @@ class Search:
             load_if_exists=True,
             pruner=optuna.pruners.MedianPruner(STARTUP, n_warmup_steps=int(WARM_UP * epochs)),
         )
-        for trial in study.get_trials():
-            is_cut = trial.state == optuna.trial.TrialState.FAIL and ERROR not in trial.user_attrs
-            if trial.state == optuna.trial.TrialState.RUNNING or is_cut:  # of a process that was killed
+        for trial in study.get_trials():  # a process may have been killed between any two writes
+            state = trial.state
+            if ERROR in trial.user_attrs and not state.is_finished():
+                study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+            elif state == optuna.trial.TrialState.RUNNING or (state.name == "FAIL" and not has_ended(trial)):
                 self._cut(study, trial.number)
         return study
 
     def _cut(self, study: Any, number: int) -> None:
-        """A trial was cut short: it counts for nothing, and is tried again."""
+        """A trial was cut short: it counts for nothing, and is tried again.
+
+        Where that was while its settings were drawn, all are drawn again, as a search without a break draws them.
+        """
         trial = study.get_trials(deepcopy=False)[number]
         if not trial.state.is_finished():
             study.tell(trial.number, state=quiet_optuna().trial.TrialState.FAIL)
         queued = study.user_attrs.get(QUEUED, [])
         if trial.number in queued:
             return
-        if trial.params:
+        study.set_user_attr(QUEUED, [*queued, trial.number])  # first, so that no kill has it tried twice
+        if trial.params and set(trial.params) == set(self.space):
             told = {PRESET: True} if PRESET in trial.user_attrs else None
             study.enqueue_trial(trial.params, user_attrs=told)
-        study.set_user_attr(QUEUED, [*queued, trial.number])
 
     @property
     def trials(self) -> list[Trial]:
