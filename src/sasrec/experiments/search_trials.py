@@ -106,11 +106,13 @@ class Search:
             load_if_exists=True,
             pruner=optuna.pruners.MedianPruner(STARTUP, n_warmup_steps=int(WARM_UP * epochs)),
         )
+        states = optuna.trial.TrialState
         for trial in study.get_trials():  # a process may have been killed between any two writes
-            state = trial.state
-            if ERROR in trial.user_attrs and not state.is_finished():
-                study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-            elif state == optuna.trial.TrialState.RUNNING or (state.name == "FAIL" and not has_ended(trial)):
+            if has_ended(trial) or trial.state == states.WAITING:
+                continue
+            if ERROR in trial.user_attrs:
+                study.tell(trial.number, state=states.FAIL)
+            else:
                 self._cut(study, trial.number)
         return study
 
@@ -126,7 +128,7 @@ class Search:
         if trial.number in queued:
             return
         study.set_user_attr(QUEUED, [*queued, trial.number])  # first, so that no kill has it tried twice
-        if trial.params and set(trial.params) == set(self.space):
+        if trial.params and trial.params.keys() == self.space.keys():
             told = {PRESET: True} if PRESET in trial.user_attrs else None
             study.enqueue_trial(trial.params, user_attrs=told)
 
