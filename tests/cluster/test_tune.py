@@ -55,7 +55,7 @@ def check(told: str, tmp_path: Path) -> None:
 
 
 def test_a_search_that_was_killed_goes_on(words: list[str], tmp_path: Path, ray: Commands) -> None:
-    words += ["--max-epochs", "12"]
+    words += ["--max-epochs", "60"]
     process = ray.start(*words)
     until(lambda: len(ray.workers("TrialWorker.train")) == 2, process)
     process.send_signal(signal.SIGKILL)
