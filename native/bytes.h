@@ -11,11 +11,11 @@
 #include <vector>
 
 #include "memory.h"
+#include "panels.h"
 #include "simd.h"
 
 namespace sasrec {
 
-inline constexpr int kPanelItems = 64;  // a bit of a word for each
 inline constexpr int kPanelVectors = kPanelItems / kLanes;
 inline constexpr int kQuerySteps = 2047;  // ByteTable rounds features to this many steps each way
 inline constexpr int kByteSteps = 127;

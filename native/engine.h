@@ -26,6 +26,7 @@
 #include "adam.h"
 #include "block.h"
 #include "candidates.h"
+#include "cold_rows.h"
 #include "features.h"
 #include "heads.h"
 #include "items.h"
@@ -112,8 +113,8 @@ class Engine {
   Engine(const ModelShape& shape, const NamedShapes& weights, int n_threads, bool lazy_adam,
          const ItemFeatures& features = {})
       : shape_(shape), lazy_(lazy_adam), layout_(shape_, weights), features_(shape_, layout_, features),
-        pool_(n_threads), weights_(layout_.size()), first_moment_(layout_.size()), second_moment_(layout_.size()),
-        panels_(layout_.panels_size()), mask_(shape.width()) {
+        cold_rows_(shape_), pool_(n_threads), weights_(layout_.size()), first_moment_(layout_.size()),
+        second_moment_(layout_.size()), panels_(layout_.panels_size()), mask_(shape.width()) {
     std::fill_n(mask_.data(), shape.dim, 1.0f);
     for (const std::string& name : layout_.tables) {
       Table& table = tables_.emplace_back();
@@ -364,7 +365,7 @@ class Engine {
     left_out_ = {};
     for (Table& table : tables_) {
       fold(table, every_item());
-      features_.scale_cold(table.weight.data(), table.folded.data(), pool_);
+      cold_rows_.place(table.weight.data(), table.folded.data(), pool_);
     }
     folded_ = true;
   }
@@ -864,6 +865,7 @@ class Engine {
   MissedSteps missed_;  // lazy Adam
   Layout layout_;
   Features features_;
+  ColdRows cold_rows_;
   ThreadPool pool_;
   Array<float> weights_, first_moment_, second_moment_, average_;
   Array<Operand> panels_;

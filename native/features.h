@@ -2,7 +2,7 @@
 //
 //   row of an item = its own embedding + mean of its features' embeddings + its vector times the projection
 //
-// Where answers are computed, rows without own embedding are longer (scale_cold).
+// Where answers are computed, rows without own embedding get more (cold_rows.h).
 // A step reads folded rows where it would read the item tables, and gives gradients of folded rows. From those come the
 // gradients of the tables (the same, or zero where the own embedding is left out), of the features (summed feature by
 // feature, in the order of the rows, so that they do not depend on the number of threads), and of the projection (which
@@ -74,36 +74,6 @@ class Features {
       }
     });
     if (shape_.vector_dim > 0) add_vectors(items, static_cast<int>(count), weights + projection_, folded);
-  }
-
-  // Brings rows of items without own embedding half of the way (as ratios go) to one length: cold_scale times the mean
-  // of what features tell of all other items. In steps such rows are as features make them. The sum goes by item, so
-  // that neither threads nor more such items change a bit of it.
-  void scale_cold(const float* own, float* folded, ThreadPool& pool) {
-    if (shape_.cold_scale == 0) return;
-    lengths_.resize(shape_.n_items + 1);  // of what features tell; below 0 where there is nothing else
-    pool.run_ranges(shape_.n_items, [&](std::size_t begin, std::size_t end) {
-      for (std::size_t item = begin + 1; item <= end; ++item) {
-        const float *mine = own + item * width_, *row = folded + item * width_;
-        float squares = 0;
-        for (int c = 0; c < width_; ++c) squares += (row[c] - mine[c]) * (row[c] - mine[c]);
-        const bool is_cold = std::all_of(mine, mine + width_, [](float v) { return v == 0; });
-        lengths_[item] = is_cold ? -std::sqrt(squares) : std::sqrt(squares);
-      }
-    });
-    double total = 0;
-    std::size_t told = 0;
-    for (int item = 1; item <= shape_.n_items; ++item)
-      if (lengths_[item] > 0) total += lengths_[item], ++told;
-    if (told == 0) return;
-    const float usual = static_cast<float>(total / static_cast<double>(told));
-    pool.run_ranges(shape_.n_items, [&](std::size_t begin, std::size_t end) {
-      for (std::size_t item = begin + 1; item <= end; ++item) {
-        if (!(lengths_[item] < 0)) continue;
-        const float factor = shape_.cold_scale * std::sqrt(usual / -lengths_[item]);
-        for (int c = 0; c < width_; ++c) folded[item * width_ + c] *= factor;
-      }
-    });
   }
 
   // Gradients of features and projection, into the flat gradients: those of all rows of all tables together.
@@ -260,7 +230,6 @@ class Features {
   std::vector<std::int64_t> starts_, cursor_;
   std::vector<Entry> entries_;
   std::vector<Pair> pairs_;
-  std::vector<float> lengths_;
 };
 
 }  // namespace sasrec

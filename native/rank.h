@@ -26,48 +26,17 @@
 #include "bytes.h"
 #include "items.h"
 #include "memory.h"
+#include "panels.h"
 #include "simd.h"
 #include "threads.h"
 
 namespace sasrec {
 
-inline constexpr int kRankRows = kLanes == 4 ? 4 : 6;        // accumulators: 24 of 32, 12 of 16, 8 of 16 registers
-inline constexpr int kScoredVectors = kLanes == 16 ? 4 : 2;  // of a panel, scored together
-inline constexpr int kScoredItems = kScoredVectors * kLanes;
 inline constexpr int kRankBlock = 96;    // rows that stay in L2 while panels stream by
 inline constexpr int kFewRows = 6;       // up to this many wait for memory, not for arithmetic
 inline constexpr int kItemsAhead = 8;    // rows of scattered items are asked for this many items before they are read
 inline constexpr int kManyItems = 4096;  // from here on the copy in bytes pays
 inline constexpr int kThreadItems = 1 << 18;  // fewer are not worth waking a thread for
-
-// Scores (Rows, kPanelItems) of rows of features with the items of a panel. A function of its own keeps all sums in
-// registers; what is done with the scores finds them in L1.
-template <int Rows>
-[[gnu::noinline]] void score_panel(const float* features, int dim, const float* panel, float* scores) {
-  for (int first = 0; first < kPanelItems;
-       first += kScoredItems, panel += static_cast<std::ptrdiff_t>(dim) * kScoredItems) {
-    Floats sums[Rows][kScoredVectors];
-#pragma GCC unroll 6
-    for (int r = 0; r < Rows; ++r)
-#pragma GCC unroll 4
-      for (int n = 0; n < kScoredVectors; ++n) sums[r][n] = Floats{};
-    for (int k = 0; k < dim; ++k) {
-      Floats items[kScoredVectors];
-#pragma GCC unroll 4
-      for (int n = 0; n < kScoredVectors; ++n) items[n] = load(panel + k * kScoredItems + kLanes * n);
-#pragma GCC unroll 6
-      for (int r = 0; r < Rows; ++r) {
-        const Floats feature = splat(features[static_cast<std::ptrdiff_t>(r) * dim + k]);
-#pragma GCC unroll 4
-        for (int n = 0; n < kScoredVectors; ++n) sums[r][n] = multiply_add(feature, items[n], sums[r][n]);
-      }
-    }
-#pragma GCC unroll 6
-    for (int r = 0; r < Rows; ++r)
-#pragma GCC unroll 4
-      for (int n = 0; n < kScoredVectors; ++n) store(scores + r * kPanelItems + first + kLanes * n, sums[r][n]);
-  }
-}
 
 // One bit for each score of a panel that is above the bar (or reaches it).
 [[gnu::always_inline]] inline std::uint64_t bits_above(const float* scores, float bar) {
@@ -257,15 +226,6 @@ struct HiddenView {
   }
 };
 
-// Calls f<Count>(first) for the tiles, of as many rows as a kernel takes together, that cover 0 .. rows.
-template <typename F>
-void for_row_tiles(int rows, F&& f) {
-  int row = 0;
-  for (; rows - row >= kRankRows; row += kRankRows) f.template operator()<kRankRows>(row);
-  for (; rows - row >= 2; row += 2) f.template operator()<2>(row);
-  if (row < rows) f.template operator()<1>(row);
-}
-
 // The item table, ready for ranking. Whoever makes one keeps the table alive and as it is.
 //
 // Methods that score return whether all scores were finite; if not, what they wrote means nothing.
@@ -367,16 +327,6 @@ class ItemIndex {
     return finite;
   }
 
-  // Writes items item_of(0 .. count) as a panel; what is beyond them is zero.
-  template <typename ItemOf>
-  void pack_panel(int count, ItemOf&& item_of, float* panel) const {
-    for (int c = 0; c < kPanelItems; ++c) {
-      const float* item = c < count ? table_ + static_cast<std::ptrdiff_t>(item_of(c)) * dim_ : nullptr;
-      float* column = panel + static_cast<std::ptrdiff_t>(c / kScoredItems) * dim_ * kScoredItems + c % kScoredItems;
-      for (int k = 0; k < dim_; ++k) column[k * kScoredItems] = item ? item[k] : 0.0f;
-    }
-  }
-
   // Rows that lie apart wait for memory one after another, unless it is asked for them earlier.
   void prefetch_item(std::int32_t item) const {
     const float* row = table_ + static_cast<std::ptrdiff_t>(item) * dim_;
@@ -390,7 +340,7 @@ class ItemIndex {
       for (std::size_t panel = begin; panel < end; ++panel) {
         const int first = static_cast<int>(panel) * kPanelItems + 1;
         const int count = std::min(kPanelItems, n_items_ + 1 - first);
-        pack_panel(count, [&](int c) { return first + c; }, &panels[panel * panel_size()]);
+        pack_panel(table_, dim_, count, [&](int c) { return first + c; }, &panels[panel * panel_size()]);
       }
     });
     panels_ = std::move(panels);
@@ -509,7 +459,7 @@ class ItemIndex {
         if (start + c + kItemsAhead < items.size()) prefetch_item(items[start + c + kItemsAhead]);
         return items[start + c];
       };
-      pack_panel(count, item_of, panel.data());
+      pack_panel(table_, dim_, count, item_of, panel.data());
       for (int row = 0; row < rows; ++row) {
         score_panel<1>(features + static_cast<std::ptrdiff_t>(row) * dim_, dim_, panel.data(), scores);
         finite.add_panel(scores);

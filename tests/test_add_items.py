@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from cold_rule import placed
 from made import random_histories
 
 from sasrec import fit, load
@@ -68,15 +69,18 @@ def test_what_the_model_says_of_its_own_items_stays(trained: Recommender) -> Non
 
 
 def rows_of_new_items(recommender: Recommender) -> np.ndarray:
-    """Of the items behind the first 30, by the rule: the mean of its features, brought closer to the usual length."""
+    """Of the items behind the first 30, by the rule, from the mean of each item's features."""
     features, weights = recommender.vocabulary.features, recommender.engine.weights()
     table, values = weights["feature_embedding.weight"], features.values
-    told = np.stack([table[values.row(item)].mean(axis=0) for item in range(1, features.n_items + 1)])
-    scale, usual = recommender.config.model.cold_scale, np.linalg.norm(told[:30], axis=1).mean()
-    return np.stack([row * (scale * (usual / np.linalg.norm(row)) ** 0.5 if scale else 1) for row in told[30:]])
+    told = np.zeros((features.n_items + 1, table.shape[1]))
+    for item in range(1, features.n_items + 1):
+        told[item] = table[values.row(item)].mean(axis=0)
+    scale = recommender.config.model.cold_scale
+    own = weights.get("output_embedding.weight", weights["item_embedding.weight"])
+    return (placed(told, own, scale) if scale else told)[31:]
 
 
-def test_a_new_item_is_the_mean_of_its_features_made_longer(trained: Recommender) -> None:
+def test_a_new_item_is_what_its_features_tell_and_what_similar_items_have(trained: Recommender) -> None:
     more = trained.add_items(NEW)
     assert more.config.model.cold_scale == COLD_SCALE
     assert np.allclose(more.engine.item_table()[31:], rows_of_new_items(more), atol=1e-6)

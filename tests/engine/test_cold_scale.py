@@ -1,4 +1,4 @@
-"""Rows of items that nothing was learnt of are longer where answers are computed; training and other rows stay."""
+"""Rows of items that nothing was learnt of get more where answers are computed; training and other rows stay."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cold_rule import placed
 from made import make_features, spread_weights
 from step_features import LOSSES, N_ITEMS, candidates_of, features_of, make_batch, model_of
 
@@ -15,9 +16,10 @@ from sasrec.core.config import ModelConfig, TrainConfig
 from sasrec.core.errors import ConfigError
 from sasrec.core.isa import load_native
 from sasrec.data.item_features import ItemFeatures
+from sasrec.data.ragged import Ragged
 from sasrec.engine.protocol import Engine, create_engine
 from sasrec.model.folding import fold, without_features
-from sasrec.model.weights import ITEM_TABLE, OUTPUT_TABLE, Weights
+from sasrec.model.weights import FEATURE_TABLE, ITEM_TABLE, OUTPUT_TABLE, Weights
 
 pytestmark = [
     pytest.mark.skipif(load_native().module is None, reason=load_native().why),
@@ -43,34 +45,21 @@ def engine_of(model: ModelConfig, engine: Any, **train: Any) -> Engine:
     return create_engine(model, N_ITEMS, config, weights, features=features_of(model))
 
 
-def lengthened(table: Float32, own: Float32, cold_scale: float) -> Float32:
-    """The rule, item by item."""
-    cold = [item for item in range(1, len(table)) if not own[item].any() and table[item].any()]
-    told = [float(np.linalg.norm(table[item].astype(np.float64) - own[item])) for item in range(len(table))]
-    others = [told[item] for item in range(1, len(table)) if own[item].any() and told[item] > 1e-6]
-    longer = table.astype(np.float64)
-    for item in cold:
-        longer[item] *= cold_scale * (np.mean(others) / told[item]) ** 0.5
-    return longer.astype(np.float32)
-
-
 @pytest.mark.parametrize(("engine", "tied"), SIDES)
 @pytest.mark.parametrize("kind", ["features", "vectors", "both"])
-def test_rows_of_cold_items_are_brought_closer_to_one_length_and_no_other_row_changes(
-    kind: str, engine: str, tied: bool
-) -> None:
+def test_rows_of_cold_items_are_as_the_rule_says_and_no_other_row_changes(kind: str, engine: str, tied: bool) -> None:
     model, trained = model_of(kind, tied=tied), trained_items()
     before, after = (engine_of(replace(model, cold_scale=scale), engine) for scale in (0.0, SCALE))
     weights, table = before.weights(), after.item_table()
     assert np.array_equal(table[trained], before.item_table()[trained])
     assert not np.array_equal(table, before.item_table())
     own = weights[ITEM_TABLE if tied else OUTPUT_TABLE]
-    np.testing.assert_allclose(table, lengthened(before.item_table(), own, SCALE), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(table, placed(before.item_table() - own, own, SCALE), rtol=1e-5, atol=2e-6)
     assert all(np.array_equal(value, after.weights()[name]) for name, value in weights.items())
 
 
 @pytest.mark.parametrize(("engine", "tied"), SIDES)
-def test_a_history_reads_the_longer_row_and_one_without_cold_items_has_the_same_bits(engine: str, tied: bool) -> None:
+def test_a_history_reads_the_same_row_and_one_without_cold_items_has_the_same_bits(engine: str, tied: bool) -> None:
     model = model_of("both", tied=tied)
     before, after = (engine_of(replace(model, cold_scale=scale), engine) for scale in (0.0, SCALE))
     warm, any_item = (make_batch(TrainConfig(), all_compete).inputs for all_compete in (False, True))
@@ -151,13 +140,61 @@ def test_any_number_of_threads_gives_the_same_bits_and_more_items_change_no_row(
 
     whole, plain = table(3), create_engine(replace(model, cold_scale=0), 5_000, TrainConfig(engine=engine), weights,
                                            features=features).item_table()  # fmt: skip
-    np.testing.assert_allclose(whole, lengthened(plain, weights[ITEM_TABLE], SCALE), rtol=1e-5, atol=1e-6)
+    own = weights[ITEM_TABLE]
+    np.testing.assert_allclose(whole, placed(plain - own, own, SCALE), rtol=1e-5, atol=2e-6)
     if engine == "native":
         assert np.array_equal(whole, table(1))
     weights[ITEM_TABLE][4_000:] = 0  # as items that are added later
     assert np.allclose(table(3)[:4_000], table(3, 3_999), rtol=1e-6, atol=0)
     if engine == "native":
         assert np.array_equal(table(3)[:4_000], table(2, 3_999))
+
+
+@pytest.mark.parametrize("engine", ["native", "torch"])
+def test_of_a_large_catalogue_every_nth_item_is_looked_at(engine: str) -> None:
+    n_items, cold = 40_000, np.arange(7, 40_000, 1_000)
+    model, features = ModelConfig(embedding_dim=4, n_features=30, cold_scale=SCALE), make_features(n_items, 30)
+    weights = spread_weights(model, n_items)
+    weights[ITEM_TABLE][cold] = 0
+    train = TrainConfig(engine=engine, threads=2)
+    plain = create_engine(replace(model, cold_scale=0), n_items, train, weights, features=features).item_table()
+    table, own = create_engine(model, n_items, train, weights, features=features).item_table(), weights[ITEM_TABLE]
+    told = plain - own
+    warm = np.flatnonzero(own.any(axis=1) & (features.values.lengths > 0))
+    assert 16_384 < len(warm) < 2 * 16_384
+    np.testing.assert_allclose(table, placed(told, own, SCALE, warm[::2]), rtol=1e-5, atol=2e-6)
+    folded = fold(weights, features, model)[ITEM_TABLE]
+    np.testing.assert_allclose(table, folded, rtol=1e-5, atol=2e-6)
+
+
+def tables_of(own: list[list[float]], told: list[list[float]]) -> list[Float32]:
+    """Of both engines and of folded weights, for items of which each has a feature of its own with this embedding."""
+    n_items, dim = len(own), len(own[0])
+    features = ItemFeatures(Ragged.from_lists([[], *([item] for item in range(n_items))]), n_items, None)
+    model = ModelConfig(embedding_dim=dim, n_features=n_items, cold_scale=SCALE)
+    weights = spread_weights(model, n_items)
+    weights[ITEM_TABLE][1:], weights[FEATURE_TABLE][:] = own, told
+    engines = [
+        create_engine(model, n_items, TrainConfig(engine=engine), weights, features=features)
+        for engine in ("native", "torch")
+    ]
+    return [*(engine.item_table()[1:] for engine in engines), fold(weights, features, model)[ITEM_TABLE][1:]]
+
+
+def test_an_item_told_as_another_leans_to_what_was_learnt_of_that_one_and_one_unlike_all_to_nothing() -> None:
+    own, told = [[2.0, 0], [-2, 0], [0, 0], [0, 0]], [[0.0, 4], [0, -2], [0, 1], [1, 0]]
+    like = np.array([2 / 1.3, 1])
+    wanted = [like * SCALE * (3 / np.linalg.norm(like)) ** 0.5, np.array([1, 0]) * SCALE * 3**0.5]
+    for table in tables_of(own, told):
+        assert np.array_equal(table[:2], [[2, 4], [-2, -2]])
+        np.testing.assert_allclose(table[2:], wanted, rtol=1e-6)
+
+
+def test_a_row_that_comes_to_nothing_is_zero_and_finite() -> None:
+    """What was learnt of the item like it is just the opposite of what is told of it."""
+    for table in tables_of([[-1.3, 0], [1.3, 0], [0, 0]], [[2.0, 0], [-2, 0], [1, 0]]):
+        assert np.isfinite(table).all()
+        assert np.abs(table[2]).max() < 1e-3
 
 
 @pytest.mark.parametrize("engine", ["native", "torch"])

@@ -123,7 +123,7 @@ def test_a_model_of_items_with_features_is_exported_as_whole_tables(
     train = TrainConfig(threads=1, feature_dropout=0.5)
     weights = spread_weights(model, 30)
     for name in {"item_embedding.weight", "output_embedding.weight"} & set(weights):
-        weights[name][21:] = 0  # items without events, whose rows are twice as long
+        weights[name][21:] = 0  # items without events, whose rows are as long as cold_scale says
     made = create_engine(model, 30, train, weights, features=make_features(30, 9, 5))
     config = replace(texts.config, model=model, train=train)
     recommender = Recommender(made, texts.vocabulary, config, texts.sequences)

@@ -63,8 +63,8 @@ class ModelConfig:
     cold_scale: float = setting(
         0.0,
         "how long rows of items without train events are in answers, beside what features tell of other items; each "
-        "goes half of the way; 0 = they stay as features make them; only where items have features, and there 1.11 if "
-        "not given",
+        "gets a guess at what events would teach, from similar items, and goes half of the way to one length; 0 = they "
+        "stay as features make them; only where items have features, and there 1.1 if not given",
         low=0.0,
         high=100.0,
     )

@@ -2,12 +2,7 @@
 
     row of an item = its own embedding + mean of its features' embeddings + projection of its vector
 
-An item that is never in train has an own embedding of 0, so its row is shorter than others. In answers it is brought
-half of the way, as ratios go, to a length of cold_scale times the mean of what features tell of all other items:
-
-    row of a cold item = told * cold_scale * sqrt(mean length of what is told of other items / length of told)
-
-In training steps such rows are as features make them. cold_scale = 0 leaves them so in answers, too.
+An item that is never in train has an own embedding of 0; what its row is in answers stands in cold_rows.py.
 
 The two models give equal answers. All that does not train needs the folded tables only: ranking, serving, exports.
 Separate input and output tables have rows of their own and share features and projection.
@@ -26,6 +21,7 @@ from sasrec.core.config import ModelConfig
 from sasrec.core.errors import ConfigError
 from sasrec.data.item_features import ItemFeatures
 from sasrec.data.ragged import Ragged
+from sasrec.model.cold_rows import place_cold
 from sasrec.model.weights import FEATURE_TABLE, ITEM_TABLE, OUTPUT_TABLE, PROJECTION, Weights
 
 ROWS_AT_ONCE = 4096  # items whose features' embeddings lie side by side
@@ -71,20 +67,7 @@ def fold(weights: Mapping[str, Float32], features: ItemFeatures | None, config: 
     told = _features_part(weights, features)
     folded = {name: value for name, value in weights.items() if name not in (FEATURE_TABLE, PROJECTION)}
     tables = [name for name in (ITEM_TABLE, OUTPUT_TABLE) if name in folded]
-    return folded | {name: _rows(folded[name], told, config.cold_scale) for name in tables}
-
-
-def _rows(own: Float32, told: Float32, cold_scale: float) -> Float32:
-    """(V, D) own embeddings and what is told of the items, and cold items by what is told alone."""
-    rows = own + told
-    if not cold_scale:
-        return rows
-    lengths, cold = np.linalg.norm(told, axis=1), ~own.any(axis=1)
-    others = lengths[~cold & (lengths > 0)]
-    longer = cold & (lengths > 0)
-    if len(others):
-        rows[longer] *= (np.float32(cold_scale) * np.sqrt(others.mean() / lengths[longer]))[:, None]
-    return rows
+    return folded | {name: place_cold(folded[name], told, config.cold_scale) for name in tables}
 
 
 def _features_part(weights: Mapping[str, Float32], features: ItemFeatures) -> Float32:

@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from sasrec.core.arrays import Bool
 from sasrec.core.config import ModelConfig
 from sasrec.data.item_features import ItemFeatures
+from sasrec.model.cold_rows import COLD_AT_ONCE, GUESS_PRIOR, GUESS_SQUARINGS, every_nth
 from sasrec.model.weights import BLOCKS_WITHOUT_FINAL_NORM, initial_weights
 
 
@@ -316,7 +317,7 @@ class SASRec(nn.Module):
 
         Args:
             ids_kept: (V,) bool, which items have their own embedding; None = all.
-            cold_scale: how long rows without own embedding are (see folding.py); 0 = as it comes, for training.
+            cold_scale: how long rows without own embedding are (see cold_rows.py); 0 = as they come, for training.
         """
         inputs, outputs = self.item_embedding.weight, self.output_embedding.weight
         if self.features_part is None:
@@ -326,7 +327,7 @@ class SASRec(nn.Module):
 
             def folded(ids: Tensor) -> Tensor:
                 rows = told + (ids if ids_kept is None else ids * ids_kept.unsqueeze(-1))
-                return rows * _cold_factors(ids, told, cold_scale) if cold_scale else rows
+                return _place_cold(rows, ids, told, cold_scale) if cold_scale else rows
 
             table = folded(inputs)
             return ItemTables(table, table if self.config.tied else folded(outputs))
@@ -374,10 +375,21 @@ def _zero_padding(x: Tensor, keep_mask: Tensor | None) -> Tensor:
     return x if keep_mask is None else x * keep_mask
 
 
-def _cold_factors(own: Tensor, told: Tensor, cold_scale: float) -> Tensor:
-    """(V, 1) what rows are multiplied with, as `folding` has it."""
-    lengths, cold = told.norm(dim=-1, keepdim=True), (own == 0).all(-1, keepdim=True)
-    others = lengths[~cold & (lengths > 0)]
-    if not len(others):
-        return torch.ones_like(lengths)
-    return torch.where(cold & (lengths > 0), cold_scale * (others.mean() / lengths).sqrt(), 1.0)
+@torch.no_grad()
+def _place_cold(rows: Tensor, own: Tensor, told: Tensor, cold_scale: float) -> Tensor:
+    """Rows (V, D) with those of cold items as `cold_rows` has it."""
+    lengths, cold = told.norm(dim=-1), (own == 0).all(-1)
+    warm, some_cold = (~cold & (lengths > 0)).nonzero()[:, 0], (cold & (lengths > 0)).nonzero()[:, 0]
+    if not len(warm):
+        return rows
+    placed, usual, mean = rows.clone(), lengths[warm].mean(), own[warm].mean(dim=0)
+    seen = warm[:: every_nth(len(warm))]
+    directions, parts = told[seen] / lengths[seen, None], own[seen] - mean
+    for some in some_cold.split(COLD_AT_ONCE):
+        weights = (told[some] / lengths[some, None] @ directions.T).clamp_(min=0)
+        for _ in range(GUESS_SQUARINGS):
+            weights *= weights
+        whole = told[some] + weights @ parts / (GUESS_PRIOR + weights.sum(-1, keepdim=True))
+        length = whole.norm(dim=-1, keepdim=True)
+        placed[some] = torch.where(length > 0, whole * cold_scale * (usual / length).sqrt(), whole)
+    return placed
