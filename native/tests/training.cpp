@@ -262,6 +262,60 @@ void test_features(int n_features, int vector_dim, bool tied, float feature_drop
 }
 
 // Positions that weigh differently, some of them nothing, and a sequence of which none counts.
+// Rows of cold items beside the formula in doubles, and the same bits with any number of threads.
+void test_cold_rows(int n_items, int dim) {
+  const std::string name = std::to_string(n_items) + " items, " + std::to_string(dim) + " wide: ";
+  ModelShape shape;
+  shape.n_items = n_items, shape.dim = dim, shape.cold_scale = 1.5f;
+  const int width = shape.width();
+  Random random(29);
+  Array<float> own((n_items + 1) * width), told((n_items + 1) * width), rows[2];
+  std::vector<int> warm, cold;
+  for (int item = 1; item <= n_items; ++item) {
+    if (item % 7 == 0) continue;  // nothing is told of it
+    (item % 3 ? warm : cold).push_back(item);
+    for (int c = 0; c < dim; ++c) {
+      if (item % 3) own[item * width + c] = random.uniform();
+      told[item * width + c] = told[(item > 9 ? item - 9 : 0) * width + c] + 0.3f * random.uniform();
+    }
+  }
+  for (int i = 0; i < 2; ++i) {
+    rows[i].resize((n_items + 1) * width);
+    for (int j = 0; j < (n_items + 1) * width; ++j) rows[i][j] = own[j] + told[j];
+    ThreadPool pool(1 + 2 * i);
+    ColdRows(shape).place(own.data(), rows[i].data(), pool);
+  }
+  expect(std::equal(rows[0].data(), rows[0].data() + rows[0].size(), rows[1].data()), name + "threads change no bit");
+  const auto length = [&](int item) {
+    double squares = 0;
+    for (int c = 0; c < dim; ++c) squares += std::pow(told[item * width + c], 2);
+    return std::sqrt(squares);
+  };
+  std::vector<double> mean(dim);
+  double usual = 0;
+  for (const int item : warm) {
+    for (int c = 0; c < dim; ++c) mean[c] += own[item * width + c] / static_cast<double>(warm.size());
+    usual += length(item) / static_cast<double>(warm.size());
+  }
+  Comparison same(name + "rows of cold items", 1e-5), kept(name + "rows of other items", 0);
+  for (const int item : warm)
+    for (int c = 0; c < dim; ++c) kept.add(rows[0][item * width + c], own[item * width + c] + told[item * width + c]);
+  for (const int item : cold) {
+    std::vector<double> sums(dim);
+    double total = 0.3, squares = 0;
+    for (const int other : warm) {
+      double product = 0;
+      for (int c = 0; c < dim; ++c) product += static_cast<double>(told[item * width + c]) * told[other * width + c];
+      const double weight = std::pow(std::max(0.0, product / length(item) / length(other)), 16);
+      for (int c = 0; c < dim; ++c) sums[c] += weight * (own[other * width + c] - mean[c]);
+      total += weight;
+    }
+    for (int c = 0; c < dim; ++c) sums[c] = told[item * width + c] + sums[c] / total, squares += sums[c] * sums[c];
+    for (int c = 0; c < dim; ++c)
+      same.add(rows[0][item * width + c], sums[c] * 1.5 * std::sqrt(usual / std::sqrt(squares)));
+  }
+}
+
 void test_weights(bool tied, float dropout, int threads) {
   const std::string name = std::string("weights of positions") + (tied ? "" : ", untied") + ": ";
   const ModelShape shape = shape_of({BlockKind::kSASRec, tied, dropout, threads});
@@ -422,6 +476,8 @@ void test_training() {
     test_features(0, 5, tied, 0.5f, 3);
     test_features(9, 5, tied, 0.5f, 2);
   }
+  test_cold_rows(20, 5);
+  test_cold_rows(500, 64);
   test_weights(true, 0.3f, 2);
   test_weights(false, 0.0f, 1);
   test_shares(true, 0.3f, 2);
