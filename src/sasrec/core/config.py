@@ -64,7 +64,7 @@ class ModelConfig:
         0.0,
         "how long rows of items without train events are in answers, beside what features tell of other items; each "
         "gets a guess at what events would teach, from similar items, and goes half of the way to one length; 0 = they "
-        "stay as features make them; only where items have features, and there 1.1 if not given",
+        "stay as features make them; only where items have features, and there 1.13 if not given",
         low=0.0,
         high=100.0,
     )

@@ -18,7 +18,7 @@ from sasrec.core.suggestions import suggestion
 MANY_USERS = 10_000  # from here on an epoch has steps enough to count in epochs
 LONG_TRAIN_LEN = 50  # from this mean on, presets take histories for long
 FEATURE_DROPOUT = 0.2  # where items have features: docs/experiments.md
-COLD_SCALE = 1.1  # the same
+COLD_SCALE = 1.13  # the same
 OF_FEATURES = ("feature_dropout", "cold_scale")  # settings that do nothing elsewhere
 ENOUGH_ITEMS = 10  # for each drawn candidate: then one draw in twenty repeats another
 
