@@ -169,6 +169,10 @@ def test_vectors_of_new_items_are_scaled_as_those_of_training() -> None:
     [
         (NEW.drop("kind"), "the items have no column 'kind', which the model's features are made from; their columns"),
         (items_of([1, 2]), "the model knows all 2 items already, so none is added"),
+        (
+            NEW.with_columns(item_id=pl.Series(["a", "b", "c"])),
+            "none of 3 items has an id that is an integer, as those of the model are; none is added",
+        ),
         (NEW.with_columns(price=pl.Series(["a", "b", "c"])), "price"),
         (NEW.drop("item_id"), "item"),
         (NEW.clear(), "item"),

@@ -137,7 +137,8 @@ def with_new_items(vocabulary: Vocabulary, items: Any, vectors: Any = None) -> V
             "this model knows items by their ids alone, so it cannot recommend one without events; train it with "
             "items and item_features (--item-file, --item-features)"
         )
-    read = _with_ids_like(read_items(items, vectors=vectors), vocabulary)
+    given = read_items(items, vectors=vectors)
+    read = _with_ids_like(given, vocabulary)
     lacking = [name for name in encoder.columns if name not in read.columns]
     if lacking:
         raise DataError(
@@ -145,6 +146,11 @@ def with_new_items(vocabulary: Vocabulary, items: Any, vectors: Any = None) -> V
             f"features are made from; their columns are: {', '.join(read.columns)}"
         )
     new = read.filter(~read["item_id"].is_in(vocabulary.item_ids.implode()))
+    if not len(read):
+        kind = "an integer" if vocabulary.has_integer_ids else "a text"
+        raise DataError(
+            f"none of {len(given):,} items has an id that is {kind}, as those of the model are; none is added"
+        )
     if not len(new):
         raise DataError(f"the model knows all {len(read):,} items already, so none is added")
     if len(new) < len(read):
