@@ -90,6 +90,7 @@ class ColdRows {
     std::vector<double> mean(width_);
     for (const std::int32_t item : warm_)
       for (int c = 0; c < width_; ++c) mean[c] += own[static_cast<std::size_t>(item) * width_ + c];
+    for (double& value : mean) value /= static_cast<double>(warm_.size());
     Array<float> some(static_cast<std::size_t>(kPanelItems) * width_);
     for (int panel = 0; panel < n_panels(); ++panel) {
       const int first = panel * kPanelItems, count = std::min(kPanelItems, n_looked_at_ - first);
@@ -98,8 +99,7 @@ class ColdRows {
         for (int c = 0; c < width_; ++c) {
           const float mine = own[item * width_ + c];
           some[j * width_ + c] = (folded[item * width_ + c] - mine) / lengths_[item];
-          parts_[static_cast<std::size_t>(first + j) * width_ + c] =
-              mine - static_cast<float>(mean[c] / static_cast<double>(warm_.size()));
+          parts_[static_cast<std::size_t>(first + j) * width_ + c] = mine - static_cast<float>(mean[c]);
         }
       }
       pack_panel(some.data(), width_, count, [](int j) { return j; }, panel_at(panel));

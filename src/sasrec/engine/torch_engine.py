@@ -86,6 +86,7 @@ class TorchEngine:
         is_full = train.loss == "cross_entropy"
         self._head, self._read = (self._full_loss, for_full_loss) if is_full else (self._sampled_loss, for_sampled_loss)
         self._next: tuple[Batch, BatchTensors] | None = None
+        self._answering: ItemTables | None = None  # made once after each change of the weights
         self.optimizer = torch.optim.AdamW(
             self._parameter_groups(), betas=(train.adam_beta1, train.adam_beta2), fused=True
         )
@@ -210,6 +211,7 @@ class TorchEngine:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.optimizer.step()
+        self._answering = None
 
     @property
     def has_average(self) -> bool:
@@ -225,6 +227,7 @@ class TorchEngine:
     def swap_average(self) -> None:
         for name, parameter in self.model.named_parameters():
             parameter.data, self._average[name] = self._average[name], parameter.data
+        self._answering = None
 
     def pop_loss(self) -> float:
         loss = self._loss_sum.item() / self._total_weight if self._total_weight else 0.0
@@ -241,7 +244,7 @@ class TorchEngine:
         recent = histories.last(self.config.max_seq_len)
         features = np.empty((len(recent), self.config.embedding_dim), np.float32)
         with torch.inference_mode():
-            tables = self.model.tables(cold_scale=self.config.cold_scale)
+            tables = self._answer_tables()
             for rows in chunks_of_rows(recent.lengths, full_length(self.config), self.way.encode_tokens):
                 layout = self._layout(recent.take(rows))
                 encoded = self.model(layout.items, layout.positions, layout.groups, layout.last, tables)
@@ -249,7 +252,15 @@ class TorchEngine:
         return features
 
     def item_table(self) -> Float32:
-        return self.model.tables(cold_scale=self.config.cold_scale).outputs.detach().cpu().numpy()
+        return self._answer_tables().outputs.detach().cpu().numpy()
+
+    def _answer_tables(self) -> ItemTables:
+        import torch
+
+        if self._answering is None:
+            with torch.inference_mode():
+                self._answering = self.model.tables(cold_scale=self.config.cold_scale)
+        return self._answering
 
     def weights(self) -> Weights:
         return {name: p.detach().cpu().numpy().copy() for name, p in self.model.named_parameters()}
@@ -259,6 +270,7 @@ class TorchEngine:
         check_weights(weights, {name: tuple(p.shape) for name, p in parameters.items()})
         for name, parameter in parameters.items():
             parameter.data.copy_(self._tensor(weights[name]))
+        self._answering = None
 
     def optimizer_state(self) -> Weights:
         return {name: array.copy() for name, array in self.state()[1].items()}

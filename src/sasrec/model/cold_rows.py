@@ -43,7 +43,7 @@ def place_cold(own: Float32, told: Float32, cold_scale: float) -> Float32:
         return rows
     lengths, is_cold = np.linalg.norm(told, axis=1), ~own.any(axis=1)
     warm, cold = np.flatnonzero(~is_cold & (lengths > 0)), np.flatnonzero(is_cold & (lengths > 0))
-    if not len(warm):
+    if not len(warm) or not len(cold):
         return rows
     mean, usual = own[warm].mean(axis=0, dtype=np.float64), lengths[warm].mean()
     seen = warm[:: every_nth(len(warm))]

@@ -380,7 +380,7 @@ def _place_cold(rows: Tensor, own: Tensor, told: Tensor, cold_scale: float) -> T
     """Rows (V, D) with those of cold items as `cold_rows` has it."""
     lengths, cold = told.norm(dim=-1), (own == 0).all(-1)
     warm, some_cold = (~cold & (lengths > 0)).nonzero()[:, 0], (cold & (lengths > 0)).nonzero()[:, 0]
-    if not len(warm):
+    if not len(warm) or not len(some_cold):
         return rows
     placed, usual, mean = rows.clone(), lengths[warm].mean(), own[warm].mean(dim=0)
     seen = warm[:: every_nth(len(warm))]
