@@ -74,9 +74,10 @@ def test_a_training_begins_from_shrunk_items_and_says_so_in_its_config(old: Path
         sasrec.fit(OLD, init=old, output=tmp_path / "new", resume=True, **{**standing, "init_scale": 1.0})
 
 
-def test_a_scale_of_what_nothing_begins_from_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"init_scale=0\.5 is for a training that begins from an earlier run"):
-        sasrec.fit(OLD, init_scale=0.5, **AGAIN)
+@pytest.mark.parametrize(("name", "value"), [("init_scale", 0.5), ("init_smoothing", 0.5), ("init_moments", False)])
+def test_a_setting_of_beginning_is_refused_where_nothing_begins(name: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=f"{name}={value} is for a training that begins from an earlier run"):
+        sasrec.fit(OLD, **AGAIN, **{name: value})
 
 
 def test_a_folder_and_its_recommender_begin_the_same_training(old: Path) -> None:
@@ -97,6 +98,7 @@ def test_adams_moments_make_a_difference_and_their_absence_is_said(
     bare = sasrec.fit(NEW, init=tmp_path / "bare", **AGAIN)
     assert f"{tmp_path / 'bare'} has no training state any more, so Adam's moments begin at 0" in caplog.text
     assert any((value != weights_of(bare)[name]).any() for name, value in weights_of(full).items())
+    assert_same(bare, sasrec.fit(NEW, init=old, init_moments=False, **AGAIN))
 
 
 def test_it_begins_better_than_a_training_from_nothing(old: Path) -> None:

@@ -245,7 +245,7 @@ def engine_for(
         trained = split.train_counts > 0
         engine = create_engine(config.model, n_items, settings, features=features, trained=trained)
     else:
-        weights, moments = start_from(origin, split, vocabulary, config.train.init_scale)
+        weights, moments = start_from(origin, split, vocabulary, config.train)
         engine = create_engine(config.model, n_items, settings, weights, features=features)
         engine.load_optimizer_state(moments)
     if world is not None:

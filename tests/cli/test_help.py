@@ -9,6 +9,7 @@ from cli.conftest import Run
 
 from sasrec.cli.help import COMMON, EXAMPLES
 from sasrec.cli.main import COMMANDS, app
+from sasrec.core.config import OF_INIT
 
 MOST_LINES = 60
 PROGRAM: Any = typer.main.get_command(app)
@@ -53,8 +54,8 @@ def test_every_common_option_exists_in_its_panel() -> None:
 
 
 def test_flags_that_a_command_could_only_refuse_are_not_among_its_own() -> None:
-    assert "init_scale" in {param.name for param in params_of("train")}
-    for command, nowhere in (("tune", {"init_scale"}), ("benchmark", {"init_scale", "split_method", "protocol"})):
+    assert set(OF_INIT) <= {param.name for param in params_of("train")}
+    for command, nowhere in (("tune", {*OF_INIT}), ("benchmark", {*OF_INIT, "split_method", "protocol"})):
         assert not nowhere & {param.name for param in params_of(command)}, command
 
 

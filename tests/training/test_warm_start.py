@@ -21,6 +21,7 @@ from sasrec.engine.protocol import create_engine
 from sasrec.model.weights import ITEM_TABLE, OUTPUT_TABLE, Weights
 from sasrec.runs.folder import RunConfig
 from sasrec.runs.record import InitFacts
+from sasrec.training import warm_start
 from sasrec.training.warm_start import Origin, check_same_init, read_origin, start_from
 
 MODEL = ModelConfig(embedding_dim=4, n_blocks=1, max_seq_len=8, tied=False)
@@ -53,8 +54,8 @@ def origin_of(log: Log = OLD, **changes: Any) -> Origin:
     return Origin("runs/old", config, log.vocabulary, weights, moments, log.sequences)
 
 
-def start(origin: Origin, log: Log) -> tuple[Weights, Weights]:
-    return start_from(origin, split_sequences(log.sequences, EvalConfig()), log.vocabulary)
+def start(origin: Origin, log: Log, **settings: Any) -> tuple[Weights, Weights]:
+    return start_from(origin, split_sequences(log.sequences, EvalConfig()), log.vocabulary, TrainConfig(**settings))
 
 
 @pytest.mark.parametrize("engine", ["native", "torch"])
@@ -113,13 +114,58 @@ def test_a_new_item_starts_at_zero_where_features_stand_for_it() -> None:
 @pytest.mark.parametrize("tied", [False, True])
 def test_a_scale_shrinks_the_rows_of_items_and_nothing_else(tied: bool) -> None:
     log, origin = read([[20, 99, 10, 30], [40, 50, 30, 10]]), origin_of(tied=tied)
-    split = split_sequences(log.sequences, EvalConfig())
-    (whole, moments), (shrunk, same) = (start_from(origin, split, log.vocabulary, scale) for scale in (1.0, 0.5))
+    (whole, moments), (shrunk, same) = (start(origin, log, init_scale=scale) for scale in (1.0, 0.5))
     assert {ITEM_TABLE} <= {name for name in whole if (whole[name] != shrunk[name]).any()} <= {ITEM_TABLE, OUTPUT_TABLE}
     for table in {ITEM_TABLE, OUTPUT_TABLE} & set(whole):
         np.testing.assert_array_equal(shrunk[table], whole[table] / 2)
     for name, value in moments.items():
         np.testing.assert_array_equal(same[name], value)
+
+
+@pytest.mark.parametrize("chunk", [2, 2**15])
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("n_features", [0, 3])
+def test_smoothing_brings_rows_nearer_to_the_mean_of_those_near_their_train_events(
+    tied: bool, n_features: int, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(warm_start, "CHUNK", chunk)
+    # Nothing stands near 60, and 70 is in no train part; 20 stands near itself, which does not count.
+    log = read([[20, 99, 20, 10, 40, 30, 10, 20], [60, 70, 10], [40, 50, 50, 99, 10, 20]])
+    origin = origin_of(tied=tied, n_features=n_features)
+    (plain, moments), (smooth, same) = (start(origin, log, init_smoothing=share) for share in (0.0, 0.25))
+    trained = [log.vocabulary.indices_of(row).tolist() for row in ([20, 99, 20, 10, 40, 30], [60], [40, 50, 50, 99])]
+    for name, expected in plain.items():
+        if name in (ITEM_TABLE, OUTPUT_TABLE):
+            rows = {item: near_by(item, trained) for item in range(1, 9)}
+            means = np.stack([expected[near].mean(axis=0) if near else expected[i] for i, near in rows.items()])
+            assert sum(map(bool, rows.values())) == 6
+            assert np.abs(means - expected[1:]).max() > 0.1
+            expected = np.vstack([expected[:1], 0.75 * expected[1:] + 0.25 * means])
+        np.testing.assert_allclose(smooth[name], expected, rtol=1e-6, err_msg=name)
+    for name, value in moments.items():
+        np.testing.assert_array_equal(same[name], value)
+    both, _ = start(origin, log, init_smoothing=0.25, init_scale=0.5)
+    np.testing.assert_array_equal(both[ITEM_TABLE], smooth[ITEM_TABLE] / 2)
+
+
+def near_by(item: int, histories: list[list[int]]) -> list[int]:
+    """The other items up to three places from an item's events, as often as they stand there."""
+    return [
+        other
+        for items in histories
+        for place, here in enumerate(items)
+        for other in items[max(0, place - 3) : place + 4]
+        if here == item != other
+    ]
+
+
+def test_moments_stay_behind_where_they_are_not_wanted_and_nothing_is_missed(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    weights, moments = start(origin_of(), OLD, init_moments=False)
+    assert moments == {}
+    assert all((weights[name] == value).all() for name, value in origin_of().weights.items())
+    start(replace(origin_of(), moments={}), OLD, init_moments=False)
+    assert caplog.messages == ["begins from runs/old: 5 items kept, none new, 0 gone"] * 2
 
 
 def test_what_came_along_is_said_in_a_line(caplog: pytest.LogCaptureFixture) -> None:

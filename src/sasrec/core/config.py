@@ -147,6 +147,16 @@ class TrainConfig:
         low=0.0,
         high=1.0,
     )
+    init_smoothing: float = setting(
+        0.0,
+        "how much of each item's own embedding gives way to the mean of those that stand near its train events, when "
+        "a training begins from an earlier run (--init)",
+        low=0.0,
+        high=1.0,
+    )
+    init_moments: bool = setting(
+        True, "Adam's moments of an earlier run come along when a training begins from it (--init); else they are 0"
+    )
     event_weights: str = setting(
         "",
         "how much events of each type count in training, such as view=0.2,purchase=1; types that are not named keep "
@@ -385,9 +395,9 @@ def split_settings(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 LATER = {  # runs without are as before
     "n_features", "vector_dim", "feature_dropout", "event_weights", "target_events", "max_steps", "valid_users",
-    "eval_users", "n_validating_users", "cold_scale", "init_scale",
+    "eval_users", "n_validating_users", "cold_scale", "init_scale", "init_smoothing", "init_moments",
 }  # fmt: skip
 DERIVED = ("n_features", "vector_dim")  # settings of the model that its items decide
 OF_ANSWERS = ("cold_scale",)  # settings of the model that no training step sees
-OF_INIT = ("init_scale",)  # settings of a training that begins from an earlier run, and of no other
+OF_INIT = ("init_scale", "init_smoothing", "init_moments")  # of a training that begins from another run, and no other
 CONFIGS: dict[str, type[Any]] = {"model": ModelConfig, "train": TrainConfig, "eval": EvalConfig}

@@ -3,14 +3,14 @@
 Rows of item tables go by item id, so both logs may have other items, in another order, with ids of another type. All
 other weights stay as they are. An item that only the new log has starts at the mean of the items that its train events
 stand near; at the mean of all kept items where there are none; at 0 where the model has features, which stand for it.
-Shape legend: V n_items + 1 of the new log (row 0 is padding), D embedding_dim, P pairs of neighbouring events.
+Shape legend: V n_items + 1 of the new log (row 0 is padding), D embedding_dim.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from sasrec.core.arrays import Float32, Float64, Int32
-from sasrec.core.config import OF_ANSWERS, ModelConfig, TrainConfig, from_dict, split_settings
+from sasrec.core.arrays import Bool, Float32, Float64, Int32, Int64
+from sasrec.core.config import OF_ANSWERS, OF_INIT, ModelConfig, TrainConfig, from_dict, split_settings
 from sasrec.core.errors import CheckpointError, ConfigError
 from sasrec.data.items import told_or_known
-from sasrec.data.ragged import Ragged
 from sasrec.data.sequences import Sequences
 from sasrec.data.splits import Split
 from sasrec.data.vocabulary import Vocabulary
@@ -37,7 +36,7 @@ logger = logging.getLogger(__name__)
 NEAR = 3  # places on each side of an event: what stands there says what a new item is like
 EPOCHS_SHARE = 0.25  # of the preset's epochs: a trained model needs few
 AVERAGE = "average/"  # of an optimizer's state: the moving average of the weights
-CHUNK = 2**16  # pairs of events whose rows are added up at once
+CHUNK = 2**15  # events around which rows are added up at once
 
 
 @dataclass(frozen=True)
@@ -168,38 +167,49 @@ def refuse_without_origin(train: TrainConfig) -> None:
     """Refuse settings of a training that begins from another model, for one that does not.
 
     Raises:
-        ConfigError: init_scale is set.
+        ConfigError: init_scale, init_smoothing or init_moments is set.
     """
-    if train.init_scale != 1.0:
-        raise ConfigError(
-            f"init_scale={train.init_scale} is for a training that begins from an earlier run; give init, or leave "
-            "init_scale out"
-        )
+    plain = TrainConfig()
+    for name in OF_INIT:
+        if getattr(train, name) != getattr(plain, name):
+            raise ConfigError(
+                f"{name}={getattr(train, name)} is for a training that begins from an earlier run; give init, or leave "
+                f"{name} out"
+            )
 
 
-def start_from(origin: Origin, split: Split, vocabulary: Vocabulary, scale: float = 1.0) -> tuple[Weights, Weights]:
+def start_from(origin: Origin, split: Split, vocabulary: Vocabulary, train: TrainConfig) -> tuple[Weights, Weights]:
     """Weights and moments for the items of another log; the log says what came along.
+
+    Two settings change items' own embeddings; as they are by default, no bit changes. First, with init_smoothing a,
+    each row becomes (1 - a) row + a (mean of the rows that stand near the item's train events): what training has made
+    an item know of single users gives way, and what is new in the log comes in. Source: one step of the propagation of
+    He et al. 2020 (LightGCN, equation 3), here between items of the same user, by their mean. Then all rows are
+    multiplied by init_scale: less than 1 shrinks the scores that the earlier log has made sure of, so that the loss
+    has something to learn from again. Source: Ash & Adams 2020 (On Warm-Starting Neural Network Training), shrink and
+    perturb, here for item tables and without noise.
 
     Args:
         origin: the model.
         split: of the log that is trained on.
         vocabulary: of it.
-        scale: what items' own embeddings are multiplied by; 1 changes no bit of them. Less shrinks the scores that the
-            earlier log has made sure of, so that the loss has something to learn from again. Source: Ash & Adams 2020
-            (On Warm-Starting Neural Network Training), shrink and perturb, here for item tables and without noise.
+        train: the settings of the training that begins.
     """
     own = np.concatenate([np.zeros(1, np.int32), origin.vocabulary.indices_of(vocabulary.ids)])  # (V,)
     model, n_near = origin.config.model, 0
-    weights, moments = dict(origin.weights), dict(origin.moments)
-    neighbours = None if model.n_features or model.vector_dim else _Neighbours.of(split, own)
+    has_features = bool(model.n_features or model.vector_dim)
+    weights, moments = dict(origin.weights), dict(origin.moments) if train.init_moments else {}
     for table in {ITEM_TABLE, OUTPUT_TABLE} & set(weights):
         weights[table] = _moved(weights[table], own)
         for moment in [name for name in moments if name.endswith(f"/{table}") and moments[name].ndim]:
             moments[moment] = _moved(moments[moment], own)
-        if neighbours is not None:
-            n_near = neighbours.fill(weights[table], own)
-        weights[table] *= np.float32(scale)
-    _say(origin, origin.facts(vocabulary), n_near, neighbours is None)
+        if not has_features:
+            n_near = _fill(weights[table], own, split)
+        if train.init_smoothing:
+            _smooth(weights[table], train.init_smoothing, split)
+        weights[table] *= np.float32(train.init_scale)
+    near = f"{n_near:,} from items near them in train, the others from the mean"
+    _say(origin, origin.facts(vocabulary), "from their features" if has_features else near, train.init_moments)
     return weights, moments
 
 
@@ -210,52 +220,64 @@ def _moved(table: Float32, own: Int32) -> Float32:
     return moved
 
 
-@dataclass(frozen=True)
-class _Neighbours:
-    """Pairs of a new item and a kept one that stands near one of its train events."""
-
-    new: Int32  # (P,)
-    kept: Int32  # (P,)
-
-    @classmethod
-    def of(cls, split: Split, own: Int32) -> _Neighbours:
-        pairs = [pair for part in split.train_parts() for pair in _pairs(part, own)]
-        return cls(*(np.concatenate(side) for side in zip(*pairs, strict=True)))
-
-    def fill(self, table: Float32, own: Int32) -> int:
-        """Write the first values of new items' rows into a table; how many have neighbours."""
-        sums: Float64 = np.zeros(table.shape)
-        for start in range(0, len(self.new), CHUNK):
-            chunk = slice(start, start + CHUNK)
-            np.add.at(sums, self.new[chunk], table[self.kept[chunk]].astype(np.float64))
-        counts = np.bincount(self.new, minlength=len(table))
-        new = own == 0
-        new[0] = False
-        near = new & (counts > 0)
-        table[near] = sums[near] / counts[near, None]
-        table[new & ~near] = table[own > 0].mean(axis=0, dtype=np.float64)
-        return int(near.sum())
+def _fill(table: Float32, own: Int32, split: Split) -> int:
+    """Write the first values of new items' rows into a table; how many have known items near them."""
+    known, new = own > 0, own == 0
+    new[0] = False
+    means, counts = _near(table, split, new, known)
+    near = counts > 0
+    table[new] = table[known].mean(axis=0, dtype=np.float64)
+    table[near] = means[near]
+    return int(near.sum())
 
 
-def _pairs(train: Ragged, own: Int32) -> Iterator[tuple[Int32, Int32]]:
-    """New items with the kept items up to NEAR places before and after them, of the same user."""
-    items, users = train.values, train.row_of
-    known = own[items] > 0
-    for step in range(1, NEAR + 1):
-        first, second = items[:-step], items[step:]
-        together = users[:-step] == users[step:]
-        before = together & ~known[:-step] & known[step:]
-        after = together & known[:-step] & ~known[step:]
-        yield first[before], second[before]
-        yield second[after], first[after]
+def _smooth(table: Float32, share: float, split: Split) -> None:
+    """Bring each row nearer to the mean of those near it; rows with nothing near them stay."""
+    items = np.arange(len(table)) > 0
+    means, counts = _near(table, split, items, items)
+    near = counts > 0
+    table[near] = (1.0 - share) * table[near] + share * means[near]
 
 
-def _say(origin: Origin, facts: InitFacts, n_near: int, features: bool) -> None:
-    """What came along, in a line or two."""
-    how = "from their features" if features else f"{n_near:,} from items near them in train, the others from the mean"
+def _near(table: Float32, split: Split, of: Bool, among: Bool) -> tuple[Float64, Int64]:
+    """Mean rows of what stands up to NEAR places from items' train events, of the same user.
+
+    Args:
+        table: (V, D) the rows.
+        split: of the log.
+        of: (V,) the items that are asked about.
+        among: (V,) the items whose rows count; the item itself never does.
+
+    Returns:
+        (V, D) means, 0 where there are none; (V,) how many rows each is the mean of.
+    """
+    sums: Float64 = np.zeros(table.shape)
+    counts = np.zeros(len(table), np.int64)
+    for part in split.train_parts():
+        items, users = part.values, part.row_of
+        places = np.flatnonzero(of[items])
+        for start in range(0, len(places), CHUNK):
+            chunk = places[start : start + CHUNK]
+            rows: Float64 = np.zeros((len(chunk), table.shape[1]))
+            n_rows = np.zeros(len(chunk), np.int64)
+            for step in (*range(-NEAR, 0), *range(1, NEAR + 1)):
+                inside = (chunk + step >= 0) & (chunk + step < len(items))
+                beside = np.where(inside, chunk + step, chunk)
+                counted = (users[beside] == users[chunk]) & among[items[beside]] & (items[beside] != items[chunk])
+                rows[counted] += table[items[beside[counted]]]
+                n_rows += counted
+            order = np.argsort(items[chunk], kind="stable")
+            found, first = np.unique(items[chunk][order], return_index=True)
+            sums[found] += np.add.reduceat(rows[order], first, axis=0)
+            counts[found] += np.add.reduceat(n_rows[order], first)
+    return sums / np.maximum(counts, 1)[:, None], counts
+
+
+def _say(origin: Origin, facts: InitFacts, how: str, moments: bool) -> None:
+    """What came along, in a line or two: how new items start, and whether moments were to come."""
     new = f"{facts.new:,} new ({how})" if facts.new else "none new"
     logger.info("begins from %s: %s items kept, %s, %s gone", origin.where, f"{facts.kept:,}", new, f"{facts.gone:,}")
-    if not origin.moments:
+    if moments and not origin.moments:
         logger.info("%s has no training state any more, so Adam's moments begin at 0", origin.where)
     if facts.unchecked:
         logger.warning(
