@@ -270,7 +270,8 @@ def _near(table: Float32, split: Split, of: Bool, among: Bool) -> tuple[Float64,
             found, first = np.unique(items[chunk][order], return_index=True)
             sums[found] += np.add.reduceat(rows[order], first, axis=0)
             counts[found] += np.add.reduceat(n_rows[order], first)
-    return sums / np.maximum(counts, 1)[:, None], counts
+    sums /= np.maximum(counts, 1)[:, None]
+    return sums, counts
 
 
 def _say(origin: Origin, facts: InitFacts, how: str, moments: bool) -> None:
