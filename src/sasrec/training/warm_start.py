@@ -197,19 +197,18 @@ def start_from(origin: Origin, split: Split, vocabulary: Vocabulary, train: Trai
     """
     own = np.concatenate([np.zeros(1, np.int32), origin.vocabulary.indices_of(vocabulary.ids)])  # (V,)
     model, n_near = origin.config.model, 0
-    has_features = bool(model.n_features or model.vector_dim)
     weights, moments = dict(origin.weights), dict(origin.moments) if train.init_moments else {}
     for table in {ITEM_TABLE, OUTPUT_TABLE} & set(weights):
         weights[table] = _moved(weights[table], own)
         for moment in [name for name in moments if name.endswith(f"/{table}") and moments[name].ndim]:
             moments[moment] = _moved(moments[moment], own)
-        if not has_features:
+        if not model.has_features:
             n_near = _fill(weights[table], own, split)
         if train.init_smoothing:
             _smooth(weights[table], train.init_smoothing, split)
         weights[table] *= np.float32(train.init_scale)
     near = f"{n_near:,} from items near them in train, the others from the mean"
-    _say(origin, origin.facts(vocabulary), "from their features" if has_features else near, train.init_moments)
+    _say(origin, origin.facts(vocabulary), "from their features" if model.has_features else near, train.init_moments)
     return weights, moments
 
 
@@ -258,20 +257,24 @@ def _near(table: Float32, split: Split, of: Bool, among: Bool) -> tuple[Float64,
         places = np.flatnonzero(of[items])
         for start in range(0, len(places), CHUNK):
             chunk = places[start : start + CHUNK]
-            rows: Float64 = np.zeros((len(chunk), table.shape[1]))
-            n_rows = np.zeros(len(chunk), np.int64)
-            for step in (*range(-NEAR, 0), *range(1, NEAR + 1)):
-                inside = (chunk + step >= 0) & (chunk + step < len(items))
-                beside = np.where(inside, chunk + step, chunk)
-                counted = (users[beside] == users[chunk]) & among[items[beside]] & (items[beside] != items[chunk])
-                rows[counted] += table[items[beside[counted]]]
-                n_rows += counted
-            order = np.argsort(items[chunk], kind="stable")
-            found, first = np.unique(items[chunk][order], return_index=True)
-            sums[found] += np.add.reduceat(rows[order], first, axis=0)
-            counts[found] += np.add.reduceat(n_rows[order], first)
+            rows, n_rows = _around(chunk, table, items, users, among)
+            np.add.at(sums, items[chunk], rows)
+            np.add.at(counts, items[chunk], n_rows)
     sums /= np.maximum(counts, 1)[:, None]
     return sums, counts
+
+
+def _around(places: Int64, table: Float32, items: Int32, users: Int64, among: Bool) -> tuple[Float64, Int64]:
+    """The sums of the rows near some events (n, D), and how many rows each is of (n,)."""
+    rows: Float64 = np.zeros((len(places), table.shape[1]))
+    n_rows = np.zeros(len(places), np.int64)
+    for step in (*range(-NEAR, 0), *range(1, NEAR + 1)):
+        beside = np.clip(places + step, 0, len(items) - 1)
+        near = items[beside]
+        counted = (beside == places + step) & (users[beside] == users[places]) & among[near] & (near != items[places])
+        rows[counted] += table[near[counted]]
+        n_rows += counted
+    return rows, n_rows
 
 
 def _say(origin: Origin, facts: InitFacts, how: str, moments: bool) -> None:
