@@ -25,18 +25,22 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", PAGE.read_text(), re.DOTALL)
 
 
-def run_recipe(folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run the page's script with a `sasrec` that trains for a moment only."""
+def run_script(script: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run one of the page's scripts with a `sasrec` that trains for a moment only."""
     program = folder / "bin" / "sasrec"
     program.parent.mkdir(exist_ok=True)
     few = f'if [ "$1" = train ]; then exec {sys.executable} -m sasrec "$@" {FEW}; fi'
     program.write_text(f'#!/bin/sh\n{few}\nexec {sys.executable} -m sasrec "$@"\n')
     program.chmod(0o755)
     path = os.pathsep.join([str(program.parent), str(Path(sys.executable).parent), os.environ["PATH"]])
-    (script,) = blocks("sh")
+    environment = os.environ | {"PATH": path} | environment
     return subprocess.run(
-        ["bash", "-c", script], cwd=folder, env=os.environ | {"PATH": path}, check=False, capture_output=True, text=True
+        ["bash", "-c", script], cwd=folder, env=environment, check=False, capture_output=True, text=True
     )
+
+
+def run_recipe(folder: Path) -> subprocess.CompletedProcess[str]:
+    return run_script(blocks("sh")[0], folder)
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +87,34 @@ def test_a_recipe_that_fails_leaves_yesterdays_model_in_place(
     assert again.returncode
     assert "is both the run to begin from and the one to write" in again.stderr
     assert (folder / "runs" / "current").resolve() == before
+
+
+def test_the_pages_settings_of_a_log_with_features_run(
+    nights: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    log = pl.read_csv(nights[0] / "events.csv")
+    log.write_csv(tmp_path / "events.csv")
+    ids = log["item_id"].unique().sort().to_list()
+    (tmp_path / "items.json").write_text(json.dumps({str(item): [item % 7, item % 11 + 7] for item in ids}))
+    sasrec.fit(
+        log.filter(pl.int_range(pl.len()).over("user_id") < (0.8 * pl.len().over("user_id")).floor()),
+        items=tmp_path / "items.json",
+        item_features=["attributes"],
+        output=tmp_path / "runs" / "yesterday",
+        embedding_dim=16,
+        n_blocks=1,
+        max_seq_len=50,
+        batch_size=64,
+        max_epochs=1,
+        threads=1,
+    )
+    (tmp_path / "runs" / "current").symlink_to("yesterday")
+    _, settings = blocks("sh")
+    assert "--init-smoothing" in settings
+    done = run_script(settings, tmp_path, today="today")
+    assert not done.returncode, done.stderr
+    today = sasrec.load(tmp_path / "runs" / "today")
+    assert (today.config.train.init_scale, today.config.train.init_smoothing) == (0.4, 0.5)
 
 
 def test_the_pages_python_runs(
