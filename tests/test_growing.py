@@ -18,14 +18,23 @@ pytestmark = pytest.mark.slow
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "growing.md"
 FEW = "--max-epochs 4 --batch-size 64 --threads 1"  # for every training, on top of the recipe
+SMALL = {"n_blocks": 1, "max_seq_len": 50, "batch_size": 64, "threads": 1}
 USERS = 500
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", PAGE.read_text(), re.DOTALL)
+def script(language: str, holding: str) -> str:
+    """The one script of the page in a language that holds a text."""
+    found = [text for text in re.findall(rf"```{language}\n(.*?)```", PAGE.read_text(), re.DOTALL) if holding in text]
+    assert len(found) == 1, f"{len(found)} scripts of {PAGE.name} hold {holding!r}"
+    return found[0]
 
 
-def run_script(script: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def known_yesterday(log: pl.DataFrame) -> pl.DataFrame:
+    place, length = pl.int_range(pl.len()).over("user_id"), pl.len().over("user_id")
+    return log.filter(place < (0.8 * length).floor())
+
+
+def run(commands: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run one of the page's scripts with a `sasrec` that trains for a moment only."""
     program = folder / "bin" / "sasrec"
     program.parent.mkdir(exist_ok=True)
@@ -35,12 +44,12 @@ def run_script(script: str, folder: Path, **environment: str) -> subprocess.Comp
     path = os.pathsep.join([str(program.parent), str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = os.environ | {"PATH": path} | environment
     return subprocess.run(
-        ["bash", "-c", script], cwd=folder, env=environment, check=False, capture_output=True, text=True
+        ["bash", "-c", commands], cwd=folder, env=environment, check=False, capture_output=True, text=True
     )
 
 
 def run_recipe(folder: Path) -> subprocess.CompletedProcess[str]:
-    return run_script(blocks("sh")[0], folder)
+    return run(script("sh", "ln -sfn"), folder)
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +59,8 @@ def nights(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     names = ["user_id", "item_id"]
     log = pl.read_csv(shared / "data" / "ml-1m.txt", separator=" ", has_header=False, new_columns=names)
     log = log.filter(pl.col("user_id") <= USERS)
-    place, length = pl.int_range(pl.len()).over("user_id"), pl.len().over("user_id")
-    small = {"embedding_dim": 32, "n_blocks": 1, "max_seq_len": 50, "batch_size": 64, "threads": 1}
-    yesterday = log.filter(place < (0.8 * length).floor())
-    sasrec.fit(yesterday, output=folder / "runs" / "yesterday", max_epochs=12, valid_every=3, **small)
+    yesterday = {"output": folder / "runs" / "yesterday", "embedding_dim": 32, "max_epochs": 12, "valid_every": 3}
+    sasrec.fit(known_yesterday(log), **yesterday, **SMALL)
     (folder / "runs" / "current").symlink_to("yesterday")
     log.write_csv(folder / "events.csv")
     return folder, run_recipe(folder)
@@ -96,22 +103,11 @@ def test_the_pages_settings_of_a_log_with_features_run(
     log.write_csv(tmp_path / "events.csv")
     ids = log["item_id"].unique().sort().to_list()
     (tmp_path / "items.json").write_text(json.dumps({str(item): [item % 7, item % 11 + 7] for item in ids}))
-    sasrec.fit(
-        log.filter(pl.int_range(pl.len()).over("user_id") < (0.8 * pl.len().over("user_id")).floor()),
-        items=tmp_path / "items.json",
-        item_features=["attributes"],
-        output=tmp_path / "runs" / "yesterday",
-        embedding_dim=16,
-        n_blocks=1,
-        max_seq_len=50,
-        batch_size=64,
-        max_epochs=1,
-        threads=1,
-    )
+    described = {"items": tmp_path / "items.json", "item_features": ["attributes"]}
+    yesterday = {"output": tmp_path / "runs" / "yesterday", "embedding_dim": 16, "max_epochs": 1}
+    sasrec.fit(known_yesterday(log), **described, **yesterday, **SMALL)
     (tmp_path / "runs" / "current").symlink_to("yesterday")
-    _, settings = blocks("sh")
-    assert "--init-smoothing" in settings
-    done = run_script(settings, tmp_path, today="today")
+    done = run(script("sh", "--init-smoothing"), tmp_path, today="today")
     assert not done.returncode, done.stderr
     today = sasrec.load(tmp_path / "runs" / "today")
     assert (today.config.train.init_scale, today.config.train.init_smoothing) == (0.4, 0.5)
@@ -123,7 +119,6 @@ def test_the_pages_python_runs(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(nights[0])
-    (code,) = blocks("python")
-    code = code.replace("init=yesterday,", "init=yesterday, max_epochs=1, threads=1,")
+    code = script("python", "init=yesterday").replace("init=yesterday,", "init=yesterday, max_epochs=1, threads=1,")
     exec(compile(code, str(PAGE), "exec"), {})
     assert f"{USERS} users, paired" in capsys.readouterr().out
