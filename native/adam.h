@@ -69,7 +69,16 @@ struct AdamStep {
     store(p, moved(load(p), mean, square));
   }
 
-  // The same for a gradient of zero, in registers.
+  // The moments alone; returns how far the values would move.
+  [[gnu::always_inline]] Floats moment_step(float* m, float* v, Floats gradient) const {
+    const Floats mean = load(m) * beta1 + gradient * (1 - beta1);
+    const Floats square = load(v) * beta2 + gradient * gradient * (1 - beta2);
+    store(m, mean);
+    store(v, square);
+    return move(mean, square);
+  }
+
+  // What `apply` does for a gradient of zero, in registers.
   [[gnu::always_inline]] void apply_zero(Floats& value, Floats& mean, Floats& square) const {
     shrink(mean, square);
     value = moved(value, mean, square);

@@ -30,6 +30,7 @@
 #include "features.h"
 #include "heads.h"
 #include "items.h"
+#include "orthogonal.h"
 #include "row_sums.h"
 #include "threads.h"
 
@@ -106,13 +107,20 @@ struct GradientRows {
   const float* values;  // (count, width)
 };
 
+enum class TableSteps {
+  kDense,
+  kLazy,        // rows that a step does not touch catch up in closed form (see MissedSteps)
+  kOrthogonal,  // equally long in all directions (see OrthogonalSteps); no row waits
+};
+
 class Engine {
  public:
-  // weights: their names and shapes outside (see Layout). lazy_adam: rows of the tables that a step does not touch
-  // catch up in closed form (see MissedSteps). features: where the shape has any.
-  Engine(const ModelShape& shape, const NamedShapes& weights, int n_threads, bool lazy_adam,
+  // weights: their names and shapes outside (see Layout). steps: how rows of the tables move. features: where the shape
+  // has any.
+  Engine(const ModelShape& shape, const NamedShapes& weights, int n_threads, TableSteps steps,
          const ItemFeatures& features = {})
-      : shape_(shape), lazy_(lazy_adam), layout_(shape_, weights), features_(shape_, layout_, features),
+      : shape_(shape), lazy_(steps == TableSteps::kLazy), orthogonal_(steps == TableSteps::kOrthogonal),
+        orthogonal_steps_(shape.dim, shape.width()), layout_(shape_, weights), features_(shape_, layout_, features),
         cold_rows_(shape_), pool_(n_threads), weights_(layout_.size()), first_moment_(layout_.size()),
         second_moment_(layout_.size()), panels_(layout_.panels_size()), mask_(shape.width()) {
     std::fill_n(mask_.data(), shape.dim, 1.0f);
@@ -211,6 +219,7 @@ class Engine {
       table.first_moment.reserve(table.weight.size());
       table.second_moment.reserve(table.weight.size());
     }
+    if (orthogonal_) orthogonal_steps_.reserve();
     for (auto& thread : threads_)
       thread->gradients.reserve(thread == threads_.front() ? layout_.size() : layout_.network_size());
   }
@@ -280,6 +289,7 @@ class Engine {
       const float* gradient = gradients();
       for (std::size_t i = begin; i < end; i += kLanes)
         step.apply(&weights_[i], &first_moment_[i], &second_moment_[i], load(gradient + i) * scale);
+      if (orthogonal_) return;
       for (Table& table : tables_) {
         const RowGradient& g = table.gradient;
         const auto move = [&](std::size_t row, std::int32_t slot) {
@@ -303,6 +313,8 @@ class Engine {
         }
       }
     });
+    if (orthogonal_)
+      for (Table& table : tables_) take_orthogonal_step(table, adam, scale);
     ++step_count_;
     weights_changed();
     if (lazy_) return missed_.record(adam, step_count_);
@@ -475,6 +487,45 @@ class Engine {
     stand.moments = step_count_;
   }
 
+  // Adam's step of a table, made equally long in all directions. Its learning rate comes last: one of 0 moves nothing.
+  void take_orthogonal_step(Table& table, const Adam& adam, float scale) {
+    const AdamStep step({1.0f, adam.beta1, adam.beta2}, step_count_ + 1);
+    const int width = shape_.width();
+    OrthogonalSteps& steps = orthogonal_steps_;
+    steps.start();
+    pool_.run([&](int t) {
+      const TinyIsZero tiny_is_zero;
+      Array<float> rows(static_cast<std::size_t>(kStepRows) * width);
+      for (int slice = t; slice < kSlices; slice += pool_.size()) {
+        std::size_t row = part_of(shape_.n_items, slice, kSlices) + 1;
+        const std::size_t end = part_of(shape_.n_items, slice + 1, kSlices) + 1;
+        while (row < end) {
+          rows.clear();
+          for (int r = 0; r < kStepRows && row < end; ++r, ++row) {
+            const std::int32_t slot = table.gradient.slot[row];
+            const float* values = slot < 0 ? nullptr : &table.gradient.values[static_cast<std::size_t>(slot) * width];
+            const auto [p, m, v] = MovingRow(table, row, width);
+            for (int c = 0; c < width; c += kLanes)
+              store(&rows[r * width + c], step.moment_step(m + c, v + c, values ? load(values + c) * scale : Floats{}));
+          }
+          steps.add(slice, rows.data());
+        }
+      }
+    });
+    steps.finish(adam.learning_rate);
+    pool_.run([&](int t) {
+      const TinyIsZero tiny_is_zero;
+      Array<float> moves(width);
+      const auto [first, last] = range(shape_.n_items, t);
+      for (std::size_t row = first + 1; row <= last; ++row) {
+        const auto [p, m, v] = MovingRow(table, row, width);
+        for (int c = 0; c < width; c += kLanes) store(&moves[c], step.move(load(m + c), load(v + c)));
+        steps.turn(moves.data(), p);
+        table.stands[row] = {step_count_ + 1, step_count_ + 1, step_count_};
+      }
+    });
+  }
+
   // Asks for a row that is about to move; where it does not, unless `always`, nothing is asked for.
   void prefetch(Table& table, std::size_t row, bool always) const {
     if (!always && !is_behind(table.stands[row])) return;
@@ -490,6 +541,7 @@ class Engine {
   // Whether rows that the gradient does not touch wait: not where so many are touched that memory streams faster than
   // rows are found in it.
   bool rows_wait(const Table& table) const {
+    if (orthogonal_) return false;
     return lazy_ || table.gradient.rows.size() * kWaitFrom < static_cast<std::size_t>(shape_.n_items);
   }
 
@@ -597,9 +649,10 @@ class Engine {
   }
 
   std::pair<std::size_t, std::size_t> range(std::size_t n, int thread) const {
-    return {n * thread / pool_.size(), n * (thread + 1) / pool_.size()};
+    return {part_of(n, thread, pool_.size()), part_of(n, thread + 1, pool_.size())};
   }
-  // The same in whole vectors; n a multiple of kLanes.
+  static std::size_t part_of(std::size_t n, int part, int parts) { return n * part / parts; }  // where one begins
+  // A thread's range in whole vectors; n a multiple of kLanes.
   std::pair<std::size_t, std::size_t> vector_range(std::size_t n, int thread) const {
     const auto [begin, end] = range(n / kLanes, thread);
     return {kLanes * begin, kLanes * end};
@@ -859,10 +912,11 @@ class Engine {
   }
 
   ModelShape shape_;
-  bool lazy_;
+  bool lazy_, orthogonal_;
   std::int64_t step_count_ = 0;  // of the optimizer
   PastSteps past_;
   MissedSteps missed_;  // lazy Adam
+  OrthogonalSteps orthogonal_steps_;
   Layout layout_;
   Features features_;
   ColdRows cold_rows_;

@@ -132,6 +132,11 @@ LossKind loss_kind(const std::string& name) {
   throw std::invalid_argument("loss '" + name + "' is not known");
 }
 
+TableSteps table_steps(bool lazy_adam, bool orthogonal_steps) {
+  check(!(lazy_adam && orthogonal_steps), "orthogonal steps move every row, which lazy Adam does not");
+  return lazy_adam ? TableSteps::kLazy : orthogonal_steps ? TableSteps::kOrthogonal : TableSteps::kDense;
+}
+
 // Rows of hidden items beside n rows of features; empty offsets hide nothing.
 HiddenView hidden_rows(const In<std::int32_t>& values, const In<std::int64_t>& offsets, std::int64_t n) {
   if (!offsets.size()) return {};
@@ -319,8 +324,9 @@ NB_MODULE(SASREC_MODULE, m) {
           "__init__",
           [](Engine* self, const std::string& block, int n_items, int embedding_dim, int n_blocks, int n_heads,
              int ffn_dim, int max_seq_len, float dropout, float norm_eps, bool relu, bool tied,
-             const NamedShapes& weights, int threads, bool lazy_adam, int n_features, int vector_dim, float cold_scale,
-             nb::handle feature_offsets, nb::handle feature_values, nb::handle vectors) {
+             const NamedShapes& weights, int threads, bool lazy_adam, bool orthogonal_steps, int n_features,
+             int vector_dim, float cold_scale, nb::handle feature_offsets, nb::handle feature_values,
+             nb::handle vectors) {
             ModelShape shape{block_kind(block), n_items,  embedding_dim, n_blocks, n_heads,    ffn_dim,    max_seq_len,
                              dropout,           norm_eps, relu,          tied,     n_features, vector_dim, cold_scale};
             check(n_items > 0 && embedding_dim > 0 && n_blocks >= 0 && ffn_dim > 0 && max_seq_len > 0 && threads > 0,
@@ -334,14 +340,14 @@ NB_MODULE(SASREC_MODULE, m) {
             check(dropout >= 0 && dropout < 1, "dropout must be from 0 to below 1");
             check(cold_scale >= 0 && cold_scale <= 1e6f, "cold_scale must be from 0 to 1e6");
             check(n_heads > 0 && embedding_dim % n_heads == 0, "n_heads must divide embedding_dim");
-            new (self) Engine(shape, weights, threads, lazy_adam,
+            new (self) Engine(shape, weights, threads, table_steps(lazy_adam, orthogonal_steps),
                               item_features(shape, feature_offsets, feature_values, vectors));
           },
           nb::kw_only(), "block"_a, "n_items"_a, "embedding_dim"_a, "n_blocks"_a, "n_heads"_a, "ffn_dim"_a,
           "max_seq_len"_a, "dropout"_a, "norm_eps"_a, "relu"_a, "tied"_a, "weights"_a, "threads"_a, "lazy_adam"_a,
-          "n_features"_a = 0, "vector_dim"_a = 0, "cold_scale"_a = 0.0f, "feature_offsets"_a = nb::none(),
-          "feature_values"_a = nb::none(), "vectors"_a = nb::none(), nb::keep_alive<1, 19>(), nb::keep_alive<1, 20>(),
-          nb::keep_alive<1, 21>())
+          "orthogonal_steps"_a = false, "n_features"_a = 0, "vector_dim"_a = 0, "cold_scale"_a = 0.0f,
+          "feature_offsets"_a = nb::none(), "feature_values"_a = nb::none(), "vectors"_a = nb::none(),
+          nb::keep_alive<1, 20>(), nb::keep_alive<1, 21>(), nb::keep_alive<1, 22>())
       .def_prop_ro("threads", &Engine::n_threads)
       .def_prop_rw(
           "step_count", [](Engine& engine) { return alone(engine, [&] { return engine.step_count(); }); },

@@ -323,6 +323,14 @@ def test_epochs_with_and_without_features_are_timed_in_turn(log, items):
     assert line["ratio"] == pytest.approx(line["seconds"]["with"] / line["seconds"]["without"])
 
 
+def test_epochs_with_and_without_a_setting_are_timed_in_turn(log):
+    flags = ["--data", str(log), "--set-with", "orthogonal_steps=true", "--epochs", "2", "--threads", "1", *TINY]
+    command = [sys.executable, str(BENCHMARKS / "setting_speed.py"), *flags]
+    line = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert line["set_with"] == {"orthogonal_steps": True}
+    assert line["ratio"] == pytest.approx(line["seconds"]["with"] / line["seconds"]["without"])
+
+
 def test_items_without_events_are_measured_beside_what_knows_only_features_and_counts(log, items):
     flags = ["--data", str(log), "--items", str(items), "--seeds", "2", *TINY, "--set=max_epochs=2", "--set=threads=1"]
     flags += ["--set=cold_scale=3"]

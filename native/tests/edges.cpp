@@ -98,7 +98,7 @@ void test_a_thread_that_cannot_be_started() {
 
 void test_batches_that_cannot_be() {
   for (const int threads : {1, 2}) {
-    Engine engine(small_shape(), weights_of(small_shape()), threads, false);
+    Engine engine(small_shape(), weights_of(small_shape()), threads, TableSteps::kDense);
     const auto refusal = [&](const Batch& batch) {
       return message_of<std::invalid_argument>([&] { forward_backward(engine, batch); });
     };
@@ -120,7 +120,7 @@ void test_batches_that_cannot_be() {
 }
 
 void test_averages_and_steps_that_cannot_be() {
-  Engine engine(small_shape(), weights_of(small_shape()), 1, false);
+  Engine engine(small_shape(), weights_of(small_shape()), 1, TableSteps::kDense);
   std::vector<float> values(12);
   const std::string none = "there is no average of the weights; update_average makes one";
   const auto refusal = [&](auto&& f) { return message_of<std::invalid_argument>(f); };
@@ -146,7 +146,7 @@ void test_arrays_without_memory() {
 
 // Weights are read and written while others train and encode: each array that is read was written by one call.
 void test_calls_at_once() {
-  Engine engine(small_shape(), weights_of(small_shape()), 2, false);
+  Engine engine(small_shape(), weights_of(small_shape()), 2, TableSteps::kDense);
   const std::string name = "norm.bias";
   const auto write = [&](float value) {
     const std::vector<float> values(12, value);

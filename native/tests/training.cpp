@@ -45,8 +45,9 @@ Batch make_batch(const std::vector<int>& lengths, int n_items, Random& random) {
 // An engine, and its weights and gradients by their names outside.
 class Subject {
  public:
-  Subject(const ModelShape& shape, int threads, const ItemFeatures& features = {})
-      : engine(shape, weights_of(shape), threads, false, features) {
+  Subject(const ModelShape& shape, int threads, const ItemFeatures& features = {},
+          TableSteps steps = TableSteps::kDense)
+      : engine(shape, weights_of(shape), threads, steps, features) {
     engine.prepare_training();
     Random random(7);
     for (const std::string& name : names()) {
@@ -261,7 +262,6 @@ void test_features(int n_features, int vector_dim, bool tied, float feature_drop
   for (int k = 0; k < shape.dim; ++k) same.add(encoded[k], expected(19, k));
 }
 
-// Positions that weigh differently, some of them nothing, and a sequence of which none counts.
 // Rows of cold items beside the formula in doubles, and the same bits with any number of threads.
 void test_cold_rows(int n_items, int dim) {
   const std::string name = std::to_string(n_items) + " items, " + std::to_string(dim) + " wide: ";
@@ -316,6 +316,75 @@ void test_cold_rows(int n_items, int dim) {
   }
 }
 
+Matrix product(const Matrix& a, const Matrix& b) {
+  Matrix result(a.rows, b.cols);
+  for (int i = 0; i < a.rows; ++i)
+    for (int k = 0; k < a.cols; ++k)
+      for (int j = 0; j < b.cols; ++j) result(i, j) += a(i, k) * b(k, j);
+  return result;
+}
+
+// The inverse square root of a symmetric matrix by the iteration of Newton and Schulz, which needs no eigenvectors.
+Matrix inverse_root(Matrix matrix, double trace) {
+  const int n = matrix.rows;
+  Matrix root(n, n);
+  for (double& v : matrix.values) v /= trace;
+  for (int i = 0; i < n; ++i) root(i, i) = 1;
+  for (int iteration = 0; iteration < 100; ++iteration) {
+    Matrix next = product(root, matrix);
+    for (double& v : next.values) v *= -0.5;
+    for (int i = 0; i < n; ++i) next(i, i) += 1.5;
+    matrix = product(matrix, next), root = product(next, root);
+  }
+  for (double& v : root.values) v /= std::sqrt(trace);
+  return root;
+}
+
+// Steps of tables beside the formula in doubles, from the moments that they leave; threads change no bit of a table's
+// steps, given the same gradients.
+void test_orthogonal_steps(bool tied, int dim) {
+  const std::string name = "orthogonal steps, " + std::to_string(dim) + (tied ? " wide: " : " wide, untied: ");
+  ModelShape shape = shape_of({BlockKind::kSASRec, tied, 0.0f, 1});
+  shape.dim = dim, shape.n_heads = 1, shape.n_blocks = 0;  // all gradients are summed alike by any number of threads
+  Random random(31);
+  Subject one(shape, 1, {}, TableSteps::kOrthogonal), three(shape, 3, {}, TableSteps::kOrthogonal);
+  const Adam adam{0.01f, 0.9f, 0.98f};
+  for (int step = 1; step <= 3; ++step) {
+    const Batch batch = make_batch({4, 2, 1}, shape.n_items, random);
+    const auto before = one.weights();
+    for (Subject* subject : {&one, &three})
+      subject->forward_backward(batch), subject->engine.optimizer_step(adam, 0.1f);
+    for (Table& table : one.engine.tables()) {
+      const int width = shape.width();
+      Matrix steps(shape.n_items + 1, dim), squares(dim, dim);
+      for (int row = 1; row <= shape.n_items; ++row)
+        for (int c = 0; c < dim; ++c) {
+          const double mean = table.first_moment[row * width + c], square = table.second_moment[row * width + c];
+          steps(row, c) = mean / (1 - std::pow(0.9f, step)) / (std::sqrt(square / (1 - std::pow(0.98f, step))) + 1e-8);
+        }
+      for (int row = 1; row <= shape.n_items; ++row)
+        for (int i = 0; i < dim; ++i)
+          for (int j = 0; j < dim; ++j) squares(i, j) += steps(row, i) * steps(row, j);
+      double trace = 0;
+      for (int i = 0; i < dim; ++i) trace += squares(i, i);
+      for (double& v : squares.values) v *= dim / trace;
+      for (int i = 0; i < dim; ++i) squares(i, i) += 1e-5;
+      const Matrix moves = product(steps, inverse_root(squares, dim + 1e-3));
+      Comparison same(name + "step " + std::to_string(step) + " of " + table.name, 2e-4, 0.01);
+      for (int row = 1; row <= shape.n_items; ++row)
+        for (int c = 0; c < dim; ++c)
+          same.add(table.weight[row * width + c] - before.at(table.name)(row, c), -0.01 * moves(row, c));
+    }
+  }
+  for (const auto& [weight, matrix] : one.weights()) {
+    const Matrix other = three.weights().at(weight);
+    if (one.engine.find_table(weight))
+      expect(matrix.values == other.values, name + "threads change no bit of " + weight);
+  }
+  expect(one.padding() < 1e-12, name + "padding stays zero");
+}
+
+// Positions that weigh differently, some of them nothing, and a sequence of which none counts.
 void test_weights(bool tied, float dropout, int threads) {
   const std::string name = std::string("weights of positions") + (tied ? "" : ", untied") + ": ";
   const ModelShape shape = shape_of({BlockKind::kSASRec, tied, dropout, threads});
@@ -478,6 +547,8 @@ void test_training() {
   }
   test_cold_rows(20, 5);
   test_cold_rows(500, 64);
+  test_orthogonal_steps(true, 12);
+  test_orthogonal_steps(false, 33);
   test_weights(true, 0.3f, 2);
   test_weights(false, 0.0f, 1);
   test_shares(true, 0.3f, 2);

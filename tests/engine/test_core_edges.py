@@ -160,6 +160,8 @@ def test_sizes_that_cannot_be_counted_are_refused(sizes: dict[str, int]) -> None
     for dropout in (-0.1, 1.0, float("nan")):
         with pytest.raises(ValueError, match=r"^dropout must be from 0 to below 1$"):
             make(**usual | {"dropout": dropout})
+    with pytest.raises(ValueError, match=r"^orthogonal steps move every row, which lazy Adam does not$"):
+        make(**usual | {"lazy_adam": True, "orthogonal_steps": True})
 
 
 def test_draws_whose_number_overflows_are_refused() -> None:

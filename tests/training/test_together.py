@@ -43,6 +43,7 @@ LOSSES: dict[str, dict[str, Any]] = {
     "sampled_softmax": {"loss": "sampled_softmax", "n_negatives": 8, "clip_norm": 0.5, "weight_decay": 0.1},
     "cross_entropy": {"loss": "cross_entropy", "l2_embedding": 1e-4, "schedule": "cosine"},
     "lazy_adam": {"lazy_adam": True},
+    "orthogonal_steps": {"orthogonal_steps": True, "ema_decay": 0.9},
 }
 
 

@@ -153,10 +153,14 @@ def test_learning_rate_of_an_epoch_is_written_to_its_line(markov_log: pl.DataFra
     assert rates == [config.learning_rate_at(step, 7) for step in (6, 13, 20, 27)]
 
 
+@pytest.mark.parametrize("orthogonal_steps", [False, True])
 @pytest.mark.parametrize("engine", ["torch", "auto"])
-def test_interrupted_run_with_average_and_schedule_goes_on_as_if_it_had_not_been(engine: str, tmp_path: Path) -> None:
+def test_interrupted_run_with_average_and_schedule_goes_on_as_if_it_had_not_been(
+    engine: Any, orthogonal_steps: bool, tmp_path: Path
+) -> None:
     split = split_of(make_markov_log())
-    config = replace(TRAIN, ema_decay=0.9, schedule="cosine", weight_decay=0.1, engine=engine)
+    more: dict[str, Any] = {"engine": engine, "orthogonal_steps": orthogonal_steps}
+    config = replace(TRAIN, ema_decay=0.9, schedule="cosine", weight_decay=0.1, **more)
     whole = run_training(split, config)
 
     def interrupt(p: Progress) -> None:

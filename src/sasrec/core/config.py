@@ -191,6 +191,11 @@ class TrainConfig:
         "rows of item tables that a step does not use are updated later, in closed form: faster for large "
         "catalogues, but approximate (native engine only)",
     )
+    orthogonal_steps: bool = setting(
+        False,
+        "each of Adam's steps of an item table is made equally long in all directions: on sparse logs a training that "
+        "begins from an earlier run (--init) finds more in few epochs so, and one from nothing less",
+    )
     clip_norm: float = setting(0.0, "largest global norm of the gradient; 0 = no clipping", low=0.0, high=1e6)
     max_epochs: int = setting(200, "stop after this many epochs", low=1, high=1_000_000)
     max_minutes: float = setting(
@@ -223,6 +228,8 @@ class TrainConfig:
         parse_metric(self.valid_metric)
         if self.ema_decay and self.lazy_adam:
             raise ConfigError("ema_decay averages rows that lazy_adam leaves behind; use one of the two")
+        if self.orthogonal_steps and self.lazy_adam:
+            raise ConfigError("orthogonal_steps moves every row, and lazy_adam leaves rows behind; use one of the two")
 
     @property
     def negatives_drawn(self) -> int:
@@ -396,6 +403,7 @@ def split_settings(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 LATER = {  # runs without are as before
     "n_features", "vector_dim", "feature_dropout", "event_weights", "target_events", "max_steps", "valid_users",
     "eval_users", "n_validating_users", "cold_scale", "init_scale", "init_smoothing", "init_moments",
+    "orthogonal_steps",
 }  # fmt: skip
 DERIVED = ("n_features", "vector_dim")  # settings of the model that its items decide
 OF_ANSWERS = ("cold_scale",)  # settings of the model that no training step sees

@@ -130,6 +130,7 @@ class NativeEngine:
             weights=list(self.shapes.items()),
             threads=self.threads,
             lazy_adam=train.lazy_adam,
+            orthogonal_steps=train.orthogonal_steps,
             n_features=model.n_features,
             vector_dim=model.vector_dim,
             cold_scale=model.cold_scale,

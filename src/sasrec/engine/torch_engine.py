@@ -24,13 +24,16 @@ from sasrec.engine.batch_tensors import BatchTensors, for_full_loss, for_sampled
 from sasrec.engine.device import Way, device_of, name_of, seed_device, to_device, way_on
 from sasrec.engine.id_dropout import ids_kept, step_key
 from sasrec.engine.layout import TokenLayout, chunks_of_rows, full_length, lay_out
+from sasrec.engine.orthogonal import take_orthogonal_step
 from sasrec.model.folding import check_features
-from sasrec.model.weights import LateArrays, Weights, check_weights, is_block_matrix
+from sasrec.model.weights import ITEM_TABLE, OUTPUT_TABLE, LateArrays, Weights, check_weights, is_block_matrix
 
 if TYPE_CHECKING:
     import torch
 
     from sasrec.model.sasrec import ItemTables
+
+MATRICES, ORTHOGONAL, OTHERS = "matrices", "orthogonal", "others"  # groups of weights with steps of one kind
 
 
 def _read_late(tensors: Mapping[str, torch.Tensor]) -> LateArrays:
@@ -196,11 +199,16 @@ class TorchEngine:
             seed_device(self.device, int(rng.integers(2**63)))
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
-        """The blocks' matrices, with weight decay, and all other weights, without."""
-        named = list(self.model.named_parameters())
+        """The blocks' matrices, with weight decay; tables with steps of their own, if any; all other weights."""
+        tables = (ITEM_TABLE, OUTPUT_TABLE) if self.train_config.orthogonal_steps else ()
+        groups: dict[str, list[torch.nn.Parameter]] = {MATRICES: [], ORTHOGONAL: [], OTHERS: []}
+        for name, parameter in self.model.named_parameters():
+            group = ORTHOGONAL if name in tables else MATRICES if is_block_matrix(name) else OTHERS
+            groups[group].append(parameter)
+        decay = self.train_config.weight_decay
         return [
-            {"params": [p for n, p in named if is_block_matrix(n)], "weight_decay": self.train_config.weight_decay},
-            {"params": [p for n, p in named if not is_block_matrix(n)], "weight_decay": 0.0},
+            {"params": parameters, "weight_decay": decay if name == MATRICES else 0.0, "name": name}
+            for name, parameters in groups.items()
         ]
 
     def optimizer_step(self, learning_rate: float) -> None:
@@ -208,9 +216,14 @@ class TorchEngine:
 
         if self.train_config.clip_norm:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.train_config.clip_norm)
+        tables: list[torch.nn.Parameter] = []  # Adam moves their moments only
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+            is_orthogonal = group["name"] == ORTHOGONAL
+            group["lr"] = 0.0 if is_orthogonal else learning_rate
+            tables += group["params"] if is_orthogonal else []
         self.optimizer.step()
+        for table in tables:
+            take_orthogonal_step(table, self.optimizer.state[table], self.optimizer.defaults, learning_rate)
         self._answering = None
 
     @property

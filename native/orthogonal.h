@@ -1,0 +1,173 @@
+// Steps of a table that are equally long in all directions. Of Adam's step u (rows, dim) is taken
+//
+//   u (u^T u / m + kFloor)^(-1/2),   m = trace(u^T u) / dim
+//
+// which is u's orthogonal factor, as long as u. Source: Jordan et al. 2024 (Muon), which takes that factor of the
+// momentum, and by an iteration; here it is of Adam's step, and by eigenvectors. engine/orthogonal.py has it on torch.
+//
+// The table is gone through twice: for the moments and the sums of u^T u, and to move. Rows are summed in slices that
+// do not depend on the number of threads, so neither do any bits.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <utility>
+#include <vector>
+
+#include "memory.h"
+#include "simd.h"
+
+namespace sasrec {
+
+inline constexpr int kSlices = 16;      // of a table, summed each by one thread
+inline constexpr int kStepRows = 8;     // summed at once
+inline constexpr double kFloor = 1e-5;  // directions that steps hardly have grow at most 300-fold; rounding stays below
+inline constexpr int kMostSweeps = 60;  // of rotations; some ten do
+inline constexpr double kOrthogonal = 1e-24;  // squared cosine of rows that need no rotation
+inline constexpr std::size_t kDoublesAtOnce = 8;
+
+// The inverse square root of a symmetric matrix (n, n), whose eigenvalues are taken to be kFloor at least; rows are
+// `stride` apart, a multiple of kDoublesAtOnce, with zeros after n. Pairs of rows are rotated until all are orthogonal:
+// then each is an eigenvector times its eigenvalue. What is not a number stays so. Source: Hestenes 1958 (one-sided
+// Jacobi).
+class InverseRoot {
+ public:
+  InverseRoot(int n, std::vector<double> matrix, std::size_t stride)
+      : n_(n), stride_(stride), rows_(std::move(matrix)), squares_(n) {
+    for (int sweep = 0; sweep < kMostSweeps && rotate_all(); ++sweep) {
+    }
+    for (int i = 0; i < n_; ++i) squares_[i] = dot(row(i), row(i));
+  }
+
+  // Adds `factor` times row i of the root to `sums` (stride,).
+  void add_row(int i, double factor, double* sums) const {
+    for (int k = 0; k < n_; ++k) {
+      const double *vector = row(k), square = squares_[k];
+      if (square == 0) continue;  // rounded away, with all that is in its direction
+      const double share = factor * vector[i] / (square * std::sqrt(std::max(std::sqrt(square), kFloor)));
+      for (std::size_t c = 0; c < stride_; ++c) sums[c] += share * vector[c];
+    }
+  }
+
+ private:
+  double* row(int i) { return &rows_[i * stride_]; }
+  const double* row(int i) const { return &rows_[i * stride_]; }
+
+  double dot(const double* a, const double* b) const {
+    double sums[kDoublesAtOnce] = {};
+    for (std::size_t c = 0; c < stride_; c += kDoublesAtOnce)
+      for (std::size_t k = 0; k < kDoublesAtOnce; ++k) sums[k] += a[c + k] * b[c + k];
+    return ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]));
+  }
+
+  // Whether any pair of rows had to be rotated.
+  bool rotate_all() {
+    bool any = false;
+    for (int i = 0; i < n_; ++i) squares_[i] = dot(row(i), row(i));
+    for (int p = 0; p < n_; ++p)
+      for (int q = p + 1; q < n_; ++q) {
+        const double product = dot(row(p), row(q));
+        if (!(product * product > kOrthogonal * squares_[p] * squares_[q])) continue;
+        any = true;
+        const double half = (squares_[q] - squares_[p]) / (2 * product);
+        const double tangent = (half < 0 ? -1 : 1) / (std::abs(half) + std::sqrt(1 + half * half));
+        const double cosine = 1 / std::sqrt(1 + tangent * tangent);
+        rotate(row(p), row(q), cosine, cosine * tangent);
+        squares_[p] -= tangent * product, squares_[q] += tangent * product;
+      }
+    return any;
+  }
+
+  void rotate(double* a, double* b, double cosine, double sine) const {
+    for (std::size_t c = 0; c < stride_; ++c) {
+      const double first = a[c], second = b[c];
+      a[c] = cosine * first - sine * second;
+      b[c] = sine * first + cosine * second;
+    }
+  }
+
+  int n_;
+  std::size_t stride_;
+  std::vector<double> rows_, squares_;  // squares of the rows' lengths
+};
+
+// The steps of tables, one after another, after `reserve`: start, add all rows, finish, turn rows.
+class OrthogonalSteps {
+ public:
+  OrthogonalSteps(int dim, int width) : dim_(dim), width_(width) {}
+
+  void reserve() {
+    const std::size_t size = static_cast<std::size_t>(dim_) * width_;
+    sums_.reserve(kSlices * size);
+    transform_.reserve(size);
+  }
+
+  void start() { sums_.clear(); }
+
+  // Adds kStepRows rows of u to the sums of a slice. They are symmetric: of each of their rows the vectors from the
+  // diagonal on are enough.
+  void add(int slice, const float* steps) {
+    for (int i = 0; i < dim_; ++i) {
+      float* total = sums_of(slice) + static_cast<std::size_t>(i) * width_;
+      for (int c = round_down(i, kLanes); c < width_; c += kLanes) {
+        Floats v = load(total + c);
+        for (int r = 0; r < kStepRows; ++r) v += load(steps + r * width_ + c) * steps[r * width_ + i];
+        store(total + c, v);
+      }
+    }
+  }
+
+  // All rows are added. What `turn` moves them by is learning_rate times as long as they are.
+  void finish(float learning_rate) {
+    const std::size_t stride = (dim_ + kDoublesAtOnce - 1) / kDoublesAtOnce * kDoublesAtOnce;
+    std::vector<double> matrix(dim_ * stride);
+    double trace = 0;
+    for (int i = 0; i < dim_; ++i) {
+      for (int j = i; j < dim_; ++j) {
+        double total = 0;
+        for (int slice = 0; slice < kSlices; ++slice) total += sums_of(slice)[static_cast<std::size_t>(i) * width_ + j];
+        matrix[i * stride + j] = matrix[j * stride + i] = total;
+      }
+      trace += matrix[i * stride + i];
+    }
+    transform_.clear();
+    if (trace == 0) return;
+    for (double& value : matrix) value *= dim_ / trace;
+    for (int i = 0; i < dim_; ++i) matrix[i * stride + i] += kFloor;
+    const InverseRoot root(dim_, std::move(matrix), stride);
+    std::vector<double> row(stride);
+    for (int i = 0; i < dim_; ++i) {
+      std::fill(row.begin(), row.end(), 0.0);
+      root.add_row(i, learning_rate, row.data());
+      for (int c = 0; c < dim_; ++c) transform_[static_cast<std::size_t>(i) * width_ + c] = static_cast<float>(row[c]);
+    }
+  }
+
+  // Moves a row of the table, given its row of u.
+  void turn(const float* step, float* p) const {
+    with_vectors(width_, [&]<int Fixed>() {
+      constexpr int kVectors = Fixed ? Fixed : 1;
+      for (int first = 0; first < width_; first += kVectors * kLanes) {
+        Floats total[kVectors] = {};
+        for (int i = 0; i < dim_; ++i) {
+          const float* row = &transform_[static_cast<std::size_t>(i) * width_ + first];
+          for (int c = 0; c < kVectors; ++c) total[c] += load(row + kLanes * c) * step[i];
+        }
+        for (int c = 0; c < kVectors; ++c) {
+          float* values = p + first + kLanes * c;
+          store(values, load(values) - total[c]);
+        }
+      }
+    });
+  }
+
+ private:
+  float* sums_of(int slice) { return &sums_[static_cast<std::size_t>(slice) * dim_ * width_]; }
+
+  int dim_, width_;
+  Array<float> sums_;       // (kSlices, dim, width)
+  Array<float> transform_;  // (dim, width)
+};
+
+}  // namespace sasrec
