@@ -219,7 +219,10 @@ class Engine {
       table.first_moment.reserve(table.weight.size());
       table.second_moment.reserve(table.weight.size());
     }
-    if (orthogonal_) orthogonal_steps_.reserve();
+    if (orthogonal_) {
+      orthogonal_steps_.reserve();
+      for (auto& thread : threads_) thread->moves.reserve(static_cast<std::size_t>(kStepRows) * shape_.width());
+    }
     for (auto& thread : threads_)
       thread->gradients.reserve(thread == threads_.front() ? layout_.size() : layout_.network_size());
   }
@@ -439,6 +442,7 @@ class Engine {
     Array<float> gradients;
     HeadScratch head;
     Array<Operand> pack_scratch;
+    Array<float> moves;  // (kStepRows, width) of an orthogonal step
     CandidateScratch candidates;
     double loss = 0;
     double planned = 0;  // cost of its chunks
@@ -491,39 +495,48 @@ class Engine {
   void take_orthogonal_step(Table& table, const Adam& adam, float scale) {
     const AdamStep step({1.0f, adam.beta1, adam.beta2}, step_count_ + 1);
     const int width = shape_.width();
-    OrthogonalSteps& steps = orthogonal_steps_;
-    steps.start();
+    orthogonal_steps_.start();
     pool_.run([&](int t) {
-      const TinyIsZero tiny_is_zero;
-      Array<float> rows(static_cast<std::size_t>(kStepRows) * width);
-      for (int slice = t; slice < kSlices; slice += pool_.size()) {
-        std::size_t row = part_of(shape_.n_items, slice, kSlices) + 1;
-        const std::size_t end = part_of(shape_.n_items, slice + 1, kSlices) + 1;
-        while (row < end) {
-          rows.clear();
-          for (int r = 0; r < kStepRows && row < end; ++r, ++row) {
-            const std::int32_t slot = table.gradient.slot[row];
-            const float* values = slot < 0 ? nullptr : &table.gradient.values[static_cast<std::size_t>(slot) * width];
-            const auto [p, m, v] = MovingRow(table, row, width);
-            for (int c = 0; c < width; c += kLanes)
-              store(&rows[r * width + c], step.moment_step(m + c, v + c, values ? load(values + c) * scale : Floats{}));
-          }
-          steps.add(slice, rows.data());
-        }
-      }
+      for (int slice = t; slice < kSlices; slice += pool_.size())
+        for_step_rows(
+            part_of(shape_.n_items, slice, kSlices), part_of(shape_.n_items, slice + 1, kSlices), t,
+            [&](std::size_t row, float* moves) {
+              const auto [p, m, v] = MovingRow(table, row, width);
+              const std::int32_t slot = table.gradient.slot[row];
+              const float* g = slot < 0 ? nullptr : &table.gradient.values[static_cast<std::size_t>(slot) * width];
+              for (int c = 0; c < width; c += kLanes)
+                store(moves + c, step.moment_step(m + c, v + c, g ? load(g + c) * scale : Floats{}));
+            },
+            [&](std::size_t, int, const float* moves) { orthogonal_steps_.add(slice, moves); });
     });
-    steps.finish(adam.learning_rate);
+    orthogonal_steps_.finish(adam.learning_rate);
     pool_.run([&](int t) {
-      const TinyIsZero tiny_is_zero;
-      Array<float> moves(width);
       const auto [first, last] = range(shape_.n_items, t);
-      for (std::size_t row = first + 1; row <= last; ++row) {
-        const auto [p, m, v] = MovingRow(table, row, width);
-        for (int c = 0; c < width; c += kLanes) store(&moves[c], step.move(load(m + c), load(v + c)));
-        steps.turn(moves.data(), p);
-        table.stands[row] = {step_count_ + 1, step_count_ + 1, step_count_};
-      }
+      for_step_rows(
+          first, last, t,
+          [&](std::size_t row, float* moves) {
+            const auto [p, m, v] = MovingRow(table, row, width);
+            for (int c = 0; c < width; c += kLanes) store(moves + c, step.move(load(m + c), load(v + c)));
+            table.stands[row] = {step_count_ + 1, step_count_ + 1, step_count_};
+          },
+          [&](std::size_t row, int n, const float* moves) {
+            orthogonal_steps_.turn(moves, n, &table.weight[row * width]);
+          });
     });
+  }
+
+  // Calls make(row, moves) for the rows of items first + 1 .. last, and take(row, n, moves) for each kStepRows of them.
+  template <typename Make, typename Take>
+  void for_step_rows(std::size_t first, std::size_t last, int t, Make&& make, Take&& take) {
+    const TinyIsZero tiny_is_zero;
+    const int width = shape_.width();
+    Array<float>& moves = threads_[t]->moves;
+    for (std::size_t row = first + 1; row <= last; row += kStepRows) {
+      const int n = static_cast<int>(std::min<std::size_t>(kStepRows, last + 1 - row));
+      for (int r = 0; r < n; ++r) make(row + r, &moves[r * width]);
+      std::fill(&moves[n * width], moves.data() + kStepRows * width, 0.0f);
+      take(row, n, moves.data());
+    }
   }
 
   // Asks for a row that is about to move; where it does not, unless `always`, nothing is asked for.

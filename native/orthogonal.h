@@ -20,11 +20,12 @@
 
 namespace sasrec {
 
-inline constexpr int kSlices = 16;      // of a table, summed each by one thread
-inline constexpr int kStepRows = 8;     // summed at once
+inline constexpr int kSlices = 16;                      // of a table, summed each by one thread
+inline constexpr int kStepRows = 32;                    // that go through the kernels at once
+inline constexpr int kTileRows = kLanes == 16 ? 8 : 4;  // of sums in registers; widths are a multiple of it
 inline constexpr double kFloor = 1e-5;  // directions that steps hardly have grow at most 300-fold; rounding stays below
 inline constexpr int kMostSweeps = 60;  // of rotations; some ten do
-inline constexpr double kOrthogonal = 1e-24;  // squared cosine of rows that need no rotation
+inline constexpr double kOrthogonal = 1e-18;  // squared cosine of rows that need no rotation
 inline constexpr std::size_t kDoublesAtOnce = 8;
 
 // The inverse square root of a symmetric matrix (n, n), whose eigenvalues are taken to be kFloor at least; rows are
@@ -92,30 +93,52 @@ class InverseRoot {
   std::vector<double> rows_, squares_;  // squares of the rows' lengths
 };
 
-// The steps of tables, one after another, after `reserve`: start, add all rows, finish, turn rows.
+// sums (kTileRows, Vectors) = of k: a[k * step + r * stride] times row k of b, whose rows are ldb apart.
+template <int Vectors>
+[[gnu::always_inline]] inline void sum_products(int n, const float* a, std::ptrdiff_t step, std::ptrdiff_t stride,
+                                                const float* b, std::ptrdiff_t ldb,
+                                                Floats (&sums)[kTileRows][Vectors]) {
+  for (auto& row : sums)
+    for (Floats& v : row) v = Floats{};
+  for (int k = 0; k < n; ++k, a += step, b += ldb)
+    for (int r = 0; r < kTileRows; ++r)
+      for (int v = 0; v < Vectors; ++v)
+        sums[r][v] = multiply_add(splat(a[r * stride]), load(b + kLanes * v), sums[r][v]);
+}
+
+// Calls f.operator()<Vectors>(c) for columns from c on, of one vector or two, that cover begin .. end.
+template <typename F>
+[[gnu::always_inline]] inline void for_columns(int begin, int end, F&& f) {
+  int c = begin;
+  for (; c + 2 * kLanes <= end; c += 2 * kLanes) f.template operator()<2>(c);
+  if (c < end) f.template operator()<1>(c);
+}
+
+// The steps of tables, one after another, after `reserve`: start, add all rows, finish, turn rows. Rows of u come
+// kStepRows at once, (kStepRows, width), with zeros for those that there are not.
 class OrthogonalSteps {
  public:
   OrthogonalSteps(int dim, int width) : dim_(dim), width_(width) {}
 
   void reserve() {
-    const std::size_t size = static_cast<std::size_t>(dim_) * width_;
-    sums_.reserve(kSlices * size);
-    transform_.reserve(size);
+    sums_.reserve(static_cast<std::size_t>(kSlices) * width_ * width_);
+    transform_.reserve(static_cast<std::size_t>(dim_) * round_up(width_, kPanel));
   }
 
   void start() { sums_.clear(); }
 
-  // Adds kStepRows rows of u to the sums of a slice. They are symmetric: of each of their rows the vectors from the
-  // diagonal on are enough.
+  // Adds rows of u to the sums of a slice. They are symmetric: what lies before the diagonal is left out.
   void add(int slice, const float* steps) {
-    for (int i = 0; i < dim_; ++i) {
-      float* total = sums_of(slice) + static_cast<std::size_t>(i) * width_;
-      for (int c = round_down(i, kLanes); c < width_; c += kLanes) {
-        Floats v = load(total + c);
-        for (int r = 0; r < kStepRows; ++r) v += load(steps + r * width_ + c) * steps[r * width_ + i];
-        store(total + c, v);
-      }
-    }
+    for (int i = 0; i < width_; i += kTileRows)
+      for_columns(round_down(i, kLanes), width_, [&]<int Vectors>(int c) {
+        Floats sums[kTileRows][Vectors];
+        sum_products(kStepRows, steps + i, width_, 1, steps + c, width_, sums);
+        for (int r = 0; r < kTileRows; ++r)
+          for (int v = 0; v < Vectors; ++v) {
+            float* total = sums_of(slice) + static_cast<std::size_t>(i + r) * width_ + c + kLanes * v;
+            store(total, load(total) + sums[r][v]);
+          }
+      });
   }
 
   // All rows are added. What `turn` moves them by is learning_rate times as long as they are.
@@ -140,34 +163,36 @@ class OrthogonalSteps {
     for (int i = 0; i < dim_; ++i) {
       std::fill(row.begin(), row.end(), 0.0);
       root.add_row(i, learning_rate, row.data());
-      for (int c = 0; c < dim_; ++c) transform_[static_cast<std::size_t>(i) * width_ + c] = static_cast<float>(row[c]);
+      for (int c = 0; c < dim_; ++c) panel_of(c)[i * kPanel + c % kPanel] = static_cast<float>(row[c]);
     }
   }
 
-  // Moves a row of the table, given its row of u.
-  void turn(const float* step, float* p) const {
-    with_vectors(width_, [&]<int Fixed>() {
-      constexpr int kVectors = Fixed ? Fixed : 1;
-      for (int first = 0; first < width_; first += kVectors * kLanes) {
-        Floats total[kVectors] = {};
-        for (int i = 0; i < dim_; ++i) {
-          const float* row = &transform_[static_cast<std::size_t>(i) * width_ + first];
-          for (int c = 0; c < kVectors; ++c) total[c] += load(row + kLanes * c) * step[i];
-        }
-        for (int c = 0; c < kVectors; ++c) {
-          float* values = p + first + kLanes * c;
-          store(values, load(values) - total[c]);
-        }
-      }
-    });
+  // Moves `n_rows` rows of the table, given their rows of u.
+  void turn(const float* steps, int n_rows, float* p) const {
+    for (int first = 0; first < n_rows; first += kTileRows)
+      for_columns(0, width_, [&]<int Vectors>(int c) {
+        Floats sums[kTileRows][Vectors];
+        sum_products(dim_, steps + first * width_, 1, width_, panel_of(c), kPanel, sums);
+        for (int r = 0; r < kTileRows; ++r)  // as often as is known beforehand, so that the sums stay in registers
+          for (int v = 0; v < Vectors && first + r < n_rows; ++v) {
+            float* values = p + static_cast<std::size_t>(first + r) * width_ + c + kLanes * v;
+            store(values, load(values) - sums[r][v]);
+          }
+      });
   }
 
  private:
-  float* sums_of(int slice) { return &sums_[static_cast<std::size_t>(slice) * dim_ * width_]; }
+  static constexpr int kPanel = 2 * kLanes;
+
+  float* panel_of(int column) { return &transform_[static_cast<std::size_t>(column / kPanel) * dim_ * kPanel]; }
+  const float* panel_of(int column) const {
+    return &transform_[static_cast<std::size_t>(column / kPanel) * dim_ * kPanel];
+  }
+  float* sums_of(int slice) { return &sums_[static_cast<std::size_t>(slice) * width_ * width_]; }
 
   int dim_, width_;
-  Array<float> sums_;       // (kSlices, dim, width)
-  Array<float> transform_;  // (dim, width)
+  Array<float> sums_;       // (kSlices, width, width)
+  Array<float> transform_;  // in panels of kPanel columns, each (dim, kPanel): rows of it would share a part of L1
 };
 
 }  // namespace sasrec

@@ -113,6 +113,20 @@ def test_the_pages_settings_of_a_log_with_features_run(
     assert (today.config.train.init_scale, today.config.train.init_smoothing) == (0.4, 0.5)
 
 
+def test_the_pages_settings_of_a_log_of_ids_run(
+    nights: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    log = pl.read_csv(nights[0] / "events.csv")
+    log.write_csv(tmp_path / "events.csv")
+    yesterday = {"output": tmp_path / "runs" / "yesterday", "embedding_dim": 16, "max_epochs": 1}
+    sasrec.fit(known_yesterday(log), **yesterday, **SMALL)
+    (tmp_path / "runs" / "current").symlink_to("yesterday")
+    done = run(script("sh", "--orthogonal-steps"), tmp_path, today="today")
+    assert not done.returncode, done.stderr
+    train = sasrec.load(tmp_path / "runs" / "today").config.train
+    assert (train.init_scale, train.init_moments, train.orthogonal_steps) == (0.3, False, True)
+
+
 def test_the_pages_python_runs(
     nights: tuple[Path, subprocess.CompletedProcess[str]],
     monkeypatch: pytest.MonkeyPatch,

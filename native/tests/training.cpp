@@ -341,11 +341,11 @@ Matrix inverse_root(Matrix matrix, double trace) {
 }
 
 // Steps of tables beside the formula in doubles, from the moments that they leave; threads change no bit of a table's
-// steps, given the same gradients.
+// first step; later ones follow what all positions share, of which threads sum the gradients.
 void test_orthogonal_steps(bool tied, int dim) {
   const std::string name = "orthogonal steps, " + std::to_string(dim) + (tied ? " wide: " : " wide, untied: ");
   ModelShape shape = shape_of({BlockKind::kSASRec, tied, 0.0f, 1});
-  shape.dim = dim, shape.n_heads = 1, shape.n_blocks = 0;  // all gradients are summed alike by any number of threads
+  shape.dim = dim, shape.n_heads = 1, shape.n_blocks = 0;
   Random random(31);
   Subject one(shape, 1, {}, TableSteps::kOrthogonal), three(shape, 3, {}, TableSteps::kOrthogonal);
   const Adam adam{0.01f, 0.9f, 0.98f};
@@ -374,12 +374,10 @@ void test_orthogonal_steps(bool tied, int dim) {
       for (int row = 1; row <= shape.n_items; ++row)
         for (int c = 0; c < dim; ++c)
           same.add(table.weight[row * width + c] - before.at(table.name)(row, c), -0.01 * moves(row, c));
+      if (step == 1)
+        expect(one.weights().at(table.name).values == three.weights().at(table.name).values,
+               name + "threads change no bit of " + table.name);
     }
-  }
-  for (const auto& [weight, matrix] : one.weights()) {
-    const Matrix other = three.weights().at(weight);
-    if (one.engine.find_table(weight))
-      expect(matrix.values == other.values, name + "threads change no bit of " + weight);
   }
   expect(one.padding() < 1e-12, name + "padding stays zero");
 }
