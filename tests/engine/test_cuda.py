@@ -48,7 +48,11 @@ def test_the_same_weights_give_the_features_of_the_cpu() -> None:
     np.testing.assert_allclose(cuda.encode(HISTORIES), cpu.encode(HISTORIES), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("settings", [{}, {"loss": "cross_entropy"}], ids=["bce", "cross_entropy"])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"loss": "cross_entropy"}, {"orthogonal_steps": True}],
+    ids=["bce", "cross_entropy", "orthogonal_steps"],
+)
 def test_an_epoch_in_float32_has_the_loss_and_features_of_the_cpu(settings: dict[str, Any]) -> None:
     train = TrainConfig(threads=1, batch_size=50, learning_rate=0.01, **settings)
     (cpu, expected), (cuda, found) = (
