@@ -24,7 +24,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 MAY_IMPORT_TORCH = {
     "model.sasrec", "model.losses", "model.published", "engine.torch_engine", "engine.device", "engine.layout",
     "engine.batch_tensors", "ranking.device_index",
-    "engine.distributed", "engine.shared_steps",
+    "engine.distributed", "engine.shared_steps", "engine.orthogonal",
 }  # fmt: skip
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_markov_log, variants
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from made import spread_weights
 from numpy.typing import NDArray
@@ -136,6 +136,17 @@ def answer_of_torch(question: Question) -> Answer:
     return question.put_to(TorchEngine(question.model, question.n_items, question.train))
 
 
+def answer_in_float64(question: Question) -> Answer:
+    """Of torch, whose own rounding is as large as the core's: both are amplified where a norm's variance is small."""
+    engine = TorchEngine(question.model, question.n_items, question.train)
+    engine.model.double()
+    torch.set_default_dtype(torch.float64)
+    try:
+        return question.put_to(engine)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def answer_of_core(question: Question) -> Answer:
     return question.put_to(NativeEngine(question.model, question.n_items, question.train, question.weights()))
 
@@ -197,6 +208,9 @@ def test_gradients_and_features_are_those_of_torch(
     max_seq_len=st.integers(1, 300),
     tied=st.booleans(),
 )
+@example(  # of a unit's gradient torch has 1.5e-4 wrong in float32, and the core half of that
+    block="sasrec", lengths=[31, 204, 1], head_dim=4, n_heads=1, ffn_dim=2, n_items=31, max_seq_len=255, tied=False
+)
 def test_any_shape_gives_the_gradients_of_torch(
     block: str,
     lengths: list[int],
@@ -218,9 +232,8 @@ def test_any_shape_gives_the_gradients_of_torch(
         tied=tied,
     )
     question = Question(config, TrainConfig(threads=2), tuple(min(n, max_seq_len) for n in lengths), n_items)
-    reference = TorchEngine(config, n_items, question.train)
     native = NativeEngine(config, n_items, question.train, question.weights(), load_float32())
-    expected, got = (question.put_to(engine).gradients for engine in (reference, native))
+    expected, got = answer_in_float64(question).gradients, question.put_to(native).gradients
     largest = max(np.abs(g).max() for g in expected.values())
     for name in expected:
         assert np.abs(expected[name] - got[name]).max() < 2e-5 * max(np.abs(expected[name]).max(), 0.2 * largest), name

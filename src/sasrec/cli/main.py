@@ -19,6 +19,7 @@ from sasrec.cli import console
 from sasrec.cli.help import Command, Group, IdCommand, examples
 from sasrec.core.errors import ConfigError, SASRecError
 from sasrec.core.tables import printable
+from sasrec.training.interrupts import hear_lost_interrupts
 
 COMMANDS = {  # in the order of --help: the module of this package and its function
     "prepare": ("train", "prepare"),
@@ -106,6 +107,7 @@ def _main(
 
 def main() -> None:
     """Run the command line: one sentence and an exit code for what goes wrong, a traceback only with --debug."""
+    hear_lost_interrupts()
     try:
         _run()
     except SystemExit as end:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import threading
 from collections.abc import Iterator
+
+SOON = 0.01  # seconds until an interrupt that was lost comes again
 
 
 class StoppedError(Exception):
@@ -31,3 +34,18 @@ def interruptible() -> Iterator[threading.Event]:
     finally:
         for signum, handler in previous.items():
             signal.signal(signum, handler)
+
+
+def hear_lost_interrupts() -> None:
+    """Let a Ctrl-C come again that Python drops, because it came while an object was destroyed. For programs."""
+    plain = sys.unraisablehook
+
+    def hear(lost: sys.UnraisableHookArgs) -> None:
+        main = threading.main_thread().ident
+        if main is None or not issubclass(lost.exc_type, KeyboardInterrupt):
+            plain(lost)
+            return
+        with contextlib.suppress(RuntimeError):  # no thread starts any more where the program ends anyway
+            threading.Timer(SOON, signal.pthread_kill, (main, signal.SIGINT)).start()
+
+    sys.unraisablehook = hear
