@@ -11,13 +11,10 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import harness
-from feature_speed import seconds_of_epoch
+from feature_speed import compared_in_turn
 
-from sasrec.core.provenance import isa_of
-from sasrec.core.threads import set_threads
 from sasrec.data.batches import TrainBatches
 from sasrec.data.logs import load_log
 from sasrec.engine.protocol import create_engine
@@ -41,22 +38,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     sides = {"without": config.train, "with": replace(config.train, **extra)}
     engines = {name: create_engine(config.model, split.sequences.n_items, train) for name, train in sides.items()}
     batches = {name: TrainBatches(split, config.model, train) for name, train in sides.items()}
-    set_threads(engines["with"].threads)
-    seconds: dict[str, list[float]] = {name: [] for name in engines}
-    for epoch in range(arguments.epochs):
-        for name, engine in engines.items():
-            seconds[name].append(seconds_of_epoch(engine, batches[name], epoch))
-    best = {name: min(taken) for name, taken in seconds.items()}
-    answer: dict[str, Any] = {
-        "data": arguments.data,
-        "set_with": extra,
-        "engine": engines["with"].name,
-        "isa": isa_of(engines["with"]),
-        "threads": engines["with"].threads,
-        "seconds": best,
-        "ratio": best["with"] / best["without"],
-    }
-    sys.stdout.write(json.dumps(answer) + "\n")
+    line = {"data": arguments.data, "set_with": extra, **compared_in_turn(engines, batches, arguments.epochs)}
+    sys.stdout.write(json.dumps(line) + "\n")
 
 
 if __name__ == "__main__":
