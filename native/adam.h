@@ -62,17 +62,12 @@ struct AdamStep {
 
   // Moves one vector of values, given its gradient; its moments are multiplied with `decay` before.
   [[gnu::always_inline]] void apply(float* p, float* m, float* v, Floats gradient, Decay decay = {}) const {
+    store(p, load(p) - apply_to_moments(m, v, gradient, decay));
+  }
+  // The moments alone; returns how far the values are to move.
+  [[gnu::always_inline]] Floats apply_to_moments(float* m, float* v, Floats gradient, Decay decay = {}) const {
     const Floats mean = load(m) * decay.mean * beta1 + gradient * (1 - beta1);
     const Floats square = load(v) * decay.square * beta2 + gradient * gradient * (1 - beta2);
-    store(m, mean);
-    store(v, square);
-    store(p, moved(load(p), mean, square));
-  }
-
-  // The moments alone; returns how far the values would move.
-  [[gnu::always_inline]] Floats moment_step(float* m, float* v, Floats gradient) const {
-    const Floats mean = load(m) * beta1 + gradient * (1 - beta1);
-    const Floats square = load(v) * beta2 + gradient * gradient * (1 - beta2);
     store(m, mean);
     store(v, square);
     return move(mean, square);
@@ -81,7 +76,7 @@ struct AdamStep {
   // What `apply` does for a gradient of zero, in registers.
   [[gnu::always_inline]] void apply_zero(Floats& value, Floats& mean, Floats& square) const {
     shrink(mean, square);
-    value = moved(value, mean, square);
+    value -= move(mean, square);
   }
   // What a gradient of zero does to the moments.
   [[gnu::always_inline]] void shrink(Floats& mean, Floats& square) const {
@@ -102,11 +97,6 @@ struct AdamStep {
     const double mean = static_cast<double>(step_size) / before.step_size * beta1;
     const double root = std::sqrt(static_cast<double>(beta2)) * inverse_correction2 / before.inverse_correction2;
     return mean <= 1 && mean <= root;  // false for what is not a number
-  }
-
- private:
-  [[gnu::always_inline]] Floats moved(Floats value, Floats mean, Floats square) const {
-    return value - move(mean, square);
   }
 };
 

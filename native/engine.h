@@ -505,7 +505,7 @@ class Engine {
               const std::int32_t slot = table.gradient.slot[row];
               const float* g = slot < 0 ? nullptr : &table.gradient.values[static_cast<std::size_t>(slot) * width];
               for (int c = 0; c < width; c += kLanes)
-                store(moves + c, step.moment_step(m + c, v + c, g ? load(g + c) * scale : Floats{}));
+                store(moves + c, step.apply_to_moments(m + c, v + c, g ? load(g + c) * scale : Floats{}));
             },
             [&](std::size_t, int, const float* moves) { orthogonal_steps_.add(slice, moves); });
     });

@@ -26,7 +26,7 @@ inline constexpr int kTileRows = kLanes == 16 ? 8 : 4;  // of sums in registers;
 inline constexpr double kFloor = 1e-5;  // directions that steps hardly have grow at most 300-fold; rounding stays below
 inline constexpr int kMostSweeps = 60;  // of rotations; some ten do
 inline constexpr double kOrthogonal = 1e-18;  // squared cosine of rows that need no rotation
-inline constexpr std::size_t kDoublesAtOnce = 8;
+inline constexpr int kDoublesAtOnce = 8;
 
 // The inverse square root of a symmetric matrix (n, n), whose eigenvalues are taken to be kFloor at least; rows are
 // `stride` apart, a multiple of kDoublesAtOnce, with zeros after n. Pairs of rows are rotated until all are orthogonal:
@@ -35,18 +35,21 @@ inline constexpr std::size_t kDoublesAtOnce = 8;
 class InverseRoot {
  public:
   InverseRoot(int n, std::vector<double> matrix, std::size_t stride)
-      : n_(n), stride_(stride), rows_(std::move(matrix)), squares_(n) {
+      : n_(n), stride_(stride), rows_(std::move(matrix)), squares_(n), divisors_(n) {
     for (int sweep = 0; sweep < kMostSweeps && rotate_all(); ++sweep) {
     }
-    for (int i = 0; i < n_; ++i) squares_[i] = dot(row(i), row(i));
+    for (int i = 0; i < n_; ++i) {
+      const double square = dot(row(i), row(i));
+      divisors_[i] = square * std::sqrt(std::max(std::sqrt(square), kFloor));  // lambda^(5/2)
+    }
   }
 
   // Adds `factor` times row i of the root to `sums` (stride,).
   void add_row(int i, double factor, double* sums) const {
     for (int k = 0; k < n_; ++k) {
-      const double *vector = row(k), square = squares_[k];
-      if (square == 0) continue;  // rounded away, with all that is in its direction
-      const double share = factor * vector[i] / (square * std::sqrt(std::max(std::sqrt(square), kFloor)));
+      if (divisors_[k] == 0) continue;  // rounded away, with all that is in its direction
+      const double* vector = row(k);    // lambda times its direction
+      const double share = factor * vector[i] / divisors_[k];
       for (std::size_t c = 0; c < stride_; ++c) sums[c] += share * vector[c];
     }
   }
@@ -58,7 +61,7 @@ class InverseRoot {
   double dot(const double* a, const double* b) const {
     double sums[kDoublesAtOnce] = {};
     for (std::size_t c = 0; c < stride_; c += kDoublesAtOnce)
-      for (std::size_t k = 0; k < kDoublesAtOnce; ++k) sums[k] += a[c + k] * b[c + k];
+      for (int k = 0; k < kDoublesAtOnce; ++k) sums[k] += a[c + k] * b[c + k];
     return ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]));
   }
 
@@ -90,7 +93,8 @@ class InverseRoot {
 
   int n_;
   std::size_t stride_;
-  std::vector<double> rows_, squares_;  // squares of the rows' lengths
+  std::vector<double> rows_, squares_;  // squares of the rows' lengths, while they are rotated
+  std::vector<double> divisors_;        // of the products of a row with itself, which add up to the root
 };
 
 // sums (kTileRows, Vectors) = of k: a[k * step + r * stride] times row k of b, whose rows are ldb apart.
@@ -143,15 +147,15 @@ class OrthogonalSteps {
 
   // All rows are added. What `turn` moves them by is learning_rate times as long as they are.
   void finish(float learning_rate) {
-    const std::size_t stride = (dim_ + kDoublesAtOnce - 1) / kDoublesAtOnce * kDoublesAtOnce;
+    const std::size_t stride = round_up(dim_, kDoublesAtOnce);
     std::vector<double> matrix(dim_ * stride);
+    for (int slice = 0; slice < kSlices; ++slice)
+      for (int i = 0; i < dim_; ++i)
+        for (int j = i; j < dim_; ++j)
+          matrix[i * stride + j] += sums_of(slice)[static_cast<std::size_t>(i) * width_ + j];
     double trace = 0;
     for (int i = 0; i < dim_; ++i) {
-      for (int j = i; j < dim_; ++j) {
-        double total = 0;
-        for (int slice = 0; slice < kSlices; ++slice) total += sums_of(slice)[static_cast<std::size_t>(i) * width_ + j];
-        matrix[i * stride + j] = matrix[j * stride + i] = total;
-      }
+      for (int j = 0; j < i; ++j) matrix[i * stride + j] = matrix[j * stride + i];
       trace += matrix[i * stride + i];
     }
     transform_.clear();
