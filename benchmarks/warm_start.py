@@ -25,6 +25,7 @@ from sasrec.recommender import Recommender
 from sasrec.runs.memory import unseen_by
 from sasrec.training.result import TrainResult
 
+INTERRUPTED = ("interrupted", "measuring")  # how a training ends by Ctrl-C
 ENOUGH = 0.99  # of the best valid figure of the training from nothing
 
 
@@ -81,9 +82,18 @@ def _described(log: Log, items: pl.DataFrame, features: Sequence[str]) -> Log:
 
 
 def _train(log: Log, preset: str, output: Path, settings: Mapping[str, Any], init: Path | None = None) -> Recommender:
-    """A run, or what is there of it and the rest."""
+    """A run, or what is there of it and the rest.
+
+    Raises:
+        harness.BenchmarkError: Ctrl-C ended it: the next training would begin from half of a model.
+    """
     options = FitOptions(preset, output, resume=output.is_dir(), report=False, init=init)
-    return fit_log(log, options, settings)
+    run = fit_log(log, options, settings)
+    result: TrainResult | None = run.train_result
+    assert result is not None
+    if result.stopped in INTERRUPTED:
+        raise harness.BenchmarkError(f"the training in {output} was interrupted; the same call goes on")
+    return run
 
 
 def _line(log: Log, old: Recommender, anew: Recommender, warm: Recommender, asked: Mapping[str, Any]) -> dict[str, Any]:

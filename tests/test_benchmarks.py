@@ -1,8 +1,10 @@
 """Each benchmark on a small made log: its lines have the promised fields, and a peer's own code is really driven."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import polars as pl
@@ -293,6 +295,24 @@ def test_a_warm_start_is_measured_in_epochs_and_a_second_call_goes_on(log, tmp_p
     assert first["items"] == {"kept": 30, "new": 0, "gone": 0}
     assert first["goal"] == pytest.approx(0.99 * first["best"]["anew"])
     assert list(first["curves"]["warm"]) == ["1"]
+
+
+def test_ctrl_c_in_a_training_ends_a_warm_start_before_the_next_one(log, tmp_path):
+    settings = ["max_seq_len=8", "embedding_dim=8", "n_blocks=1", "max_epochs=100000", "patience=100000", "threads=1"]
+    flags = [*(f"--set={one}" for one in settings), "--output", str(tmp_path / "runs")]
+    command = [sys.executable, str(BENCHMARKS / "warm_start.py"), "--data", str(log), *flags]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        history = tmp_path / "runs" / "old" / "history.jsonl"
+        while not history.is_file() and process.poll() is None:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        try:
+            _, said = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 1
+    assert said.strip().endswith(f"error: the training in {history.parent} was interrupted; the same call goes on")
+    assert not (tmp_path / "runs" / "anew").exists()
 
 
 @pytest.fixture
