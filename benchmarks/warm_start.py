@@ -23,9 +23,8 @@ from sasrec.data.sequences import build_sequences
 from sasrec.fitting import FitOptions, fit_log
 from sasrec.recommender import Recommender
 from sasrec.runs.memory import unseen_by
-from sasrec.training.result import TrainResult
+from sasrec.training.result import INTERRUPTED, TrainResult
 
-INTERRUPTED = ("interrupted", "measuring")  # how a training ends by Ctrl-C
 ENOUGH = 0.99  # of the best valid figure of the training from nothing
 
 

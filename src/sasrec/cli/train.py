@@ -55,10 +55,9 @@ from sasrec.runs.spool import spool
 from sasrec.tracking.backends import BACKENDS
 from sasrec.tracking.tracker import trackers
 from sasrec.training.progress import duration
-from sasrec.training.result import TrainResult
+from sasrec.training.result import INTERRUPTED, TrainResult
 
 TOLD_BY_INSPECT = ("sasrec.reading.notes", "sasrec.data.logs", "sasrec.data.sequences")  # loggers whose words it prints
-INTERRUPTED = ("interrupted", "measuring")
 
 
 @with_flags(reading=True)

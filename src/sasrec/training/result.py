@@ -12,6 +12,8 @@ from sasrec.model.weights import Weights
 from sasrec.runs.record import Course, EpochLine, TrainingFacts
 from sasrec.training.progress import Progress
 
+INTERRUPTED = ("interrupted", "measuring")  # how Ctrl-C ends a run: in training, while it is measured
+
 
 @dataclass(frozen=True)
 class TrainResult:
