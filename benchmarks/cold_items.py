@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import harness
 import numpy as np
 import polars as pl
 
@@ -121,22 +122,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     log = sasrec.read_interactions(given.data, format=given.format)
     cold = without_some(log)
     items = sasrec.read_items(given.items)
-    settings = {name: json.loads(value) for name, _, value in (one.partition("=") for one in given.set)}
+    settings = dict(map(harness.setting, given.set))
     print(f"{len(cold.items)} cold items, {len(cold.targets)} targets", file=sys.stderr)
     found: dict[str, list[dict[str, float]]] = {}
     for seed in range(given.seeds):
-        recommender = sasrec.fit(
-            cold.log, preset=given.preset, items=items, item_features=["attributes"], seed=seed, **settings
-        )
+        described = {"items": items, "item_features": ["attributes"]}
+        recommender = _train(cold.log, preset=given.preset, seed=seed, **described, **settings)
         index = recommender.vocabulary.indices_of
         histories, had = (Ragged.from_lists([index(ids) for ids in lists]) for lists in (cold.histories, cold.had))
         warm = np.setdiff1d(np.arange(1, len(recommender.vocabulary) + 1, dtype=np.int32), index(cold.items))
         unscaled = with_scale(recommender, 0)
         for name, scorer in scorers_of(recommender, unscaled).items():
             found.setdefault(name, []).append(measured(scorer, histories, index(cold.targets), had, warm))
-        without = sasrec.fit(
-            cold.log, preset=given.preset, seed=seed, **{n: v for n, v in settings.items() if n not in OF_FEATURES}
-        )
+        plain = {name: value for name, value in settings.items() if name not in OF_FEATURES}
+        without = _train(cold.log, preset=given.preset, seed=seed, **plain)
         usual = {
             "": recommender, ", cold_scale=0": unscaled, ", no cold rivals": with_scale(recommender, NO_RIVAL),
             ", without features": without,
@@ -163,6 +162,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         Path(given.output).write_text(text + "\n")
 
 
+def _train(log: pl.DataFrame, **options: Any) -> Recommender:
+    """As `sasrec.fit`.
+
+    Raises:
+        harness.BenchmarkError: Ctrl-C ended it.
+    """
+    return harness.whole(sasrec.fit(log, **options), "training", "nothing is measured")
+
+
 def _usual(recommender: Recommender) -> dict[str, float]:
     """Of the usual targets, which are all of items with events, but for those that valid or test have alone."""
     results = {part: recommender.evaluate(part, protocol="full", baselines=False) for part in ("valid", "test")}
@@ -175,4 +183,4 @@ def _spread(values: Sequence[float]) -> dict[str, float | None]:
 
 
 if __name__ == "__main__":
-    main()
+    harness.run(main)

@@ -20,7 +20,10 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sasrec.recommender import Recommender
 
 HERE = Path(__file__).resolve().parent
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS")
@@ -316,6 +319,25 @@ def setting(text: str) -> tuple[str, Any]:
         return name, json.loads(value)
     except ValueError:
         return name, value
+
+
+def whole(trained: Recommender, what: str, then: str) -> Recommender:
+    """A training's result, if Ctrl-C did not end it: half of a model has no figures, and nothing begins from it.
+
+    Args:
+        trained: what came of it.
+        what: it is called.
+        then: what can be done about it.
+
+    Raises:
+        BenchmarkError: Ctrl-C ended it.
+    """
+    from sasrec.training.result import INTERRUPTED  # not at the top: a peer has no sasrec
+
+    result = trained.train_result
+    if result is None or result.stopped in INTERRUPTED:
+        raise BenchmarkError(f"{what} was interrupted; {then}")
+    return trained
 
 
 def environment(threads: int) -> dict[str, str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import Answer, latency, memory_mib, seconds_of, serve
+from harness import Answer, latency, memory_mib, seconds_of, serve, whole
 
 from sasrec.core.config import Protocol, to_dict
 from sasrec.core.provenance import isa_of, versions
@@ -148,7 +148,7 @@ class Ours:
 
     def fit(self) -> Answer:
         """Train as `sasrec train` does, with the epoch chosen by valid, and measure."""
-        recommender = fit_log(self.log, FitOptions(self.preset), self.settings)
+        recommender = whole(fit_log(self.log, FitOptions(self.preset), self.settings), "training", "it has no figures")
         result = recommender.train_result
         assert result is not None
         return {

@@ -23,7 +23,7 @@ from sasrec.data.sequences import build_sequences
 from sasrec.fitting import FitOptions, fit_log
 from sasrec.recommender import Recommender
 from sasrec.runs.memory import unseen_by
-from sasrec.training.result import INTERRUPTED, TrainResult
+from sasrec.training.result import TrainResult
 
 ENOUGH = 0.99  # of the best valid figure of the training from nothing
 
@@ -87,12 +87,7 @@ def _train(log: Log, preset: str, output: Path, settings: Mapping[str, Any], ini
         harness.BenchmarkError: Ctrl-C ended it: the next training would begin from half of a model.
     """
     options = FitOptions(preset, output, resume=output.is_dir(), report=False, init=init)
-    run = fit_log(log, options, settings)
-    result: TrainResult | None = run.train_result
-    assert result is not None
-    if result.stopped in INTERRUPTED:
-        raise harness.BenchmarkError(f"the training in {output} was interrupted; the same call goes on")
-    return run
+    return harness.whole(fit_log(log, options, settings), f"the training in {output}", "the same call goes on")
 
 
 def _line(log: Log, old: Recommender, anew: Recommender, warm: Recommender, asked: Mapping[str, Any]) -> dict[str, Any]:

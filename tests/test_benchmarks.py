@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -298,9 +299,8 @@ def test_a_warm_start_is_measured_in_epochs_and_a_second_call_goes_on(log, tmp_p
 
 
 def test_ctrl_c_in_a_training_ends_a_warm_start_before_the_next_one(log, tmp_path):
-    settings = ["max_seq_len=8", "embedding_dim=8", "n_blocks=1", "max_epochs=100000", "patience=100000", "threads=1"]
-    flags = [*(f"--set={one}" for one in settings), "--output", str(tmp_path / "runs")]
-    command = [sys.executable, str(BENCHMARKS / "warm_start.py"), "--data", str(log), *flags]
+    flags = ["--data", str(log), "--output", str(tmp_path / "runs"), *TINY, *ENDLESS]
+    command = [sys.executable, str(BENCHMARKS / "warm_start.py"), *flags]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         history = tmp_path / "runs" / "old" / "history.jsonl"
         while not history.is_file() and process.poll() is None:
@@ -333,6 +333,7 @@ def test_a_warm_start_is_measured_with_features_too(log, items, tmp_path):
 
 
 TINY = ["--preset=fast", "--set=max_seq_len=8", "--set=embedding_dim=8", "--set=n_blocks=1"]
+ENDLESS = ["--set=max_epochs=100000", "--set=patience=100000", "--set=threads=1"]
 
 
 def test_epochs_with_and_without_features_are_timed_in_turn(log, items):
@@ -370,6 +371,27 @@ def test_items_without_events_are_measured_beside_what_knows_only_features_and_c
     assert all(found[name].keys() == found["usual targets"].keys() for name in usual)
     assert found["usual targets, no cold rivals"] != found["usual targets, cold_scale=0"]
     assert found["usual targets"]["ndcg@10 valid"] != found["usual targets, cold_scale=0"]["ndcg@10 valid"]
+
+
+class _CtrlC:
+    """Ctrl-C in the first epoch."""
+
+    def on_epoch(self, line):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_ctrl_c_in_a_training_ends_the_measuring_of_cold_items_without_figures(
+    benchmark_modules, log, items, tmp_path, monkeypatch, capsys
+):
+    import cold_items
+    from harness import BenchmarkError
+
+    monkeypatch.setattr("sasrec.fit", partial(sasrec.fit, callbacks=[_CtrlC()]))
+    flags = ["--data", str(log), "--items", str(items), "--output", str(tmp_path / "lines"), *TINY, *ENDLESS]
+    with pytest.raises(BenchmarkError, match="training was interrupted; nothing is measured"):
+        cold_items.main(flags)
+    assert capsys.readouterr().out == ""
+    assert not (tmp_path / "lines").exists()
 
 
 GPU = [sys.executable, str(BENCHMARKS / "gpu.py")]

@@ -16,6 +16,7 @@ from sasrec.runs.folder import RunConfig
 from sasrec.runs.record import EpochLine
 from sasrec.tracking.backends import BACKENDS, Backend, Status
 from sasrec.tracking.figures import figures_of_epoch, figures_of_result, settings_of, texts_of_result
+from sasrec.training.result import INTERRUPTED
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ class Tracker:
         """Add the metrics, the report and the model card, and close the run."""
         training = result.train_result
         assert training is not None
-        is_whole = training.stopped not in ("interrupted", "measuring")
+        is_whole = training.stopped not in INTERRUPTED
         if is_whole:
             figures = figures_of_result(training, result.results)
             texts = texts_of_result(training, result.results, result.model_version)
