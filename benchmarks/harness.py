@@ -332,10 +332,8 @@ def whole(trained: Recommender, what: str, then: str) -> Recommender:
     Raises:
         BenchmarkError: Ctrl-C ended it.
     """
-    from sasrec.training.result import INTERRUPTED  # not at the top: a peer has no sasrec
-
     result = trained.train_result
-    if result is None or result.stopped in INTERRUPTED:
+    if result is None or not result.is_whole:
         raise BenchmarkError(f"{what} was interrupted; {then}")
     return trained
 

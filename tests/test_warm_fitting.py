@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from sasrec.fitting import FitOptions, fit_log
 from sasrec.model.weights import ITEM_TABLE, OUTPUT_TABLE
 from sasrec.recommender import Recommender
 from sasrec.runs.folder import RunFolder
+from sasrec.runs.record import EpochLine
 
 FRAME = make_markov_log(120, 30)
 OLD = FRAME.group_by("user_id", maintain_order=True).head(9).filter(pl.col("item_id") != 7)
@@ -99,6 +101,30 @@ def test_adams_moments_make_a_difference_and_their_absence_is_said(
     assert f"{tmp_path / 'bare'} has no training state any more, so Adam's moments begin at 0" in caplog.text
     assert any((value != weights_of(bare)[name]).any() for name, value in weights_of(full).items())
     assert_same(bare, sasrec.fit(NEW, init=old, init_moments=False, **AGAIN))
+
+
+class _CtrlC:
+    """Ctrl-C in the first epoch."""
+
+    def on_epoch(self, line: EpochLine) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_a_training_says_that_the_one_it_begins_from_has_not_ended(
+    old: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    half = sasrec.fit(OLD, output=tmp_path / "half", callbacks=[_CtrlC()], **AGAIN)
+    converted = shutil.copytree(tmp_path / "half", tmp_path / "converted")
+    shutil.rmtree(converted / "training")
+    told = "has not ended: its training or measuring was interrupted, or goes on"
+    for init, where in ((tmp_path / "half", tmp_path / "half"), (half, "the given model")):
+        caplog.clear()
+        sasrec.fit(NEW, init=init, **AGAIN)
+        assert f"{where} {told}" in caplog.text
+    caplog.clear()
+    for init in (old, sasrec.fit(OLD, **AGAIN), converted):
+        sasrec.fit(NEW, init=init, **AGAIN)
+    assert told not in caplog.text
 
 
 def test_it_begins_better_than_a_training_from_nothing(old: Path) -> None:

@@ -264,8 +264,9 @@ def origin_of(options: FitOptions) -> Origin | None:
     if init is None:
         return None
     if isinstance(init, Recommender):
-        moments = without_average(init.engine.optimizer_state())
-        return Origin("the given model", init.config, init.vocabulary, init.engine.weights(), moments, init.sequences)
+        trained, moments = init.train_result, without_average(init.engine.optimizer_state())
+        parts = init.config, init.vocabulary, init.engine.weights(), moments, init.sequences
+        return Origin("the given model", *parts, is_whole=trained is None or trained.is_whole)
     if options.output is not None and options.output.resolve() == init.resolve():
         raise ConfigError(f"{init} is both the run to begin from and the one to write; write into another folder")
     return read_origin(init)

@@ -28,7 +28,6 @@ from sasrec.fitting import FitOptions, configure, fit_log, origin_of
 from sasrec.runs.folder import RunConfig, RunFolder, check_resumable, is_run_folder
 from sasrec.runs.lock import Claim, claim, replaced_by
 from sasrec.training.progress import Progress
-from sasrec.training.result import INTERRUPTED
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +113,7 @@ def _run_seed(
     update = None if watch is None else watch.update
     result = fit_log(log, run_options, {**settings, "seed": seed}, update).train_result
     assert result is not None
-    return result.stopped not in INTERRUPTED
+    return result.is_whole
 
 
 @contextlib.contextmanager

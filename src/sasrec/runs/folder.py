@@ -293,6 +293,10 @@ class RunFolder:
         """Whether training has saved anything."""
         return (self.path / STATE).exists() or (self.path / WEIGHTS).exists()
 
+    def is_whole(self) -> bool:
+        """Whether training and measuring have ended; true where nothing tells, as of a converted checkpoint."""
+        return (self.path / METRICS).exists() or not self._state_path.exists()
+
     def is_empty(self) -> bool:
         """Whether the folder, which is claimed, holds nothing."""
         return is_empty(self.path)

@@ -16,7 +16,6 @@ from sasrec.runs.folder import RunConfig
 from sasrec.runs.record import EpochLine
 from sasrec.tracking.backends import BACKENDS, Backend, Status
 from sasrec.tracking.figures import figures_of_epoch, figures_of_result, settings_of, texts_of_result
-from sasrec.training.result import INTERRUPTED
 
 logger = logging.getLogger(__name__)
 
@@ -71,14 +70,13 @@ class Tracker:
         """Add the metrics, the report and the model card, and close the run."""
         training = result.train_result
         assert training is not None
-        is_whole = training.stopped not in INTERRUPTED
-        if is_whole:
+        if training.is_whole:
             figures = figures_of_result(training, result.results)
             texts = texts_of_result(training, result.results, result.model_version)
             with tempfile.TemporaryDirectory(prefix="sasrec-report-") as folder:
                 result.write_report(Path(folder), with_users=False)
                 self._tell(lambda run: run.result(figures, texts, Path(folder)))
-        self._close("finished" if is_whole else "interrupted")
+        self._close("finished" if training.is_whole else "interrupted")
 
     def on_error(self, error: BaseException) -> None:
         """Close the run as one that failed."""

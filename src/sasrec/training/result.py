@@ -28,6 +28,11 @@ class TrainResult:
     history: list[EpochLine]
 
     @property
+    def is_whole(self) -> bool:
+        """Whether no Ctrl-C ended it: else it is half of a model, or has no figures."""
+        return self.stopped not in INTERRUPTED
+
+    @property
     def course(self) -> Course:
         """How it went, epoch by epoch."""
         return Course(self.history, self.best_epoch, self.stopped)

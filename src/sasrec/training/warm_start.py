@@ -49,6 +49,7 @@ class Origin:
     weights: Weights  # those that were chosen
     moments: Weights  # Adam's, after its last step; empty = there are none
     sequences: Sequences | None
+    is_whole: bool = True  # False = its training, or its measuring, has not ended
 
     def facts(self, vocabulary: Vocabulary) -> InitFacts:
         """What config.json tells of a training that begins from it, on a log with these items.
@@ -140,7 +141,7 @@ def read_origin(path: Path) -> Origin:
     shapes = weight_shapes(config.model, len(vocabulary))
     check_weights(weights, shapes)
     moments = _moments_of(run, shapes)
-    return Origin(str(path), config, vocabulary, weights, moments, run.load_sequences())
+    return Origin(str(path), config, vocabulary, weights, moments, run.load_sequences(), run.is_whole())
 
 
 def _moments_of(run: RunFolder, shapes: Mapping[str, tuple[int, ...]]) -> Weights:
@@ -281,6 +282,12 @@ def _say(origin: Origin, facts: InitFacts, how: str, moments: bool) -> None:
     """What came along, in a line or two: how new items start, and whether moments were to come."""
     new = f"{facts.new:,} new ({how})" if facts.new else "none new"
     logger.info("begins from %s: %s items kept, %s, %s gone", origin.where, f"{facts.kept:,}", new, f"{facts.gone:,}")
+    if not origin.is_whole:
+        logger.warning(
+            "%s has not ended: its training or measuring was interrupted, or goes on; this one begins from the best "
+            "epoch that it has",
+            origin.where,
+        )
     if moments and not origin.moments:
         logger.info("%s has no training state any more, so Adam's moments begin at 0", origin.where)
     if facts.unchecked:
