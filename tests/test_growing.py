@@ -109,8 +109,8 @@ def test_the_pages_settings_of_a_log_with_features_run(
     (tmp_path / "runs" / "current").symlink_to("yesterday")
     done = run(script("sh", "--init-smoothing"), tmp_path, today="today")
     assert not done.returncode, done.stderr
-    today = sasrec.load(tmp_path / "runs" / "today")
-    assert (today.config.train.init_scale, today.config.train.init_smoothing) == (0.4, 0.5)
+    train = sasrec.load(tmp_path / "runs" / "today").config.train
+    assert (train.init_scale, train.init_smoothing, train.orthogonal_steps) == (0.4, 0.5, True)
 
 
 def test_the_pages_settings_of_a_log_of_ids_run(
@@ -121,7 +121,7 @@ def test_the_pages_settings_of_a_log_of_ids_run(
     yesterday = {"output": tmp_path / "runs" / "yesterday", "embedding_dim": 16, "max_epochs": 1}
     sasrec.fit(known_yesterday(log), **yesterday, **SMALL)
     (tmp_path / "runs" / "current").symlink_to("yesterday")
-    done = run(script("sh", "--orthogonal-steps"), tmp_path, today="today")
+    done = run(script("sh", "--no-init-moments"), tmp_path, today="today")
     assert not done.returncode, done.stderr
     train = sasrec.load(tmp_path / "runs" / "today").config.train
     assert (train.init_scale, train.init_moments, train.orthogonal_steps) == (0.3, False, True)
